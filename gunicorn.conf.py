@@ -1,0 +1,60 @@
+"""How gunicorn serves wsgi:app; what the environment may say is in config.py."""
+
+import gunicorn.util
+
+from config import load
+
+settings = load()
+embedded = None
+
+bind = f"{settings.HOST}:{settings.PORT}"
+workers = settings.WEB_CONCURRENCY
+worker_class = "gthread"
+threads = settings.THREADS
+keepalive = 5
+timeout = 30
+graceful_timeout = settings.GRACEFUL_TIMEOUT
+limit_request_line = 4094
+limit_request_fields = 50
+limit_request_field_size = 8190
+loglevel = settings.LOG_LEVEL
+control_socket_disable = True  # there is one for a user: a second service would take the first's
+
+
+def on_starting(server):
+    """Start the database of development, so that it lives as long as the master."""
+    global embedded
+    if settings.DATABASE_URL is None:
+        from projectapp.embedded import EmbeddedError, Server
+
+        try:
+            embedded = Server(settings.DATABASE_HOME, settings.PG_BIN, settings.TESTING)
+            embedded.start()
+        except EmbeddedError as error:
+            raise SystemExit(str(error)) from None
+
+
+def when_ready(server):
+    where = embedded.home / "data" if embedded else "DATABASE_URL"
+    server.log.info("projectapp: http://%s:%s  data: %s", settings.HOST, settings.PORT, where)
+
+
+def on_exit(server):
+    if embedded:
+        embedded.release()
+
+
+def write_problem(sock, status, reason, message):
+    """Answer what never reaches the application, such as a broken request line."""
+    # Imported in the worker: what the master imports, a reload would not renew.
+    from projectapp.errors import CONTENT_TYPE, document
+
+    body = document(status, "The request is not well-formed HTTP.").encode()
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\n"
+        f"Content-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    gunicorn.util.write_nonblock(sock, head.encode() + body)
+
+
+gunicorn.util.write_error = write_problem  # gunicorn has no setting for it

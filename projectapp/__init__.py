@@ -1,0 +1,34 @@
+"""A JSON API for projects on PostgreSQL."""
+
+from pathlib import Path
+
+from flask import Flask
+from flask_migrate import Migrate
+
+import config as settings
+from projectapp import cors, database, errors, health, logs, openapi, projects
+
+__version__ = "0.1.0"
+
+
+def create_app(config: settings.Config | None = None) -> Flask:
+    """Make the application from `config`, by default the one that the environment asks for.
+
+    Raises ConfigError, a SystemExit, when a setting is missing or wrong.
+    """
+    app = Flask(__name__)
+    app.config.from_object(config or settings.load())
+    app.config["VERSION"] = __version__
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False  # a redirect would break a browser's preflight
+
+    logs.init_app(app)
+    cors.init_app(app)
+    errors.init_app(app)
+    database.init_app(app)
+    Migrate(app, database.db, directory=str(Path(app.root_path).parent / "migrations"))
+
+    app.register_blueprint(health.bp)
+    app.register_blueprint(openapi.bp)
+    app.register_blueprint(projects.bp)
+    return app

@@ -1,0 +1,131 @@
+"""Every error is one `application/problem+json` object (RFC 9457), made here and nowhere else.
+
+Raise a Problem; the handlers turn it, Flask's own HTTP errors and anything unforeseen into the
+document. What a client may know is in the Problem's text; what it may not is in the log.
+"""
+
+import json
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from flask import Flask, Response, g
+from werkzeug.exceptions import HTTPException
+
+CONTENT_TYPE = "application/problem+json"
+
+log = logging.getLogger(__name__)
+
+
+class Problem(Exception):
+    """An answer that is an error: `detail` says to the client what is wrong and what to do.
+
+    `details` maps a field or parameter to its list of messages.
+    """
+
+    status = 500
+    code = "internal_error"
+
+    def __init__(
+        self,
+        detail: str,
+        details: dict[str, list[str]] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.details = details
+        self.headers = headers or {}
+
+
+class BadRequest(Problem):
+    status, code = 400, "bad_request"
+
+
+class Invalid(Problem):
+    """One or more fields or parameters break their rules; the detail is made from them."""
+
+    status, code = 400, "validation_error"
+
+    def __init__(self, details: dict[str, list[str]]) -> None:
+        told = (f"{name}: {message}" for name, messages in details.items() for message in messages)
+        super().__init__(" ".join(told), details)
+
+
+class NotFound(Problem):
+    status, code = 404, "not_found"
+
+
+class Conflict(Problem):
+    status, code = 409, "conflict"
+
+
+class PreconditionFailed(Problem):
+    status, code = 412, "precondition_failed"
+
+
+class PayloadTooLarge(Problem):
+    status, code = 413, "payload_too_large"
+
+
+class UnsupportedMediaType(Problem):
+    status, code = 415, "unsupported_media_type"
+
+
+class Unavailable(Problem):
+    """The database cannot serve this now; `retry_after` is in whole seconds."""
+
+    status, code = 503, "unavailable"
+
+    def __init__(self, detail: str, retry_after: int) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after)})
+
+
+_KINDS: list[type[Problem]] = [*Problem.__subclasses__(), Problem]
+CODES = {kind.status: kind.code for kind in _KINDS if kind is not Invalid}
+
+
+def document(status: int, detail: str, code: str | None = None, **more: Any) -> str:
+    """The problem document as JSON text: RFC 9457's members and the tutorial's."""
+    phrase = HTTPStatus(status).phrase
+    return json.dumps(
+        {
+            "type": "about:blank",
+            "title": phrase,
+            "status": status,
+            "detail": detail,
+            "error": code or CODES.get(status) or phrase.lower().replace(" ", "_"),
+            "message": detail,
+            **more,
+        }
+    )
+
+
+def _response(status: int, detail: str, headers: Any = (), **more: Any) -> Response:
+    text = document(status, detail, **more, request_id=g.get("request_id"))
+    return Response(text, status, headers, content_type=CONTENT_TYPE)
+
+
+def _problem(problem: Problem) -> Response:
+    more = {"details": problem.details} if problem.details else {}
+    return _response(problem.status, problem.detail, problem.headers, code=problem.code, **more)
+
+
+def _http_error(error: HTTPException) -> HTTPException | Response:
+    if error.code is None or error.code < 400:
+        return error
+    kept = {
+        k: v for k, v in error.get_headers() if k.lower() not in ("content-type", "content-length")
+    }
+    return _response(error.code, error.description or HTTPStatus(error.code).phrase, kept)
+
+
+def _unforeseen(error: Exception) -> Response:
+    log.exception("unhandled %s", type(error).__name__)
+    return _response(500, "Something went wrong here. The request_id finds it in the log.")
+
+
+def init_app(app: Flask) -> None:
+    app.register_error_handler(Problem, _problem)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _unforeseen)

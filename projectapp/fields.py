@@ -1,0 +1,92 @@
+"""marshmallow fields as strict as the contract: JSON's own types, one notation in a query."""
+
+import re
+from datetime import datetime
+from typing import Any
+
+from marshmallow import ValidationError, fields
+from marshmallow.validate import OneOf
+
+_RFC3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,6})?\d*([Zz]|[+ -]\d\d:\d\d)", re.ASCII
+)
+
+
+class Boolean(fields.Boolean):
+    """JSON true or false and nothing like them."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
+class Object(fields.Dict):
+    """A free-form JSON object of at most `levels` nested objects and arrays, itself included."""
+
+    def __init__(self, levels: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.levels = levels
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValidationError("Must be an object.")
+        if _deeper(value, self.levels):
+            raise ValidationError(f"Nested deeper than {self.levels} levels.")
+        return value
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper(item, levels - 1) for item in inner)
+
+
+class QueryBoolean(Boolean):
+    """`true` or `false`."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
+        return super()._deserialize({"true": True, "false": False}.get(value), attr, data)
+
+
+class QueryInteger(fields.Integer):
+    """ASCII digits, with a sign only if negative."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
+        if not re.fullmatch(r"-?[0-9]{1,4000}", value):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data)
+
+
+class QueryTimestamp(fields.DateTime):
+    """An RFC 3339 timestamp with its offset; a `+` that a URL turned into a space is understood.
+
+    What is finer than a microsecond is cut off.
+    """
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> datetime:
+        try:
+            if not (match := _RFC3339.fullmatch(value)):
+                raise ValueError
+            date, time, fraction, offset = match.groups()
+            offset = offset.upper().replace("Z", "+00:00").replace(" ", "+")
+            return datetime.fromisoformat(f"{date}T{time}{fraction or ''}{offset}")
+        except ValueError:
+            raise ValidationError(
+                "Must be an RFC 3339 timestamp with offset, such as 2026-01-31T09:00:00Z."
+            ) from None
+
+
+class QueryList(fields.List[str]):
+    """Comma-separated names out of `choices`, each at most once."""
+
+    def __init__(self, choices: tuple[str, ...], **kwargs: Any) -> None:
+        super().__init__(fields.String(validate=OneOf(choices)), **kwargs)
+        self.choices = choices
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> list[str | None]:
+        names: list[str | None] = value.split(",")
+        if not set(names) <= set(self.choices) or len(set(names)) < len(names):
+            raise ValidationError(f"Must be a comma list, each once, of {', '.join(self.choices)}.")
+        return names

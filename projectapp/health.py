@@ -1,0 +1,84 @@
+"""What a probe or a curious person asks first: /health, /ready and /."""
+
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+from flask import Blueprint, Response, current_app, jsonify
+from marshmallow import Schema, fields
+from sqlalchemy import column, select, table
+
+from projectapp import database
+from projectapp.errors import Unavailable
+from projectapp.openapi import Operation
+
+bp = Blueprint("health", __name__)
+
+_SCHEMA = select(table("alembic_version", column("version_num")))
+
+
+class HealthSchema(Schema):
+    status = fields.String(metadata={"enum": ["ok", "degraded"]})
+    timestamp = fields.DateTime()
+    version = fields.String()
+
+
+class ReadySchema(Schema):
+    status = fields.String(metadata={"enum": ["ready"]})
+    schema = fields.String(metadata={"description": "The revision of the database's schema."})
+
+
+class RootSchema(Schema):
+    name = fields.String()
+    version = fields.String()
+    links = fields.Dict(keys=fields.String(), values=fields.String())
+
+
+@bp.get("/health")
+@Operation(returns={200: HealthSchema()})
+def health() -> Response:
+    """Tell whether the process lives.
+
+    The database is never touched: degraded means that a recent request could not use it.
+    """
+    seen = current_app.extensions["database_seen"]
+    return jsonify(
+        status="ok" if seen["ok"] else "degraded",
+        timestamp=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        version=current_app.config["VERSION"],
+    )
+
+
+@bp.get("/ready")
+@Operation(returns={200: ReadySchema()}, errors=[503])
+def ready() -> Response:
+    """Tell whether requests can be served.
+
+    The database must be reachable and its schema at least at this code's revision; ahead is normal
+    while a new release rolls out.
+    """
+    row = database.one(_SCHEMA)
+    current, needed = row.version_num if row else "none", code_revision()
+    if not row or current < needed:
+        raise Unavailable(
+            f"The database's schema is at {current}, this code needs {needed}: flask db upgrade.", 5
+        )
+    return jsonify(status="ready", schema=current)
+
+
+@bp.get("/")
+@Operation(returns={200: RootSchema()})
+def root() -> Response:
+    """Find the way."""
+    return jsonify(
+        name=current_app.name,
+        version=current_app.config["VERSION"],
+        links={"docs": "/docs", "openapi": "/openapi.json", "health": "/health", "ready": "/ready"},
+    )
+
+
+@cache
+def code_revision() -> str:
+    """The revision of the newest migration: files are numbered, so the names sort."""
+    versions = Path(__file__).parent.parent / "migrations" / "versions"
+    return max(path.name.partition("_")[0] for path in versions.glob("[0-9]*_*.py"))

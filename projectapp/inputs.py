@@ -1,0 +1,143 @@
+"""What comes in: the body and the query string, read strictly or refused, never half.
+
+JSON is RFC 8259 in UTF-8 as I-JSON (RFC 7493) narrows it: no duplicate names, no NaN, Infinity or
+fraction beyond a double; and no U+0000 or unpaired surrogate, which PostgreSQL cannot store.
+"""
+
+import json
+import math
+import re
+from typing import Any, cast
+from urllib.parse import parse_qsl
+
+from flask import Request, current_app, request
+from marshmallow import Schema, ValidationError
+
+from projectapp.errors import BadRequest, Invalid, PayloadTooLarge, UnsupportedMediaType
+
+JSON = "application/json"
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def read_body(schema: Schema, content_types: tuple[str, ...] = (JSON,)) -> dict[str, Any]:
+    """Return the request's JSON object as `schema` loads it.
+
+    Raises UnsupportedMediaType, PayloadTooLarge, BadRequest, or Invalid naming each wrong field.
+    """
+    if request.mimetype not in content_types:
+        raise UnsupportedMediaType(
+            f"Send the body as {' or '.join(content_types)}.",
+            headers={
+                "Accept-Patch" if request.method == "PATCH" else "Accept": ", ".join(content_types)
+            },
+        )
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        raise UnsupportedMediaType(
+            "Send the body unencoded.", headers={"Accept-Encoding": "identity"}
+        )
+    value = parse_json(_read(request, current_app.config["MAX_CONTENT_LENGTH"]))
+    if not isinstance(value, dict):
+        raise BadRequest("The body must be a JSON object.")
+    return load(schema, value)
+
+
+def read_query(schema: Schema) -> dict[str, Any]:
+    """Return the query string as `schema` loads it; Invalid names each wrong parameter."""
+    try:
+        pairs = parse_qsl(
+            request.query_string.decode("ascii"), True, errors="strict", max_num_fields=50
+        )
+    except ValueError:
+        raise BadRequest("The query string is not percent-encoded UTF-8, or is too long.") from None
+    names = [name for name, _ in pairs]
+    wrong = {name: ["Give it once."] for name in names if names.count(name) > 1}
+    wrong |= {n: ["U+0000 cannot be used."] for n, v in pairs if "\0" in n + v}
+    if wrong:
+        raise Invalid(wrong)
+    return load(schema, dict(pairs))
+
+
+def load(schema: Schema, data: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return schema.load(data)  # type: ignore[no-any-return]
+    except ValidationError as error:
+        raise Invalid(cast(dict[str, list[str]], error.messages)) from None
+
+
+def parse_json(raw: bytes) -> Any:
+    """Parse one JSON text; raises BadRequest that says what is wrong with it."""
+    try:
+        text = raw.decode("utf-8")
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
+        )
+        # Raw, neither can stand in valid JSON in UTF-8: only an escape brings one in.
+        if "\\u" in text and not _storable(value):
+            raise BadRequest("U+0000 and unpaired surrogates cannot be stored.")
+    except UnicodeDecodeError:
+        raise BadRequest("The body is not UTF-8.") from None
+    except RecursionError:
+        raise BadRequest("The JSON is nested too deeply.") from None
+    except json.JSONDecodeError as error:
+        raise BadRequest(f"The body is not valid JSON: {error}.") from None
+    except ValueError:  # Python's limit of digits in one integer
+        raise BadRequest("The body is not valid JSON: a number is out of range.") from None
+    return value
+
+
+def _read(request: Request, limit: int) -> bytes:
+    """The whole body of at most `limit` bytes.
+
+    Werkzeug's own limit hands over a body cut at it, and a short one, as if they were whole.
+    """
+    expected = request.content_length
+    if expected is not None and expected > limit:
+        raise _too_large(limit)
+    stream = request.environ["wsgi.input"]
+    wanted = limit + 1 if expected is None else expected
+    if expected is None and not request.environ.get("wsgi.input_terminated"):
+        wanted = 0  # neither a length nor an end: there is no body
+    parts, size = [], 0
+    try:
+        while size < wanted and (part := stream.read(wanted - size)):
+            parts.append(part)
+            size += len(part)
+    except Exception:  # each server has its own for a broken chunk or a lost client
+        raise BadRequest("The body could not be read.", headers={"Connection": "close"}) from None
+    if expected is not None and size != expected:
+        raise BadRequest("The body is shorter than its Content-Length.")
+    if size > limit:
+        raise _too_large(limit)
+    return b"".join(parts)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"The body may have at most {limit} bytes.", headers={"Connection": "close"}
+    )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise BadRequest("The body is not valid JSON: an object has the same name twice.")
+    return found
+
+
+def _refuse(constant: str) -> None:
+    raise BadRequest(f"The body is not valid JSON: {constant} is no number.")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _storable(value: Any) -> bool:
+    if isinstance(value, str):
+        return not _UNSTORABLE.search(value)
+    if isinstance(value, dict):
+        return all(map(_storable, value)) and all(map(_storable, value.values()))
+    return not isinstance(value, list) or all(map(_storable, value))

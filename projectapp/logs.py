@@ -1,0 +1,74 @@
+"""Logging: a request id on every request, and one structured line for each.
+
+`X-Request-ID` is taken from the client where it is sane, else made, and always returned.
+"""
+
+import json
+import logging
+import re
+import time
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from flask import Flask, Response, g, has_request_context, request
+
+access = logging.getLogger("projectapp.access")
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_FIELDS = ("method", "path", "status", "ms")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (RFC 3339, UTC), level, logger, message, request_id, extras."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "request_id": _request_id(),
+            **{name: record.__dict__[name] for name in _FIELDS if name in record.__dict__},
+        }
+        if record.exc_info:
+            entry["trace"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+class TextFormatter(logging.Formatter):
+    """The same for a person at a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s%(request)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        request_id = _request_id()
+        record.request = f"  [{request_id}]" if request_id else ""
+        return super().format(record)
+
+
+def init_app(app: Flask) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if app.config["LOG_FORMAT"] == "json" else TextFormatter())
+    logging.basicConfig(handlers=[handler], level=app.config["LOG_LEVEL"].upper())
+    app.before_request(_begin)
+    app.after_request(_end)
+
+
+def _request_id() -> str | None:
+    return g.get("request_id") if has_request_context() else None
+
+
+def _begin() -> None:
+    g.started = time.perf_counter()
+    given = request.headers.get("X-Request-ID", "")
+    g.request_id = given if _SANE_ID.fullmatch(given) else uuid4().hex
+
+
+def _end(response: Response) -> Response:
+    response.headers["X-Request-ID"] = g.request_id
+    rule = request.url_rule.rule if request.url_rule else "(unknown route)"
+    milliseconds = round((time.perf_counter() - g.started) * 1000, 1)
+    values = (request.method, rule, response.status_code, milliseconds)
+    access.info("%s %s %s %s ms", *values, extra=dict(zip(_FIELDS, values, strict=True)))
+    return response

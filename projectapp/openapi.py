@@ -1,0 +1,194 @@
+"""The OpenAPI 3.1 document, made from the routes themselves, and the page that shows it.
+
+`Operation` is all a view says of itself beyond its docstring, whose first line is the summary. What
+it declares as query and body it also parses, so that document and behaviour cannot part.
+"""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from flask import Blueprint, Flask, Response, current_app, jsonify
+from marshmallow import Schema, fields
+
+from projectapp import errors
+from projectapp.inputs import JSON, read_body, read_query
+
+bp = Blueprint("openapi", __name__)
+
+_ABOUT = (
+    "HEAD works wherever GET does, OPTIONS answers with Allow, a trailing slash is accepted. Every"
+    " error is a problem document (RFC 9457). X-Request-ID is taken from the request or made."
+)
+_REQUEST_HEADERS = {
+    "If-Match": "Act only on one of these versions: entity tags, or * for any.",
+    "If-None-Match": "Answer 304 if it still has one of these versions.",
+    "X-Request-ID": "Returned and logged.",
+}
+_RESPONSE_HEADERS = {
+    "X-Request-ID": "The id under which this request is logged.",
+    "ETag": "The version, as a strong entity tag.",
+    "Location": "The path of what was created.",
+    "Link": "RFC 8288 links: first, prev, next.",
+    "Retry-After": "Whole seconds after which to try again.",
+}
+_TAGS = r'^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'
+
+
+class ProblemSchema(Schema):
+    """RFC 9457's problem, with the members of the tutorial's errors beside them."""
+
+    type = fields.String()
+    title = fields.String()
+    status = fields.Integer()
+    detail = fields.String()
+    error = fields.String(metadata={"description": "A stable code."})
+    message = fields.String()
+    details = fields.Dict(metadata={"description": "Messages by field or parameter."})
+    request_id = fields.String()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """Decorates a view with what it takes and returns.
+
+    `returns` maps a status to the schema of its body. A `query` or `body` schema is loaded before
+    the view and passed to it under that name. `precondition` is the header the view heeds,
+    `headers` are those it answers with, `errors` the statuses of its problems.
+    """
+
+    returns: dict[int, Schema | None]
+    query: Schema | None = None
+    body: Schema | None = None
+    content_types: tuple[str, ...] = (JSON,)
+    precondition: str | None = None
+    headers: Sequence[str] = ()
+    errors: Sequence[int] = ()
+
+    def __call__(self, view: Callable[..., Response]) -> Callable[..., Response]:
+        @functools.wraps(view)
+        def call(**arguments: Any) -> Response:
+            if self.query:
+                arguments["query"] = read_query(self.query)
+            if self.body:
+                arguments["body"] = read_body(self.body, self.content_types)
+            return view(**arguments)
+
+        call.operation = self  # type: ignore[attr-defined]
+        return call
+
+
+@bp.get("/openapi.json")
+@Operation(returns={200: None})
+def openapi() -> Response:
+    """Read this document."""
+    return jsonify(document(current_app))
+
+
+@bp.get("/docs")
+@Operation(returns={200: None}, content_types=("text/html",))
+def docs() -> Response:
+    """See this document as a page."""
+    return current_app.send_static_file("docs/index.html")
+
+
+def document(app: Flask) -> dict[str, Any]:
+    """The OpenAPI document of every route of `app` but its static files."""
+    plugin: Any = MarshmallowPlugin(schema_name_resolver=_component)
+    spec = APISpec(app.name, app.config["VERSION"], "3.1.0", [plugin], info={"description": _ABOUT})
+    _add_answer(spec, plugin, ProblemSchema())
+    for name, description in _REQUEST_HEADERS.items():
+        schema = {"type": "string", **({"pattern": _TAGS} if name.startswith("If-") else {})}
+        spec.components.parameter(name, "header", {"description": description, "schema": schema})
+    for name, description in _RESPONSE_HEADERS.items():
+        spec.components.header(name, {"description": description, "schema": {"type": "string"}})
+    for rule in app.url_map.iter_rules():
+        view = app.view_functions[rule.endpoint]
+        if rule.endpoint != "static":
+            described = _describe(view, spec, plugin)
+            path_parameters = [
+                {
+                    "in": "path",
+                    "name": name,
+                    "required": True,
+                    "schema": {"type": "string", "format": "uuid"},
+                }
+                for name in sorted(rule.arguments)
+            ]
+            spec.path(
+                re.sub(r"<\w+:(\w+)>", r"{\1}", rule.rule),
+                operations={
+                    m.lower(): described for m in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+                },
+                parameters=path_parameters,
+            )
+    found = spec.to_dict()
+    for name, described in found["components"]["schemas"].items():
+        if name.startswith("Partial"):  # what is left out stays as it is
+            for field in described["properties"].values():
+                field.pop("default", None)
+    return found
+
+
+def _describe(view: Any, spec: APISpec, plugin: Any) -> dict[str, Any]:
+    operation: Operation = view.operation
+    summary, _, description = inspect.cleandoc(view.__doc__).partition("\n")
+    parameters: list[Any] = ["X-Request-ID"]
+    if operation.precondition:
+        parameters.append(operation.precondition)
+    if operation.query:
+        queried = plugin.converter.schema2parameters(operation.query, location="query")
+        parameters += [{**p, "explode": False} if "explode" in p else p for p in queried]
+    described = {
+        "operationId": view.__name__,
+        "summary": summary.rstrip("."),
+        "description": description.strip(),
+        "parameters": parameters,
+        "responses": _responses(operation, spec, plugin),
+    }
+    if operation.body:
+        content = {kind: {"schema": operation.body} for kind in operation.content_types}
+        described["requestBody"] = {"required": True, "content": content}
+    return described
+
+
+def _responses(operation: Operation, spec: APISpec, plugin: Any) -> dict[str, Any]:
+    headers = {name: name for name in ("X-Request-ID", *operation.headers)}
+    found: dict[str, Any] = {}
+    for status, schema in operation.returns.items():
+        found[str(status)] = {"description": HTTPStatus(status).phrase, "headers": headers}
+        if schema:
+            reference = _add_answer(spec, plugin, schema)
+            found[str(status)]["content"] = {JSON: {"schema": reference}}
+        elif status == 200:
+            found[str(status)]["content"] = {operation.content_types[0]: {}}
+    for status in operation.errors:
+        more = {412: ["ETag"], 503: ["Retry-After"]}.get(status, [])
+        found[str(status)] = {
+            "description": HTTPStatus(status).phrase,
+            "headers": {name: name for name in ("X-Request-ID", *more)},
+            "content": {errors.CONTENT_TYPE: {"schema": "Problem"}},
+        }
+    return found
+
+
+def _add_answer(spec: APISpec, plugin: Any, schema: Schema) -> str:
+    """Register a schema as what we answer: unlike in a request, every field is there."""
+    name = type(schema).__name__.removesuffix("Schema")
+    if name not in spec.components.schemas:
+        described = plugin.converter.schema2jsonschema(schema)
+        optional = {"details"} if isinstance(schema, ProblemSchema) else set()
+        described["required"] = sorted(described["properties"].keys() - optional)
+        spec.components.schema(name, described)
+    return name
+
+
+def _component(schema: Any) -> str:
+    name = type(schema).__name__.removesuffix("Schema")
+    return f"Partial{name}" if schema.partial else f"{name}Input"

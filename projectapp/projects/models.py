@@ -1,0 +1,79 @@
+"""The projects table, and the one expression that renders a project as JSON."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from projectapp.database import db
+
+NAME_LENGTH = 200
+DESCRIPTION_LENGTH = 1000
+ATTRIBUTES_BYTES = 16 * 1024
+ATTRIBUTES_LEVELS = 32
+
+
+class Project(db.Model):  # type: ignore[name-defined,misc]
+    __tablename__ = "projects"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(NAME_LENGTH))
+    description: Mapped[str | None] = mapped_column(sa.String(DESCRIPTION_LENGTH))
+    is_active: Mapped[bool] = mapped_column(server_default=sa.true())
+    attributes: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=sa.text("'{}'"))
+    version: Mapped[int] = mapped_column(server_default=sa.text("1"))
+    created_at: Mapped[datetime] = mapped_column(
+        sa.DateTime(timezone=True), server_default=sa.func.now()
+    )
+    updated_at: Mapped[datetime] = mapped_column(
+        sa.DateTime(timezone=True), server_default=sa.func.now()
+    )
+
+    __table_args__ = (
+        sa.CheckConstraint(
+            "char_length(name) >= 1",
+            name="name_not_empty",
+            info={"field": "name", "message": "Must not be empty."},
+        ),
+        sa.CheckConstraint(
+            "jsonb_typeof(attributes) = 'object'",
+            name="attributes_object",
+            info={"field": "attributes", "message": "Must be an object."},
+        ),
+        sa.CheckConstraint(
+            f"octet_length(attributes::text) <= {ATTRIBUTES_BYTES}",
+            name="attributes_size",
+            info={
+                "field": "attributes",
+                "message": f"Longer than {ATTRIBUTES_BYTES} bytes as JSON.",
+            },
+        ),
+        sa.CheckConstraint("version >= 1", name="version_positive"),
+        sa.Index("projects_created_at_id_idx", "created_at", "id"),
+    )
+
+
+def _rfc3339(column: Any) -> sa.ColumnElement[str]:
+    """A timestamptz as text in UTC, whatever the session's time zone."""
+    return sa.func.to_char(
+        sa.func.timezone(sa.literal_column("'UTC'"), column),
+        sa.literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'"""),
+    )
+
+
+FIELDS = tuple(column.key for column in Project.__table__.columns)
+
+
+def as_json(row: Any = Project, fields: Iterable[str] = FIELDS) -> sa.ColumnElement[str]:
+    """A project as JSON text, with only `fields`; `row` is the model or a subquery's columns."""
+    pairs = []
+    for name in FIELDS:
+        if name in fields:
+            value = getattr(row, name)
+            is_time = isinstance(value.type, sa.DateTime)
+            pairs += [sa.literal_column(f"'{name}'"), _rfc3339(value) if is_time else value]
+    return sa.cast(sa.func.json_build_object(*pairs), sa.Text)

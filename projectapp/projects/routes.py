@@ -1,0 +1,149 @@
+"""The routes of projects. A view parses, calls and responds; its docstring is its documentation."""
+
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response, request, url_for
+from sqlalchemy import Row
+
+from projectapp import conditional
+from projectapp.errors import NotFound, PreconditionFailed
+from projectapp.inputs import JSON
+from projectapp.openapi import Operation
+from projectapp.pagination import link_header
+from projectapp.projects import queries
+from projectapp.projects.schemas import ProjectListSchema, ProjectQuery, ProjectSchema
+
+bp = Blueprint("projects", __name__, url_prefix="/api/v1/projects")
+
+_PATCH_TYPES = ("application/merge-patch+json", JSON)
+
+
+@bp.get("")
+@Operation(
+    returns={200: ProjectListSchema()}, query=ProjectQuery(), headers=["Link"], errors=[400, 503]
+)
+def list_projects(query: dict[str, Any]) -> Response:
+    """List projects.
+
+    All filters given must hold. A page past the end is empty.
+    """
+    page, page_size = query.pop("page"), query.pop("page_size")
+    sort, chosen = query.pop("sort"), ["id", *query.pop("chosen")]
+    row = queries.find_page(query, sort, chosen, page, page_size)
+    body = (
+        f'{{"items":[{row.items or ""}],"total":{row.total},"page":{page},'
+        f'"page_size":{page_size},"next_cursor":null}}'
+    )
+    return _answer(body, headers={"Link": link_header(page, page_size, row.total)})
+
+
+@bp.post("")
+@Operation(
+    returns={201: ProjectSchema()},
+    body=ProjectSchema(),
+    headers=["ETag", "Location"],
+    errors=[400, 413, 415, 503],
+)
+def create_project(body: dict[str, Any]) -> Response:
+    """Create a project."""
+    row = queries.add(body)
+    location = url_for("projects.get_project", project_id=row.id)
+    return _answer(row.body, 201, {"ETag": conditional.etag(row.version), "Location": location})
+
+
+@bp.get("/<uuid:project_id>")
+@Operation(
+    returns={200: ProjectSchema(), 304: None},
+    precondition="If-None-Match",
+    headers=["ETag"],
+    errors=[400, 404, 503],
+)
+def get_project(project_id: UUID) -> Response:
+    """Read a project."""
+    row = queries.find(project_id)
+    if not row:
+        raise _missing()
+    return conditional.not_modified(row.version) or _project(row)
+
+
+@bp.put("/<uuid:project_id>")
+@Operation(
+    returns={200: ProjectSchema()},
+    body=ProjectSchema(partial=True),
+    precondition="If-Match",
+    headers=["ETag"],
+    errors=[400, 404, 412, 413, 415, 503],
+)
+def put_project(project_id: UUID, body: dict[str, Any]) -> Response:
+    """Replace fields of a project.
+
+    The fields sent replace, the fields omitted stay. What changes nothing leaves the version.
+    """
+    return _change(project_id, body)
+
+
+@bp.patch("/<uuid:project_id>")
+@Operation(
+    returns={200: ProjectSchema()},
+    body=ProjectSchema(partial=True),
+    content_types=_PATCH_TYPES,
+    precondition="If-Match",
+    headers=["ETag"],
+    errors=[400, 404, 412, 413, 415, 503],
+)
+def patch_project(project_id: UUID, body: dict[str, Any]) -> Response:
+    """Merge changes into a project.
+
+    The body is an RFC 7396 merge patch: attributes merge deeply, null removes one of them.
+    """
+    return _change(project_id, body, merge=True)
+
+
+@bp.delete("/<uuid:project_id>")
+@Operation(returns={204: None}, precondition="If-Match", errors=[400, 404, 412, 503])
+def delete_project(project_id: UUID) -> Response:
+    """Delete a project."""
+    versions = conditional.expected_versions()
+    if not queries.remove(project_id, versions):
+        raise _unmatched(project_id, versions)
+    return Response(status=204)
+
+
+@bp.after_request
+def finish(response: Response) -> Response:
+    response.headers["Cache-Control"] = "no-cache"
+    if request.method == "OPTIONS" and "PATCH" in response.allow:
+        response.headers["Accept-Patch"] = ", ".join(_PATCH_TYPES)
+    return response
+
+
+def _change(project_id: UUID, values: dict[str, Any], merge: bool = False) -> Response:
+    versions = conditional.expected_versions()
+    row = queries.change(project_id, values, versions, merge)
+    if not row:
+        raise _unmatched(project_id, versions)
+    return _project(row)
+
+
+def _missing() -> NotFound:
+    return NotFound("There is no project with this id.")
+
+
+def _unmatched(project_id: UUID, versions: list[int] | None) -> NotFound | PreconditionFailed:
+    """Why a statement found no row; only If-Match leaves two reasons, and costs a second look."""
+    row = queries.find(project_id) if versions is not None else None
+    if not row:
+        return _missing()
+    return PreconditionFailed(
+        f"The project is at version {row.version} now.",
+        headers={"ETag": conditional.etag(row.version)},
+    )
+
+
+def _project(row: Row[Any]) -> Response:
+    return _answer(row.body, headers={"ETag": conditional.etag(row.version)})
+
+
+def _answer(body: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, headers, content_type=JSON)

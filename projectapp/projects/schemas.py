@@ -1,0 +1,111 @@
+"""What comes in, and what the OpenAPI document says of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import RAISE, Schema, fields, pre_load
+from marshmallow.validate import Length, Range
+
+from projectapp.fields import Boolean, Object, QueryBoolean, QueryInteger, QueryList, QueryTimestamp
+from projectapp.projects.models import (
+    ATTRIBUTES_BYTES,
+    ATTRIBUTES_LEVELS,
+    DESCRIPTION_LENGTH,
+    FIELDS,
+    NAME_LENGTH,
+)
+from projectapp.projects.queries import SORT_KEYS
+
+PAGE_SIZE = 10
+MAX_PAGE_SIZE = 100
+MAX_PAGE = 2**31 - 1  # what an OpenAPI int32 holds; times MAX_PAGE_SIZE it fits PostgreSQL's OFFSET
+
+
+def _says(description: str, **more: Any) -> dict[str, Any]:
+    return {"description": description, **more}
+
+
+class ProjectSchema(Schema):
+    """A project; what is read-only is ignored in a body."""
+
+    class Meta:
+        unknown = RAISE
+
+    error_messages = {"unknown": "Unknown field; free-form data belongs in attributes."}
+
+    id = fields.UUID(dump_only=True)
+    name = fields.String(
+        required=True,
+        validate=Length(1, NAME_LENGTH),
+        metadata=_says("Kept exactly as sent.", examples=["번역 Translation"]),
+    )
+    description = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=Length(max=DESCRIPTION_LENGTH),
+        metadata={"examples": ["Every page in Korean and English"]},
+    )
+    is_active = Boolean(load_default=True, metadata=_says("False is archived."))
+    attributes = Object(
+        levels=ATTRIBUTES_LEVELS,
+        load_default=dict,
+        metadata=_says(
+            f"Free-form JSON: at most {ATTRIBUTES_BYTES} bytes and {ATTRIBUTES_LEVELS} levels.",
+            examples=[{"team": "core", "tags": ["web"]}],
+        ),
+    )
+    version = fields.Integer(dump_only=True, metadata=_says("Grows by one with every change."))
+    created_at = fields.DateTime(dump_only=True)
+    updated_at = fields.DateTime(dump_only=True)
+
+    @pre_load
+    def drop_read_only(self, data: Mapping[str, Any], **_: Any) -> dict[str, Any]:
+        read_only = self.fields.keys() - self.load_fields.keys()
+        return {name: value for name, value in data.items() if name not in read_only}
+
+
+class ProjectListSchema(Schema):
+    """One page of projects."""
+
+    items = fields.List(fields.Nested(ProjectSchema(partial=True)))
+    total = fields.Integer(allow_none=True, metadata=_says("The number of all matches."))
+    page = fields.Integer()
+    page_size = fields.Integer()
+    next_cursor = fields.String(allow_none=True)
+
+
+def _timestamp(name: str, comparison: str) -> QueryTimestamp:
+    return QueryTimestamp(data_key=f"{name}[{comparison}]")
+
+
+class ProjectQuery(Schema):
+    """The parameters of the list."""
+
+    class Meta:
+        unknown = RAISE
+
+    error_messages = {"unknown": "Unknown parameter."}
+
+    page = QueryInteger(load_default=1, validate=Range(1, MAX_PAGE))
+    page_size = QueryInteger(load_default=PAGE_SIZE, validate=Range(1, MAX_PAGE_SIZE))
+    sort = QueryList(
+        tuple(prefix + key for key in SORT_KEYS for prefix in ("", "-")),
+        load_default=["-created_at"],
+        metadata=_says("Keys in order, - for descending; id is always the last one."),
+    )
+    chosen = QueryList(
+        FIELDS,
+        data_key="fields",
+        load_default=list(FIELDS),
+        metadata=_says("Only these fields; id always."),
+    )
+    is_active = QueryBoolean()
+    name = fields.String(validate=Length(1, NAME_LENGTH), metadata=_says("Exactly this name."))
+    created_at_gte = _timestamp("created_at", "gte")
+    created_at_gt = _timestamp("created_at", "gt")
+    created_at_lte = _timestamp("created_at", "lte")
+    created_at_lt = _timestamp("created_at", "lt")
+    updated_at_gte = _timestamp("updated_at", "gte")
+    updated_at_gt = _timestamp("updated_at", "gt")
+    updated_at_lte = _timestamp("updated_at", "lte")
+    updated_at_lt = _timestamp("updated_at", "lt")
