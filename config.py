@@ -1,7 +1,8 @@
 """Every environment variable the service reads: named, typed and checked once, at start.
 
-`load` picks the class by APP_ENV; the name does nothing else. An annotated class attribute is
-a setting: its name is the variable's, its value the default; an empty variable is not set. `.env` beside this file is read first and never overrides the environment.
+`load` picks the class by APP_ENV; the name does nothing else. An annotated class attribute is a
+setting: its name is the variable's, its value the default; an empty variable counts as not set.
+`.env` beside this file is read first and never overrides the environment.
 """
 
 import json

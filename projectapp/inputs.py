@@ -59,7 +59,7 @@ def read_query(schema: Schema) -> dict[str, Any]:
 
 def load(schema: Schema, data: dict[str, Any]) -> dict[str, Any]:
     try:
-        return schema.load(data)  # type: ignore[no-any-return]
+        return schema.load(data)
     except ValidationError as error:
         raise Invalid(cast(dict[str, list[str]], error.messages)) from None
 

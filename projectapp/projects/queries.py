@@ -100,7 +100,7 @@ def change(
 
 
 @lru_cache(maxsize=64)
-def _change(names: frozenset[str], at_version: bool, merge: bool) -> Update:
+def _change(names: frozenset[str], at_version: bool, merge: bool) -> sa.Update:
     new: dict[str, Any] = {
         n: sa.bindparam(f"new_{n}", type_=_table.c[n].type) for n in sorted(names)
     }
