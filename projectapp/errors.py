@@ -6,6 +6,7 @@ document. What a client may know is in the Problem's text; what it may not is in
 
 import json
 import logging
+import re
 from http import HTTPStatus
 from typing import Any
 
@@ -94,7 +95,7 @@ def document(status: int, detail: str, code: str | None = None, **more: Any) -> 
             "title": phrase,
             "status": status,
             "detail": detail,
-            "error": code or CODES.get(status) or phrase.lower().replace(" ", "_"),
+            "error": code or CODES.get(status) or re.sub(r"\W+", "_", phrase.lower()),
             "message": detail,
             **more,
         }

@@ -1,7 +1,7 @@
 """marshmallow fields as strict as the contract: JSON's own types, one notation in a query."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from marshmallow import ValidationError, fields
@@ -71,8 +71,9 @@ class QueryTimestamp(fields.DateTime):
                 raise ValueError
             date, time, fraction, offset = match.groups()
             offset = offset.upper().replace("Z", "+00:00").replace(" ", "+")
-            return datetime.fromisoformat(f"{date}T{time}{fraction or ''}{offset}")
-        except ValueError:
+            found = datetime.fromisoformat(f"{date}T{time}{fraction or ''}{offset}")
+            return found.astimezone(UTC)  # PostgreSQL knows no offset beyond 15:59
+        except (ValueError, OverflowError):
             raise ValidationError(
                 "Must be an RFC 3339 timestamp with offset, such as 2026-01-31T09:00:00Z."
             ) from None

@@ -44,9 +44,7 @@ def read_body(schema: Schema, content_types: tuple[str, ...] = (JSON,)) -> dict[
 def read_query(schema: Schema) -> dict[str, Any]:
     """Return the query string as `schema` loads it; Invalid names each wrong parameter."""
     try:
-        pairs = parse_qsl(
-            request.query_string.decode("ascii"), True, errors="strict", max_num_fields=50
-        )
+        pairs = parse_qsl(request.query_string.decode(), True, errors="strict", max_num_fields=50)
     except ValueError:
         raise BadRequest("The query string is not percent-encoded UTF-8, or is too long.") from None
     names = [name for name, _ in pairs]
@@ -90,9 +88,10 @@ def _read(request: Request, limit: int) -> bytes:
 
     Werkzeug's own limit hands over a body cut at it, and a short one, as if they were whole.
     """
+    too_large = PayloadTooLarge(f"The body may have at most {limit} bytes.")
     expected = request.content_length
     if expected is not None and expected > limit:
-        raise _too_large(limit)
+        raise too_large
     stream = request.environ["wsgi.input"]
     wanted = limit + 1 if expected is None else expected
     if expected is None and not request.environ.get("wsgi.input_terminated"):
@@ -103,18 +102,12 @@ def _read(request: Request, limit: int) -> bytes:
             parts.append(part)
             size += len(part)
     except Exception:  # each server has its own for a broken chunk or a lost client
-        raise BadRequest("The body could not be read.", headers={"Connection": "close"}) from None
+        raise BadRequest("The body could not be read.") from None
     if expected is not None and size != expected:
         raise BadRequest("The body is shorter than its Content-Length.")
     if size > limit:
-        raise _too_large(limit)
+        raise too_large
     return b"".join(parts)
-
-
-def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(
-        f"The body may have at most {limit} bytes.", headers={"Connection": "close"}
-    )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

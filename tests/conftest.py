@@ -1,0 +1,205 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote
+
+import flask_migrate
+import psycopg2
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+import config
+from projectapp import create_app
+from projectapp.embedded import Server
+from tests.wire import Proxy, free_port
+
+PROJECTS = "/api/v1/projects"
+
+
+class Served:
+    """A gunicorn of our own: its process, its port and what it logged."""
+
+    def __init__(self, environ: dict[str, str], arguments: tuple[str, ...], log: Any) -> None:
+        self.port = free_port()
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn", "wsgi:app", *arguments],
+                cwd=config.ROOT,
+                env={**environ, "PORT": str(self.port)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def request(
+        self, method: str, path: str, body: Any = None, **headers: str
+    ) -> tuple[int, dict[str, str], Any]:
+        """Return the status, the headers in lower case, and the parsed JSON or None."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **headers}
+        url = f"http://127.0.0.1:{self.port}{path}"
+        request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310
+        try:
+            answer = urllib.request.urlopen(request, timeout=20)  # noqa: S310
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            text = answer.read()
+        found = {name.lower(): value for name, value in answer.headers.items()}
+        return answer.status, found, json.loads(text) if text else None
+
+    def wait_until_serving(self) -> None:
+        end = time.monotonic() + 30
+        while True:
+            try:
+                self.request("GET", "/health")
+            except OSError:
+                if self.process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(self.log.read_text()) from None
+                time.sleep(0.05)
+            else:
+                return
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        self.process.send_signal(how)
+        return self.process.wait(timeout=30)
+
+
+def parameters_of(url: str) -> dict[str, str]:
+    return config.database_url(url)
+
+
+@pytest.fixture(scope="session")
+def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An empty test database: the one DATABASE_URL names, else a new one in an embedded server."""
+    given = os.environ.pop("DATABASE_URL", "")
+    if given:
+        if "test" not in parameters_of(given)["dbname"]:
+            pytest.exit("The tests empty their database: its name must contain 'test'.", 2)
+        yield given
+        return
+    server = Server(config.Testing.DATABASE_HOME, config.Testing(os.environ).PG_BIN, throwaway=True)
+    server.start()
+    name = f"test_{os.getpid()}"
+    connection = psycopg2.connect(**server.parameters)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name}")
+    connection.close()
+    here = server.parameters
+    yield f"postgresql://{here['user']}@/{name}?host={quote(here['host'])}&port={here['port']}"
+    server.release()
+
+
+@pytest.fixture(scope="session")
+def make_app(database_url: str) -> Any:
+    """Make an application; keywords are settings as the environment would give them."""
+
+    def make(**environ: str) -> Flask:
+        return create_app(config.Testing({"DATABASE_URL": database_url, **environ}))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def app(make_app: Any) -> Iterator[Flask]:
+    app = make_app()
+    with app.app_context():
+        flask_migrate.downgrade(revision="base")
+        flask_migrate.upgrade()
+    yield app
+    with app.app_context():
+        app.extensions["sqlalchemy"].engine.dispose()
+
+
+@pytest.fixture
+def sql(app: Flask, database_url: str) -> Iterator[Any]:
+    """Run SQL beside the application, as PostgreSQL's superuser; starts with empty tables."""
+    connection = psycopg2.connect(**parameters_of(database_url))
+    connection.autocommit = True
+
+    def run(statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        with connection.cursor() as cursor:
+            cursor.execute(statement, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    run("TRUNCATE projects")
+    yield run
+    connection.close()
+
+
+@pytest.fixture
+def client(app: Flask, sql: Any) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def make_project(client: FlaskClient) -> Any:
+    def make(**over: Any) -> Any:
+        answer = client.post(PROJECTS, json={"name": "A project", **over})
+        assert answer.status_code == 201, answer.json
+        return answer.json
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def serve(app: Flask, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Serve the application with gunicorn and gunicorn.conf.py while a `with` block runs."""
+
+    @contextmanager
+    def served(*arguments: str, **environ: str) -> Iterator[Served]:
+        clean = {k: v for k, v in os.environ.items() if k not in config.Config.settings()}
+        clean |= {"APP_ENV": "testing", "DATABASE_URL": database_url, **environ}
+        server = Served(clean, arguments, tmp_path_factory.mktemp("served") / "log")
+        try:
+            server.wait_until_serving()
+            yield server
+        finally:
+            if server.process.poll() is None:
+                server.stop()
+
+    return served
+
+
+@pytest.fixture(scope="session")
+def server(serve: Any) -> Iterator[Served]:
+    with serve() as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(database_url: str) -> Iterator[Proxy]:
+    proxy = Proxy(parameters_of(database_url))
+    yield proxy
+    proxy.shutdown()
+    proxy.server_close()
+    proxy.cut()
+
+
+@pytest.fixture
+def problem() -> Any:
+    """Assert that an answer is a problem document in full, and return it."""
+
+    def check(answer: Any, status: int, code: str | None = None) -> Any:
+        assert answer.status_code == status, (answer.status_code, answer.text)
+        assert answer.content_type == "application/problem+json"
+        found = answer.json
+        assert found["status"] == status
+        assert found["detail"] == found["message"] != ""
+        assert found["request_id"] == answer.headers["X-Request-ID"]
+        assert {"type", "title", "error"} <= found.keys()
+        if code:
+            assert found["error"] == code
+        return found
+
+    return check

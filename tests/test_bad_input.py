@@ -1,0 +1,284 @@
+"""Bad input of every kind: a clear problem, never a 500, a hang or a stored row."""
+
+import gzip
+import json
+import socket
+
+import pytest
+
+from tests.conftest import PROJECTS
+
+SOME_ID = "01900000-0000-7000-8000-000000000000"
+LIMIT = 2**20
+
+
+def named(name: bytes) -> bytes:
+    return b'{"name": "' + name + b'"}'
+
+
+def nested(levels: int) -> dict:
+    value: dict = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return {"name": "x", "attributes": value}
+
+
+BODIES = {
+    "empty": (b"", 400),
+    "blank": (b"  ", 400),
+    "broken": (b'{"name": "x"', 400),
+    "garbage after": (b'{"name": "x"} {', 400),
+    "comment": (b'{"name": "x" /* */}', 400),
+    "trailing comma": (b'{"name": "x",}', 400),
+    "single quotes": (b"{'name': 'x'}", 400),
+    "array": (b'[{"name": "x"}]', 400),
+    "string": (b'"name"', 400),
+    "number": (b"1", 400),
+    "null": (b"null", 400),
+    "bytes that are not UTF-8": (named(b"\xff"), 400),
+    "UTF-16": ('{"name": "x"}'.encode("utf-16"), 400),
+    "UTF-16 without BOM": ('{"name": "x"}'.encode("utf-16-le"), 400),
+    "UTF-8 BOM": (b"\xef\xbb\xbf" + named(b"x"), 400),
+    "surrogate as UTF-8": (named(b"\xed\xa0\x80"), 400),
+    "raw NUL": (named(b"a\0b"), 400),
+    "raw newline": (named(b"a\nb"), 400),
+    "duplicate key": (b'{"name": "x", "name": "y"}', 400),
+    "duplicate key inside": (b'{"name": "x", "attributes": {"a": {"b": 1, "b": 1}}}', 400),
+    "NaN": (b'{"name": "x", "attributes": {"a": NaN}}', 400),
+    "Infinity": (b'{"name": "x", "attributes": {"a": [Infinity]}}', 400),
+    "-Infinity": (b'{"name": "x", "attributes": {"a": -Infinity}}', 400),
+    "1e999": (b'{"name": "x", "attributes": {"a": 1e999}}', 400),
+    "5000 digits": (b'{"name": "x", "attributes": {"a": ' + b"9" * 5000 + b"}}", 400),
+    "30000 objects deep": (b'{"a":' * 30_000 + b"1" + b"}" * 30_000, 400),
+    "30000 arrays deep": (b'{"attributes":' + b"[" * 30_000 + b"]" * 30_000 + b"}", 400),
+    "100000 open brackets": (b"[" * 100_000, 400),
+    "1000 deep": (json.dumps(nested(700)).encode(), 400),
+    "33 deep": (json.dumps(nested(33)).encode(), 400),
+    "33 arrays deep": (b'{"name":"x","attributes":{"a":' + b"[" * 32 + b"]" * 32 + b"}}", 400),
+    "NUL in name": (named(b"a\\u0000b"), 400),
+    "NUL in description": (b'{"name": "x", "description": "\\u0000"}', 400),
+    "NUL in a key": (b'{"name": "x", "attributes": {"a\\u0000": 1}}', 400),
+    "NUL in a list": (b'{"name": "x", "attributes": {"a": [["\\u0000"]]}}', 400),
+    "NUL in an unknown field": (b'{"name": "x", "a\\u0000": 1}', 400),
+    "surrogate in name": (named(b"\\ud800"), 400),
+    "surrogate in a key": (b'{"name": "x", "attributes": {"\\udfff": 1}}', 400),
+    "surrogate in a value": (b'{"name": "x", "attributes": {"a": {"b": ["\\ud83d"]}}}', 400),
+    "surrogates in the wrong order": (named(b"\\udc00\\ud800"), 400),
+    "attributes too long": (json.dumps({"name": "x", "attributes": {"a": "b" * 16384}}), 400),
+    "attributes long in UTF-8": (json.dumps({"name": "x", "attributes": {"a": "번" * 5500}}), 400),
+    "over the limit": (named(b"x" * LIMIT), 413),
+    "blank over the limit": (b'{"name": "x"}' + b" " * LIMIT, 413),
+}
+VALUES = {
+    "name null": {"name": None},
+    "name empty": {"name": ""},
+    "name number": {"name": 12},
+    "name bool": {"name": True},
+    "name list": {"name": ["x"]},
+    "name object": {"name": {"x": 1}},
+    "name of 201": {"name": "x" * 201},
+    "name of 201 astral": {"name": "𝄞" * 201},
+    "description number": {"name": "x", "description": 1},
+    "description of 1001": {"name": "x", "description": "번" * 1001},
+    "is_active null": {"name": "x", "is_active": None},
+    "is_active 1": {"name": "x", "is_active": 1},
+    "is_active 0": {"name": "x", "is_active": 0},
+    "is_active string": {"name": "x", "is_active": "true"},
+    "is_active float": {"name": "x", "is_active": 1.0},
+    "attributes null": {"name": "x", "attributes": None},
+    "attributes list": {"name": "x", "attributes": []},
+    "attributes string": {"name": "x", "attributes": "{}"},
+    "unknown field": {"name": "x", "status": "planning"},
+    "prototype": {"name": "x", "__proto__": {}},
+    "10000 unknown fields": {"name": "x", **{f"f{n}": n for n in range(10_000)}},
+    "wrong case": {"name": "x", "Is_Active": True},
+}
+METHODS = ["POST", "PUT", "PATCH"]
+
+
+@pytest.fixture
+def send(client, make_project, sql):
+    """Send a body to the route of each method; afterwards nothing may have been stored."""
+    target = f"{PROJECTS}/{make_project()['id']}"
+    before = sql("SELECT * FROM projects")
+
+    def send(method, data, **more):
+        more.setdefault("content_type", "application/json")
+        path = PROJECTS if method == "POST" else target
+        return client.open(path, method=method, data=data, **more)
+
+    yield send
+    assert sql("SELECT * FROM projects") == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("body", "status"), BODIES.values(), ids=BODIES.keys())
+def test_a_bad_body_is_refused_and_stores_nothing(send, problem, method, body, status):
+    problem(send(method, body), status)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES.keys())
+def test_a_bad_value_is_refused_by_the_name_of_its_field(send, problem, method, values):
+    found = problem(send(method, json.dumps(values)), 400, "validation_error")
+    assert (values.keys() - {"name"} or {"name"}) <= found["details"].keys()
+
+
+def test_a_project_needs_a_name(send, problem):
+    found = problem(send("POST", "{}"), 400, "validation_error")
+    assert found["details"] == {"name": ["Missing data for required field."]}
+
+
+def test_an_unknown_field_is_pointed_to_attributes(send, problem):
+    found = problem(send("POST", '{"name": "x", "status": "planning"}'), 400)
+    assert found["details"] == {"status": ["Unknown field; free-form data belongs in attributes."]}
+    assert found["detail"].startswith("status: ")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "content_type",
+    [None, "", "text/plain", "application/x-www-form-urlencoded", "application/xml", "json", "*/*"],
+)
+def test_another_content_type_is_415(send, problem, method, content_type):
+    answer = send(method, b'{"name": "x"}', content_type=content_type)
+    problem(answer, 415, "unsupported_media_type")
+    offered = answer.headers["Accept-Patch" if method == "PATCH" else "Accept"]
+    assert "application/json" in offered
+
+
+def test_a_merge_patch_is_for_patch_alone(send, problem):
+    problem(send("PUT", b"{}", content_type="application/merge-patch+json"), 415)
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])
+def test_parameters_and_case_of_the_content_type_do_not_matter(client, content_type):
+    answer = client.post(PROJECTS, data=b'{"name": "x"}', content_type=content_type)
+    assert answer.status_code == 201
+
+
+def test_an_encoded_body_is_415_and_says_what_is_accepted(send, problem):
+    answer = send("POST", gzip.compress(b'{"name": "x"}'), headers={"Content-Encoding": "gzip"})
+    problem(answer, 415)
+    assert answer.headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize(
+    "project_id",
+    [
+        *("1", "x" * 1000, "null", "0", "-1", "..%2f..", "%2e%2e%2fetc", "%00", "%ff", "%ed%a0%80"),
+        *(
+            "{" + SOME_ID + "}",
+            SOME_ID.replace("-", ""),
+            SOME_ID + "0",
+            SOME_ID[:-1],
+            f"urn:{SOME_ID}",
+        ),
+        *(
+            SOME_ID + "%00",
+            SOME_ID + ";a=1",
+            SOME_ID + "%20",
+            "번역",
+            "a/b",
+            SOME_ID.replace("0", "٠"),
+        ),
+    ],
+)
+def test_an_id_of_any_other_shape_is_404(client, problem, method, project_id):
+    more = {"json": {"name": "x"}} if method in ("PUT", "PATCH") else {}
+    problem(client.open(f"{PROJECTS}/{project_id}", method=method, **more), 404, "not_found")
+
+
+@pytest.mark.parametrize("levels", [1, 32])
+def test_the_limits_themselves_are_allowed(client, levels):
+    assert client.post(PROJECTS, json=nested(levels)).status_code == 201
+    full = {"name": "𝄞" * 200, "description": "번" * 1000, "attributes": {"a": "x" * 16374}}
+    assert client.post(PROJECTS, json=full).status_code == 201
+
+
+# What follows only a socket can send.
+
+
+@pytest.fixture
+def raw(server, sql):
+    """Send bytes to the served application and return all it answers; nothing may be stored."""
+
+    def send(*parts):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=15) as link:
+            for part in parts:
+                link.sendall(part)
+            link.shutdown(socket.SHUT_WR)
+            answer = b""
+            while part := link.recv(65536):
+                answer += part
+        return answer
+
+    yield send
+    assert sql("SELECT * FROM projects") == []
+
+
+def post(*headers: bytes) -> bytes:
+    lines = [b"POST /api/v1/projects HTTP/1.1", b"Host: x", b"Content-Type: application/json"]
+    return b"\r\n".join([*lines, *headers]) + b"\r\n\r\n"
+
+
+def chunks(*parts: bytes) -> bytes:
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+
+
+CHUNKED = post(b"Transfer-Encoding: chunked")
+GOOD = b'{"name": "x"}'
+RAW = {
+    "announced over the limit": ([post(b"Content-Length: 1073741824"), b" " * 70_000], 413),
+    "chunked over the limit": ([CHUNKED, chunks(GOOD, *[b" " * 65536] * 17), b"0\r\n\r\n"], 413),
+    "chunked over the limit, garbage after it": (
+        [CHUNKED, chunks(GOOD + b" " * (LIMIT - len(GOOD)), b"}garbage"), b"0\r\n\r\n"],
+        413,
+    ),
+    "chunked without an end": ([CHUNKED, chunks(GOOD)], 400),
+    "chunk cut": ([CHUNKED, b"20\r\n" + GOOD], 400),
+    "chunk size no number": ([CHUNKED, b"zz\r\n" + GOOD + b"\r\n0\r\n\r\n"], 400),
+    "chunk without its line end": ([CHUNKED, b"d\r\n" + GOOD + b"XX0\r\n\r\n"], 400),
+    "shorter than announced": ([post(b"Content-Length: 50"), GOOD], 400),
+    "announced but missing": ([post(b"Content-Length: 50")], 400),
+    "no length at all": ([post(), GOOD], 400),
+    "length negative": ([post(b"Content-Length: -1"), GOOD], 400),
+    "length no number": ([post(b"Content-Length: 1e1"), GOOD], 400),
+    "two lengths": ([post(b"Content-Length: 13", b"Content-Length: 14"), GOOD], 400),
+    "length and chunks": (
+        [post(b"Content-Length: 13", b"Transfer-Encoding: chunked"), chunks(GOOD), b"0\r\n\r\n"],
+        400,
+    ),
+    "no HTTP": ([b"hello\r\n\r\n"], 400),
+    "another version": ([post().replace(b"HTTP/1.1", b"HTTP/9.9")], 400),
+    "header without a colon": ([post(b"broken")], 400),
+    "NUL in a header": ([post(b"X-A: a\0b")], 400),
+    "line too long": ([post().replace(b"projects", b"p" * 5000)], 414),
+    "header too long": ([post(b"X-A: " + b"a" * 9000)], 431),
+    "too many headers": ([post(*(b"X-%d: a" % n for n in range(101)))], 431),
+}
+
+
+@pytest.mark.parametrize(("parts", "status"), RAW.values(), ids=RAW.keys())
+def test_a_bad_message_is_answered_with_a_problem(raw, parts, status):
+    head, _, body = raw(*parts).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), head
+    assert b"content-type: application/problem+json" in head.lower()
+    found, end = json.JSONDecoder().raw_decode(body.decode())
+    assert found["status"] == status
+    assert found["detail"] == found["message"] != ""
+
+
+def test_a_chunked_body_within_the_limit_is_taken_whole(server, sql):
+    sent = CHUNKED.replace(b"Host: x", b"Host: x\r\nConnection: close")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=15) as link:
+        link.sendall(sent + chunks(*(GOOD[n : n + 1] for n in range(len(GOOD)))) + b"0\r\n\r\n")
+        assert link.recv(65536).startswith(b"HTTP/1.1 201 ")
+    assert sql("SELECT name FROM projects") == [("x",)]
+
+
+def test_a_huge_announced_body_is_refused_before_it_is_read(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=4) as link:
+        link.sendall(post(b"Content-Length: 1073741824"))
+        assert link.recv(65536).startswith(b"HTTP/1.1 413 ")

@@ -1,0 +1,95 @@
+"""ETag, If-None-Match and If-Match (RFC 9110, 13)."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.conftest import PROJECTS
+
+MALFORMED = ["", "1", '"1', "'1'", '"1" "2"', 'w/"1"', '"1",*', '*,"1"', '"a\x7fb"', "W/1", "**"]
+CHANGES = [("put", {"name": "new"}), ("patch", {"name": "new"}), ("put", {}), ("delete", None)]
+
+
+@pytest.fixture
+def url(make_project):
+    return f"{PROJECTS}/{make_project()['id']}"
+
+
+def send(client, method, url, body, **headers):
+    more = {} if body is None else {"json": body}
+    return getattr(client, method)(url, headers=headers, **more)
+
+
+@pytest.mark.parametrize("tags", ['"1"', 'W/"1"', '"9", "1"', '"9" ,\t"1" ,', "*", " * "])
+@pytest.mark.parametrize("method", ["get", "head"])
+def test_if_none_match_answers_304(client, url, method, tags):
+    answer = getattr(client, method)(url, headers={"If-None-Match": tags})
+    assert (answer.status_code, answer.data) == (304, b"")
+    assert answer.headers["ETag"] == '"1"'
+    assert {"Cache-Control", "Vary", "X-Request-ID"} <= set(answer.headers.keys())
+
+
+@pytest.mark.parametrize("tags", ['"2"', '"11"', '""', 'W/"01"'])
+def test_if_none_match_with_another_tag_answers_200(client, url, tags):
+    assert client.get(url, headers={"If-None-Match": tags}).status_code == 200
+
+
+@pytest.mark.parametrize(("method", "body"), CHANGES)
+@pytest.mark.parametrize("tags", ['"1"', '"9", "1"', "*"])
+def test_if_match_lets_the_version_pass(client, url, method, body, tags):
+    assert send(client, method, url, body, **{"If-Match": tags}).status_code in (200, 204)
+
+
+@pytest.mark.parametrize(("method", "body"), CHANGES)
+@pytest.mark.parametrize(
+    "tags", ['"2"', 'W/"1"', '"01"', '"x"', '""', '"99999999999999999999"', f'"{2**31}"']
+)
+def test_if_match_refuses_any_other_and_tells_the_current_tag(
+    client, url, problem, method, body, tags
+):
+    answer = send(client, method, url, body, **{"If-Match": tags})
+    problem(answer, 412, "precondition_failed")
+    assert answer.headers["ETag"] == '"1"'
+    assert client.get(url).json["name"] == "A project"
+
+
+@pytest.mark.parametrize(("method", "body"), CHANGES)
+def test_if_match_on_a_missing_project_is_404(client, url, problem, method, body):
+    client.delete(url)
+    problem(send(client, method, url, body, **{"If-Match": '"1"'}), 404, "not_found")
+
+
+@pytest.mark.parametrize(("method", "body"), CHANGES)
+@pytest.mark.parametrize("tags", MALFORMED)
+def test_a_malformed_if_match_changes_nothing(client, url, problem, method, body, tags):
+    assert (
+        "If-Match" in problem(send(client, method, url, body, **{"If-Match": tags}), 400)["detail"]
+    )
+    assert client.get(url).json["version"] == 1
+
+
+@pytest.mark.parametrize("tags", MALFORMED)
+def test_a_malformed_if_none_match_is_400(client, url, problem, tags):
+    problem(client.get(url, headers={"If-None-Match": tags}), 400, "bad_request")
+
+
+def test_of_racing_editors_one_wins_each_version(app, client, url):
+    def edit(n):
+        answer = app.test_client().put(url, json={"name": f"by {n}"}, headers={"If-Match": '"1"'})
+        return answer.status_code
+
+    with ThreadPoolExecutor(4) as pool:
+        statuses = list(pool.map(edit, range(16)))
+    assert sorted(statuses) == [200] + [412] * 15
+    assert client.get(url).json["version"] == 2
+
+
+def test_racing_changes_without_if_match_all_count(app, client, url):
+    def edit(n):
+        return app.test_client().patch(url, json={"attributes": {str(n): n}}).status_code
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(edit, range(20))) == {200}
+    project = client.get(url).json
+    assert project["attributes"] == {str(n): n for n in range(20)}
+    assert project["version"] == 21

@@ -1,0 +1,187 @@
+"""The list: pages, order, filters, sparse fields, links."""
+
+import re
+
+import pytest
+
+from tests.conftest import PROJECTS
+
+
+def names(answer):
+    assert answer.status_code == 200, answer.text
+    return [item["name"] for item in answer.json["items"]]
+
+
+def links(answer):
+    found = re.findall(r'<([^>]*)>; rel="(\w+)"', answer.headers["Link"])
+    return {relation: url for url, relation in found}
+
+
+@pytest.fixture
+def twelve(make_project):
+    return [make_project(name=f"project {n:02}", is_active=n % 3 != 0) for n in range(12)]
+
+
+def test_an_empty_list_has_the_contracts_form(client):
+    assert client.get(PROJECTS).json == {
+        "items": [],
+        "total": 0,
+        "page": 1,
+        "page_size": 10,
+        "next_cursor": None,
+    }
+
+
+def test_the_newest_come_first_ten_a_page(client, twelve):
+    answer = client.get(PROJECTS)
+    assert names(answer) == [f"project {n:02}" for n in range(11, 1, -1)]
+    assert answer.json["items"][0] == twelve[-1]
+    assert (answer.json["total"], answer.json["page_size"]) == (12, 10)
+    assert names(client.get(f"{PROJECTS}?page=2")) == ["project 01", "project 00"]
+
+
+@pytest.mark.parametrize("page", [3, 2**31 - 1])
+def test_a_page_past_the_end_is_empty(client, twelve, page):
+    answer = client.get(f"{PROJECTS}?page={page}&page_size=100")
+    assert (names(answer), answer.json["total"], answer.json["page"]) == ([], 12, page)
+
+
+@pytest.mark.parametrize(
+    ("sort", "key", "reverse"),
+    [
+        ("name", lambda p: (p["name"], p["id"]), False),
+        ("-name", lambda p: (p["name"], p["id"]), True),
+        ("-updated_at", lambda p: (p["updated_at"], p["id"]), True),
+        ("is_active,name", lambda p: (p["is_active"], p["name"], p["id"]), False),
+    ],
+)
+def test_sort_orders_by_its_keys(client, twelve, sort, key, reverse):
+    found = client.get(f"{PROJECTS}?sort={sort}&page_size=100").json["items"]
+    assert found == sorted(twelve, key=key, reverse=reverse)
+
+
+def test_directions_may_be_mixed(client, twelve):
+    found = client.get(f"{PROJECTS}?sort=-is_active,name&page_size=100").json["items"]
+    assert found == sorted(twelve, key=lambda p: (not p["is_active"], p["name"]))
+
+
+@pytest.mark.parametrize("sort", ["created_at", "-created_at", "is_active"])
+def test_ties_are_broken_by_id_so_that_pages_neither_repeat_nor_skip(client, sql, twelve, sort):
+    sql("UPDATE projects SET created_at = '2026-01-01Z', is_active = true")
+    seen = []
+    for page in range(1, 7):
+        answer = client.get(f"{PROJECTS}?sort={sort}&page={page}&page_size=2")
+        seen += [item["id"] for item in answer.json["items"]]
+    assert seen == sorted((p["id"] for p in twelve), reverse=sort.startswith("-"))
+
+
+def test_is_active_and_name_filter_exactly(client, twelve):
+    archived = client.get(f"{PROJECTS}?is_active=false&sort=name")
+    assert names(archived) == ["project 00", "project 03", "project 06", "project 09"]
+    assert archived.json["total"] == 4
+    assert names(client.get(f"{PROJECTS}?name=project%2003")) == ["project 03"]
+    assert names(client.get(f"{PROJECTS}?name=Project%2003")) == []
+    assert names(client.get(f"{PROJECTS}?name=project%2003&is_active=true")) == []
+
+
+@pytest.mark.parametrize("column", ["created_at", "updated_at"])
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("{0}[gte]=2026-01-02T00:00:00Z", "bcd"),
+        ("{0}[gt]=2026-01-02T00:00:00Z", "cd"),
+        ("{0}[lte]=2026-01-02T00:00:00Z", "ab"),
+        ("{0}[lt]=2026-01-02T00:00:00.000000Z", "a"),
+        ("{0}[gte]=2026-01-02T09:00:00%2B09:00&{0}[lt]=2026-01-04T00:00:00Z", "bc"),
+        ("{0}[gte]=2026-01-02T09:00:00+09:00&{0}[lt]=2026-01-03T00:00:00Z", "b"),
+        ("{0}[gt]=2026-01-01 23:59:59.999999-00:00&{0}[lt]=2026-01-02t00:00:00.000001z", "b"),
+        ("{0}[gte]=0001-01-01T00:00:00Z&{0}[lt]=9999-12-31T23:59:59%2B23:59", "abcd"),
+    ],
+)
+def test_time_ranges(client, make_project, sql, column, query, expected):
+    for day, name in enumerate("abcd", 1):
+        make_project(name=name)
+        sql(f"UPDATE projects SET {column} = %s WHERE name = %s", f"2026-01-0{day}Z", name)  # noqa: S608
+    assert names(client.get(f"{PROJECTS}?sort=name&{query.format(column)}")) == list(expected)
+
+
+def test_fields_returns_only_those_and_the_id(client, make_project):
+    project = make_project()
+    answer = client.get(f"{PROJECTS}?fields=updated_at,name")
+    assert answer.json["items"] == [{name: project[name] for name in ("id", "name", "updated_at")}]
+    assert client.get(f"{PROJECTS}?fields=id").json["items"] == [{"id": project["id"]}]
+
+
+def test_links_lead_through_all_pages_and_keep_the_parameters(client, twelve):
+    url = f"{PROJECTS}?page_size=2&sort=name&is_active=true&created_at[gt]=2026-01-01T00:00:00%2B09:00"
+    walked = []
+    while url:
+        answer = client.get(url)
+        assert len(names(answer)) == 2
+        walked += names(answer)
+        found = links(answer)
+        assert names(client.get(found["first"])) == walked[:2]
+        if "prev" in found:
+            assert names(client.get(found["prev"])) == walked[-4:-2]
+        url = found.get("next")
+    assert walked == [f"project {n:02}" for n in range(12) if n % 3]
+
+
+def test_the_first_page_has_no_prev_and_the_last_no_next(client, twelve):
+    assert links(client.get(f"{PROJECTS}?page_size=12")).keys() == {"first"}
+    assert links(client.get(f"{PROJECTS}?page_size=6")).keys() == {"first", "next"}
+    assert links(client.get(f"{PROJECTS}?page_size=6&page=2")).keys() == {"first", "prev"}
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        *(
+            (f"page={bad}", "page")
+            for bad in ("0", "-1", "abc", "1.5", "", "%201", "1_0", "+1", "١")
+        ),
+        *((f"page={bad}", "page") for bad in (2**31, 2**63, "9" * 20, "9" * 5000, "1e3", "0x1")),
+        *((f"page_size={bad}", "page_size") for bad in ("0", "101", "-5", "ten", "")),
+        *((f"sort={bad}", "sort") for bad in ("", "id", "Name", "name,name", "name,", "--name")),
+        *(
+            (f"sort={bad}", "sort")
+            for bad in ("description", "name;drop table", "%2Bname", "name desc")
+        ),
+        *((f"fields={bad}", "fields") for bad in ("", "nope", "name,", "name,name", "*")),
+        *((f"is_active={bad}", "is_active") for bad in ("1", "True", "yes", "", "null")),
+        *((f"name={bad}", "name") for bad in ("", "x" * 201, "a%00b")),
+        *(
+            (f"created_at[gte]={bad}", "created_at[gte]")
+            for bad in (
+                *("", "yesterday", "2026-01-01", "2026-01-01T00:00:00", "2026-13-01T00:00:00Z"),
+                *("2026-02-30T00:00:00Z", "2026-01-01T25:00:00Z", "2026-01-01T00:00:60Z"),
+                *("20260101T000000Z", "2026-W01-1T00:00:00Z", "1767225600", "2026-01-01T00:00Z"),
+                *(
+                    "2026-01-01T00:00:00%2B0900",
+                    "0001-01-01T00:00:00%2B00:01",
+                    "10000-01-01T00:00:00Z",
+                    "２026-01-01T00:00:00Z",
+                ),
+            )
+        ),
+        ("created_at[eq]=2026-01-01T00:00:00Z", "created_at[eq]"),
+        ("created_at=2026-01-01T00:00:00Z", "created_at"),
+        ("updated_at[lt]=x", "updated_at[lt]"),
+        ("colour=red", "colour"),
+        ("q%00=x", "q\0"),
+        ("page=1&page=1", "page"),
+        ("name=a&name=b", "name"),
+        ("PAGE=1", "PAGE"),
+    ],
+)
+def test_a_bad_parameter_is_a_400_that_names_it(client, problem, query, parameter):
+    found = problem(client.get(f"{PROJECTS}?{query}"), 400, "validation_error")
+    assert parameter in found["details"]
+    assert parameter in found["detail"]
+
+
+@pytest.mark.parametrize(
+    "query", ["name=%ff", "%ff=1", "name=%ed%a0%80", "&".join(f"a{n}=1" for n in range(51))]
+)
+def test_a_query_string_that_cannot_be_read_is_a_400(client, problem, query):
+    problem(client.get(f"{PROJECTS}?{query}"), 400, "bad_request")

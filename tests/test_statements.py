@@ -1,0 +1,71 @@
+"""One request, one statement: counted on the wire, as PostgreSQL sees them."""
+
+import time
+
+import pytest
+
+from tests.conftest import PROJECTS
+
+
+@pytest.fixture
+def over_the_wire(make_app, proxy, make_project):
+    """Requests through the counting proxy, on a connection that is open already."""
+    project = make_project()
+    client = make_app(DATABASE_URL=proxy.url, DATABASE_PING_AFTER="1").test_client()
+    client.get(PROJECTS)
+    proxy.queries.clear()
+    return client, project, proxy
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "", None, 200),
+        ("GET", "?page=3&page_size=50&sort=name,-created_at&is_active=true&fields=name", None, 200),
+        ("HEAD", "", None, 200),
+        ("POST", "", {"name": "x", "attributes": {"a": 1}}, 201),
+        ("GET", "/{id}", None, 200),
+        ("HEAD", "/{id}", None, 200),
+        ("PUT", "/{id}", {"name": "x"}, 200),
+        ("PUT", "/{id}", {}, 200),
+        ("PATCH", "/{id}", {"attributes": {"a": 1}}, 200),
+        ("DELETE", "/{id}", None, 204),
+        ("DELETE", "/01900000-0000-7000-8000-000000000000", None, 404),
+        ("POST", "", {"name": ""}, 400),
+        ("GET", "?page=0", None, 400),
+    ],
+)
+@pytest.mark.parametrize("tag", ['"1"', None])
+def test_a_request_is_one_round_trip(over_the_wire, method, path, body, status, tag):
+    client, project, proxy = over_the_wire
+    more = {} if body is None else {"json": body}
+    headers = {"If-Match": tag} if tag and method in ("PUT", "PATCH", "DELETE") else {}
+    path = PROJECTS + path.format(id=project["id"])
+    answer = client.open(path, method=method, headers=headers, **more)
+    assert answer.status_code == status
+    expected = {400: 0, 404: 1 + bool(headers)}.get(status, 1)
+    assert len(proxy.queries) == expected, proxy.queries
+
+
+def test_a_304_is_one_round_trip_and_health_none(over_the_wire):
+    client, project, proxy = over_the_wire
+    answer = client.get(f"{PROJECTS}/{project['id']}", headers={"If-None-Match": '"1"'})
+    assert (answer.status_code, len(proxy.queries)) == (304, 1)
+    assert client.get("/health").status_code == 200
+    assert len(proxy.queries) == 1
+
+
+def test_only_a_connection_that_idled_is_pinged(over_the_wire):
+    client, _, proxy = over_the_wire
+    time.sleep(1.1)
+    client.get(PROJECTS)
+    client.get(PROJECTS)
+    assert proxy.queries[0] == "SELECT 1"
+    assert len(proxy.queries) == 3
+
+
+def test_a_connection_that_died_while_idle_is_replaced_unnoticed(over_the_wire):
+    client, _, proxy = over_the_wire
+    proxy.cut()
+    time.sleep(1.1)
+    assert client.get(PROJECTS).status_code == 200

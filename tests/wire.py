@@ -1,0 +1,95 @@
+"""A proxy before PostgreSQL that sees each message as the database sees it, and can cut the line."""
+
+import socket
+import socketserver
+import struct
+import threading
+from typing import Any
+
+_NO_ENCRYPTION_YET = {80877103, 80877104}  # SSLRequest, GSSENCRequest (protocol 3.0, 55.2)
+
+
+def free_port() -> int:
+    """A port that is free on 127.0.0.1, below the ephemeral ones."""
+    for port in range(20000, 32768):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no free port")
+
+
+class Proxy(socketserver.ThreadingTCPServer):
+    """Forwards to the server that libpq's `parameters` name; `queries` are the texts sent to it."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, parameters: dict[str, str]) -> None:
+        super().__init__(("127.0.0.1", free_port()), _Link)
+        self.upstream = parameters
+        self.queries: list[str] = []
+        self.links: list[socket.socket] = []
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        given = self.upstream
+        login = given.get("user", "") + (f":{given['password']}" if "password" in given else "")
+        host, port = self.server_address[0], self.server_address[1]
+        return f"postgresql://{login}@{host!s}:{port}/{given['dbname']}?sslmode=disable"
+
+    def connect(self) -> socket.socket:
+        host, port = self.upstream.get("host", "localhost"), self.upstream.get("port", "5432")
+        if not host.startswith("/"):
+            return socket.create_connection((host, int(port)))
+        link = socket.socket(socket.AF_UNIX)
+        link.connect(f"{host}/.s.PGSQL.{port}")
+        return link
+
+    def cut(self) -> None:
+        """Reset every connection."""
+        for link in self.links:
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            link.close()
+        self.links.clear()
+
+
+class _Link(socketserver.BaseRequestHandler):
+    server: Proxy
+
+    def handle(self) -> None:
+        self.server.links.append(self.request)
+        upstream = self.server.connect()
+        threading.Thread(target=self._answers, args=(upstream,), daemon=True).start()
+        buffer, started = b"", False
+        try:
+            while part := self.request.recv(65536):
+                buffer += part
+                while message := _first_message(buffer, started):
+                    buffer = buffer[len(message) :]
+                    if not started:
+                        started = struct.unpack("!i", message[4:8])[0] not in _NO_ENCRYPTION_YET
+                    elif message[:1] == b"Q":
+                        self.server.queries.append(message[5:-1].decode())
+                    upstream.sendall(message)
+        except OSError:
+            pass
+        upstream.close()
+
+    def _answers(self, upstream: Any) -> None:
+        try:
+            while part := upstream.recv(65536):
+                self.request.sendall(part)
+        except OSError:
+            pass
+
+
+def _first_message(buffer: bytes, started: bool) -> bytes:
+    head = 1 if started else 0
+    if len(buffer) < head + 4:
+        return b""
+    length = head + struct.unpack("!i", buffer[head : head + 4])[0]
+    return buffer[:length] if len(buffer) >= length else b""
