@@ -1,5 +1,7 @@
 """How gunicorn serves wsgi:app; what the environment may say is in config.py."""
 
+import signal
+
 import gunicorn.util
 
 from config import load
@@ -32,6 +34,12 @@ def on_starting(server):
             embedded.start()
         except EmbeddedError as error:
             raise SystemExit(str(error)) from None
+
+
+def post_worker_init(worker):
+    # A Ctrl-C reaches the whole process group. The master passes it on; a worker that gets both
+    # can deadlock in its thread pool, and then it is killed only after graceful_timeout.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def when_ready(server):

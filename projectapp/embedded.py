@@ -124,15 +124,20 @@ class Server:
         os.close(self._users)
         self._users = None
         _wait(lambda: _is_free(self.home / "keeper.lock") or self._is_shared(), _STOP_SECONDS)
-        if self._keeper and _is_free(self.home / "keeper.lock"):
-            self._keeper.wait(_STOP_SECONDS)
+        if _is_free(self.home / "keeper.lock"):
+            self._reap_keeper()
 
     def _is_shared(self) -> bool:
         """Whether others use the server: their locks are shared, a stopping keeper's is not."""
         with _opened(self.home / "users.lock") as users:
             return _lock(users, fcntl.LOCK_SH) and not _lock(users, fcntl.LOCK_EX)
 
+    def _reap_keeper(self) -> None:
+        if self._keeper:
+            self._keeper.wait(_STOP_SECONDS)
+
     def _spawn_keeper(self) -> None:
+        self._reap_keeper()
         arguments = [str(self.home), str(self.binaries), str(self._sockets), str(self.throwaway)]
         self._keeper = subprocess.Popen(
             [sys.executable, "-I", __file__, *arguments],

@@ -84,6 +84,7 @@ class QueryList(fields.List[str]):
 
     def __init__(self, choices: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(fields.String(validate=OneOf(choices)), **kwargs)
+        self.metadata = {**self.metadata, "minItems": 1, "uniqueItems": True}
         self.choices = choices
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> list[str | None]:

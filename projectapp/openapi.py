@@ -24,7 +24,7 @@ bp = Blueprint("openapi", __name__)
 
 _ABOUT = (
     "HEAD works wherever GET does, OPTIONS answers with Allow, a trailing slash is accepted. Every"
-    " error is a problem document (RFC 9457). X-Request-ID is taken from the request or made."
+    " error is a problem document (RFC 9457). No text may hold U+0000."
 )
 _REQUEST_HEADERS = {
     "If-Match": "Act only on one of these versions: entity tags, or * for any.",
@@ -38,7 +38,7 @@ _RESPONSE_HEADERS = {
     "Link": "RFC 8288 links: first, prev, next.",
     "Retry-After": "Whole seconds after which to try again.",
 }
-_TAGS = r'^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'
+_TAGS = {"anyOf": [{"const": "*"}, {"pattern": r'^(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*$'}]}
 
 
 class ProblemSchema(Schema):
@@ -104,7 +104,7 @@ def document(app: Flask) -> dict[str, Any]:
     spec = APISpec(app.name, app.config["VERSION"], "3.1.0", [plugin], info={"description": _ABOUT})
     _add_answer(spec, plugin, ProblemSchema())
     for name, description in _REQUEST_HEADERS.items():
-        schema = {"type": "string", **({"pattern": _TAGS} if name.startswith("If-") else {})}
+        schema = {"type": "string", **(_TAGS if name.startswith("If-") else {})}
         spec.components.parameter(name, "header", {"description": description, "schema": schema})
     for name, description in _RESPONSE_HEADERS.items():
         spec.components.header(name, {"description": description, "schema": {"type": "string"}})

@@ -47,7 +47,7 @@ class Served:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", **headers}
         url = f"http://127.0.0.1:{self.port}{path}"
-        request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310
+        request = urllib.request.Request(url, data, headers, method=method)
         try:
             answer = urllib.request.urlopen(request, timeout=20)  # noqa: S310
         except urllib.error.HTTPError as error:

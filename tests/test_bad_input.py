@@ -265,7 +265,7 @@ def test_a_bad_message_is_answered_with_a_problem(raw, parts, status):
     head, _, body = raw(*parts).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status), head
     assert b"content-type: application/problem+json" in head.lower()
-    found, end = json.JSONDecoder().raw_decode(body.decode())
+    found, _ = json.JSONDecoder().raw_decode(body.decode())
     assert found["status"] == status
     assert found["detail"] == found["message"] != ""
 

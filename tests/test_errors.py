@@ -152,10 +152,9 @@ def test_an_error_of_the_pool_is_classified_without_a_sqlstate():
     assert isinstance(database.classify(PoolTimeout()), errors.Unavailable)
 
 
-def test_a_violated_check_names_the_field_that_its_model_says(app, client, sql):
-    with app.test_request_context(), pytest.raises(errors.Invalid) as raised:
-        statement = database.db.metadata.tables["projects"].insert()
-        database.one(
-            statement.returning(database.db.column("id")), {"id": database.uuid7(), "name": ""}
-        )
+def test_a_violated_check_names_the_field_that_its_model_says(app, sql):
+    table = database.db.metadata.tables["projects"]
+    statement = table.insert().values(id=database.uuid7(), name="").returning(table.c.id)
+    with app.app_context(), pytest.raises(errors.Invalid) as raised:
+        database.one(statement)
     assert raised.value.details == {"name": ["Must not be empty."]}

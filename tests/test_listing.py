@@ -113,7 +113,8 @@ def test_fields_returns_only_those_and_the_id(client, make_project):
 
 
 def test_links_lead_through_all_pages_and_keep_the_parameters(client, twelve):
-    url = f"{PROJECTS}?page_size=2&sort=name&is_active=true&created_at[gt]=2026-01-01T00:00:00%2B09:00"
+    since = "created_at[gt]=2026-01-01T00:00:00%2B09:00"
+    url = f"{PROJECTS}?page_size=2&sort=name&is_active=true&{since}"
     walked = []
     while url:
         answer = client.get(url)

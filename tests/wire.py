@@ -1,4 +1,4 @@
-"""A proxy before PostgreSQL that sees each message as the database sees it, and can cut the line."""
+"""A proxy before PostgreSQL that sees each message as it does, and can cut the line."""
 
 import socket
 import socketserver

@@ -1,0 +1,153 @@
+"""Settings: typed, checked at start, refused in one sentence."""
+
+import subprocess
+import sys
+
+import pytest
+
+import config
+from config import ConfigError, Development, Production, load
+
+URL = "postgresql://u:p@h/d"
+
+
+def test_app_env_chooses_the_class():
+    assert type(load({})) is Development
+    assert type(load({"APP_ENV": " "})) is Development
+    assert type(load({"APP_ENV": "testing"})) is config.Testing
+    assert type(load({"APP_ENV": "production", "DATABASE_URL": URL})) is Production
+
+
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        ({"APP_ENV": "prod"}, "APP_ENV must be one of development, testing, production."),
+        (
+            {"APP_ENV": "production"},
+            "APP_ENV=production needs DATABASE_URL,"
+            " such as postgresql://USER:PASSWORD@HOST:5432/DATABASE.",
+        ),
+        *(
+            ({"PORT": bad}, "PORT must be a whole number from 1 to 65535.")
+            for bad in ("0", "x", "1e3")
+        ),
+        *(
+            ({"PORT": bad}, "PORT must be a whole number from 1 to 65535.")
+            for bad in ("65536", "-1", "٣")
+        ),
+        ({"THREADS": "0"}, "THREADS must be a whole number from 1 to 1000."),
+        ({"LOG_FORMAT": "xml"}, "LOG_FORMAT must be one of text, json."),
+        *(
+            (
+                {"ALLOWED_ORIGINS": bad},
+                "ALLOWED_ORIGINS must be a list of origins such as"
+                " https://app.example.com,https://*.example.com.",
+            )
+            for bad in ("localhost:3000", "[1]", '["a', "https://a.example/path", "https://*", "**")
+        ),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_sentence(environ, sentence):
+    with pytest.raises(ConfigError) as refused:
+        load(environ)
+    assert str(refused.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("url", "parameters"),
+    [
+        (URL, {"host": "h", "user": "u", "password": "p", "dbname": "d"}),
+        ("postgres://u:p@h/d", {"host": "h", "user": "u", "password": "p", "dbname": "d"}),
+        (
+            "postgresql+psycopg2://u:p@h/d",
+            {"host": "h", "user": "u", "password": "p", "dbname": "d"},
+        ),
+        (
+            "postgresql://u:a%40b%2Fc%23d%25@h:6543/d?sslmode=require&pgbouncer=true&schema=public",
+            {"host": "h", "port": "6543", "user": "u", "dbname": "d"}
+            | {"password": "a@b/c#d%", "sslmode": "require"},
+        ),
+        (
+            "postgresql://u@h1:5432,h2:5433/d?target_session_attrs=read-write",
+            {"host": "h1,h2", "port": "5432,5433", "user": "u", "dbname": "d"}
+            | {"target_session_attrs": "read-write"},
+        ),
+        ("postgresql://u@[::1]:5/d", {"host": "::1", "port": "5", "user": "u", "dbname": "d"}),
+        ("postgresql:///d?host=/a%20b", {"host": "/a b", "dbname": "d"}),
+    ],
+)
+def test_every_common_url_is_understood(url, parameters):
+    assert parameters == load({"DATABASE_URL": url}).DATABASE_URL
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://root:hunter2@h/d",
+        "sqlite:///hunter2",
+        "hunter2",
+        "host=h password=hunter2",
+        "postgresql://u:hunter2%zz@h/d",
+        "postgresql://u:hunter2/x@h/d",
+        "postgresql://u:hunter2@x@h/d",
+        "postgresql://u@h:hunter2/d",
+    ],
+)
+def test_another_url_is_refused_without_showing_it(url):
+    with pytest.raises(ConfigError) as refused:
+        load({"DATABASE_URL": url})
+    sentence = str(refused.value)
+    assert sentence.startswith("DATABASE_URL must be a PostgreSQL URL such as postgresql://USER:")
+    assert "hunter2" not in sentence
+    assert ("not mysql://..." in sentence) == url.startswith("mysql")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://a.example", ("https://a.example",)),
+        (
+            " https://a.example/ , ,http://localhost:5173,",
+            ("https://a.example", "http://localhost:5173"),
+        ),
+        (
+            '["https://a.example", "https://*.b.example"]',
+            ("https://a.example", "https://*.b.example"),
+        ),
+        ("[]", ()),
+        ("*", ("*",)),
+    ],
+)
+def test_origins_are_a_comma_or_a_json_list(text, expected):
+    assert expected == load({"ALLOWED_ORIGINS": text}).ALLOWED_ORIGINS
+
+
+def test_an_empty_variable_is_the_default():
+    assert load({"PORT": "", "THREADS": "  "}).PORT == 8000
+
+
+def test_dotenv_is_read_below_the_environment_and_not_by_tests(monkeypatch, tmp_path):
+    monkeypatch.setattr(config, "ROOT", tmp_path)
+    (tmp_path / ".env").write_text("PORT=9999\nTHREADS=7\nDATABASE_URL=\n")
+    monkeypatch.delenv("APP_ENV", raising=False)
+    monkeypatch.setenv("THREADS", "3")
+    assert (load().PORT, load().THREADS, load().DATABASE_URL) == (9999, 3, None)
+    monkeypatch.setenv("APP_ENV", "testing")
+    assert load().PORT == 8000
+
+
+@pytest.mark.parametrize("command", [["gunicorn", "wsgi:app"], ["flask", "routes"]])
+def test_a_process_that_may_not_start_says_one_sentence(command):
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=config.ROOT,
+        env={"APP_ENV": "production", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        "APP_ENV=production needs DATABASE_URL,"
+        " such as postgresql://USER:PASSWORD@HOST:5432/DATABASE."
+    )

@@ -1,0 +1,99 @@
+"""Migrations: numbered, one head, no drift, up and down with data."""
+
+import logging
+import re
+
+import flask_migrate
+import psycopg2
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+import config
+from projectapp import database
+from tests.conftest import PROJECTS
+
+VERSIONS = config.ROOT / "migrations" / "versions"
+
+
+def test_files_are_numbered_without_a_gap_and_have_one_head(app):
+    names = sorted(path.name for path in VERSIONS.glob("*.py"))
+    assert [name[:4] for name in names] == [f"{n:04}" for n in range(1, len(names) + 1)]
+    script = ScriptDirectory(str(VERSIONS.parent))
+    assert len(script.get_heads()) == 1
+    for revision in script.walk_revisions():
+        assert re.fullmatch(rf"{revision.revision}_\w+\.py", revision.path.rpartition("/")[2])
+
+
+def test_models_and_schema_agree(app, sql):
+    with app.app_context(), database.db.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        assert compare_metadata(context, database.db.metadata) == []
+        migrated = {
+            name for (name,) in sql("SELECT conname FROM pg_constraint WHERE contype = 'c'")
+        }
+        of_model = {
+            c.name for c in database.db.metadata.tables["projects"].constraints if "check" in c.name
+        }
+        assert of_model <= migrated
+
+
+def test_constraints_have_the_names_postgresql_would_give(sql):
+    names = {
+        name for (name,) in sql("SELECT conname FROM pg_constraint WHERE contype IN ('c', 'p')")
+    }
+    assert {
+        "projects_pkey",
+        "projects_name_not_empty_check",
+        "projects_version_positive_check",
+    } <= names
+
+
+def test_every_migration_goes_down_and_up_on_a_filled_table(app, client, make_project):
+    make_project()
+    with app.app_context():
+        flask_migrate.downgrade(revision="base")
+        flask_migrate.upgrade()
+    assert client.get(PROJECTS).json["total"] == 0
+    assert client.get("/ready").status_code == 200
+
+
+def test_migrating_in_process_leaves_the_loggers_alone(app):
+    logger = logging.getLogger("projectapp.access")
+    level = logging.getLogger().level
+    with app.app_context():
+        flask_migrate.upgrade()
+    assert not logger.disabled
+    assert logging.getLogger().level == level
+
+
+def test_a_failing_migration_leaves_nothing_behind(app, sql, monkeypatch):
+    with app.app_context():
+        flask_migrate.downgrade(revision="base")
+    sql("CREATE FUNCTION jsonb_merge_patch(target jsonb, patch jsonb) RETURNS jsonb RETURN patch")
+    with app.app_context(), pytest.raises(Exception, match="already exists"):
+        flask_migrate.upgrade()
+    assert sql("SELECT to_regclass('projects')") == [(None,)]
+    sql("DROP FUNCTION jsonb_merge_patch")
+    with app.app_context():
+        flask_migrate.upgrade()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("name", ""),
+        ("name", "x" * 201),
+        ("name", None),
+        ("description", "x" * 1001),
+        ("attributes", "[]"),
+        ("attributes", '{"a": "' + "x" * 16384 + '"}'),
+        ("version", 0),
+        ("is_active", None),
+    ],
+)
+def test_the_database_holds_the_limits_too(make_project, sql, column, value):
+    make_project()
+    with pytest.raises(psycopg2.Error):
+        sql(f"UPDATE projects SET {column} = %s", value)  # noqa: S608

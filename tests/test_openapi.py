@@ -1,0 +1,95 @@
+"""The OpenAPI document is valid, complete and true; the docs page needs no outside host."""
+
+import json
+import re
+import subprocess
+import sys
+
+import openapi_spec_validator
+import pytest
+
+import config
+from projectapp.projects.schemas import ProjectSchema
+from tests.conftest import PROJECTS
+
+
+@pytest.fixture
+def document(client):
+    return client.get("/openapi.json").json
+
+
+def test_the_document_is_valid_openapi_3_1(document):
+    assert document["openapi"] == "3.1.0"
+    openapi_spec_validator.validate(document)
+
+
+def test_every_route_is_in_the_document(app, document):
+    routes = {
+        (re.sub(r"<\w+:(\w+)>", r"{\1}", rule.rule), method.lower())
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+        if rule.endpoint != "static"
+    }
+    described = {
+        (path, method)
+        for path, item in document["paths"].items()
+        for method in item.keys() - {"parameters"}
+    }
+    assert described == routes
+
+
+def test_every_operation_says_what_it_is_for(document):
+    for item in document["paths"].values():
+        for method in item.keys() - {"parameters"}:
+            assert item[method]["summary"]
+            assert {"200", "201", "204"} & item[method]["responses"].keys()
+
+
+def test_postgresql_renders_what_the_schema_describes(document, make_project):
+    described = document["components"]["schemas"]["Project"]
+    project = make_project(description="x")
+    assert list(project) == list(ProjectSchema().fields)
+    assert project.keys() == described["properties"].keys() == set(described["required"])
+    names = {bool: "boolean", str: "string", int: "integer", dict: "object"}
+    for name, value in project.items():
+        assert names[type(value)] in described["properties"][name]["type"]
+
+
+def test_a_change_has_no_defaults_in_the_document(document):
+    properties = document["components"]["schemas"]["PartialProject"]["properties"]
+    assert not [name for name, described in properties.items() if "default" in described]
+
+
+def test_the_docs_page_and_its_assets_are_served_by_us(server, client):
+    with client.get("/docs") as page:
+        assert page.content_type.startswith("text/html")
+        text = page.text
+    assert not re.search(r"https?:|src=\"//", text)
+    assets = re.findall(r'(?:src|href)="(/[^"]+)"', text)
+    assert len(assets) == 3
+    for path in assets:
+        with client.get(path) as asset:
+            assert asset.status_code == 200, path
+
+
+def test_schemathesis_finds_nothing(server, tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli"),
+            *("--config-file", config.ROOT / "tests" / "schemathesis.toml"),
+            *("run", f"http://127.0.0.1:{server.port}/openapi.json"),
+            *("--max-examples", "25", "--checks", "all", "--seed", "1"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "10/10" in done.stdout
+
+
+def test_unknown_members_never_reach_an_answer(client, make_project):
+    make_project()
+    allowed = {"items", "total", "page", "page_size", "next_cursor"}
+    assert json.loads(client.get(PROJECTS).text).keys() == allowed

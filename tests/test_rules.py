@@ -1,0 +1,57 @@
+"""The rules of the house, as tests."""
+
+import ast
+import re
+
+import config
+
+PACKAGE = config.ROOT / "projectapp"
+README = (config.ROOT / "README.md").read_text()
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_only_the_factory_imports_the_feature():
+    users = [
+        path.name
+        for path in PACKAGE.glob("*.py")
+        if any(name.startswith("projectapp.projects") for name in imports(path))
+    ]
+    assert users == ["__init__.py"]
+
+
+def test_statements_know_nothing_of_http():
+    for module in ("queries.py", "models.py"):
+        assert not [n for n in imports(PACKAGE / "projects" / module) if n.startswith("flask")]
+
+
+def test_only_config_reads_the_environment():
+    readers = [
+        path.name
+        for path in [
+            *PACKAGE.rglob("*.py"),
+            config.ROOT / "wsgi.py",
+            config.ROOT / "gunicorn.conf.py",
+        ]
+        if re.search(r"\benviron\b(?!\.get\(\"wsgi|\[\"wsgi)|getenv", path.read_text())
+    ]
+    assert readers == []
+
+
+def test_readme_and_env_example_name_every_setting():
+    names = {"APP_ENV", *config.Config.settings()}
+    assert set(re.findall(r"^\| `([A-Z_]+)`", README, re.M)) == names
+    example = (config.ROOT / ".env.example").read_text()
+    assert set(re.findall(r"^#? ?([A-Z_]+)=", example, re.M)) == names
+
+
+def test_no_project_outside_the_loopback_is_named_on_the_docs_page():
+    page = (PACKAGE / "static/docs/index.html").read_text()
+    assert "//" not in page.replace("<!doctype", "")

@@ -1,0 +1,188 @@
+"""Under gunicorn, with gunicorn.conf.py: start, stop, kill, and the two commands."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import config
+from tests.conftest import PROJECTS
+from tests.test_embedded import is_free
+from tests.wire import free_port
+
+
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in found.split()]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--preload",)])
+def test_workers_share_no_connection(serve, sql, arguments):
+    with serve(*arguments) as server, ThreadPoolExecutor(8) as pool:
+        created = list(
+            pool.map(
+                lambda n: server.request("POST", PROJECTS, {"name": str(n)}, Connection="close"),
+                range(60),
+            )
+        )
+    assert {status for status, _, _ in created} == {201}
+    assert {body["name"] for _, _, body in created} == {str(n) for n in range(60)}
+    assert sql("SELECT count(*) FROM projects") == [(60,)]
+
+
+def test_a_stop_finishes_the_running_request(serve, client, make_project, sql):
+    project = make_project()
+    sql("BEGIN")
+    sql("LOCK TABLE projects IN EXCLUSIVE MODE")
+    with serve() as server, ThreadPoolExecutor(1) as pool:
+        change = pool.submit(
+            server.request, "PUT", f"{PROJECTS}/{project['id']}", {"name": "finished"}
+        )
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        while sql(waiting) == [(0,)]:
+            time.sleep(0.02)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        sql("COMMIT")
+        assert change.result()[0] == 200
+        assert server.process.wait(timeout=20) == 0
+    assert client.get(f"{PROJECTS}/{project['id']}").json["name"] == "finished"
+
+
+def test_a_killed_worker_is_replaced(serve):
+    with serve(WEB_CONCURRENCY="1") as server:
+        [worker] = children(server.process.pid)
+        os.kill(worker, signal.SIGKILL)
+        server.wait_until_serving()
+        assert children(server.process.pid) != [worker]
+        assert server.request("GET", PROJECTS)[0] == 200
+
+
+# What follows is what a newcomer does: make run in a clone, at a path with a space.
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    clone = tmp_path_factory.mktemp("new comer") / "project app"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=config.ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(config.ROOT / name, clone / name)
+    (clone / ".venv").symlink_to(config.ROOT / ".venv")
+    return clone
+
+
+@pytest.fixture
+def make_run(clone):
+    """`make run` in the clone, in a process group of its own; returns it and its address."""
+    started = []
+
+    def run():
+        port = free_port()
+        environ = {"PATH": os.environ["PATH"], "PORT": str(port), "HOME": "/nonexistent"}
+        log = (clone.parent / "log").open("wb")
+        process = subprocess.Popen(
+            ["make", "run"], cwd=clone, env=environ, stdout=log, stderr=log, start_new_session=True
+        )
+        log.close()
+        started.append(process)
+        url, end = f"http://127.0.0.1:{port}", time.monotonic() + 60
+        while curl(f"{url}/ready").returncode:
+            assert time.monotonic() < end, (clone.parent / "log").read_text()
+            time.sleep(0.05)
+        return process, url
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def curl(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["curl", "-sf", *arguments], capture_output=True, text=True)
+
+
+def create(url: str) -> str:
+    body = '{"name": "kept"}'
+    done = curl(f"{url}{PROJECTS}", "-H", "Content-Type: application/json", "-d", body)
+    return re.findall(r'"id" ?: ?"([^"]+)"', done.stdout)[0]
+
+
+def everything_of(clone: Path) -> list[int]:
+    return [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if (line := path.read_bytes() if path.exists() else b"") and os.fsencode(clone) in line
+    ]
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        lambda process: process.terminate(),
+        lambda process: os.killpg(process.pid, signal.SIGINT),  # Ctrl-C
+    ],
+    ids=["SIGTERM", "Ctrl-C"],
+)
+def test_make_run_serves_and_leaves_nothing_running(clone, make_run, stop):
+    process, url = make_run()
+    kept = create(url)
+    log = (clone.parent / "log").read_text()
+    [home] = (clone / "instance" / "postgres").iterdir()
+    assert url in log
+    assert str(home) in log
+    stop(process)
+    process.wait(timeout=30)
+    assert is_free(home / "server.lock")
+    assert everything_of(clone) == []
+    process, url = make_run()
+    assert curl(f"{url}{PROJECTS}/{kept}").returncode == 0
+    process.terminate()
+    process.wait(timeout=30)
+
+
+def test_what_was_acknowledged_survives_a_kill_of_every_process(clone, make_run):
+    process, url = make_run()
+    kept = [create(url) for _ in range(20)]
+    os.killpg(process.pid, signal.SIGKILL)
+    for pid in everything_of(clone):
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    process, url = make_run()
+    assert [curl(f"{url}{PROJECTS}/{one}").returncode for one in kept] == [0] * 20
+    process.terminate()
+    process.wait(timeout=30)
+
+
+def test_make_run_with_a_database_url_starts_no_database(clone, database_url, app):
+    shutil.rmtree(clone / "instance" / "postgres", ignore_errors=True)
+    port = free_port()
+    process = subprocess.Popen(
+        ["make", "run"],
+        cwd=clone,
+        env={"PATH": os.environ["PATH"], "PORT": str(port), "DATABASE_URL": database_url},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        end = time.monotonic() + 30
+        while curl(f"http://127.0.0.1:{port}/ready").returncode:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+    assert not (clone / "instance" / "postgres").exists()
