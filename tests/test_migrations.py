@@ -1,7 +1,11 @@
 """Migrations: numbered, one head, no drift, up and down with data."""
 
 import logging
+import os
 import re
+import shutil
+import subprocess
+import sys
 
 import flask_migrate
 import psycopg2
@@ -66,6 +70,39 @@ def test_migrating_in_process_leaves_the_loggers_alone(app):
         flask_migrate.upgrade()
     assert not logger.disabled
     assert logging.getLogger().level == level
+
+
+@pytest.fixture
+def flask_db(app, database_url):
+    """Run `flask db ...` as a user does; returns what it printed."""
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "flask", "db", *arguments],
+            cwd=config.ROOT,
+            env={**os.environ, "APP_ENV": "testing", "DATABASE_URL": database_url},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    return run
+
+
+def test_the_commands_are_clean(flask_db):
+    for command in ("downgrade", "upgrade", "upgrade"):
+        flask_db(command)
+    assert flask_db("current") == "0001 (head)\n"
+    assert flask_db("check") == "No new upgrade operations detected.\n"
+
+
+def test_a_new_migration_is_numbered_and_made_only_for_a_change(flask_db, tmp_path):
+    copy = shutil.copytree(VERSIONS.parent, tmp_path / "migrations")
+    assert "nothing to migrate" in flask_db("migrate", "-d", copy, "-m", "no change")
+    flask_db("revision", "-d", copy, "-m", "add colour")
+    made = (copy / "versions" / "0002_add_colour.py").read_text()
+    assert "revision = '0002'\ndown_revision = '0001'" in made
+    assert len(list((copy / "versions").glob("*.py"))) == 2
 
 
 def test_a_failing_migration_leaves_nothing_behind(app, sql, monkeypatch):
