@@ -55,10 +55,11 @@ def origins(text: str) -> tuple[str, ...]:
 
 
 def database_url(text: str) -> dict[str, str]:
-    """Any common PostgreSQL URL, as libpq's parameters; query keys that libpq does not know go.
+    """Any common PostgreSQL URL, as libpq's parameters.
 
     libpq itself reads it, so multi-host URLs, sockets, IPv6 and percent-encoding are what they are
-    to psql. What is wrong is never quoted: it may be the password.
+    to psql. Query keys of other tools are dropped, but not a misspelt one for TLS, with which TLS
+    would go. What is wrong is never quoted: it may be the password.
     """
     form = "a PostgreSQL URL such as postgresql://USER:PASSWORD@HOST:5432/DATABASE"
     scheme, _, rest = text.partition("://")
@@ -66,7 +67,11 @@ def database_url(text: str) -> dict[str, str]:
         named = f", not {scheme}://..." if re.fullmatch(r"[a-z0-9+]{1,20}", scheme) and rest else ""
         raise ValueError(form + named)
     address, _, query = rest.partition("?")
-    known = [pair for pair in query.split("&") if _libpq(f"postgresql://?{pair}")]
+    keys = [pair.partition("=")[0] for pair in query.split("&") if pair]
+    strange = {key for key in keys if not _libpq(f"postgresql://?{key}=1")}
+    if any(key.startswith("ssl") for key in strange):
+        raise ValueError(f"{form}, and no query key ssl... that libpq does not know")
+    known = [pair for pair in query.split("&") if pair.partition("=")[0] not in strange]
     found = _libpq(f"postgresql://{address}?{'&'.join(known)}")
     port = found.get("port", "")
     if (rest and not found) or "@" in found.get("host", "") or not re.fullmatch(r"[\d,]*", port):

@@ -7,9 +7,9 @@ import gunicorn.util
 from config import load
 
 settings = load()
-embedded = None
+host = f"[{settings.HOST}]" if ":" in settings.HOST else settings.HOST
 
-bind = f"{settings.HOST}:{settings.PORT}"
+bind = f"{host}:{settings.PORT}"
 workers = settings.WEB_CONCURRENCY
 worker_class = "gthread"
 threads = settings.THREADS
@@ -25,13 +25,13 @@ control_socket_disable = True  # there is one for a user: a second service would
 
 def on_starting(server):
     """Start the database of development, so that it lives as long as the master."""
-    global embedded
+    server.embedded = None  # here, since a reload runs this file again
     if settings.DATABASE_URL is None:
         from projectapp.embedded import EmbeddedError, Server
 
         try:
-            embedded = Server(settings.DATABASE_HOME, settings.PG_BIN, settings.TESTING)
-            embedded.start()
+            server.embedded = Server(settings.DATABASE_HOME, settings.PG_BIN, settings.TESTING)
+            server.embedded.start()
         except EmbeddedError as error:
             raise SystemExit(str(error)) from None
 
@@ -43,24 +43,35 @@ def post_worker_init(worker):
 
 
 def when_ready(server):
-    where = embedded.home / "data" if embedded else "DATABASE_URL"
-    server.log.info("projectapp: http://%s:%s  data: %s", settings.HOST, settings.PORT, where)
+    where = server.embedded.home / "data" if server.embedded else "where DATABASE_URL says"
+    server.log.info("projectapp: http://%s:%s  data: %s", host, settings.PORT, where)
 
 
 def on_exit(server):
-    if embedded:
-        embedded.release()
+    if server.embedded:
+        server.embedded.release()
+
+
+DETAILS = {
+    414: f"The request line is longer than {limit_request_line} bytes.",
+    417: "This expectation cannot be met.",
+    431: f"A header is longer than {limit_request_field_size} bytes, or there are too many.",
+    500: "Something went wrong here. The request_id finds it in the log.",
+    501: "This transfer coding is not known.",
+}
 
 
 def write_problem(sock, status, reason, message):
     """Answer what never reaches the application, such as a broken request line."""
     # Imported in the worker: what the master imports, a reload would not renew.
-    from projectapp.errors import CONTENT_TYPE, document
+    from projectapp import errors, logs
 
-    body = document(status, "The request is not well-formed HTTP.").encode()
+    request_id = logs.refused(status)
+    detail = DETAILS.get(status, "The request is not well-formed HTTP.")
+    body = errors.document(status, detail, request_id=request_id).encode()
     head = (
-        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\n"
-        f"Content-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nX-Request-ID: {request_id}\r\n"
+        f"Content-Type: {errors.CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     gunicorn.util.write_nonblock(sock, head.encode() + body)
 

@@ -4,9 +4,9 @@ import re
 
 from flask import Flask, Response, request
 
-_EXPOSED = "ETag, Location, Link, Retry-After, X-Request-ID"
+_EXPOSED = "ETag, Location, Link, Retry-After, X-Request-ID, Idempotency-Replayed"
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
-_ALLOWED = "Content-Type, Authorization, If-Match, If-None-Match, X-Request-ID"
+_ALLOWED = "Content-Type, Authorization, If-Match, If-None-Match, Idempotency-Key, X-Request-ID"
 
 
 def init_app(app: Flask) -> None:

@@ -121,29 +121,15 @@ def one(statement: Executable, parameters: Mapping[str, Any] | None = None) -> A
             row = connection.execute(statement, parameters).first()
     except SQLAlchemyError as error:
         problem = classify(error)
-        seen["ok"] = seen["ok"] and not isinstance(problem, Unavailable)
+        seen["ok"] = not isinstance(problem, Unavailable)
         raise problem from error
     seen["ok"] = True
     return row
 
 
 # SQLSTATE classes and codes (PostgreSQL, appendix A) after which the same request may succeed:
-# connection, rollback, resources, locks, shutdown, read-only; and what a migration or grant mends.
-_LATER = (
-    "08",
-    "40",
-    "53",
-    "55",
-    "57",
-    "58",
-    "25006",
-    "28",
-    "3D",
-    "42501",
-    "42P01",
-    "42703",
-    "42883",
-)
+# connection, rollback, resources, locks, shutdown, system, read-only, access.
+_LATER = ("08", "40", "53", "55", "57", "58", "25006", "28", "3D", "42501")
 
 
 def classify(error: SQLAlchemyError) -> Exception:
@@ -158,11 +144,14 @@ def classify(error: SQLAlchemyError) -> Exception:
             log.warning("database unreachable: %s", str(error.orig).strip())
             return Unavailable("The database cannot be reached. Try again shortly.", retry_after=2)
         return error
-    log.warning("database error %s: %s", state, str(error.orig).strip())
+    said = error.orig.diag  # type: ignore[union-attr]
+    log.warning("database error %s: %s", state, said.message_primary)  # the rest quotes the row
     if state.startswith("23"):
-        return _violation(state, error.orig.diag.constraint_name)  # type: ignore[union-attr]
+        return _violation(state, said.constraint_name)
     if state.startswith("22") or state == "54001":
         return BadRequest("The database does not accept this value.")
+    if state in ("42P01", "42703", "42883"):
+        return Unavailable("The database is behind this release: flask db upgrade.", retry_after=5)
     if state.startswith(_LATER):
         return Unavailable(
             "The database cannot do this now. Try again later.",

@@ -80,9 +80,10 @@ class Server:
 
     def __init__(self, home: Path, pg_bin: Path | None = None, throwaway: bool = False) -> None:
         self.binaries = find_binaries(pg_bin).absolute()
-        version = subprocess.run(
-            [self.binaries / "postgres", "--version"], check=True, capture_output=True, text=True
-        ).stdout
+        try:
+            version = subprocess.check_output([self.binaries / "postgres", "--version"], text=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise EmbeddedError(f"{self.binaries / 'postgres'} does not run: {error}") from None
         self.major = _major(version)
         self.home = home.absolute() / str(self.major)
         self.throwaway = throwaway
@@ -96,8 +97,8 @@ class Server:
 
     @property
     def _sockets(self) -> Path:
-        """The socket's folder: `home`, or a private short one where `sun_path` would overflow."""
-        if len(os.fsencode(self.home)) <= 85:
+        """The socket's folder: `home`, or a private one where libpq could not use that."""
+        if len(os.fsencode(self.home)) <= 85 and "," not in str(self.home):
             return self.home
         digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
         return Path(tempfile.gettempdir(), f"projectapp-{os.geteuid()}-{digest}")
@@ -109,11 +110,11 @@ class Server:
         """
         _private_folder(self.home)
         _private_folder(self._sockets)
-        if self._users is None:
-            self._users = _open(self.home / "users.lock")
-        fcntl.flock(self._users, fcntl.LOCK_SH)
         with _opened(self.home / "start.lock") as starting:
             fcntl.flock(starting, fcntl.LOCK_EX)
+            if self._users is None:
+                self._users = _open(self.home / "users.lock")
+                fcntl.flock(self._users, fcntl.LOCK_SH)
             if _is_free(self.home / "keeper.lock"):
                 self._spawn_keeper()
 
@@ -121,6 +122,8 @@ class Server:
         """Stop using the server; return once it has stopped, if this was its last user."""
         if self._users is None:
             return
+        if not _is_free(self.home / "server.lock"):
+            self.start()  # a server whose keeper was killed needs one to be stopped
         os.close(self._users)
         self._users = None
         _wait(lambda: _is_free(self.home / "keeper.lock") or self._is_shared(), _STOP_SECONDS)
@@ -169,6 +172,8 @@ def _keep(home: Path, binaries: Path, sockets: Path, throwaway: bool) -> None:
             if _lock(users):
                 os.kill(pid, signal.SIGINT)
                 _wait(lambda: _is_free(home / "server.lock"), _STOP_SECONDS)
+                if not _is_free(home / "server.lock"):
+                    os.kill(pid, signal.SIGQUIT)
                 with suppress(ChildProcessError):  # an adopted one is init's
                     os.waitpid(pid, 0)
                 if throwaway:

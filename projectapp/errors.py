@@ -8,6 +8,7 @@ import json
 import logging
 import re
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 from flask import Flask, Response, g
@@ -49,12 +50,19 @@ class Invalid(Problem):
     status, code = 400, "validation_error"
 
     def __init__(self, details: dict[str, list[str]]) -> None:
+        # The names may be the client's own: a bad megabyte shall not be answered with three.
+        details = {name[:100]: messages for name, messages in islice(details.items(), 20)}
         told = (f"{name}: {message}" for name, messages in details.items() for message in messages)
         super().__init__(" ".join(told), details)
 
 
 class NotFound(Problem):
+    """One answer for all that is not there, so that it tells nothing of what is."""
+
     status, code = 404, "not_found"
+
+    def __init__(self) -> None:
+        super().__init__("There is nothing at this path.")
 
 
 class Conflict(Problem):
@@ -83,7 +91,7 @@ class Unavailable(Problem):
 
 
 _KINDS: list[type[Problem]] = [*Problem.__subclasses__(), Problem]
-CODES = {kind.status: kind.code for kind in _KINDS if kind is not Invalid}
+CODES = {kind.status: kind.code for kind in _KINDS if kind is not Invalid} | {414: "uri_too_long"}
 
 
 def document(status: int, detail: str, code: str | None = None, **more: Any) -> str:
@@ -115,6 +123,8 @@ def _problem(problem: Problem) -> Response:
 def _http_error(error: HTTPException) -> HTTPException | Response:
     if error.code is None or error.code < 400:
         return error
+    if error.code == NotFound.status:
+        return _problem(NotFound())
     kept = {
         k: v for k, v in error.get_headers() if k.lower() not in ("content-type", "content-length")
     }

@@ -1,7 +1,8 @@
 """What comes in: the body and the query string, read strictly or refused, never half.
 
-JSON is RFC 8259 in UTF-8 as I-JSON (RFC 7493) narrows it: no duplicate names, no NaN, Infinity or
-fraction beyond a double; and no U+0000 or unpaired surrogate, which PostgreSQL cannot store.
+JSON is RFC 8259 in UTF-8 as I-JSON (RFC 7493) narrows it: no duplicate names, no NaN or Infinity;
+integers are exact, fractions have the precision of a double. U+0000 and unpaired surrogates, which
+PostgreSQL cannot store, are refused.
 """
 
 import json

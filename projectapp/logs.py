@@ -27,7 +27,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            "request_id": _request_id(),
+            "request_id": record.__dict__.get("request_id") or _request_id(),
             **{name: record.__dict__[name] for name in _FIELDS if name in record.__dict__},
         }
         if record.exc_info:
@@ -42,7 +42,7 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s%(request)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        request_id = _request_id()
+        request_id = record.__dict__.get("request_id") or _request_id()
         record.request = f"  [{request_id}]" if request_id else ""
         return super().format(record)
 
@@ -53,6 +53,15 @@ def init_app(app: Flask) -> None:
     logging.basicConfig(handlers=[handler], level=app.config["LOG_LEVEL"].upper())
     app.before_request(_begin)
     app.after_request(_end)
+
+
+def refused(status: int) -> str:
+    """Log a message that was no readable request, and return the id it is logged under."""
+    request_id = uuid4().hex
+    values = ("-", "(unreadable)", status, 0)
+    extra = dict(zip(_FIELDS, values, strict=True)) | {"request_id": request_id}
+    access.info("%s %s %s %s ms", *values, extra=extra)
+    return request_id
 
 
 def _request_id() -> str | None:

@@ -98,6 +98,7 @@ def docs() -> Response:
     return current_app.send_static_file("docs/index.html")
 
 
+@functools.cache
 def document(app: Flask) -> dict[str, Any]:
     """The OpenAPI document of every route of `app` but its static files."""
     plugin: Any = MarshmallowPlugin(schema_name_resolver=_component)

@@ -121,12 +121,18 @@ def test_a_bad_body_is_refused_and_stores_nothing(send, problem, method, body, s
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES.keys())
 def test_a_bad_value_is_refused_by_the_name_of_its_field(send, problem, method, values):
     found = problem(send(method, json.dumps(values)), 400, "validation_error")
-    assert (values.keys() - {"name"} or {"name"}) <= found["details"].keys()
+    assert (values.keys() - {"name"} or {"name"}) >= found["details"].keys() > set()
 
 
 def test_a_project_needs_a_name(send, problem):
     found = problem(send("POST", "{}"), 400, "validation_error")
     assert found["details"] == {"name": ["Missing data for required field."]}
+
+
+def test_a_big_mistake_is_not_answered_at_length(send):
+    many = {f"unknown {n}": n for n in range(10_000)}
+    assert len(send("POST", json.dumps(many)).data) < 10_000
+    assert len(send("POST", json.dumps({"x" * 500_000: 1})).data) < 10_000
 
 
 def test_an_unknown_field_is_pointed_to_attributes(send, problem):
@@ -188,6 +194,11 @@ def test_an_encoded_body_is_415_and_says_what_is_accepted(send, problem):
 def test_an_id_of_any_other_shape_is_404(client, problem, method, project_id):
     more = {"json": {"name": "x"}} if method in ("PUT", "PATCH") else {}
     problem(client.open(f"{PROJECTS}/{project_id}", method=method, **more), 404, "not_found")
+
+
+def test_nothing_at_a_path_looks_the_same_for_every_reason(client):
+    answers = [client.get(f"{PROJECTS}/{i}").json for i in (SOME_ID, "1")] + [client.get("/x").json]
+    assert len({json.dumps({**answer, "request_id": None}) for answer in answers}) == 1
 
 
 @pytest.mark.parametrize("levels", [1, 32])
@@ -268,6 +279,7 @@ def test_a_bad_message_is_answered_with_a_problem(raw, parts, status):
     found, _ = json.JSONDecoder().raw_decode(body.decode())
     assert found["status"] == status
     assert found["detail"] == found["message"] != ""
+    assert f"x-request-id: {found['request_id']}".encode() in head.lower()
 
 
 def test_a_chunked_body_within_the_limit_is_taken_whole(server, sql):

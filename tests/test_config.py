@@ -91,6 +91,8 @@ def test_every_common_url_is_understood(url, parameters):
         "postgresql://u:hunter2/x@h/d",
         "postgresql://u:hunter2@x@h/d",
         "postgresql://u@h:hunter2/d",
+        "postgresql://u:hunter2@h/d?sslmod=require",
+        "postgresql://u:hunter2@h/d?options=-c%20a=b",
     ],
 )
 def test_another_url_is_refused_without_showing_it(url):

@@ -158,6 +158,15 @@ def test_a_server_whose_keeper_was_killed_is_adopted_and_stopped(home):
     assert is_free(server.home / "server.lock")
 
 
+def test_release_stops_a_server_whose_keeper_was_killed(home):
+    server = Server(home)
+    server.start()
+    kill(*pids_of(server, b"embedded.py"))
+    assert wait_until_free(server, "keeper.lock")
+    server.release()
+    assert is_free(server.home / "server.lock")
+
+
 def test_a_killed_server_is_started_again(home):
     server = Server(home)
     server.start()
@@ -194,8 +203,9 @@ def test_a_half_made_cluster_is_made_again(home):
     server.release()
 
 
-def test_a_long_path_gets_a_short_socket(tmp_path):
-    server = Server(tmp_path / ("long" * 30))
+@pytest.mark.parametrize("name", ["long" * 30, "with,comma"])
+def test_a_path_that_no_socket_can_have_gets_another(tmp_path, name):
+    server = Server(tmp_path / name)
     server.start()
     assert len(server.parameters["host"]) < 100
     assert ask(server) == [(1,)]
@@ -237,6 +247,13 @@ def test_pg_bin_comes_first_and_has_to_hold_a_server(tmp_path):
     for name in ("postgres", "initdb"):
         (tmp_path / name).touch()
     assert find_binaries(tmp_path) == tmp_path
+
+
+def test_binaries_that_do_not_run_are_named(tmp_path):
+    for name in ("postgres", "initdb"):
+        (tmp_path / name).touch()
+    with pytest.raises(EmbeddedError, match="does not run"):
+        Server(tmp_path, tmp_path)
 
 
 def test_without_any_binaries_both_ways_out_are_named(monkeypatch):

@@ -100,6 +100,14 @@ def test_a_missing_table_is_a_503(client, sql, problem):
         sql("ALTER TABLE elsewhere RENAME TO projects")
 
 
+def test_the_log_does_not_quote_the_row(client, make_project, caplog):
+    url = f"{PROJECTS}/{make_project()['id']}"
+    client.patch(url, json={"attributes": {"a": "secret" * 2000}})
+    client.patch(url, json={"attributes": {"b": "secret" * 2000}})
+    assert "attributes_size" in caplog.text
+    assert "secret" not in caplog.text
+
+
 def test_a_read_only_database_serves_reads_and_refuses_writes(
     make_app, database_url, make_project, problem
 ):
@@ -118,7 +126,7 @@ class Raised(psycopg2.Error):
         self.state = state
 
     pgcode = property(lambda self: self.state)
-    diag = type("Diagnostics", (), {"constraint_name": None})
+    diag = type("Diagnostics", (), {"constraint_name": None, "message_primary": "said"})
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,10 @@ def test_a_schema_behind_is_not_ready_and_one_ahead_is(client, sql, problem):
         assert client.get("/ready").status_code == 200
         sql("TRUNCATE alembic_version")
         problem(client.get("/ready"), 503)
+        sql("ALTER TABLE alembic_version RENAME TO elsewhere")
+        found = problem(client.get("/ready"), 503, "unavailable")
+        sql("ALTER TABLE elsewhere RENAME TO alembic_version")
+        assert "flask db upgrade" in found["detail"]
     finally:
         sql("TRUNCATE alembic_version")
         sql("INSERT INTO alembic_version VALUES ('0001')")

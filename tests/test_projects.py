@@ -109,6 +109,15 @@ def test_what_changes_nothing_leaves_version_and_updated_at(client, make_project
     assert answer.headers["ETag"] == '"1"'
 
 
+@pytest.mark.parametrize("method", ["put", "patch"])
+def test_what_is_shown_differently_is_a_change(client, make_project, method):
+    project = make_project(attributes={"a": 1})
+    url = f"{PROJECTS}/{project['id']}"
+    changed = getattr(client, method)(url, json={"attributes": {"a": 1.0}})
+    assert '"a": 1.0' in changed.text
+    assert changed.headers["ETag"] == '"2"'
+
+
 # RFC 7396, appendix A, as far as its documents are objects.
 @pytest.mark.parametrize(
     ("before", "patch", "after"),

@@ -129,6 +129,22 @@ def everything_of(clone: Path) -> list[int]:
     ]
 
 
+def test_a_reload_keeps_the_database_and_the_stop_after_it_ends_it(clone, make_run):
+    process, url = make_run()
+    kept = create(url)
+    [master] = children(process.pid)
+    keeper = {pid for pid in everything_of(clone) if pid in children(master)}
+    before = set(children(master)) - keeper
+    os.kill(master, signal.SIGHUP)
+    end = time.monotonic() + 20
+    while before & set(children(master)) or curl(f"{url}{PROJECTS}/{kept}").returncode:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.terminate()
+    process.wait(timeout=30)
+    assert everything_of(clone) == []
+
+
 @pytest.mark.parametrize(
     "stop",
     [

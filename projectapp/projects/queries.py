@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 
 from projectapp import database
 from projectapp.projects.models import Project, as_json
@@ -105,8 +106,9 @@ def _change(names: frozenset[str], at_version: bool, merge: bool) -> sa.Update:
         n: sa.bindparam(f"new_{n}", type_=_table.c[n].type) for n in sorted(names)
     }
     if merge and "attributes" in new:
-        new["attributes"] = sa.func.jsonb_merge_patch(Project.attributes, new["attributes"])
-    changed = sa.or_(*(_table.c[name].is_distinct_from(value) for name, value in new.items()))
+        merged = sa.func.jsonb_merge_patch(Project.attributes, new["attributes"], type_=JSONB)
+        new["attributes"] = merged
+    changed = sa.or_(*(_shown(_table.c[n]).is_distinct_from(_shown(v)) for n, v in new.items()))
     return (
         sa.update(_table)
         .where(_this, *([_at_version] if at_version else []))
@@ -118,6 +120,11 @@ def _change(names: frozenset[str], at_version: bool, merge: bool) -> sa.Update:
         )
         .returning(Project.version, _body)
     )
+
+
+def _shown(value: Any) -> Any:
+    """What tells two values apart: jsonb has 1 = 1.0, but the ETag is for what is shown."""
+    return sa.cast(value, sa.Text) if isinstance(value.type, JSONB) else value
 
 
 def remove(project_id: UUID, versions: Sequence[int] | None) -> bool:

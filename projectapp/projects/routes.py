@@ -63,7 +63,7 @@ def get_project(project_id: UUID) -> Response:
     """Read a project."""
     row = queries.find(project_id)
     if not row:
-        raise _missing()
+        raise NotFound
     return conditional.not_modified(row.version) or _project(row)
 
 
@@ -126,15 +126,11 @@ def _change(project_id: UUID, values: dict[str, Any], merge: bool = False) -> Re
     return _project(row)
 
 
-def _missing() -> NotFound:
-    return NotFound("There is no project with this id.")
-
-
 def _unmatched(project_id: UUID, versions: list[int] | None) -> NotFound | PreconditionFailed:
     """Why a statement found no row; only If-Match leaves two reasons, and costs a second look."""
     row = queries.find(project_id) if versions is not None else None
     if not row:
-        return _missing()
+        return NotFound()
     return PreconditionFailed(
         f"The project is at version {row.version} now.",
         headers={"ETag": conditional.etag(row.version)},

@@ -1,0 +1,99 @@
+"""Which WEB_CONCURRENCY and THREADS serve best? Interleaved rounds of wrk; see README.md."""
+
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg2
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from projectapp.embedded import Server  # noqa: E402 - the path comes first
+
+PAIRS = [(1, 4), (2, 1), (2, 2), (2, 4), (2, 8), (2, 16), (4, 4)]
+DEFAULT = (2, 4)
+ROUNDS, SECONDS, CONNECTIONS, PORT = 5, 4, 8, 21000
+FILL = """
+INSERT INTO projects (id, name, created_at)
+SELECT gen_random_uuid(), 'project ' || n, now() - n * interval '1 second'
+FROM generate_series(1, 10000) AS n
+"""
+
+
+def rate(url: str) -> float:
+    """Requests a second that wrk got answered with 200."""
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", url]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in said:
+        raise RuntimeError(said)
+    return float(re.findall(r"Requests/sec:\s+([\d.]+)", said)[0])
+
+
+def measure(environ: dict[str, str], path: str) -> float:
+    gunicorn = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "wsgi:app"],
+        cwd=ROOT,
+        env=environ,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{PORT}"
+    try:
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(url + path).close()  # noqa: S310 - our own server
+                break
+            except OSError:
+                time.sleep(0.05)
+        return rate(url + path)
+    finally:
+        gunicorn.send_signal(signal.SIGTERM)
+        gunicorn.wait()
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder))
+        server.start()
+        host = quote(server.parameters["host"])
+        environ = {
+            **os.environ,
+            "DATABASE_URL": f"postgresql://postgres@/postgres?host={host}&port=5432",
+            "PORT": str(PORT),
+            "LOG_LEVEL": "warning",
+        }
+        subprocess.run(
+            [sys.executable, "-m", "flask", "db", "upgrade"], cwd=ROOT, env=environ, check=True
+        )
+        connection = psycopg2.connect(**server.parameters)
+        with connection, connection.cursor() as cursor:
+            cursor.execute(FILL)
+            cursor.execute("SELECT id FROM projects LIMIT 1")
+            [project_id] = cursor.fetchone()
+        connection.close()
+        for path in (f"/api/v1/projects/{project_id}", "/api/v1/projects"):
+            rates = {pair: [] for pair in PAIRS}
+            for _ in range(ROUNDS):
+                for pair in PAIRS:
+                    sizes = {"WEB_CONCURRENCY": str(pair[0]), "THREADS": str(pair[1])}
+                    rates[pair].append(measure({**environ, **sizes}, path))
+            print(path)
+            for pair, found in rates.items():
+                ratios = [a / b for a, b in zip(found, rates[DEFAULT], strict=True)]
+                print(
+                    f"  {pair[0]} workers x {pair[1]:2} threads: {statistics.median(found):6.0f}/s"
+                    f"  ratio {statistics.median(ratios):.2f}"
+                    f" ({min(ratios):.2f}..{max(ratios):.2f})"
+                )
+        server.release()
+
+
+main()
