@@ -19,9 +19,9 @@ sys.path.insert(0, str(ROOT))
 
 from projectapp.embedded import Server  # noqa: E402 - the path comes first
 
-PAIRS = [(1, 4), (2, 1), (2, 2), (2, 4), (2, 8), (2, 16), (4, 4)]
+PAIRS = [(1, 4), (2, 1), (2, 2), (2, 4), (2, 8)]
 DEFAULT = (2, 4)
-ROUNDS, SECONDS, CONNECTIONS, PORT = 5, 4, 8, 21000
+ROUNDS, SECONDS, CONNECTIONS, PORT = 5, 3, 8, 21000
 FILL = """
 INSERT INTO projects (id, name, created_at)
 SELECT gen_random_uuid(), 'project ' || n, now() - n * interval '1 second'
