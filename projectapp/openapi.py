@@ -113,6 +113,7 @@ def document(app: Flask) -> dict[str, Any]:
         view = app.view_functions[rule.endpoint]
         if rule.endpoint != "static":
             described = _describe(view, spec, plugin)
+            described["tags"] = [rule.endpoint.partition(".")[0]]
             path_parameters = [
                 {
                     "in": "path",

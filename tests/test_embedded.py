@@ -19,7 +19,7 @@ USER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import embedded
+from projectapp import embedded
 embedded.Server(Path(sys.argv[2])).start()
 print("started", flush=True)
 time.sleep(60)
@@ -49,7 +49,7 @@ def user(home):
 
     def start():
         process = subprocess.Popen(
-            [sys.executable, "-c", USER, str(config.ROOT / "projectapp"), str(home)],
+            [sys.executable, "-c", USER, str(config.ROOT), str(home)],
             stdout=subprocess.PIPE,
         )
         started.append(process)
@@ -140,7 +140,7 @@ def test_data_survives_a_kill_of_everything(home, user):
     first.stdout.readline()
     server = Server(home)
     ask(server, "CREATE TABLE kept AS SELECT 42 AS n")
-    kill(*pids_of(server, b"embedded.py"), *pids_of(server, b"-D"), first.pid)
+    kill(*pids_of(server, b"keeper.py"), *pids_of(server, b"-D"), first.pid)
     server.start()
     assert ask(server, "SELECT n FROM kept") == [(42,)]
     server.release()
@@ -150,7 +150,7 @@ def test_a_server_whose_keeper_was_killed_is_adopted_and_stopped(home):
     server = Server(home)
     server.start()
     before = pids_of(server, b"-D")
-    kill(*pids_of(server, b"embedded.py"))
+    kill(*pids_of(server, b"keeper.py"))
     assert wait_until_free(server, "keeper.lock")
     server.start()
     assert pids_of(server, b"-D") == before
@@ -161,7 +161,7 @@ def test_a_server_whose_keeper_was_killed_is_adopted_and_stopped(home):
 def test_release_stops_a_server_whose_keeper_was_killed(home):
     server = Server(home)
     server.start()
-    kill(*pids_of(server, b"embedded.py"))
+    kill(*pids_of(server, b"keeper.py"))
     assert wait_until_free(server, "keeper.lock")
     server.release()
     assert is_free(server.home / "server.lock")

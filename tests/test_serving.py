@@ -77,7 +77,7 @@ def clone(tmp_path_factory):
         check=True,
         text=True,
     ).stdout
-    for name in filter(None, listed.split("\0")):
+    for name in filter(lambda name: name and (config.ROOT / name).exists(), listed.split("\0")):
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(config.ROOT / name, clone / name)
     (clone / ".venv").symlink_to(config.ROOT / ".venv")
