@@ -1,6 +1,8 @@
 """Create, read, change and delete: the contract of a project."""
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import pytest
@@ -116,6 +118,25 @@ def test_what_is_shown_differently_is_a_change(client, make_project, method):
     changed = getattr(client, method)(url, json={"attributes": {"a": 1.0}})
     assert '"a": 1.0' in changed.text
     assert changed.headers["ETag"] == '"2"'
+
+
+def test_a_change_that_waited_for_another_is_dated_after_it(app, client, make_project, sql):
+    project = make_project()
+    sql("BEGIN")
+    sql("SELECT FROM projects FOR UPDATE")
+    with ThreadPoolExecutor(1) as pool:
+        url = f"{PROJECTS}/{project['id']}"
+        waiting = pool.submit(app.test_client().put, url, json={"name": "later"})
+        while sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(0,)]:
+            time.sleep(0.01)
+        sql("UPDATE projects SET name = 'earlier', updated_at = clock_timestamp()")
+        earlier = client.get(PROJECTS)  # the row before: nobody waits to read
+        [(between,)] = sql("SELECT updated_at AT TIME ZONE 'UTC' FROM projects")
+        sql("COMMIT")
+        later = waiting.result().json
+    assert earlier.json["items"] == [project]
+    assert later["name"] == "later"
+    assert later["updated_at"] > between.isoformat(timespec="microseconds") + "Z"
 
 
 # RFC 7396, appendix A, as far as its documents are objects.

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,25 @@ import config
 from tests.conftest import PROJECTS
 from tests.test_embedded import is_free
 from tests.wire import free_port
+
+FORKS = """
+import os, sys
+import config
+from projectapp import create_app
+client = create_app(config.Testing({"DATABASE_URL": sys.argv[1]})).test_client()
+client.get("/api/v1/projects")
+children = []
+for _ in range(2):
+    pid = os.fork()
+    if pid == 0:
+        children = []
+        break
+    children.append(pid)
+found = {client.get("/api/v1/projects").status_code for _ in range(200)}
+os.write(1, (" ".join(map(str, found)) + "\\n").encode())
+for pid in children:
+    os.waitpid(pid, 0)
+"""
 
 
 def children(pid: int) -> list[int]:
@@ -34,6 +54,17 @@ def test_workers_share_no_connection(serve, sql, arguments):
     assert {status for status, _, _ in created} == {201}
     assert {body["name"] for _, _, body in created} == {str(n) for n in range(60)}
     assert sql("SELECT count(*) FROM projects") == [(60,)]
+
+
+def test_a_connection_from_before_a_fork_is_not_used_after_it(database_url, sql):
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, database_url],
+        cwd=config.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["200"] * 3, done.stderr
 
 
 def test_a_stop_finishes_the_running_request(serve, client, make_project, sql):
@@ -161,7 +192,7 @@ def test_make_run_serves_and_leaves_nothing_running(clone, make_run, stop):
     assert url in log
     assert str(home) in log
     stop(process)
-    process.wait(timeout=30)
+    process.wait(timeout=15)
     assert is_free(home / "server.lock")
     assert everything_of(clone) == []
     process, url = make_run()

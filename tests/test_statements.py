@@ -69,3 +69,5 @@ def test_a_connection_that_died_while_idle_is_replaced_unnoticed(over_the_wire):
     proxy.cut()
     time.sleep(1.1)
     assert client.get(PROJECTS).status_code == 200
+    asked = [query for query in proxy.queries if query != "SELECT 1"]
+    assert len(asked) == 1, "a new connection asks nothing of its own"
