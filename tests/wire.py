@@ -4,6 +4,7 @@ import socket
 import socketserver
 import struct
 import threading
+from contextlib import suppress
 from typing import Any
 
 _NO_ENCRYPTION_YET = {80877103, 80877104}  # SSLRequest, GSSENCRequest (protocol 3.0, 55.2)
@@ -50,9 +51,10 @@ class Proxy(socketserver.ThreadingTCPServer):
         return link
 
     def cut(self) -> None:
-        """Reset every connection."""
+        """End every connection, as a server that goes away does."""
         for link in self.links:
-            link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with suppress(OSError):
+                link.shutdown(socket.SHUT_RDWR)  # close alone would wait for the reading thread
             link.close()
         self.links.clear()
 
