@@ -67,7 +67,7 @@ def init_app(app: Flask) -> None:
         "max_overflow": 0,
         "pool_timeout": app.config["DATABASE_POOL_TIMEOUT"],
         "pool_use_lifo": True,
-        "use_native_hstore": False,  # or each new connection asks for the type's oid
+        "use_native_hstore": False,  # not used, so nobody asks for its oid
         "json_serializer": functools.partial(json.dumps, ensure_ascii=False),
     }
     db.init_app(app)
