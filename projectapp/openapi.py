@@ -38,6 +38,7 @@ _RESPONSE_HEADERS = {
     "Link": "RFC 8288 links: first, prev, next.",
     "Retry-After": "Whole seconds after which to try again.",
 }
+_ID = {"required": True, "schema": {"type": "string", "format": "uuid"}}
 _TAGS = {"anyOf": [{"const": "*"}, {"pattern": r'^(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*$'}]}
 
 
@@ -110,25 +111,14 @@ def document(app: Flask) -> dict[str, Any]:
     for name, description in _RESPONSE_HEADERS.items():
         spec.components.header(name, {"description": description, "schema": {"type": "string"}})
     for rule in app.url_map.iter_rules():
-        view = app.view_functions[rule.endpoint]
         if rule.endpoint != "static":
-            described = _describe(view, spec, plugin)
+            described = _describe(app.view_functions[rule.endpoint], spec, plugin)
             described["tags"] = [rule.endpoint.partition(".")[0]]
-            path_parameters = [
-                {
-                    "in": "path",
-                    "name": name,
-                    "required": True,
-                    "schema": {"type": "string", "format": "uuid"},
-                }
-                for name in sorted(rule.arguments)
-            ]
+            methods = (rule.methods or set()) - {"HEAD", "OPTIONS"}
             spec.path(
                 re.sub(r"<\w+:(\w+)>", r"{\1}", rule.rule),
-                operations={
-                    m.lower(): described for m in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-                },
-                parameters=path_parameters,
+                operations={method.lower(): described for method in methods},
+                parameters=[{"in": "path", "name": name, **_ID} for name in sorted(rule.arguments)],
             )
     found = spec.to_dict()
     for name, described in found["components"]["schemas"].items():
