@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg2
@@ -91,20 +92,31 @@ def ask(server, statement="SELECT 1"):
     return found
 
 
-def pids_of(server, word):
-    """The pids of the processes of this server whose command line has `word`."""
-    return [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if (line := path.read_bytes() if path.exists() else b"")
-        and os.fsencode(server.home) in line
-        and word in line
-    ]
+def pids_naming(folder, word=b""):
+    """The pids of the processes whose command line has `folder` and `word`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has just ended
+            line = path.read_bytes()
+            if os.fsencode(folder) in line and word in line:
+                found.append(int(path.parent.name))
+    return found
 
 
 def kill(*pids):
+    """Kill for good: a signal is sent before it is obeyed."""
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
+    for pid in pids:
+        while is_alive(pid):
+            time.sleep(0.01)
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_one_server_serves_all_and_stops_with_the_last(home, user):
@@ -112,7 +124,7 @@ def test_one_server_serves_all_and_stops_with_the_last(home, user):
     assert [process.stdout.readline() for process in users] == [b"started\n"] * 3
     server = Server(home)
     server.start()
-    assert len(pids_of(server, b"-D")) == 1
+    assert len(pids_naming(server.home, b"-D")) == 1
     for process in users:
         process.kill()
     time.sleep(0.5)
@@ -140,7 +152,7 @@ def test_data_survives_a_kill_of_everything(home, user):
     first.stdout.readline()
     server = Server(home)
     ask(server, "CREATE TABLE kept AS SELECT 42 AS n")
-    kill(*pids_of(server, b"keeper.py"), *pids_of(server, b"-D"), first.pid)
+    kill(*pids_naming(server.home, b"keeper.py"), *pids_naming(server.home, b"-D"), first.pid)
     server.start()
     assert ask(server, "SELECT n FROM kept") == [(42,)]
     server.release()
@@ -149,11 +161,11 @@ def test_data_survives_a_kill_of_everything(home, user):
 def test_a_server_whose_keeper_was_killed_is_adopted_and_stopped(home):
     server = Server(home)
     server.start()
-    before = pids_of(server, b"-D")
-    kill(*pids_of(server, b"keeper.py"))
+    before = pids_naming(server.home, b"-D")
+    kill(*pids_naming(server.home, b"keeper.py"))
     assert wait_until_free(server, "keeper.lock")
     server.start()
-    assert pids_of(server, b"-D") == before
+    assert pids_naming(server.home, b"-D") == before
     server.release()
     assert is_free(server.home / "server.lock")
 
@@ -161,7 +173,7 @@ def test_a_server_whose_keeper_was_killed_is_adopted_and_stopped(home):
 def test_release_stops_a_server_whose_keeper_was_killed(home):
     server = Server(home)
     server.start()
-    kill(*pids_of(server, b"keeper.py"))
+    kill(*pids_naming(server.home, b"keeper.py"))
     assert wait_until_free(server, "keeper.lock")
     server.release()
     assert is_free(server.home / "server.lock")
@@ -170,7 +182,7 @@ def test_release_stops_a_server_whose_keeper_was_killed(home):
 def test_a_killed_server_is_started_again(home):
     server = Server(home)
     server.start()
-    kill(*pids_of(server, b"-D"))
+    kill(*pids_naming(server.home, b"-D"))
     assert wait_until_free(server, "server.lock", "keeper.lock")
     server.start()
     assert ask(server) == [(1,)]

@@ -14,7 +14,7 @@ import pytest
 
 import config
 from tests.conftest import PROJECTS
-from tests.test_embedded import is_free
+from tests.test_embedded import is_free, pids_naming
 from tests.wire import free_port
 
 FORKS = """
@@ -152,19 +152,11 @@ def create(url: str) -> str:
     return re.findall(r'"id" ?: ?"([^"]+)"', done.stdout)[0]
 
 
-def everything_of(clone: Path) -> list[int]:
-    return [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if (line := path.read_bytes() if path.exists() else b"") and os.fsencode(clone) in line
-    ]
-
-
 def test_a_reload_keeps_the_database_and_the_stop_after_it_ends_it(clone, make_run):
     process, url = make_run()
     kept = create(url)
     [master] = children(process.pid)
-    keeper = {pid for pid in everything_of(clone) if pid in children(master)}
+    keeper = {pid for pid in pids_naming(clone) if pid in children(master)}
     before = set(children(master)) - keeper
     os.kill(master, signal.SIGHUP)
     end = time.monotonic() + 20
@@ -173,7 +165,7 @@ def test_a_reload_keeps_the_database_and_the_stop_after_it_ends_it(clone, make_r
         time.sleep(0.05)
     process.terminate()
     process.wait(timeout=30)
-    assert everything_of(clone) == []
+    assert pids_naming(clone) == []
 
 
 @pytest.mark.parametrize(
@@ -194,7 +186,7 @@ def test_make_run_serves_and_leaves_nothing_running(clone, make_run, stop):
     stop(process)
     process.wait(timeout=15)
     assert is_free(home / "server.lock")
-    assert everything_of(clone) == []
+    assert pids_naming(clone) == []
     process, url = make_run()
     assert curl(f"{url}{PROJECTS}/{kept}").returncode == 0
     process.terminate()
@@ -205,7 +197,7 @@ def test_what_was_acknowledged_survives_a_kill_of_every_process(clone, make_run)
     process, url = make_run()
     kept = [create(url) for _ in range(20)]
     os.killpg(process.pid, signal.SIGKILL)
-    for pid in everything_of(clone):
+    for pid in pids_naming(clone):
         os.kill(pid, signal.SIGKILL)
     process.wait()
     process, url = make_run()

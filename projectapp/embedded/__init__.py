@@ -104,6 +104,8 @@ class Server:
             if self._users is None:
                 self._users = open_lock(self.home / "users.lock")
                 fcntl.flock(self._users, fcntl.LOCK_SH)
+            if is_free(self.home / "server.lock"):  # then a keeper that is left is ending
+                wait(lambda: is_free(self.home / "keeper.lock"), STOP_SECONDS)
             if is_free(self.home / "keeper.lock"):
                 self._spawn_keeper()
 
