@@ -16,6 +16,7 @@ from alembic.script import ScriptDirectory
 
 import config
 from projectapp import database
+from projectapp.health import code_revision
 from tests.conftest import PROJECTS
 
 VERSIONS = config.ROOT / "migrations" / "versions"
@@ -92,17 +93,18 @@ def flask_db(app, database_url):
 def test_the_commands_are_clean(flask_db):
     for command in ("downgrade", "upgrade", "upgrade"):
         flask_db(command)
-    assert flask_db("current") == "0001 (head)\n"
+    assert flask_db("current") == f"{code_revision()} (head)\n"
     assert flask_db("check") == "No new upgrade operations detected.\n"
 
 
 def test_a_new_migration_is_numbered_and_made_only_for_a_change(flask_db, tmp_path):
     copy = shutil.copytree(VERSIONS.parent, tmp_path / "migrations")
     assert "nothing to migrate" in flask_db("migrate", "-d", copy, "-m", "no change")
-    flask_db("revision", "-d", copy, "-m", "add colour")
-    made = (copy / "versions" / "0002_add_colour.py").read_text()
-    assert "revision = '0002'\ndown_revision = '0001'" in made
-    assert len(list((copy / "versions").glob("*.py"))) == 2
+    flask_db("revision", "-d", copy, "-m", "add shape")
+    head, following = code_revision(), f"{int(code_revision()) + 1:04}"
+    made = (copy / "versions" / f"{following}_add_shape.py").read_text()
+    assert f"revision = '{following}'\ndown_revision = '{head}'" in made
+    assert len(list((copy / "versions").glob("*.py"))) == int(following)
 
 
 def test_a_failing_migration_leaves_nothing_behind(app, sql, monkeypatch):

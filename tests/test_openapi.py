@@ -50,7 +50,7 @@ def test_postgresql_renders_what_the_schema_describes(document, make_project):
     project = make_project(description="x")
     assert list(project) == list(ProjectSchema().fields)
     assert project.keys() == described["properties"].keys() == set(described["required"])
-    names = {bool: "boolean", str: "string", int: "integer", dict: "object"}
+    names = {bool: "boolean", str: "string", int: "integer", dict: "object", type(None): "null"}
     for name, value in project.items():
         assert names[type(value)] in described["properties"][name]["type"]
 
