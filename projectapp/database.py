@@ -1,7 +1,8 @@
 """The engine, the one way to run a statement, and what a database error means to a client.
 
-All that knows psycopg2 stands here. Connections are in AUTOCOMMIT: a statement is atomic in
-PostgreSQL already, so a request that is one statement is one round trip.
+All that knows psycopg2 stands here, but for the reading of its URL in config.py. Connections are in
+AUTOCOMMIT: a statement is atomic in PostgreSQL already, so a request that is one statement is one
+round trip.
 """
 
 import functools

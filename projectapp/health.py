@@ -39,7 +39,8 @@ class RootSchema(Schema):
 def health() -> Response:
     """Tell whether the process lives.
 
-    The database is never touched: degraded means that a recent request could not use it.
+    The database is never touched: degraded means that this worker could not use it when a request
+    last needed it.
     """
     seen = current_app.extensions["database_seen"]
     return jsonify(

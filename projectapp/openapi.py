@@ -37,6 +37,14 @@ _RESPONSE_HEADERS = {
     "Location": "The path of what was created.",
     "Link": "RFC 8288 links: first, prev, next.",
     "Retry-After": "Whole seconds after which to try again.",
+    "Accept": "The content types that are taken.",
+    "Accept-Patch": "The content types that PATCH takes.",
+    "Accept-Encoding": "The content encodings that are taken.",
+}
+_PROBLEM_HEADERS = {
+    412: ["ETag"],
+    415: ["Accept", "Accept-Patch", "Accept-Encoding"],
+    503: ["Retry-After"],
 }
 _ID = {"required": True, "schema": {"type": "string", "format": "uuid"}}
 _TAGS = {"anyOf": [{"const": "*"}, {"pattern": r'^(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*$'}]}
@@ -161,7 +169,7 @@ def _responses(operation: Operation, spec: APISpec, plugin: Any) -> dict[str, An
         elif status == 200:
             found[str(status)]["content"] = {operation.content_types[0]: {}}
     for status in operation.errors:
-        more = {412: ["ETag"], 503: ["Retry-After"]}.get(status, [])
+        more = _PROBLEM_HEADERS.get(status, [])
         found[str(status)] = {
             "description": HTTPStatus(status).phrase,
             "headers": {name: name for name in ("X-Request-ID", *more)},

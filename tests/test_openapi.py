@@ -55,6 +55,29 @@ def test_postgresql_renders_what_the_schema_describes(document, make_project):
         assert names[type(value)] in described["properties"][name]["type"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "more", "status"),
+    [
+        ("POST", "", {"data": b"x"}, 415),
+        ("POST", "", {"json": {}, "headers": {"Content-Encoding": "br"}}, 415),
+        ("PATCH", "/{project_id}", {"data": b"x"}, 415),
+        ("POST", "", {"json": {"name": "x"}}, 201),
+        ("GET", "", {}, 200),
+        ("GET", "/{project_id}", {"headers": {"If-None-Match": '"1"'}}, 304),
+        ("DELETE", "/{project_id}", {"headers": {"If-Match": '"9"'}}, 412),
+    ],
+)
+def test_every_header_of_ours_is_documented(
+    client, make_project, document, method, path, more, status
+):
+    url = PROJECTS + path.format(project_id=make_project()["id"])
+    answer = client.open(url, method=method, **more)
+    assert answer.status_code == status
+    described = document["paths"][PROJECTS + path][method.lower()]["responses"][str(status)]
+    of_http = {"Content-Type", "Content-Length", "Cache-Control", "Vary"}
+    assert set(answer.headers.keys()) - of_http <= described["headers"].keys()
+
+
 def test_a_change_has_no_defaults_in_the_document(document):
     properties = document["components"]["schemas"]["PartialProject"]["properties"]
     assert not [name for name, described in properties.items() if "default" in described]

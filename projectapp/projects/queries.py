@@ -26,6 +26,7 @@ _at_version = Project.version == sa.any_(sa.bindparam("versions", type_=sa.ARRAY
 _FIND = sa.select(Project.version, _body).where(_this)
 _INSERT = sa.insert(_table).returning(Project.id, Project.version, _body)
 _REMOVE = sa.delete(_table).where(_this).returning(Project.id)
+_REMOVE_AT_VERSION = _REMOVE.where(_at_version)
 _CONDITIONS = {
     "is_active": Project.is_active == sa.bindparam("is_active"),
     "name": Project.name == sa.bindparam("name"),
@@ -129,7 +130,7 @@ def _shown(value: Any) -> Any:
 
 def remove(project_id: UUID, versions: Sequence[int] | None) -> bool:
     """Delete a project; False as None for `change`."""
-    statement = _REMOVE if versions is None else _REMOVE.where(_at_version)
+    statement = _REMOVE if versions is None else _REMOVE_AT_VERSION
     return database.one(statement, _target(project_id, versions)) is not None
 
 
