@@ -18,7 +18,7 @@ from uuid import UUID
 import psycopg2
 from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Executable, MetaData, event
+from sqlalchemy import ColumnElement, Executable, MetaData, event, func, literal_column
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase
@@ -50,6 +50,14 @@ def uuid7() -> UUID:
     random = secrets.randbits(74)
     high = time.time_ns() // 1_000_000 << 16 | 7 << 12 | random >> 62
     return UUID(int=high << 64 | 2 << 62 | random & (1 << 62) - 1)
+
+
+def rfc3339(column: Any) -> ColumnElement[str]:
+    """A timestamptz as text in UTC with microseconds, whatever the session's time zone."""
+    return func.to_char(
+        func.timezone(literal_column("'UTC'"), column),
+        literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'"""),
+    )
 
 
 def init_app(app: Flask) -> None:

@@ -3,9 +3,12 @@
 import re
 from datetime import UTC, datetime
 from typing import Any
+from unicodedata import normalize
 
 from marshmallow import ValidationError, fields
 from marshmallow.validate import OneOf
+
+from projectapp.inputs import NotJSON, parse_json
 
 _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,6})?\d*([Zz]|[+ -]\d\d:\d\d)", re.ASCII
@@ -92,3 +95,20 @@ class QueryList(fields.List[str]):
         if not set(names) <= set(self.choices) or len(set(names)) < len(names):
             raise ValidationError(f"Must be a comma list, each once, of {', '.join(self.choices)}.")
         return names
+
+
+class QueryObject(Object):
+    """A JSON object as text, as strict as in a body."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
+        try:
+            return super()._deserialize(parse_json(value.encode()), attr, data)
+        except NotJSON as error:
+            raise ValidationError(f"The value {error}") from None
+
+
+def words_of_two(text: str) -> None:
+    """Validate a search: words of two characters or more, as NFC and in lower case."""
+    words = [normalize("NFC", normalize("NFC", word).lower()) for word in text.split()]
+    if not words or min(map(len, words)) < 2:
+        raise ValidationError("Every word needs two characters or more.")

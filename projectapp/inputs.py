@@ -36,7 +36,10 @@ def read_body(schema: Schema, content_types: tuple[str, ...] = (JSON,)) -> dict[
         raise UnsupportedMediaType(
             "Send the body unencoded.", headers={"Accept-Encoding": "identity"}
         )
-    value = parse_json(_read(request, current_app.config["MAX_CONTENT_LENGTH"]))
+    try:
+        value = parse_json(_read(request, current_app.config["MAX_CONTENT_LENGTH"]))
+    except NotJSON as error:
+        raise BadRequest(f"The body {error}") from None
     if not isinstance(value, dict):
         raise BadRequest("The body must be a JSON object.")
     return load(schema, value)
@@ -63,24 +66,30 @@ def load(schema: Schema, data: dict[str, Any]) -> dict[str, Any]:
         raise Invalid(cast(dict[str, list[str]], error.messages)) from None
 
 
+class NotJSON(ValueError):
+    """Says what is wrong with a text, as in "The body " + str(error)."""
+
+
 def parse_json(raw: bytes) -> Any:
-    """Parse one JSON text; raises BadRequest that says what is wrong with it."""
+    """Parse one JSON text; raises NotJSON."""
     try:
         text = raw.decode("utf-8")
         value = json.loads(
             text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
         )
-        # Raw, neither can stand in valid JSON in UTF-8: only an escape brings one in.
-        if "\\u" in text and not _storable(value):
-            raise BadRequest("U+0000 and unpaired surrogates cannot be stored.")
     except UnicodeDecodeError:
-        raise BadRequest("The body is not UTF-8.") from None
+        raise NotJSON("is not UTF-8.") from None
     except RecursionError:
-        raise BadRequest("The JSON is nested too deeply.") from None
+        raise NotJSON("is nested too deeply.") from None
     except json.JSONDecodeError as error:
-        raise BadRequest(f"The body is not valid JSON: {error}.") from None
+        raise NotJSON(f"is not valid JSON: {error}.") from None
+    except NotJSON:
+        raise
     except ValueError:  # Python's limit of digits in one integer
-        raise BadRequest("The body is not valid JSON: a number is out of range.") from None
+        raise NotJSON("is not valid JSON: a number is out of range.") from None
+    # Raw, neither can stand in valid JSON in UTF-8: only an escape brings one in.
+    if "\\u" in text and not _storable(value):
+        raise NotJSON("has U+0000 or an unpaired surrogate, which cannot be stored.")
     return value
 
 
@@ -114,12 +123,12 @@ def _read(request: Request, limit: int) -> bytes:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise BadRequest("The body is not valid JSON: an object has the same name twice.")
+        raise NotJSON("is not valid JSON: an object has the same name twice.")
     return found
 
 
 def _refuse(constant: str) -> None:
-    raise BadRequest(f"The body is not valid JSON: {constant} is no number.")
+    raise NotJSON(f"is not valid JSON: {constant} is no number.")
 
 
 def _finite(text: str) -> float:

@@ -59,7 +59,9 @@ class ProblemSchema(Schema):
     detail = fields.String()
     error = fields.String(metadata={"description": "A stable code."})
     message = fields.String()
-    details = fields.Dict(metadata={"description": "Messages by field or parameter."})
+    details = fields.Dict(
+        metadata={"description": "Messages by field or parameter.", "optional": True}
+    )
     request_id = fields.String()
 
 
@@ -144,7 +146,7 @@ def _describe(view: Any, spec: APISpec, plugin: Any) -> dict[str, Any]:
         parameters.append(operation.precondition)
     if operation.query:
         queried = plugin.converter.schema2parameters(operation.query, location="query")
-        parameters += [{**p, "explode": False} if "explode" in p else p for p in queried]
+        parameters += map(_parameter, queried)
     described = {
         "operationId": view.__name__,
         "summary": summary.rstrip("."),
@@ -156,6 +158,14 @@ def _describe(view: Any, spec: APISpec, plugin: Any) -> dict[str, Any]:
         content = {kind: {"schema": operation.body} for kind in operation.content_types}
         described["requestBody"] = {"required": True, "content": content}
     return described
+
+
+def _parameter(described: dict[str, Any]) -> dict[str, Any]:
+    """A query parameter as we read it: a list with commas, an object as JSON."""
+    if described["schema"].get("type") == "object":
+        content = {JSON: {"schema": described.pop("schema")}}
+        return {**described, "content": content}
+    return {**described, "explode": False} if "explode" in described else described
 
 
 def _responses(operation: Operation, spec: APISpec, plugin: Any) -> dict[str, Any]:
@@ -179,12 +189,15 @@ def _responses(operation: Operation, spec: APISpec, plugin: Any) -> dict[str, An
 
 
 def _add_answer(spec: APISpec, plugin: Any, schema: Schema) -> str:
-    """Register a schema as what we answer: unlike in a request, every field is there."""
+    """Register a schema as what we answer: every field is there that is not called optional."""
     name = type(schema).__name__.removesuffix("Schema")
     if name not in spec.components.schemas:
         described = plugin.converter.schema2jsonschema(schema)
-        optional = {"details"} if isinstance(schema, ProblemSchema) else set()
-        described["required"] = sorted(described["properties"].keys() - optional)
+        described["required"] = sorted(
+            field.data_key or key
+            for key, field in schema.fields.items()
+            if not field.metadata.get("optional")
+        )
         spec.components.schema(name, described)
     return name
 

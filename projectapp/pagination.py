@@ -1,19 +1,88 @@
-"""Links between the pages of a list (RFC 8288), for any list."""
+"""Pages of any ordered list: cursors, the condition that goes on from one, Link headers (RFC 8288).
 
+A cursor is base64url over a checksum and the JSON array of its version, its direction and the sort
+values of the row it stands at. The checksum covers the list's scope too (its order and filters), so
+that a cursor that was altered, or is of another list, is told from a good one. It is no secret.
+"""
+
+import hashlib
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from flask import request
+import sqlalchemy as sa
+
+from projectapp.errors import Invalid
+from projectapp.inputs import parse_json
+
+_VERSION = 1
+_CHECKSUM = 8  # bytes
 
 
-def link_header(page: int, page_size: int, total: int) -> str:
-    """The Link header of a page: `first`, and `prev` and `next` if any; other parameters stay."""
-    pages = {"first": 1}
-    if page > 1:
-        pages["prev"] = page - 1
-    if page * page_size < total:
-        pages["next"] = page + 1
-    return ", ".join(f'<{_url(number)}>; rel="{name}"' for name, number in pages.items())
+class Position(NamedTuple):
+    """Right behind the row of these sort values or, if `backward`, right before it."""
+
+    values: list[Any]
+    backward: bool = False
 
 
-def _url(page: int) -> str:
-    return f"{request.path}?{urlencode({**request.args, 'page': page})}"
+class WrongCursor(Invalid):
+    def __init__(self) -> None:
+        super().__init__({"cursor": ["Not a cursor of this list, its order, filters and search."]})
+
+
+def encode(position: Position, scope: Any) -> str:
+    content = json.dumps([_VERSION, position.backward, *position.values], ensure_ascii=False)
+    raw = content.encode()
+    return urlsafe_b64encode(_checksum(raw, scope) + raw).decode().rstrip("=")
+
+
+def decode(cursor: str, scope: Any) -> Position:
+    """Return the position that `encode` was given; WrongCursor if it was not for this scope."""
+    try:
+        raw = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        version, backward, *values = parse_json(raw[_CHECKSUM:])
+    except (ValueError, TypeError):
+        raise WrongCursor from None
+    position = Position(values, backward)
+    if version != _VERSION or not values or encode(position, scope) != cursor:
+        raise WrongCursor
+    return position
+
+
+def _checksum(raw: bytes, scope: Any) -> bytes:
+    bound = json.dumps(scope, sort_keys=True, default=str).encode()
+    return hashlib.blake2b(raw, key=hashlib.sha256(bound).digest(), digest_size=_CHECKSUM).digest()
+
+
+def beyond(
+    keys: Sequence[tuple[sa.ColumnElement[Any], bool]], values: Sequence[Any]
+) -> sa.ColumnElement[bool]:
+    """The condition for rows after `values` in the order of `keys`, columns that are never null.
+
+    Each key is a column and whether it descends. One row-value comparison where all directions
+    agree; else its expansion, led by a bound that an index on the first key can use.
+    """
+    columns = [column for column, _ in keys]
+    descends = keys[0][1]
+    if all(down == descends for _, down in keys):
+        row, bound = sa.tuple_(*columns), sa.tuple_(*values)
+        return row < bound if descends else row > bound
+    after: Any = sa.false()
+    for (column, down), value in reversed(list(zip(keys, values, strict=True))):
+        past = column < value if down else column > value
+        after = sa.or_(past, sa.and_(column == value, after))
+    first = columns[0] <= values[0] if descends else columns[0] >= values[0]
+    return sa.and_(first, after)
+
+
+def link_header(path: str, query: Mapping[str, str], places: Mapping[str, Any]) -> str:
+    """The Link header: `places` maps relations to a `page` or `cursor`; the other `query` stays."""
+    kept = {name: value for name, value in query.items() if name not in ("page", "cursor")}
+    return ", ".join(
+        f'<{path}?{urlencode({**kept, **place})}>; rel="{relation}"'
+        for relation, place in places.items()
+        if place
+    )

@@ -1,6 +1,7 @@
 """The OpenAPI document is valid, complete and true; the docs page needs no outside host."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 import config
 from projectapp.projects.schemas import ProjectSchema
 from tests.conftest import PROJECTS
+
+HOOKS = "tests.schemathesis_hooks"
 
 
 @pytest.fixture
@@ -104,6 +107,7 @@ def test_schemathesis_finds_nothing(server, tmp_path):
             *("--max-examples", "25", "--checks", "all", "--seed", "1"),
         ],
         cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(config.ROOT), "SCHEMATHESIS_HOOKS": HOOKS},
         capture_output=True,
         text=True,
         timeout=180,

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from projectapp.database import db
+from projectapp.database import db, rfc3339
 
 NAME_LENGTH = 200
 DESCRIPTION_LENGTH = 1000
@@ -32,6 +32,10 @@ class Project(db.Model):  # type: ignore[name-defined,misc]
     updated_at: Mapped[datetime] = mapped_column(
         sa.DateTime(timezone=True), server_default=sa.func.now()
     )
+    search: Mapped[str] = mapped_column(
+        sa.Text(collation="C"),
+        sa.Computed("project_text(name, description)", persisted=True),
+    )
 
     __table_args__ = (
         sa.CheckConstraint(
@@ -53,19 +57,26 @@ class Project(db.Model):  # type: ignore[name-defined,misc]
             },
         ),
         sa.CheckConstraint("version >= 1", name="version_positive"),
-        sa.Index("projects_created_at_id_idx", "created_at", "id"),
+        *(
+            sa.Index(f"projects_{'_'.join(keys)}_idx", *keys)
+            for key in ("name", "created_at", "updated_at")
+            for keys in ((key, "id"), ("is_active", key, "id"))
+        ),
+        sa.Index(
+            "projects_attributes_idx",
+            "attributes",
+            postgresql_using="gin",
+            postgresql_ops={"attributes": "jsonb_path_ops"},
+        ),
+        sa.Index(
+            "projects_search_idx",
+            sa.text("project_bigrams(search)"),
+            postgresql_using="gin",
+        ),
     )
 
 
-def _rfc3339(column: Any) -> sa.ColumnElement[str]:
-    """A timestamptz as text in UTC, whatever the session's time zone."""
-    return sa.func.to_char(
-        sa.func.timezone(sa.literal_column("'UTC'"), column),
-        sa.literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'"""),
-    )
-
-
-FIELDS = tuple(column.key for column in Project.__table__.columns)
+FIELDS = tuple(column.key for column in Project.__table__.columns if not column.computed)
 
 
 def as_json(row: Any = Project, fields: Iterable[str] = FIELDS) -> sa.ColumnElement[str]:
@@ -75,5 +86,5 @@ def as_json(row: Any = Project, fields: Iterable[str] = FIELDS) -> sa.ColumnElem
         if name in fields:
             value = getattr(row, name)
             is_time = isinstance(value.type, sa.DateTime)
-            pairs += [sa.literal_column(f"'{name}'"), _rfc3339(value) if is_time else value]
+            pairs += [sa.literal_column(f"'{name}'"), rfc3339(value) if is_time else value]
     return sa.cast(sa.func.json_build_object(*pairs), sa.Text)

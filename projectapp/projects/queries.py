@@ -4,16 +4,19 @@ A project comes back as a row of `version`, an integer, and `body`, its JSON tex
 are built once for each shape and kept.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from operator import ge, gt, le, lt
+from operator import eq, ge, gt, le, lt
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from projectapp import database
+from projectapp.listing import Filter, Listing, Page, read
+from projectapp.pagination import Position
 from projectapp.projects.models import Project, as_json
 
 SORT_KEYS = ("name", "created_at", "updated_at", "is_active")
@@ -27,16 +30,6 @@ _FIND = sa.select(Project.version, _body).where(_this)
 _INSERT = sa.insert(_table).returning(Project.id, Project.version, _body)
 _REMOVE = sa.delete(_table).where(_this).returning(Project.id)
 _REMOVE_AT_VERSION = _REMOVE.where(_at_version)
-_CONDITIONS = {
-    "is_active": Project.is_active == sa.bindparam("is_active"),
-    "name": Project.name == sa.bindparam("name"),
-    **{
-        f"{name}_{word}": compare(_table.c[name], sa.bindparam(f"{name}_{word}"))
-        for name in ("created_at", "updated_at")
-        for word, compare in {"gte": ge, "gt": gt, "lte": le, "lt": lt}.items()
-    },
-}
-FILTERS = tuple(_CONDITIONS)
 
 
 def find(project_id: UUID) -> sa.Row[Any] | None:
@@ -46,43 +39,6 @@ def find(project_id: UUID) -> sa.Row[Any] | None:
 def add(values: Mapping[str, Any]) -> sa.Row[Any]:
     """Insert a project of `name`, `description`, `is_active` and `attributes`; its new `id` too."""
     return database.one(_INSERT, {**values, "id": database.uuid7()})
-
-
-def find_page(
-    filters: Mapping[str, Any],
-    sort: Sequence[str],
-    fields: Sequence[str],
-    page: int,
-    page_size: int,
-) -> sa.Row[Any]:
-    """Return one row: `total`, the number of all matches, and `items`, a page of them as JSON text.
-
-    `filters` maps names of FILTERS to values; `sort` holds SORT_KEYS, with "-" for descending.
-    """
-    statement = _page(frozenset(filters), tuple(sort), frozenset(fields))
-    return database.one(
-        statement, {**filters, "page_limit": page_size, "page_offset": (page - 1) * page_size}
-    )
-
-
-@lru_cache(maxsize=512)
-def _page(filters: frozenset[str], sort: tuple[str, ...], fields: frozenset[str]) -> sa.Select[Any]:
-    conditions = [_CONDITIONS[name] for name in FILTERS if name in filters]
-    keys = [(key.removeprefix("-"), key.startswith("-")) for key in sort]
-    keys.append(("id", keys[-1][1]))  # the last key's direction, so that one index serves both
-    columns = [column for column in _table.columns if column.key in fields]
-    chosen = (
-        sa.select(*columns)
-        .where(*conditions)
-        .order_by(*(_table.c[key].desc() if down else _table.c[key] for key, down in keys))
-        .limit(sa.bindparam("page_limit", type_=sa.BigInteger))
-        .offset(sa.bindparam("page_offset", type_=sa.BigInteger))
-        .subquery("chosen")
-    )
-    # Rendered outside, or rows that OFFSET skips and a sort drops would be rendered too.
-    items = sa.select(sa.func.string_agg(as_json(chosen.c, fields), sa.literal_column("','")))
-    total = sa.select(sa.func.count()).select_from(_table).where(*conditions)
-    return sa.select(total.scalar_subquery().label("total"), items.scalar_subquery().label("items"))
 
 
 def change(
@@ -136,3 +92,118 @@ def remove(project_id: UUID, versions: Sequence[int] | None) -> bool:
 
 def _target(project_id: UUID, versions: Sequence[int] | None) -> dict[str, Any]:
     return {"this": project_id} if versions is None else {"this": project_id, "versions": versions}
+
+
+_TEXTS: ARRAY[str] = ARRAY(sa.Text)
+_MARK: sa.ColumnElement[str] = sa.literal_column(
+    r"E'\x1f'"
+)  # before each part of the searched text, and in no word
+_phrase = sa.func.search_fold(sa.bindparam("phrase"), type_=sa.Text)
+_patterns = sa.func.string_to_array(
+    sa.func.search_fold(sa.bindparam("patterns")), sa.literal_column("' '"), type_=_TEXTS
+)
+_BEGIN = _MARK.concat(_phrase)
+_WHOLE = _BEGIN.concat(_MARK)
+
+
+def _has(text: Any, mark: Any) -> sa.ColumnElement[bool]:
+    """That a project has all bigrams of a text: what its index finds."""
+    bigrams = sa.func.project_bigrams(Project.search, type_=_TEXTS)
+    return bigrams.contains(sa.func.search_bigrams(text, mark, type_=_TEXTS))
+
+
+def _ranked(rank: int, indexed: sa.ColumnElement[bool]) -> Filter:
+    def condition(c: Any) -> sa.ColumnElement[bool]:
+        in_name = sa.func.split_part(c.search, _MARK, 2).like(sa.all_(_patterns))
+        whole, begin = (sa.func.starts_with(c.search, text) for text in (_WHOLE, _BEGIN))
+        return sa.case((whole, 0), (begin, 1), (in_name, 2), else_=3) == sa.literal_column(
+            str(rank)
+        )
+
+    return Filter(condition, indexed=indexed)
+
+
+def _compared(column: str, compare: Callable[[Any, Any], Any], parameter: str) -> Filter:
+    bound = sa.bindparam(parameter, type_=_table.c[column].type)
+    return Filter(lambda c: compare(c[column], bound))
+
+
+_ANYWHERE = _has(_phrase, sa.literal_column("''"))
+_RANKS = [
+    _ranked(0, _has(_WHOLE, _MARK)),
+    _ranked(1, _has(_BEGIN, _MARK)),
+    _ranked(2, _has(_phrase, _MARK)),
+    _ranked(3, _ANYWHERE),
+]
+_SIDES = [Filter(lambda c: sa.not_(c.is_active), True), Filter(lambda c: c.is_active, True)]
+_FILTERS = {
+    "is_active": _compared("is_active", eq, "is_active"),
+    "name": _compared("name", eq, "name"),
+    "attributes": Filter(lambda c: c.attributes.contains(sa.bindparam("attributes", type_=JSONB))),
+    "q": Filter(lambda c: c.search.like(sa.all_(_patterns)), indexed=_ANYWHERE),
+    **{
+        f"{column}_{word}": _compared(column, compare, f"{column}_{word}")
+        for column in ("created_at", "updated_at")
+        for word, compare in {"gte": ge, "gt": gt, "lte": le, "lt": lt}.items()
+    },
+}
+
+
+def find_page(
+    filters: Mapping[str, Any],
+    sort: Sequence[str],
+    fields: Sequence[str],
+    count: str,
+    page_size: int,
+    start: int | Position,
+) -> Page:
+    """Return the page of the projects that match all `filters`, from a row number or position on.
+
+    `filters` are ProjectQuery's by name; `sort` holds SORT_KEYS, with "-" for descending, or
+    nothing: then the best matches of a search come first, without a search the newest. `count` is
+    one of COUNTS. Raises WrongCursor for a position that is none in this order.
+    """
+    shape = frozenset(filters), tuple(sort), frozenset(fields)
+    values = {**filters, "size": page_size, "skipped": 0 if isinstance(start, Position) else start}
+    if words := values.pop("q", "").split():
+        escaped = (re.sub(r"([\\%_])", r"\\\1", word) for word in words)
+        values |= {"phrase": " ".join(words), "patterns": " ".join(f"%{w}%" for w in escaped)}
+    begin = None
+    if isinstance(start, Position):
+        begin, places = _listing(*shape).parameters(start)
+        values |= places
+    return read(database.one(_page(*shape, count, begin), values), values, count, begin)
+
+
+@lru_cache(maxsize=512)
+def _page(
+    names: frozenset[str],
+    sort: tuple[str, ...],
+    fields: frozenset[str],
+    count: str,
+    begin: tuple[int, bool] | None,
+) -> sa.Select[Any]:
+    return _listing(names, sort, fields).statement(count, begin)
+
+
+@lru_cache(maxsize=512)
+def _listing(names: frozenset[str], sort: tuple[str, ...], fields: frozenset[str]) -> Listing:
+    keys = [(key.removeprefix("-"), key.startswith("-")) for key in sort or ["-created_at"]]
+    keys.append(("id", keys[-1][1]))  # the last key's direction, so that one index serves both
+    parts: Sequence[Filter] = ()
+    if "q" in names and not sort:
+        parts = _RANKS
+    elif keys[0][0] == "is_active":
+        parts = _SIDES[::-1] if keys.pop(0)[1] else _SIDES
+    in_order = ("is_active", keys[0][0])
+    return Listing(
+        table=_table,
+        filters=[
+            one._replace(aligned=name.startswith(in_order))
+            for name, one in _FILTERS.items()
+            if name in names
+        ],
+        parts=parts,
+        keys=keys,
+        render=lambda c: as_json(c, fields),
+    )

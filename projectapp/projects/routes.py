@@ -1,5 +1,6 @@
 """The routes of projects. A view parses, calls and responds; its docstring is its documentation."""
 
+import json
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from projectapp import conditional
 from projectapp.errors import NotFound, PreconditionFailed
 from projectapp.inputs import JSON
 from projectapp.openapi import Operation
-from projectapp.pagination import link_header
+from projectapp.pagination import decode, encode, link_header
 from projectapp.projects import queries
 from projectapp.projects.schemas import ProjectListSchema, ProjectQuery, ProjectSchema
 
@@ -28,14 +29,25 @@ def list_projects(query: dict[str, Any]) -> Response:
 
     All filters given must hold. A page past the end is empty.
     """
-    page, page_size = query.pop("page"), query.pop("page_size")
-    sort, chosen = query.pop("sort"), ["id", *query.pop("chosen")]
-    row = queries.find_page(query, sort, chosen, page, page_size)
-    body = (
-        f'{{"items":[{row.items or ""}],"total":{row.total},"page":{page},'
-        f'"page_size":{page_size},"next_cursor":null}}'
-    )
-    return _answer(body, headers={"Link": link_header(page, page_size, row.total)})
+    size, sort, chosen = query.pop("page_size"), query.pop("sort", []), ["id", *query.pop("chosen")]
+    cursor = query.pop("cursor", None)
+    page = query.pop("page", None if cursor else 1)
+    count = query.pop("count", "none" if cursor else "auto")
+    scope = {**query, "sort": sort}
+    start = decode(cursor, scope) if cursor else (page - 1) * size
+    found = queries.find_page(query, sort, chosen, count, size, start)
+    before, after = (place and encode(place, scope) for place in (found.before, found.after))
+    rest = {
+        "total": found.total,
+        **({"total_is_estimate": True} if found.is_estimate else {}),
+        "page": page,
+        "page_size": size,
+        "next_cursor": after,
+    }
+    previous = {"cursor": before} if before else {"page": page - 1} if page and page > 1 else None
+    places = {"first": {"page": 1}, "prev": previous, "next": after and {"cursor": after}}
+    links = link_header(request.path, request.args, places)
+    return _answer(f'{{"items":[{found.items}],{json.dumps(rest)[1:]}', headers={"Link": links})
 
 
 @bp.post("")

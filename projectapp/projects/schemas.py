@@ -3,10 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import RAISE, Schema, fields, pre_load
-from marshmallow.validate import Length, Range
+from marshmallow import RAISE, Schema, ValidationError, fields, pre_load, validates_schema
+from marshmallow.validate import Length, OneOf, Range
 
-from projectapp.fields import Boolean, Object, QueryBoolean, QueryInteger, QueryList, QueryTimestamp
+from projectapp.fields import (
+    Boolean,
+    Object,
+    QueryBoolean,
+    QueryInteger,
+    QueryList,
+    QueryObject,
+    QueryTimestamp,
+    words_of_two,
+)
+from projectapp.listing import COUNTED, COUNTS
 from projectapp.projects.models import (
     ATTRIBUTES_BYTES,
     ATTRIBUTES_LEVELS,
@@ -17,6 +27,7 @@ from projectapp.projects.models import (
 from projectapp.projects.queries import SORT_KEYS
 
 PAGE_SIZE = 10
+Q_LENGTH = 200
 MAX_PAGE_SIZE = 100
 MAX_PAGE = 2**31 - 1  # what an OpenAPI int32 holds; times MAX_PAGE_SIZE it fits PostgreSQL's OFFSET
 
@@ -68,8 +79,13 @@ class ProjectListSchema(Schema):
     """One page of projects."""
 
     items = fields.List(fields.Nested(ProjectSchema(partial=True)))
-    total = fields.Integer(allow_none=True, metadata=_says("The number of all matches."))
-    page = fields.Integer()
+    total = fields.Integer(
+        allow_none=True, metadata=_says("The number of all matches; null if it was not counted.")
+    )
+    total_is_estimate = fields.Boolean(
+        metadata=_says("True if total is the planner's estimate; else not there.", optional=True)
+    )
+    page = fields.Integer(allow_none=True, metadata=_says("Null after a cursor."))
     page_size = fields.Integer()
     next_cursor = fields.String(allow_none=True)
 
@@ -86,12 +102,34 @@ class ProjectQuery(Schema):
 
     error_messages = {"unknown": "Unknown parameter."}
 
-    page = QueryInteger(load_default=1, validate=Range(1, MAX_PAGE))
+    q = fields.String(
+        validate=[Length(1, Q_LENGTH), words_of_two],
+        metadata=_says(
+            "Words that must all be in name or description, anywhere in them, whatever their case:"
+            " each of two characters or more.",
+            pattern=r"^\s*\S{2,}(\s+\S{2,})*\s*$",
+        ),
+    )
+    page = QueryInteger(validate=Range(1, MAX_PAGE), metadata={"default": 1})
     page_size = QueryInteger(load_default=PAGE_SIZE, validate=Range(1, MAX_PAGE_SIZE))
+    cursor = fields.String(
+        metadata=_says(
+            "A next_cursor instead of a page; all else but fields, page_size and count stays."
+        )
+    )
+    count = fields.String(
+        validate=OneOf(COUNTS),
+        metadata=_says(
+            f"total: auto counts up to {COUNTED} matches and estimates more, and is the default;"
+            " with a cursor that is none."
+        ),
+    )
     sort = QueryList(
         tuple(prefix + key for key in SORT_KEYS for prefix in ("", "-")),
-        load_default=["-created_at"],
-        metadata=_says("Keys in order, - for descending; id is always the last one."),
+        metadata=_says(
+            "Keys in order, - for descending; id is always the last one. Without it the best"
+            " matches of q come first, else the newest."
+        ),
     )
     chosen = QueryList(
         FIELDS,
@@ -101,6 +139,10 @@ class ProjectQuery(Schema):
     )
     is_active = QueryBoolean()
     name = fields.String(validate=Length(1, NAME_LENGTH), metadata=_says("Exactly this name."))
+    attributes = QueryObject(
+        levels=ATTRIBUTES_LEVELS,
+        metadata=_says("JSON that the attributes contain, as PostgreSQL's @> says."),
+    )
     created_at_gte = _timestamp("created_at", "gte")
     created_at_gt = _timestamp("created_at", "gt")
     created_at_lte = _timestamp("created_at", "lte")
@@ -109,3 +151,8 @@ class ProjectQuery(Schema):
     updated_at_gt = _timestamp("updated_at", "gt")
     updated_at_lte = _timestamp("updated_at", "lte")
     updated_at_lt = _timestamp("updated_at", "lt")
+
+    @validates_schema
+    def begins_once(self, data: Mapping[str, Any], **_: Any) -> None:
+        if "page" in data and "cursor" in data:
+            raise ValidationError("Give a page or a cursor.", "cursor")

@@ -1,0 +1,152 @@
+"""A page of any table as one statement: filters, an order, a place in it, a total.
+
+A list is a row of *parts*, one after the other, such as the ranks of a search; most lists are one
+part. Within a part one order of columns holds, which an index can follow, and PostgreSQL comes to
+the next part only while the page is not full. docs/decisions/0005 says why.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.dialects.postgresql.psycopg2 import dialect
+
+from projectapp.database import rfc3339
+from projectapp.listing.parts import SIZE, SKIPPED, Filter, Parts, count, indexed
+from projectapp.pagination import Position, WrongCursor
+
+__all__ = ["COUNTED", "COUNTS", "Filter", "Listing", "Page", "read"]
+
+COUNTS = ("auto", "exact", "none")
+COUNTED = 10_000  # matches that auto counts; where the planner says twice as many, it counts none
+
+Start = tuple[int, bool]
+
+
+class Page(NamedTuple):
+    """`items` is JSON text; `before` and `after` are where the neighbouring pages begin, if any."""
+
+    items: str
+    total: int | None
+    is_estimate: bool
+    before: Position | None
+    after: Position | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The rows of `table` that pass all `filters`, by part and then by `keys`.
+
+    Every row is in one of the `parts`, unless there are none. Each key is a column's name and
+    whether it descends; the last column is unique, none is ever null. `render` makes an item's JSON
+    text from the columns.
+    """
+
+    table: sa.Table
+    filters: Sequence[Filter]
+    parts: Sequence[Filter]
+    keys: Sequence[tuple[str, bool]]
+    render: Callable[[Any], sa.ColumnElement[str]]
+
+    def statement(self, how_many: str, start: Start | None = None) -> sa.Select[Any]:
+        """Return the statement for a page: it gives one row, for `read`.
+
+        Its parameters are `size`, the most that the page holds, and `skipped`, the rows before it.
+        With `start`, a part's number and whether to go backward, the page begins beyond the row of
+        the keys `at_0`, `at_1`, ... in that part. `how_many`, one of COUNTS, is for the total.
+        """
+        selects = Parts(self, start).selects()
+        chosen = sa.select(sa.union_all(*selects).subquery()).limit(SIZE + 1).offset(SKIPPED)
+        number = sa.func.row_number().over().label("number")
+        c = sa.select(number, chosen.subquery()).subquery().c
+        comma: Any = sa.literal_column("','")
+        if start and start[1]:
+            comma = aggregate_order_by(comma, c.number.desc())
+        keys = [c[name] for name, _ in self.keys]
+        shown = [rfc3339(key) if isinstance(key.type, sa.DateTime) else key for key in keys]
+        place = sa.cast(sa.func.json_build_array(c.part, *shown), sa.Text)
+        page = sa.select(
+            sa.func.string_agg(self.render(c), comma).filter(c.number <= SIZE).label("items"),
+            sa.func.count().label("found"),
+            sa.func.max(place).filter(c.number == 1).label("first"),
+            sa.func.max(place).filter(c.number == SIZE).label("last"),
+        ).cte("page")
+        ends_here = sa.and_(page.c.found <= SIZE, sa.or_(page.c.found > 0, SKIPPED == 0))
+        return sa.select(page).add_columns(
+            *self._total(how_many, sa.true() if start else sa.not_(ends_here), page)
+        )
+
+    def _total(self, how_many: str, is_needed: sa.ColumnElement[bool], page: sa.CTE) -> list[Any]:
+        """The number of all matches as `counted` and as the planner's `estimate`, where needed."""
+        c = self.table.c
+        every: sa.Select[Any] = sa.select(sa.literal_column("1")).select_from(self.table)
+        matches = every.where(*(one.condition(c) for one in self.filters), *indexed(self.filters))
+        counted: Any = sa.null()
+        estimate: Any = sa.null()
+        if how_many == "exact":
+            counted = sa.case((is_needed, count(matches)))
+        elif how_many == "auto":
+            reckoned = sa.select(sa.case((is_needed, self._estimate(every))).label("rows"))
+            rows = reckoned.select_from(page).cte("reckoned").c.rows
+            estimate = sa.select(rows).scalar_subquery()
+            counted = sa.case((estimate <= 2 * COUNTED, count(matches.limit(COUNTED + 1))))
+        return [counted.label("counted"), estimate.label("estimate")]
+
+    def _estimate(self, every: sa.Select[Any]) -> sa.ColumnElement[int]:
+        """What the planner expects; it knows better what an index finds than what LIKE does."""
+        conditions = (
+            one.condition(self.table.c) if one.indexed is None else one.indexed
+            for one in self.filters
+        )
+        compiled = every.where(*conditions).compile(dialect=dialect())  # type: ignore[no-untyped-call]
+        names = re.findall(r"%\((\w+)\)s", str(compiled))
+        query = re.sub(r"%\(\w+\)s", "%L", str(compiled))
+        return sa.func.row_estimate(sa.func.format(query, *(compiled.binds[n] for n in names)))
+
+    def parameters(self, position: Position) -> tuple[Start, dict[str, Any]]:
+        """The `start` and the parameters of a position; WrongCursor if it is none of this list."""
+        part, *values = position.values
+        kinds = [self.table.c[name].type.python_type for name, _ in self.keys]
+        try:
+            if type(part) is not int or part not in range(max(1, len(self.parts))):
+                raise ValueError
+            typed = [_typed(kind, value) for kind, value in zip(kinds, values, strict=True)]
+        except ValueError:
+            raise WrongCursor from None
+        return (part, position.backward), {f"at_{n}": value for n, value in enumerate(typed)}
+
+
+def read(
+    row: sa.Row[Any], parameters: Mapping[str, Any], how_many: str, start: Start | None
+) -> Page:
+    """Make a Page of the row that the statement gave for these."""
+    goes_on = row.found > parameters["size"]
+    total, is_estimate = row.counted, False
+    if row.estimate is None and total is None and how_many != "none":
+        total = parameters["skipped"] + row.found
+    elif how_many == "auto" and (total is None or total > COUNTED):
+        total, is_estimate = max(row.estimate, total or 0), True
+    backward = start is not None and start[1]
+    near = json.loads(row.first) if start and row.first else None
+    far = json.loads(row.last) if goes_on else None
+    before, after = (far, near) if backward else (near, far)
+    return Page(
+        row.items or "",
+        total,
+        is_estimate,
+        Position(before, backward=True) if before else None,
+        Position(after) if after else None,
+    )
+
+
+def _typed(kind: type, value: Any) -> Any:
+    if not isinstance(value, bool if kind is bool else str):
+        raise ValueError
+    read: Any = {datetime: datetime.fromisoformat, UUID: UUID}.get(kind, kind)
+    return read(value)

@@ -1,0 +1,138 @@
+"""The parts of a list as selects, found in the way that suits how frequent the matches are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import sqlalchemy as sa
+
+from projectapp.pagination import beyond
+
+if TYPE_CHECKING:
+    from projectapp.listing import Listing
+
+SIZE = sa.bindparam("size", type_=sa.Integer)
+SKIPPED = sa.bindparam("skipped", type_=sa.BigInteger)
+
+_reach = SIZE + SKIPPED + 1
+_TRIED = 4_000  # rows that are tried in the list's order before matches are fetched and sorted
+_RARE = 10  # matches among them: with fewer, the matches of all parts are fetched at once
+_NOTHING: sa.ColumnElement[int] = sa.literal_column("0")
+
+
+class Filter(NamedTuple):
+    """A condition on the columns of a table or subquery.
+
+    It is `aligned` if an index in the list's order serves it. `indexed` is what an index of its own
+    serves, where that is not the condition itself but something that it implies.
+    """
+
+    condition: Callable[[Any], sa.ColumnElement[bool]]
+    aligned: bool = False
+    indexed: sa.ColumnElement[bool] | None = None
+
+
+class Parts:
+    """What of a listing comes after `start`, a part's number and whether to go backward."""
+
+    def __init__(self, listing: Listing, start: tuple[int, bool] | None) -> None:
+        self.table, self.filters, self.parts = listing.table, listing.filters, listing.parts
+        self.is_resumed = start is not None
+        self.first, self.backward = start or (0, False)
+        self.keys = [(name, down != self.backward) for name, down in listing.keys]
+        types = (self.table.c[name].type for name, _ in self.keys)
+        self.places = [sa.bindparam(f"at_{n}", type_=kind) for n, kind in enumerate(types)]
+
+    def selects(self) -> Iterator[sa.Select[Any]]:
+        """The selects that are the list, one after the other: the columns and `part`."""
+        last = max(1, len(self.parts)) - 1
+        numbers = range(self.first, -1, -1) if self.backward else range(self.first, last + 1)
+        if all(one.aligned for one in self.filters):
+            for number in numbers:
+                some = select(self.table, self._filters(number)).add_columns(_label(number))
+                yield self._ordered(some, self.table.c)
+        else:
+            yield from self._found(numbers)
+
+    def _found(self, numbers: Sequence[int]) -> Iterator[sa.Select[Any]]:
+        """Where no index holds both order and filters, the next rows in order are tried first.
+
+        If matches are rare among them, all are fetched by an index of their own and sorted. If not,
+        they fill the page, or with several parts those parts that are not rare themselves.
+        """
+        tried = self._tried(self.filters if self.parts else self._filters(0))
+        is_rare = _once(count(sa.select(tried)) < (_RARE if self.parts else _reach), "rare")
+        yield self._fetched(is_rare)
+        if not self.parts:
+            yield self._ordered(sa.select(tried, _label(0)).where(~is_rare), tried.c)
+            return
+        for number in numbers:
+            part, filters = self.parts[number], self._filters(number)
+            near = tried
+            if part.aligned or (self.is_resumed and number == self.first):
+                near = self._tried(filters, f"tried_{number}")
+            hits = select(near, [] if part.aligned else [part])
+            is_full = _once(count(hits) >= _reach, f"full_{number}")
+            hits = hits.add_columns(_label(number)).where(~is_rare, is_full)
+            yield self._ordered(hits, near.c)
+            rest = _all(self.table, filters, indexed([part]) or indexed(self.filters))
+            yield self._ordered(sa.select(rest, _label(number)).where(~is_rare, ~is_full), rest.c)
+
+    def _fetched(self, is_rare: sa.ColumnElement[bool]) -> sa.Select[Any]:
+        """All matches of all parts."""
+        c = self.table.c
+        cases = [(part.condition(c), number) for number, part in enumerate(self.parts)]
+        part = sa.case(*cases).label("part") if cases else _label(0)
+        found = _all(self.table, self.filters, indexed(self.filters), part)
+        rows = sa.select(found).where(is_rare)
+        if self.is_resumed:
+            later = found.c.part < self.first if self.backward else found.c.part > self.first
+            here = sa.and_(found.c.part == self.first, self._is_beyond(found.c))
+            rows = rows.where(sa.or_(later, here))
+        order = found.c.part.desc() if self.backward else found.c.part
+        return self._ordered(rows.order_by(order), found.c)
+
+    def _tried(self, filters: Sequence[Filter], name: str = "tried") -> sa.CTE:
+        aligned = select(self.table, [one for one in filters if one.aligned])
+        walk = self._ordered(aligned, self.table.c, _TRIED).subquery()
+        return select(walk, [one for one in self.filters if not one.aligned]).cte(name)
+
+    def _filters(self, number: int) -> list[Filter]:
+        is_start = self.is_resumed and number == self.first
+        beyond_start = [Filter(self._is_beyond, aligned=True)] if is_start else []
+        return [*self.filters, *self.parts[number : number + 1], *beyond_start]
+
+    def _is_beyond(self, c: Any) -> sa.ColumnElement[bool]:
+        return beyond([(c[name], down) for name, down in self.keys], self.places)
+
+    def _ordered(self, rows: sa.Select[Any], c: Any, most: Any = _reach) -> sa.Select[Any]:
+        order = (c[name].desc() if down else c[name] for name, down in self.keys)
+        return rows.order_by(*order).limit(most)
+
+
+def select(source: Any, filters: Sequence[Filter]) -> sa.Select[Any]:
+    return sa.select(source).where(*(one.condition(source.c) for one in filters))
+
+
+def count(rows: sa.Select[Any]) -> sa.ScalarSelect[int]:
+    return sa.select(sa.func.count()).select_from(rows.subquery()).scalar_subquery()
+
+
+def indexed(filters: Sequence[Filter]) -> list[sa.ColumnElement[bool]]:
+    return [one.indexed for one in filters if one.indexed is not None]
+
+
+def _all(table: sa.Table, filters: Sequence[Filter], indexes: Any, *columns: Any) -> sa.Subquery:
+    """All that match; OFFSET 0 keeps the planner from following the order of what is around it."""
+    rows = select(table, filters).where(*indexes).add_columns(*columns)
+    return rows.offset(_NOTHING).subquery()
+
+
+def _label(number: int) -> sa.Label[int]:
+    return sa.literal_column(str(number), sa.Integer).label("part")
+
+
+def _once(condition: sa.ColumnElement[bool], name: str) -> sa.ScalarSelect[bool]:
+    """A condition that depends on no row, evaluated when it is first asked for and then kept."""
+    return sa.select(sa.select(condition.label("is")).cte(name).c["is"]).scalar_subquery()
