@@ -25,6 +25,18 @@ from tests.wire import Proxy, free_port
 PROJECTS = "/api/v1/projects"
 
 
+def walk(client: FlaskClient, query: str) -> list[Any]:
+    """All items of a list, page after page by its cursors."""
+    items, more = [], ""
+    while True:
+        answer = client.get(f"{PROJECTS}{query}{more}")
+        assert answer.status_code == 200, answer.text
+        items += answer.json["items"]
+        if not answer.json["next_cursor"]:
+            return items
+        more = f"&cursor={answer.json['next_cursor']}"
+
+
 class Served:
     """A gunicorn of our own: its process, its port and what it logged."""
 

@@ -74,16 +74,16 @@ class Listing:
         page = sa.select(
             sa.func.string_agg(self.render(c), comma).filter(c.number <= SIZE).label("items"),
             sa.func.count().label("found"),
+            sa.func.max(c.matches).label("matches"),
             sa.func.max(place).filter(c.number == 1).label("first"),
             sa.func.max(place).filter(c.number == SIZE).label("last"),
         ).cte("page")
         ends_here = sa.and_(page.c.found <= SIZE, sa.or_(page.c.found > 0, SKIPPED == 0))
-        return sa.select(page).add_columns(
-            *self._total(how_many, sa.true() if start else sa.not_(ends_here), page)
-        )
+        known = [page.c.matches.is_not(None), *([] if start else [ends_here])]
+        return sa.select(page).add_columns(*self._total(how_many, ~sa.or_(*known), page))
 
     def _total(self, how_many: str, is_needed: sa.ColumnElement[bool], page: sa.CTE) -> list[Any]:
-        """The number of all matches as `counted` and as the planner's `estimate`, where needed."""
+        """How many rows match, `counted` and by the planner's `estimate`, if not known already."""
         c = self.table.c
         every: sa.Select[Any] = sa.select(sa.literal_column("1")).select_from(self.table)
         matches = every.where(*(one.condition(c) for one in self.filters), *indexed(self.filters))
@@ -127,11 +127,13 @@ def read(
 ) -> Page:
     """Make a Page of the row that the statement gave for these."""
     goes_on = row.found > parameters["size"]
-    total, is_estimate = row.counted, False
-    if row.estimate is None and total is None and how_many != "none":
-        total = parameters["skipped"] + row.found
-    elif how_many == "auto" and (total is None or total > COUNTED):
+    total, is_estimate = row.matches if row.counted is None else row.counted, False
+    if how_many == "none":
+        total = None
+    elif row.estimate is not None and (total is None or total > COUNTED):
         total, is_estimate = max(row.estimate, total or 0), True
+    elif total is None:
+        total = parameters["skipped"] + row.found
     backward = start is not None and start[1]
     near = json.loads(row.first) if start and row.first else None
     far = json.loads(row.last) if goes_on else None

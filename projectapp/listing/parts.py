@@ -45,12 +45,15 @@ class Parts:
         self.places = [sa.bindparam(f"at_{n}", type_=kind) for n, kind in enumerate(types)]
 
     def selects(self) -> Iterator[sa.Select[Any]]:
-        """The selects that are the list, one after the other: the columns and `part`."""
+        """The selects that are the list, one after the other.
+
+        Their columns are the table's, `part` and `matches`: all there are, where that is known.
+        """
         last = max(1, len(self.parts)) - 1
         numbers = range(self.first, -1, -1) if self.backward else range(self.first, last + 1)
         if all(one.aligned for one in self.filters):
             for number in numbers:
-                some = select(self.table, self._filters(number)).add_columns(_label(number))
+                some = select(self.table, self._filters(number)).add_columns(*_labels(number))
                 yield self._ordered(some, self.table.c)
         else:
             yield from self._found(numbers)
@@ -65,7 +68,7 @@ class Parts:
         is_rare = _once(count(sa.select(tried)) < (_RARE if self.parts else _reach), "rare")
         yield self._fetched(is_rare)
         if not self.parts:
-            yield self._ordered(sa.select(tried, _label(0)).where(~is_rare), tried.c)
+            yield self._ordered(sa.select(tried, *_labels(0)).where(~is_rare), tried.c)
             return
         for number in numbers:
             part, filters = self.parts[number], self._filters(number)
@@ -74,17 +77,18 @@ class Parts:
                 near = self._tried(filters, f"tried_{number}")
             hits = select(near, [] if part.aligned else [part])
             is_full = _once(count(hits) >= _reach, f"full_{number}")
-            hits = hits.add_columns(_label(number)).where(~is_rare, is_full)
+            hits = hits.add_columns(*_labels(number)).where(~is_rare, is_full)
             yield self._ordered(hits, near.c)
             rest = _all(self.table, filters, indexed([part]) or indexed(self.filters))
-            yield self._ordered(sa.select(rest, _label(number)).where(~is_rare, ~is_full), rest.c)
+            yield self._ordered(sa.select(rest, *_labels(number)).where(~is_rare, ~is_full), rest.c)
 
     def _fetched(self, is_rare: sa.ColumnElement[bool]) -> sa.Select[Any]:
         """All matches of all parts."""
         c = self.table.c
         cases = [(part.condition(c), number) for number, part in enumerate(self.parts)]
-        part = sa.case(*cases).label("part") if cases else _label(0)
-        found = _all(self.table, self.filters, indexed(self.filters), part)
+        part = sa.case(*cases).label("part") if cases else _labels(0)[0]
+        matches = sa.func.count().over().label("matches")
+        found = _all(self.table, self.filters, indexed(self.filters), part, matches)
         rows = sa.select(found).where(is_rare)
         if self.is_resumed:
             later = found.c.part < self.first if self.backward else found.c.part > self.first
@@ -129,8 +133,9 @@ def _all(table: sa.Table, filters: Sequence[Filter], indexes: Any, *columns: Any
     return rows.offset(_NOTHING).subquery()
 
 
-def _label(number: int) -> sa.Label[int]:
-    return sa.literal_column(str(number), sa.Integer).label("part")
+def _labels(number: int) -> tuple[sa.Label[int], sa.Label[int]]:
+    part = sa.literal_column(str(number), sa.Integer)
+    return part.label("part"), sa.cast(sa.null(), sa.BigInteger).label("matches")
 
 
 def _once(condition: sa.ColumnElement[bool], name: str) -> sa.ScalarSelect[bool]:

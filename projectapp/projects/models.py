@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from projectapp.database import db, rfc3339
@@ -33,8 +33,11 @@ class Project(db.Model):  # type: ignore[name-defined,misc]
         sa.DateTime(timezone=True), server_default=sa.func.now()
     )
     search: Mapped[str] = mapped_column(
-        sa.Text(collation="C"),
-        sa.Computed("project_text(name, description)", persisted=True),
+        sa.Text(collation="C"), sa.Computed("project_text(name, description)", persisted=True)
+    )
+    bigrams: Mapped[list[int]] = mapped_column(
+        ARRAY(sa.Integer),
+        sa.Computed("project_bigrams(project_text(name, description))", persisted=True),
     )
 
     __table_args__ = (
@@ -68,11 +71,7 @@ class Project(db.Model):  # type: ignore[name-defined,misc]
             postgresql_using="gin",
             postgresql_ops={"attributes": "jsonb_path_ops"},
         ),
-        sa.Index(
-            "projects_search_idx",
-            sa.text("project_bigrams(search)"),
-            postgresql_using="gin",
-        ),
+        sa.Index("projects_bigrams_idx", "bigrams", postgresql_using="gin"),
     )
 
 

@@ -94,22 +94,21 @@ def _target(project_id: UUID, versions: Sequence[int] | None) -> dict[str, Any]:
     return {"this": project_id} if versions is None else {"this": project_id, "versions": versions}
 
 
-_TEXTS: ARRAY[str] = ARRAY(sa.Text)
 _MARK: sa.ColumnElement[str] = sa.literal_column(
     r"E'\x1f'"
 )  # before each part of the searched text, and in no word
 _phrase = sa.func.search_fold(sa.bindparam("phrase"), type_=sa.Text)
 _patterns = sa.func.string_to_array(
-    sa.func.search_fold(sa.bindparam("patterns")), sa.literal_column("' '"), type_=_TEXTS
+    sa.func.search_fold(sa.bindparam("patterns")), sa.literal_column("' '"), type_=ARRAY(sa.Text)
 )
 _BEGIN = _MARK.concat(_phrase)
 _WHOLE = _BEGIN.concat(_MARK)
 
 
-def _has(text: Any, mark: Any) -> sa.ColumnElement[bool]:
-    """That a project has all bigrams of a text: what its index finds."""
-    bigrams = sa.func.project_bigrams(Project.search, type_=_TEXTS)
-    return bigrams.contains(sa.func.search_bigrams(text, mark, type_=_TEXTS))
+def _has(text: Any, sign: int) -> sa.ColumnElement[bool]:
+    """That a project has all bigrams of a text or, with the sign -1, that its name has."""
+    bigrams = sa.func.search_bigrams(text, sa.literal_column(str(sign)), type_=ARRAY(sa.Integer))
+    return Project.bigrams.contains(bigrams)
 
 
 def _ranked(rank: int, indexed: sa.ColumnElement[bool]) -> Filter:
@@ -128,11 +127,11 @@ def _compared(column: str, compare: Callable[[Any, Any], Any], parameter: str) -
     return Filter(lambda c: compare(c[column], bound))
 
 
-_ANYWHERE = _has(_phrase, sa.literal_column("''"))
+_ANYWHERE = _has(_phrase, 1)
 _RANKS = [
-    _ranked(0, _has(_WHOLE, _MARK)),
-    _ranked(1, _has(_BEGIN, _MARK)),
-    _ranked(2, _has(_phrase, _MARK)),
+    _ranked(0, _has(_WHOLE, -1)),
+    _ranked(1, _has(_BEGIN, -1)),
+    _ranked(2, _has(_phrase, -1)),
     _ranked(3, _ANYWHERE),
 ]
 _SIDES = [Filter(lambda c: sa.not_(c.is_active), True), Filter(lambda c: c.is_active, True)]

@@ -113,9 +113,10 @@ class ProjectQuery(Schema):
     page = QueryInteger(validate=Range(1, MAX_PAGE), metadata={"default": 1})
     page_size = QueryInteger(load_default=PAGE_SIZE, validate=Range(1, MAX_PAGE_SIZE))
     cursor = fields.String(
+        validate=Length(1),
         metadata=_says(
             "A next_cursor instead of a page; all else but fields, page_size and count stays."
-        )
+        ),
     )
     count = fields.String(
         validate=OneOf(COUNTS),
