@@ -117,3 +117,11 @@ def test_a_total_that_is_counted_past_ten_thousand_is_no_less_than_that(client, 
 def test_ten_thousand_is_the_limit_where_the_planner_has_no_idea(client, sql, rows):
     sql(FILL.format(rows))
     assert total(client, "?") == (rows, rows > COUNTED)
+
+
+@pytest.mark.parametrize("query", ["SELECT 1; DROP TABLE projects", "ANALYZE SELECT 1", "", "x"])
+def test_an_estimate_runs_nothing(sql, query):
+    with pytest.raises(psycopg2.Error):
+        sql("SELECT row_estimate(%s)", query)
+    assert sql("SELECT row_estimate('SELECT 1')") == [(1,)]
+    assert sql("SELECT count(*) FROM projects") == [(0,)]

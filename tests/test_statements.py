@@ -10,7 +10,7 @@ from tests.conftest import PROJECTS
 @pytest.fixture
 def over_the_wire(make_app, proxy, make_project):
     """Requests through the counting proxy, on a connection that is open already."""
-    project = make_project()
+    project, *_ = [make_project() for _ in range(11)]
     client = make_app(DATABASE_URL=proxy.url, DATABASE_PING_AFTER="1").test_client()
     client.get(PROJECTS)
     proxy.queries.clear()
@@ -22,6 +22,10 @@ def over_the_wire(make_app, proxy, make_project):
     [
         ("GET", "", None, 200),
         ("GET", "?page=3&page_size=50&sort=name,-created_at&is_active=true&fields=name", None, 200),
+        ("GET", "?q=project here&sort=-is_active,name&count=exact", None, 200),
+        ("GET", '?q=project&attributes={"a":1}&page=2&count=auto', None, 200),
+        ("GET", "?cursor={cursor}", None, 200),
+        ("GET", "?cursor={cursor}&count=auto", None, 200),
         ("HEAD", "", None, 200),
         ("POST", "", {"name": "x", "attributes": {"a": 1}}, 201),
         ("GET", "/{id}", None, 200),
@@ -40,9 +44,12 @@ def test_a_request_is_one_round_trip(over_the_wire, method, path, body, status, 
     client, project, proxy = over_the_wire
     more = {} if body is None else {"json": body}
     headers = {"If-Match": tag} if tag and method in ("PUT", "PATCH", "DELETE") else {}
-    path = PROJECTS + path.format(id=project["id"])
-    answer = client.open(path, method=method, headers=headers, **more)
-    assert answer.status_code == status
+    given = {"id": project["id"], "cursor": client.get(PROJECTS).json["next_cursor"]}
+    for name, value in given.items():
+        path = path.replace(f"{{{name}}}", value)
+    proxy.queries.clear()
+    answer = client.open(PROJECTS + path, method=method, headers=headers, **more)
+    assert answer.status_code == status, answer.text
     expected = {400: 0, 404: 1 + bool(headers)}.get(status, 1)
     assert len(proxy.queries) == expected, proxy.queries
 

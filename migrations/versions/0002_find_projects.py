@@ -75,13 +75,15 @@ RETURN search_bigrams(project_text, 1)
   || search_bigrams(E'\x1f' || split_part(project_text, E'\x1f', 2) || E'\x1f', -1)
 """
 
+# As a cursor, a query is one statement, whoever gives it.
 ROW_ESTIMATE = """
 CREATE FUNCTION row_estimate(query text) RETURNS bigint LANGUAGE plpgsql STRICT AS $$
 DECLARE
   plan json;
 BEGIN
-  EXECUTE 'EXPLAIN (FORMAT JSON) ' || query INTO plan;
-  RETURN plan -> 0 -> 'Plan' ->> 'Plan Rows';
+  FOR plan IN EXECUTE 'EXPLAIN (FORMAT JSON) ' || query LOOP
+    RETURN plan -> 0 -> 'Plan' ->> 'Plan Rows';
+  END LOOP;
 END
 $$
 """
@@ -127,8 +129,8 @@ def upgrade() -> None:
             [column],
             postgresql_using="gin",
             postgresql_ops=operators,
-            # KiB of news that every search has to read through, until an insert sorts them in.
-            postgresql_with={"gin_pending_list_limit": 256},
+            # KiB that every search reads through until an insert sorts them in; 4096 by default.
+            postgresql_with={"gin_pending_list_limit": 1024},
         )
 
 

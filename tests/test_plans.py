@@ -1,0 +1,108 @@
+"""Every index is there for a list that would be slow without it: plans at 50 000 rows, analysed."""
+
+import psycopg2
+import pytest
+
+from tests.conftest import PROJECTS
+from tests.plans import executed
+
+# Ten rows a timestamp; the older two thirds are archived, and only they have the words "long ago".
+FILL = """
+TRUNCATE projects;
+INSERT INTO projects (id, name, description, is_active, attributes, created_at, updated_at)
+SELECT gen_random_uuid(),
+  (ARRAY['번역', 'project', '検索', 'Search'])[1 + n % 4] || ' ' || md5(n::text),
+  CASE WHEN n < 30000 AND n % 9 = 0 THEN 'long ago' ELSE 'needed by 팀 ' || n % 100 END,
+  n > 33000, jsonb_build_object('team', n % 3, 'cost', n % 10000),
+  '2026-01-01Z'::timestamptz + n / 10 * interval '1 s',
+  '2026-01-02Z'::timestamptz + n / 10 * interval '1 s'
+FROM generate_series(1, 50000) AS n;
+ANALYZE projects
+"""
+CREATED, UPDATED, NAME = (f"projects_{key}_id_idx" for key in ("created_at", "updated_at", "name"))
+IN_STATE = "projects_is_active_{}_id_idx"
+ATTRIBUTES, BIGRAMS = "projects_attributes_idx", "projects_bigrams_idx"
+IN_ORDER = {
+    "": CREATED,
+    "sort=created_at": CREATED,
+    "sort=-created_at,name": CREATED,
+    "fields=name": CREATED,
+    "sort=name": NAME,
+    "sort=-name,is_active": NAME,
+    "sort=updated_at": UPDATED,
+    "sort=-updated_at,name": UPDATED,
+    "is_active=true": IN_STATE.format("created_at"),
+    "is_active=false&sort=name": IN_STATE.format("name"),
+    "is_active=false&sort=-updated_at": IN_STATE.format("updated_at"),
+    "sort=is_active,-created_at": IN_STATE.format("created_at"),
+    "sort=-is_active,name": IN_STATE.format("name"),
+    "sort=-is_active,-updated_at": IN_STATE.format("updated_at"),
+    "created_at[gte]=2026-01-01T00:30:00Z": CREATED,
+    "created_at[lt]=2026-01-01T00:30:00Z&sort=created_at": CREATED,
+    "updated_at[gt]=2026-01-02T00:30:00Z&sort=-updated_at": UPDATED,
+    "is_active=false&created_at[gt]=2026-01-01T00:30:00Z": IN_STATE.format("created_at"),
+}
+# What no index holds in order is tried on the next 4 000 rows and, if that is in vain, found by an
+# index of its own.
+TRIED = {
+    "name=nobody": {CREATED, NAME},
+    "updated_at[lt]=2026-01-02T00:00:30Z": {CREATED, UPDATED},
+    "created_at[lt]=2026-01-01T00:00:03Z&sort=name": {NAME, CREATED},
+    'attributes={"cost":77}': {CREATED, ATTRIBUTES},
+    'attributes={"team":1}': {CREATED},
+    'attributes={"team":1}&sort=name': {NAME},
+    'attributes={"cost":77}&sort=-is_active,name': {NAME, ATTRIBUTES},
+    "q=ab0c1": {CREATED, BIGRAMS},
+    "q=long ago": {CREATED, BIGRAMS},
+    "q=needed": {CREATED, BIGRAMS},
+    "q=needed&sort=name": {NAME},
+    "q=nobody&sort=-name": {NAME, BIGRAMS},
+    "q=ab0c1&is_active=true": {IN_STATE.format("created_at"), BIGRAMS},
+}
+
+
+@pytest.fixture(scope="module")
+def many(app, database_url):
+    connection = psycopg2.connect(database_url)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(FILL)
+    connection.close()
+    return app.test_client()
+
+
+def scans(client, query):
+    """The indexes that are read, and how many rows of the table."""
+    nodes = executed(client, f"{PROJECTS}?count=none&{query}")
+    of_table = [node for node in nodes if node.get("Relation Name") == "projects"]
+    indexes = {node["Index Name"] for node in nodes if "Index Name" in node}
+    assert not [node for node in of_table if node["Node Type"] == "Seq Scan"]
+    return indexes, sum(node["Actual Rows"] * node["Actual Loops"] for node in of_table)
+
+
+@pytest.mark.parametrize("query", IN_ORDER)
+def test_a_list_in_the_order_of_an_index_reads_its_page_alone(many, query):
+    indexes, rows = scans(many, query)
+    assert indexes == {IN_ORDER[query]}
+    assert rows <= 11 + 10, "a page, one row more, and those that share its last timestamp"
+
+
+@pytest.mark.parametrize("query", [q for q in IN_ORDER if "[" not in q and "is_active=" not in q])
+def test_the_last_page_by_cursor_reads_no_more_than_the_first(many, query):
+    cursor = many.get(f"{PROJECTS}?{query}&page=4999").json["next_cursor"]
+    assert len(many.get(f"{PROJECTS}?{query}&cursor={cursor}").json["items"]) == 10
+    indexes, rows = scans(many, f"{query}&cursor={cursor}")
+    assert indexes == {IN_ORDER[query]}
+    assert rows <= 11 + 10
+
+
+@pytest.mark.parametrize("query", TRIED)
+def test_a_list_in_another_order_reads_some_rows_and_its_matches(many, query):
+    matches = many.get(f"{PROJECTS}?count=exact&{query}").json["total"]
+    indexes, rows = scans(many, query)
+    assert indexes == TRIED[query]
+    assert rows <= 4_000 + min(matches, 3_333)
+
+
+def test_there_is_no_index_without_a_list(many, sql):
+    there = {n for (n,) in sql("SELECT indexname FROM pg_indexes WHERE tablename = 'projects'")}
+    assert there - {"projects_pkey"} == {*IN_ORDER.values()}.union(*TRIED.values())
