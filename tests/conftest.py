@@ -27,14 +27,16 @@ PROJECTS = "/api/v1/projects"
 
 def walk(client: FlaskClient, query: str) -> list[Any]:
     """All items of a list, page after page by its cursors."""
-    items, more = [], ""
-    while True:
+    items: list[Any] = []
+    more = ""
+    for _ in range(500):
         answer = client.get(f"{PROJECTS}{query}{more}")
         assert answer.status_code == 200, answer.text
         items += answer.json["items"]
         if not answer.json["next_cursor"]:
             return items
         more = f"&cursor={answer.json['next_cursor']}"
+    raise AssertionError("the walk does not end")
 
 
 class Served:

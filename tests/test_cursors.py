@@ -53,12 +53,12 @@ def test_a_walk_is_the_list_page_by_page(client, ties, query, size):
 @pytest.mark.parametrize("query", [*(f"?sort={s}" if s else "?" for s in SORTS), "?q=ab"])
 def test_links_lead_to_the_end_and_back(client, ties, query):
     url, forth, back = f"{PROJECTS}{query}&page_size=7", [], []
-    while url:
+    while url and len(forth) < 20:
         answer = client.get(url)
         forth.append(ids(answer))
         last, url = url, links(answer).get("next")
     url = last
-    while url:
+    while url and len(back) < 20:
         answer = client.get(url)
         back.append(ids(answer))
         url = links(answer).get("prev")
