@@ -43,11 +43,12 @@ def decode(cursor: str, scope: Any) -> Position:
     """Return the position that `encode` was given; WrongCursor if it was not for this scope."""
     try:
         raw = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        version, backward, *values = parse_json(raw[_CHECKSUM:])
+        _, backward, *values = parse_json(raw[_CHECKSUM:])
     except (ValueError, TypeError):
         raise WrongCursor from None
     position = Position(values, backward)
-    if version != _VERSION or not values or encode(position, scope) != cursor:
+    # Encoded anew, neither the version nor the checksum nor the spelling may differ.
+    if not isinstance(backward, bool) or encode(position, scope) != cursor:
         raise WrongCursor
     return position
 

@@ -119,7 +119,13 @@ def test_ten_thousand_is_the_limit_where_the_planner_has_no_idea(client, sql, ro
     assert total(client, "?") == (rows, rows > COUNTED)
 
 
-@pytest.mark.parametrize("query", ["SELECT 1; DROP TABLE projects", "ANALYZE SELECT 1", "", "x"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("SELECT 1; DROP TABLE projects", "SELECT 1; DROP TABLE projects; SELECT '[]'::json"),
+        *("ANALYZE SELECT 1", "", "x", "SELECT 1) SELECT 2"),
+    ],
+)
 def test_an_estimate_runs_nothing(sql, query):
     with pytest.raises(psycopg2.Error):
         sql("SELECT row_estimate(%s)", query)

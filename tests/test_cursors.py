@@ -222,6 +222,12 @@ def test_a_forged_cursor_with_a_good_checksum_is_refused(client, problem, values
     refused(problem, client.get(f"{PROJECTS}?sort=name&q=ab&cursor={forged}"))
 
 
+@pytest.mark.parametrize("backward", [None, 0, 1, "", "x", [0], {}])
+def test_a_forged_direction_is_refused(client, problem, backward):
+    forged = encode(Position([0, "2026-01-01T00:00:00Z", SOME_ID], backward), {"sort": []})
+    refused(problem, client.get(f"{PROJECTS}?cursor={forged}"))
+
+
 @pytest.mark.parametrize("value", ["yesterday", "2026-13-01T00:00:00Z", "", 1, None, True])
 def test_a_forged_time_is_refused(client, problem, value):
     forged = encode(Position([0, value, SOME_ID]), {"sort": []})

@@ -71,12 +71,15 @@ def many(app, database_url):
 
 
 def scans(client, query):
-    """The indexes that are read, and how many rows of the table."""
+    """The indexes that are read, and how many rows of the table, also those that are dropped."""
     nodes = executed(client, f"{PROJECTS}?count=none&{query}")
     of_table = [node for node in nodes if node.get("Relation Name") == "projects"]
     indexes = {node["Index Name"] for node in nodes if "Index Name" in node}
     assert not [node for node in of_table if node["Node Type"] == "Seq Scan"]
-    return indexes, sum(node["Actual Rows"] * node["Actual Loops"] for node in of_table)
+    counts = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
+    return indexes, sum(
+        node["Actual Loops"] * node.get(count, 0) for node in of_table for count in counts
+    )
 
 
 @pytest.mark.parametrize("query", IN_ORDER)
@@ -100,7 +103,7 @@ def test_a_list_in_another_order_reads_some_rows_and_its_matches(many, query):
     matches = many.get(f"{PROJECTS}?count=exact&{query}").json["total"]
     indexes, rows = scans(many, query)
     assert indexes == TRIED[query]
-    assert rows <= 4_000 + min(matches, 3_333)
+    assert rows <= 4_000 + min(matches, 3_333) + 50, "and some that have the letters elsewhere"
 
 
 def test_there_is_no_index_without_a_list(many, sql):

@@ -111,9 +111,9 @@ class Listing:
 
     def parameters(self, position: Position) -> tuple[Start, dict[str, Any]]:
         """The `start` and the parameters of a position; WrongCursor if it is none of this list."""
-        part, *values = position.values
         kinds = [self.table.c[name].type.python_type for name, _ in self.keys]
         try:
+            part, *values = position.values
             if type(part) is not int or part not in range(max(1, len(self.parts))):
                 raise ValueError
             typed = [_typed(kind, value) for kind, value in zip(kinds, values, strict=True)]
