@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,12 @@ from projectapp.embedded import Server
 from tests.wire import Proxy, free_port
 
 PROJECTS = "/api/v1/projects"
+
+
+def links(answer: Any) -> dict[str, str]:
+    """The URLs of an answer's Link header by relation."""
+    found = re.findall(r'<([^>]*)>; rel="(\w+)"', answer.headers["Link"])
+    return {relation: url for url, relation in found}
 
 
 def walk(client: FlaskClient, query: str) -> list[Any]:

@@ -1,6 +1,5 @@
 """Cursors: every row once, in every order, whatever happens meanwhile; and nothing but ours."""
 
-import re
 import threading
 from itertools import pairwise
 from urllib.parse import quote
@@ -8,7 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from projectapp.pagination import Position, encode
-from tests.conftest import PROJECTS, walk
+from tests.conftest import PROJECTS, links, walk
 
 SOME_ID = "01900000-0000-7000-8000-000000000000"
 SORTS = (
@@ -16,11 +15,6 @@ SORTS = (
     *("is_active,name", "-is_active,name", "-is_active,-created_at,name", "name,is_active"),
     *("name,-created_at", "-name,created_at", "updated_at,-name,is_active", "-updated_at,name"),
 )
-
-
-def links(answer):
-    found = re.findall(r'<([^>]*)>; rel="(\w+)"', answer.headers["Link"])
-    return {relation: url for url, relation in found}
 
 
 def ids(answer):

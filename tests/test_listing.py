@@ -1,20 +1,13 @@
 """The list: pages, order, filters, sparse fields, links."""
 
-import re
-
 import pytest
 
-from tests.conftest import PROJECTS
+from tests.conftest import PROJECTS, links
 
 
 def names(answer):
     assert answer.status_code == 200, answer.text
     return [item["name"] for item in answer.json["items"]]
-
-
-def links(answer):
-    found = re.findall(r'<([^>]*)>; rel="(\w+)"', answer.headers["Link"])
-    return {relation: url for url, relation in found}
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ INSERT INTO projects (id, name, description, is_active, attributes, created_at, 
 SELECT gen_random_uuid(),
   (ARRAY['번역', 'project', '検索', 'Search'])[1 + n % 4] || ' ' || md5(n::text),
   CASE WHEN n < 30000 AND n % 9 = 0 THEN 'long ago' ELSE 'needed by 팀 ' || n % 100 END,
-  n > 33000, jsonb_build_object('team', n % 3, 'cost', n % 10000),
+  n > 33000, jsonb_build_object('team', n % 3, 'cost', n % 10000, 'old', n < 1500),
   '2026-01-01Z'::timestamptz + n / 10 * interval '1 s',
   '2026-01-02Z'::timestamptz + n / 10 * interval '1 s'
 FROM generate_series(1, 50000) AS n;
@@ -52,6 +52,7 @@ TRIED = {
     'attributes={"team":1}': {CREATED},
     'attributes={"team":1}&sort=name': {NAME},
     'attributes={"cost":77}&sort=-is_active,name': {NAME, ATTRIBUTES},
+    'attributes={"old":true}': {CREATED, ATTRIBUTES},
     "q=ab0c1": {CREATED, BIGRAMS},
     "q=long ago": {CREATED, BIGRAMS},
     "q=needed": {CREATED, BIGRAMS},
@@ -89,9 +90,10 @@ def test_a_list_in_the_order_of_an_index_reads_its_page_alone(many, query):
     assert rows <= 11 + 10, "a page, one row more, and those that share its last timestamp"
 
 
+@pytest.mark.parametrize("page", [2, 2500, 4999])
 @pytest.mark.parametrize("query", [q for q in IN_ORDER if "[" not in q and "is_active=" not in q])
-def test_the_last_page_by_cursor_reads_no_more_than_the_first(many, query):
-    cursor = many.get(f"{PROJECTS}?{query}&page=4999").json["next_cursor"]
+def test_every_page_by_cursor_reads_no_more_than_the_first(many, query, page):
+    cursor = many.get(f"{PROJECTS}?{query}&page={page}").json["next_cursor"]
     assert len(many.get(f"{PROJECTS}?{query}&cursor={cursor}").json["items"]) == 10
     indexes, rows = scans(many, f"{query}&cursor={cursor}")
     assert indexes == {IN_ORDER[query]}
@@ -103,7 +105,7 @@ def test_a_list_in_another_order_reads_some_rows_and_its_matches(many, query):
     matches = many.get(f"{PROJECTS}?count=exact&{query}").json["total"]
     indexes, rows = scans(many, query)
     assert indexes == TRIED[query]
-    assert rows <= 4_000 + min(matches, 3_333) + 50, "and some that have the letters elsewhere"
+    assert rows <= 4_000 + matches + 50, "and some that have the letters elsewhere"
 
 
 def test_there_is_no_index_without_a_list(many, sql):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import PROJECTS, walk
+from tests.conftest import PROJECTS, links, walk
 
 PIECES = [
     *("번역", "프로젝트", "검색을", "한국어", "項目", "管理", "検索", "テスト", "설계\u0301"),
@@ -62,11 +62,11 @@ def newest(projects):
 
 @pytest.fixture(scope="module")
 def stored(app, database_url):
-    """5000 projects of random text and attributes, ten to a timestamp."""
+    """5000 projects of random text, ten to a timestamp; only the oldest say "rarely"."""
     chosen = random.Random(3)  # noqa: S311 - the same every time
     began = datetime(2026, 1, 1, tzinfo=UTC)
 
-    def text(most):
+    def made(most):
         return "".join(
             chosen.choice(PIECES) + chosen.choice(["", " ", "  ", "/"])
             for _ in range(chosen.randint(1, most))
@@ -75,8 +75,8 @@ def stored(app, database_url):
     rows = [
         {
             "id": str(UUID(int=chosen.getrandbits(128))),
-            "name": text(5)[:200],
-            "description": chosen.choice([None, "", text(20)[:1000]]),
+            "name": made(5)[:200],
+            "description": chosen.choice([None, "", made(20)[:1000]]),
             "is_active": chosen.random() < 0.8,
             "attributes": {
                 "team": chosen.choice(["core", "web", None]),
@@ -87,6 +87,10 @@ def stored(app, database_url):
         }
         for n in range(5000)
     ]
+    for number, row in enumerate(rows[0:900:9]):
+        row[("name", "description")[number % 2]] = chosen.choice(
+            ["rarely", "Rarely so", "so rarely"]
+        )
     connection = psycopg2.connect(database_url)
     with connection, connection.cursor() as cursor:
         cursor.execute("TRUNCATE projects")
@@ -193,7 +197,7 @@ def test_filters_hold_in_every_order_and_page(app, stored, condition, sort):
 
 @pytest.mark.parametrize("sort", SORTS)
 @pytest.mark.parametrize("condition", FILTERS)
-@pytest.mark.parametrize("q", ["ab", "번역 proj"])
+@pytest.mark.parametrize("q", ["ab", "번역 proj", "rarely"])
 def test_a_search_works_with_every_filter_and_order(app, stored, q, condition, sort):
     client = app.test_client()
     url = f"?q={q}&{condition}&{sort}"
@@ -207,6 +211,23 @@ def test_a_search_works_with_every_filter_and_order(app, stored, q, condition, s
     page = client.get(f"{PROJECTS}{url}&page=3&page_size=7").json
     assert [project["id"] for project in page["items"]] == [p["id"] for p in expected[14:21]]
     assert page["total"] == len(expected)
+
+
+@pytest.mark.parametrize("q", ["rarely", "so rarely", "ab", "번역 proj"])
+def test_links_lead_through_the_ranks_and_back(app, stored, q):
+    client = app.test_client()
+    url, forth, back = f"{PROJECTS}?q={q}&page_size=17", [], []
+    while url and len(forth) < 500:
+        answer = client.get(url)
+        forth.append([item["id"] for item in answer.json["items"]])
+        last, url = url, links(answer).get("next")
+    url = last
+    while url and len(back) < 500:
+        answer = client.get(url)
+        back.append([item["id"] for item in answer.json["items"]])
+        url = links(answer).get("prev")
+    assert back[::-1] == forth
+    assert len(forth) > 2
 
 
 TEXT = st.text(
