@@ -108,6 +108,14 @@ def test_a_list_in_another_order_reads_some_rows_and_its_matches(many, query):
     assert rows <= 4_000 + matches + 50, "and some that have the letters elsewhere"
 
 
+def test_a_part_without_matches_is_not_walked_to_its_end(many):
+    """All 1 500 matches are archived; 17 000 projects are active, and stand first."""
+    query = 'attributes={"old":true}&sort=-is_active,created_at'
+    indexes, rows = scans(many, query)
+    assert ATTRIBUTES in indexes
+    assert rows < 3 * 4_000 + 2 * 1_500
+
+
 def test_there_is_no_index_without_a_list(many, sql):
     there = {n for (n,) in sql("SELECT indexname FROM pg_indexes WHERE tablename = 'projects'")}
     assert there - {"projects_pkey"} == {*IN_ORDER.values()}.union(*TRIED.values())
