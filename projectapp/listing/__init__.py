@@ -45,10 +45,11 @@ class Listing:
 
     Every row is in one of the `parts`, unless there are none. Each key is a column's name and
     whether it descends; the last column is unique, none is ever null. `render` makes an item's JSON
-    text from the columns.
+    text; it, the filters, parts and keys are given the `columns`, by name.
     """
 
     table: sa.Table
+    columns: Sequence[str]
     filters: Sequence[Filter]
     parts: Sequence[Filter]
     keys: Sequence[tuple[str, bool]]
@@ -61,8 +62,9 @@ class Listing:
         With `start`, a part's number and whether to go backward, the page begins beyond the row of
         the keys `at_0`, `at_1`, ... in that part. `how_many`, one of COUNTS, is for the total.
         """
-        selects = Parts(self, start).selects()
-        chosen = sa.select(sa.union_all(*selects).subquery()).limit(SIZE + 1).offset(SKIPPED)
+        first, *others = Parts(self, start).selects()
+        chosen = sa.select(sa.union_all(first, *others).subquery()) if others else first
+        chosen = chosen.limit(SIZE + 1).offset(SKIPPED)
         number = sa.func.row_number().over().label("number")
         c = sa.select(number, chosen.subquery()).subquery().c
         comma: Any = sa.literal_column("','")
@@ -75,7 +77,7 @@ class Listing:
             sa.func.string_agg(self.render(c), comma).filter(c.number <= SIZE).label("items"),
             sa.func.count().label("found"),
             sa.func.max(c.matches).label("matches"),
-            sa.func.max(place).filter(c.number == 1).label("first"),
+            (sa.func.max(place).filter(c.number == 1) if start else sa.null()).label("first"),
             sa.func.max(place).filter(c.number == SIZE).label("last"),
         ).cte("page")
         ends_here = sa.and_(page.c.found <= SIZE, sa.or_(page.c.found > 0, SKIPPED == 0))
@@ -135,7 +137,7 @@ def read(
     elif total is None:
         total = parameters["skipped"] + row.found
     backward = start is not None and start[1]
-    near = json.loads(row.first) if start and row.first else None
+    near = json.loads(row.first) if row.first else None
     far = json.loads(row.last) if goes_on else None
     before, after = (far, near) if backward else (near, far)
     return Page(

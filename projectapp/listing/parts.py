@@ -38,6 +38,7 @@ class Parts:
 
     def __init__(self, listing: Listing, start: tuple[int, bool] | None) -> None:
         self.table, self.filters, self.parts = listing.table, listing.filters, listing.parts
+        self.columns = [self.table.c[name] for name in listing.columns]
         self.is_resumed = start is not None
         self.first, self.backward = start or (0, False)
         self.keys = [(name, down != self.backward) for name, down in listing.keys]
@@ -47,13 +48,13 @@ class Parts:
     def selects(self) -> Iterator[sa.Select[Any]]:
         """The selects that are the list, one after the other.
 
-        Their columns are the table's, `part` and `matches`: all there are, where that is known.
+        Their columns are the listing's, `part` and `matches`: all there are, where that is known.
         """
         last = max(1, len(self.parts)) - 1
         numbers = range(self.first, -1, -1) if self.backward else range(self.first, last + 1)
         if all(one.aligned for one in self.filters):
             for number in numbers:
-                some = select(self.table, self._filters(number)).add_columns(*_labels(number))
+                some = self._rows(self._filters(number)).add_columns(*_labels(number))
                 yield self._ordered(some, self.table.c)
         else:
             yield from self._found(numbers)
@@ -79,7 +80,7 @@ class Parts:
             is_full = _once(count(hits) >= _reach, f"full_{number}")
             hits = hits.add_columns(*_labels(number)).where(~is_rare, is_full)
             yield self._ordered(hits, near.c)
-            rest = _all(self.table, filters, indexed([part]) or indexed(self.filters))
+            rest = self._all(filters, indexed([part]) or indexed(self.filters))
             yield self._ordered(sa.select(rest, *_labels(number)).where(~is_rare, ~is_full), rest.c)
 
     def _fetched(self, is_rare: sa.ColumnElement[bool]) -> sa.Select[Any]:
@@ -88,7 +89,7 @@ class Parts:
         cases = [(part.condition(c), number) for number, part in enumerate(self.parts)]
         part = sa.case(*cases).label("part") if cases else _labels(0)[0]
         matches = sa.func.count().over().label("matches")
-        found = _all(self.table, self.filters, indexed(self.filters), part, matches)
+        found = self._all(self.filters, indexed(self.filters), part, matches)
         rows = sa.select(found).where(is_rare)
         if self.is_resumed:
             later = found.c.part < self.first if self.backward else found.c.part > self.first
@@ -98,9 +99,17 @@ class Parts:
         return self._ordered(rows.order_by(order), found.c)
 
     def _tried(self, filters: Sequence[Filter], name: str = "tried") -> sa.CTE:
-        aligned = select(self.table, [one for one in filters if one.aligned])
+        aligned = self._rows([one for one in filters if one.aligned])
         walk = self._ordered(aligned, self.table.c, _TRIED).subquery()
         return select(walk, [one for one in self.filters if not one.aligned]).cte(name)
+
+    def _rows(self, filters: Sequence[Filter]) -> sa.Select[Any]:
+        return sa.select(*self.columns).where(*(one.condition(self.table.c) for one in filters))
+
+    def _all(self, filters: Sequence[Filter], indexes: Any, *more: Any) -> sa.Subquery:
+        """All that match; OFFSET 0 keeps the planner from following the order of what is around."""
+        rows = self._rows(filters).where(*indexes).add_columns(*more)
+        return rows.offset(_NOTHING).subquery()
 
     def _filters(self, number: int) -> list[Filter]:
         is_start = self.is_resumed and number == self.first
@@ -125,12 +134,6 @@ def count(rows: sa.Select[Any]) -> sa.ScalarSelect[int]:
 
 def indexed(filters: Sequence[Filter]) -> list[sa.ColumnElement[bool]]:
     return [one.indexed for one in filters if one.indexed is not None]
-
-
-def _all(table: sa.Table, filters: Sequence[Filter], indexes: Any, *columns: Any) -> sa.Subquery:
-    """All that match; OFFSET 0 keeps the planner from following the order of what is around it."""
-    rows = select(table, filters).where(*indexes).add_columns(*columns)
-    return rows.offset(_NOTHING).subquery()
 
 
 def _labels(number: int) -> tuple[sa.Label[int], sa.Label[int]]:

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from projectapp import database
 from projectapp.listing import Filter, Listing, Page, read
 from projectapp.pagination import Position
-from projectapp.projects.models import Project, as_json
+from projectapp.projects.models import FIELDS, Project, as_json
 
 SORT_KEYS = ("name", "created_at", "updated_at", "is_active")
 
@@ -197,6 +197,7 @@ def _listing(names: frozenset[str], sort: tuple[str, ...], fields: frozenset[str
     in_order = ("is_active", keys[0][0])
     return Listing(
         table=_table,
+        columns=[*FIELDS, *(["search"] if "q" in names else [])],
         filters=[
             one._replace(aligned=name.startswith(in_order))
             for name, one in _FILTERS.items()
