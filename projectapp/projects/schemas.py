@@ -105,8 +105,8 @@ class ProjectQuery(Schema):
     q = fields.String(
         validate=[Length(1, Q_LENGTH), words_of_two],
         metadata=_says(
-            "Words that must all be in name or description, anywhere in them, whatever their case:"
-            " each of two characters or more.",
+            "Words of two characters or more, each anywhere in the name or the description."
+            " Case and Unicode normal form do not matter.",
             pattern=r"^\s*\S{2,}(\s+\S{2,})*\s*$",
         ),
     )
@@ -115,14 +115,14 @@ class ProjectQuery(Schema):
     cursor = fields.String(
         validate=Length(1),
         metadata=_says(
-            "A next_cursor instead of a page; all else but fields, page_size and count stays."
+            "A next_cursor of this list, instead of a page; sort, filters and q must be the same."
         ),
     )
     count = fields.String(
         validate=OneOf(COUNTS),
         metadata=_says(
-            f"total: auto counts up to {COUNTED} matches and estimates more, and is the default;"
-            " with a cursor that is none."
+            f"How total comes about: auto counts up to {COUNTED} matches and estimates more, exact"
+            " counts all, none counts nothing. By default auto, with a cursor none."
         ),
     )
     sort = QueryList(
@@ -142,7 +142,10 @@ class ProjectQuery(Schema):
     name = fields.String(validate=Length(1, NAME_LENGTH), metadata=_says("Exactly this name."))
     attributes = QueryObject(
         levels=ATTRIBUTES_LEVELS,
-        metadata=_says("JSON that the attributes contain, as PostgreSQL's @> says."),
+        metadata=_says(
+            "JSON that the attributes contain, in the sense of PostgreSQL's @>.",
+            examples=[{"team": "core"}],
+        ),
     )
     created_at_gte = _timestamp("created_at", "gte")
     created_at_gt = _timestamp("created_at", "gt")
