@@ -79,11 +79,22 @@ def beyond(
     return sa.and_(first, after)
 
 
-def link_header(path: str, query: Mapping[str, str], places: Mapping[str, Any]) -> str:
-    """The Link header: `places` maps relations to a `page` or `cursor`; the other `query` stays."""
+def link_header(
+    path: str, query: Mapping[str, str], page: int | None, before: str | None, after: str | None
+) -> str:
+    """The Link header of a page, which has a number or was found by a cursor.
+
+    `before` and `after` are the cursors of its neighbours; all other parameters of `query` stay.
+    """
+    links: dict[str, dict[str, Any]] = {"first": {"page": 1}}
+    if before:
+        links["prev"] = {"cursor": before}
+    elif page and page > 1:
+        links["prev"] = {"page": page - 1}
+    if after:
+        links["next"] = {"cursor": after}
     kept = {name: value for name, value in query.items() if name not in ("page", "cursor")}
     return ", ".join(
         f'<{path}?{urlencode({**kept, **place})}>; rel="{relation}"'
-        for relation, place in places.items()
-        if place
+        for relation, place in links.items()
     )

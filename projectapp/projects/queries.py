@@ -94,9 +94,8 @@ def _target(project_id: UUID, versions: Sequence[int] | None) -> dict[str, Any]:
     return {"this": project_id} if versions is None else {"this": project_id, "versions": versions}
 
 
-_MARK: sa.ColumnElement[str] = sa.literal_column(
-    r"E'\x1f'"
-)  # before each part of the searched text, and in no word
+# Stands before name and description in what is searched, and in no word.
+_MARK: sa.ColumnElement[str] = sa.literal_column(r"E'\x1f'")
 _phrase = sa.func.search_fold(sa.bindparam("phrase"), type_=sa.Text)
 _patterns = sa.func.string_to_array(
     sa.func.search_fold(sa.bindparam("patterns")), sa.literal_column("' '"), type_=ARRAY(sa.Text)
@@ -115,9 +114,8 @@ def _ranked(rank: int, indexed: sa.ColumnElement[bool]) -> Filter:
     def condition(c: Any) -> sa.ColumnElement[bool]:
         in_name = sa.func.split_part(c.search, _MARK, 2).like(sa.all_(_patterns))
         whole, begin = (sa.func.starts_with(c.search, text) for text in (_WHOLE, _BEGIN))
-        return sa.case((whole, 0), (begin, 1), (in_name, 2), else_=3) == sa.literal_column(
-            str(rank)
-        )
+        found = sa.case((whole, 0), (begin, 1), (in_name, 2), else_=3)
+        return found == sa.literal_column(str(rank))
 
     return Filter(condition, indexed=indexed)
 

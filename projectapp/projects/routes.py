@@ -44,10 +44,8 @@ def list_projects(query: dict[str, Any]) -> Response:
         "page_size": size,
         "next_cursor": after,
     }
-    previous = {"cursor": before} if before else {"page": page - 1} if page and page > 1 else None
-    places = {"first": {"page": 1}, "prev": previous, "next": after and {"cursor": after}}
-    links = link_header(request.path, request.args, places)
-    return _answer(f'{{"items":[{found.items}],{json.dumps(rest)[1:]}', headers={"Link": links})
+    links = {"Link": link_header(request.path, request.args, page, before, after)}
+    return _answer(f'{{"items":[{found.items}],{json.dumps(rest)[1:]}', headers=links)
 
 
 @bp.post("")
