@@ -107,8 +107,8 @@ class QueryObject(Object):
             raise ValidationError(f"The value {error}") from None
 
 
-def words_of_two(text: str) -> None:
-    """Validate a search: words of two characters or more, as NFC and in lower case."""
-    words = [normalize("NFC", normalize("NFC", word).lower()) for word in text.split()]
-    if not words or min(map(len, words)) < 2:
-        raise ValidationError("Every word needs two characters or more.")
+def has_a_word(text: str) -> None:
+    """Validate a search: at least one word of two characters or more, in NFC and lower case."""
+    folded = normalize("NFC", normalize("NFC", text).replace("İ", "i").lower())
+    if not any(len(word) > 1 for word in folded.split()):
+        raise ValidationError("A search needs a word of two characters or more.")

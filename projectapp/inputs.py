@@ -77,6 +77,9 @@ def parse_json(raw: bytes) -> Any:
         value = json.loads(
             text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
         )
+        # Raw, neither can stand in valid JSON in UTF-8: only an escape brings one in.
+        if "\\u" in text and not _storable(value):
+            raise NotJSON("has U+0000 or an unpaired surrogate, which cannot be stored.")
     except UnicodeDecodeError:
         raise NotJSON("is not UTF-8.") from None
     except RecursionError:
@@ -87,9 +90,6 @@ def parse_json(raw: bytes) -> Any:
         raise
     except ValueError:  # Python's limit of digits in one integer
         raise NotJSON("is not valid JSON: a number is out of range.") from None
-    # Raw, neither can stand in valid JSON in UTF-8: only an escape brings one in.
-    if "\\u" in text and not _storable(value):
-        raise NotJSON("has U+0000 or an unpaired surrogate, which cannot be stored.")
     return value
 
 

@@ -51,6 +51,10 @@ BODIES = {
     "5000 digits": (b'{"name": "x", "attributes": {"a": ' + b"9" * 5000 + b"}}", 400),
     "30000 objects deep": (b'{"a":' * 30_000 + b"1" + b"}" * 30_000, 400),
     "30000 arrays deep": (b'{"attributes":' + b"[" * 30_000 + b"]" * 30_000 + b"}", 400),
+    "950 deep with an escape": (
+        b'{"attributes":' + b"[" * 950 + b'"\\u0041"' + b"]" * 950 + b"}",
+        400,
+    ),
     "100000 open brackets": (b"[" * 100_000, 400),
     "1000 deep": (json.dumps(nested(700)).encode(), 400),
     "33 deep": (json.dumps(nested(33)).encode(), 400),
@@ -265,7 +269,7 @@ RAW = {
     "another version": ([post().replace(b"HTTP/1.1", b"HTTP/9.9")], 400),
     "header without a colon": ([post(b"broken")], 400),
     "NUL in a header": ([post(b"X-A: a\0b")], 400),
-    "line too long": ([post().replace(b"projects", b"p" * 5000)], 414),
+    "line too long": ([post().replace(b"projects", b"p" * 9000)], 414),
     "header too long": ([post(b"X-A: " + b"a" * 9000)], 431),
     "too many headers": ([post(*(b"X-%d: a" % n for n in range(101)))], 431),
 }

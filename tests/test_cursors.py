@@ -1,6 +1,7 @@
 """Cursors: every row once, in every order, whatever happens meanwhile; and nothing but ours."""
 
 import threading
+from base64 import urlsafe_b64encode
 from itertools import pairwise
 from urllib.parse import quote
 
@@ -112,7 +113,7 @@ def test_rows_that_stay_are_seen_once_while_others_come_and_go(app, client, sql,
         FROM generate_series(1, 300) AS n
     """)
     stay = {str(i) for (i,) in sql("SELECT id FROM projects")}
-    done, failed = threading.Event(), []
+    done, failed, written = threading.Event(), [], []
 
     def write():
         writer = app.test_client()
@@ -122,6 +123,7 @@ def test_rows_that_stay_are_seen_once_while_others_come_and_go(app, client, sql,
                 f"{PROJECTS}/{made['id']}", json={"name": "stays 1", "is_active": False}
             )
             gone = writer.delete(f"{PROJECTS}/{made['id']}")
+            written.append(made["id"])
             failed.extend(a.json for a in (moved, gone) if a.status_code >= 300)
 
     writers = [threading.Thread(target=write) for _ in range(3)]
@@ -136,6 +138,7 @@ def test_rows_that_stay_are_seen_once_while_others_come_and_go(app, client, sql,
         for writer in writers:
             writer.join()
     assert failed == []
+    assert len(written) > 5
 
 
 def test_the_order_is_that_of_microseconds(client, ties, sql):
@@ -216,13 +219,26 @@ def test_a_forged_cursor_with_a_good_checksum_is_refused(client, problem, values
     refused(problem, client.get(f"{PROJECTS}?sort=name&q=ab&cursor={forged}"))
 
 
+def test_a_deep_cursor_is_refused(client, problem):
+    deep = "[" * 900 + '"\\u0041"' + "]" * 900
+    raw = f"[1, false, {deep}]".encode()
+    cursor = urlsafe_b64encode(b"checksum" + raw).decode().rstrip("=")
+    refused(problem, client.get(f"{PROJECTS}?cursor={cursor}"))
+
+
 @pytest.mark.parametrize("backward", [None, 0, 1, "", "x", [0], {}])
 def test_a_forged_direction_is_refused(client, problem, backward):
     forged = encode(Position([0, "2026-01-01T00:00:00Z", SOME_ID], backward), {"sort": []})
     refused(problem, client.get(f"{PROJECTS}?cursor={forged}"))
 
 
-@pytest.mark.parametrize("value", ["yesterday", "2026-13-01T00:00:00Z", "", 1, None, True])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("yesterday", "2026-13-01T00:00:00Z", "2026-01-01T00:00:00", "2026-01-01", "", 1, None),
+        *(True, "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"),
+    ],
+)
 def test_a_forged_time_is_refused(client, problem, value):
     forged = encode(Position([0, value, SOME_ID]), {"sort": []})
     refused(problem, client.get(f"{PROJECTS}?cursor={forged}"))

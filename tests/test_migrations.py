@@ -31,6 +31,10 @@ def test_files_are_numbered_without_a_gap_and_have_one_head(app):
         assert re.fullmatch(rf"{revision.revision}_\w+\.py", revision.path.rpartition("/")[2])
 
 
+def test_frequent_words_are_not_worth_a_compiler(sql):
+    assert sql("SHOW jit") == [("off",)]
+
+
 def test_models_and_schema_agree(app, sql):
     with app.app_context(), database.db.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})

@@ -1,7 +1,7 @@
 """Find projects: search in every language, attributes, every order, and an estimate of how many.
 
-The previous release goes on serving while this runs, as it neither reads nor writes what is added;
-but the new columns rewrite the table, and the indexes hold up its writers: 70 s for a million rows.
+The new columns rewrite the table, which nobody can read or write until this is through: 70 s for a
+million rows. After it the previous release goes on serving, as it knows nothing of what is added.
 """
 
 from alembic import op
@@ -57,13 +57,13 @@ END
 $$
 """
 
-# Name and description, each behind U+001F, which no word of a search holds.
+# Name and description, each behind U+001F, which no word of a search holds, with plain blanks.
 PROJECT_TEXT = r"""
 CREATE FUNCTION project_text(name varchar, description varchar) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN search_fold(
-  E'\x1f' || translate(name, E'\x1f', ' ')
-  || E'\x1f' || coalesce(translate(description, E'\x1f', ' '), '')
+  E'\x1f' || translate(name, E'\x1f\t\n\r\u00a0\u3000', '      ')
+  || E'\x1f' || coalesce(translate(description, E'\x1f\t\n\r\u00a0\u3000', '      '), '')
 )
 """
 
@@ -110,7 +110,10 @@ ALTER TABLE projects
   ALTER search SET STATISTICS 0
 """
 
-ORDERS = ["name"], ["updated_at"], *(["is_active", k] for k in ("name", "created_at", "updated_at"))
+ORDERS = (
+    *(["name"], ["updated_at"], ["is_active"]),
+    *(["is_active", key] for key in ("name", "created_at", "updated_at")),
+)
 SETS = {"attributes": {"attributes": "jsonb_path_ops"}, "bigrams": {}}
 
 

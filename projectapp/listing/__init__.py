@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -18,15 +18,13 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.dialects.postgresql.psycopg2 import dialect
 
 from projectapp.database import rfc3339
-from projectapp.listing.parts import SIZE, SKIPPED, Filter, Parts, count, indexed
+from projectapp.listing.parts import SIZE, SKIPPED, Filter, Parts, Start, count, indexed
 from projectapp.pagination import Position, WrongCursor
 
-__all__ = ["COUNTED", "COUNTS", "Filter", "Listing", "Page", "read"]
+__all__ = ["COUNTED", "COUNTS", "Filter", "Listing", "Page", "Start", "read"]
 
 COUNTS = ("auto", "exact", "none")
 COUNTED = 10_000  # matches that auto counts; where the planner says twice as many, it counts none
-
-Start = tuple[int, bool]
 
 
 class Page(NamedTuple):
@@ -62,7 +60,7 @@ class Listing:
         With `start`, a part's number and whether to go backward, the page begins beyond the row of
         the keys `at_0`, `at_1`, ... in that part. `how_many`, one of COUNTS, is for the total.
         """
-        first, *others = Parts(self, start).selects()
+        first, *others = Parts(self, start, counts=how_many != "none").selects()
         chosen = sa.select(sa.union_all(first, *others).subquery()) if others else first
         chosen = chosen.limit(SIZE + 1).offset(SKIPPED)
         number = sa.func.row_number().over().label("number")
@@ -119,7 +117,7 @@ class Listing:
             if type(part) is not int or part not in range(max(1, len(self.parts))):
                 raise ValueError
             typed = [_typed(kind, value) for kind, value in zip(kinds, values, strict=True)]
-        except ValueError:
+        except (ValueError, OverflowError):
             raise WrongCursor from None
         return (part, position.backward), {f"at_{n}": value for n, value in enumerate(typed)}
 
@@ -150,7 +148,14 @@ def read(
 
 
 def _typed(kind: type, value: Any) -> Any:
-    if not isinstance(value, bool if kind is bool else str):
+    """A value of JSON as one of a column's Python type; ValueError if it is none."""
+    if kind is bool and isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or kind is bool:
         raise ValueError
-    read: Any = {datetime: datetime.fromisoformat, UUID: UUID}.get(kind, kind)
-    return read(value)
+    if kind is datetime:
+        found = datetime.fromisoformat(value)
+        if found.tzinfo is None:
+            raise ValueError
+        return found.astimezone(UTC)  # PostgreSQL knows no offset beyond 15:59
+    return UUID(value) if kind is UUID else value

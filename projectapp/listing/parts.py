@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 SIZE = sa.bindparam("size", type_=sa.Integer)
 SKIPPED = sa.bindparam("skipped", type_=sa.BigInteger)
 
+Start = tuple[int, bool]
+
 _reach = SIZE + SKIPPED + 1
 _TRIED = 4_000  # rows that are tried in the list's order before matches are fetched and sorted
 _RARE = 10  # matches among them: with fewer, the matches of all parts are fetched at once
@@ -34,12 +36,15 @@ class Filter(NamedTuple):
 
 
 class Parts:
-    """What of a listing comes after `start`, a part's number and whether to go backward."""
+    """What of a listing comes after `start`, a part's number and whether to go backward.
 
-    def __init__(self, listing: Listing, start: tuple[int, bool] | None) -> None:
+    With `counts`, the number of all matches comes with them where all have to be fetched.
+    """
+
+    def __init__(self, listing: Listing, start: Start | None, counts: bool) -> None:
         self.table, self.filters, self.parts = listing.table, listing.filters, listing.parts
         self.columns = [self.table.c[name] for name in listing.columns]
-        self.is_resumed = start is not None
+        self.is_resumed, self.counts = start is not None, counts
         self.first, self.backward = start or (0, False)
         self.keys = [(name, down != self.backward) for name, down in listing.keys]
         types = (self.table.c[name].type for name, _ in self.keys)
@@ -65,17 +70,20 @@ class Parts:
         If matches are rare among them, all are fetched by an index of their own and sorted. If not,
         they fill the page, or with several parts those parts that are not rare themselves.
         """
-        tried = self._tried(self.filters if self.parts else self._filters(0))
+        begins_here = self.is_resumed or not self.parts
+        tried = self._tried(self._filters(self.first) if begins_here else self.filters)
         is_rare = _once(count(sa.select(tried)) < (_RARE if self.parts else _reach), "rare")
         yield self._fetched(is_rare)
         if not self.parts:
             yield self._ordered(sa.select(tried, *_labels(0)).where(~is_rare), tried.c)
             return
+        from_top = self._tried(self.filters, "tried_from_top") if self.is_resumed else tried
         for number in numbers:
             part, filters = self.parts[number], self._filters(number)
-            near = tried
-            if part.aligned or (self.is_resumed and number == self.first):
-                near = self._tried(filters, f"tried_{number}")
+            if self.is_resumed and number == self.first:
+                near = tried
+            else:
+                near = self._tried(filters, f"tried_{number}") if part.aligned else from_top
             hits = select(near, [] if part.aligned else [part])
             is_full = _once(count(hits) >= _reach, f"full_{number}")
             hits = hits.add_columns(*_labels(number)).where(~is_rare, is_full)
@@ -88,7 +96,7 @@ class Parts:
         c = self.table.c
         cases = [(part.condition(c), number) for number, part in enumerate(self.parts)]
         part = sa.case(*cases).label("part") if cases else _labels(0)[0]
-        matches = sa.func.count().over().label("matches")
+        matches = sa.func.count().over().label("matches") if self.counts else _labels(0)[1]
         found = self._all(self.filters, indexed(self.filters), part, matches)
         rows = sa.select(found).where(is_rare)
         if self.is_resumed:

@@ -65,6 +65,7 @@ class Project(db.Model):  # type: ignore[name-defined,misc]
             for key in ("name", "created_at", "updated_at")
             for keys in ((key, "id"), ("is_active", key, "id"))
         ),
+        sa.Index("projects_is_active_id_idx", "is_active", "id"),
         sa.Index(
             "projects_attributes_idx",
             "attributes",

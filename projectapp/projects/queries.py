@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from projectapp import database
-from projectapp.listing import Filter, Listing, Page, read
+from projectapp.listing import Filter, Listing, Page, Start, read
 from projectapp.pagination import Position
 from projectapp.projects.models import FIELDS, Project, as_json
 
@@ -172,18 +172,17 @@ def find_page(
     return read(database.one(_page(*shape, count, begin), values), values, count, begin)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def _page(
     names: frozenset[str],
     sort: tuple[str, ...],
     fields: frozenset[str],
     count: str,
-    begin: tuple[int, bool] | None,
+    begin: Start | None,
 ) -> sa.Select[Any]:
     return _listing(names, sort, fields).statement(count, begin)
 
 
-@lru_cache(maxsize=512)
 def _listing(names: frozenset[str], sort: tuple[str, ...], fields: frozenset[str]) -> Listing:
     keys = [(key.removeprefix("-"), key.startswith("-")) for key in sort or ["-created_at"]]
     keys.append(("id", keys[-1][1]))  # the last key's direction, so that one index serves both
@@ -191,7 +190,9 @@ def _listing(names: frozenset[str], sort: tuple[str, ...], fields: frozenset[str
     if "q" in names and not sort:
         parts = _RANKS
     elif keys[0][0] == "is_active":
-        parts = _SIDES[::-1] if keys.pop(0)[1] else _SIDES
+        _, descends = keys.pop(0)
+        if "is_active" not in names:
+            parts = _SIDES[::-1] if descends else _SIDES
     in_order = ("is_active", keys[0][0])
     return Listing(
         table=_table,

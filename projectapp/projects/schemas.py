@@ -14,7 +14,7 @@ from projectapp.fields import (
     QueryList,
     QueryObject,
     QueryTimestamp,
-    words_of_two,
+    has_a_word,
 )
 from projectapp.listing import COUNTED, COUNTS
 from projectapp.projects.models import (
@@ -103,11 +103,11 @@ class ProjectQuery(Schema):
     error_messages = {"unknown": "Unknown parameter."}
 
     q = fields.String(
-        validate=[Length(1, Q_LENGTH), words_of_two],
+        validate=[Length(1, Q_LENGTH), has_a_word],
         metadata=_says(
-            "Words of two characters or more, each anywhere in the name or the description."
-            " Case and Unicode normal form do not matter.",
-            pattern=r"^\s*\S{2,}(\s+\S{2,})*\s*$",
+            "Words, each anywhere in the name or the description, at least one of two characters or"
+            " more. Case and Unicode normal form do not matter.",
+            pattern=r"\S{2}",
         ),
     )
     page = QueryInteger(validate=Range(1, MAX_PAGE), metadata={"default": 1})
