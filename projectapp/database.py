@@ -76,7 +76,7 @@ def init_app(app: Flask) -> None:
         "max_overflow": 0,
         "pool_timeout": app.config["DATABASE_POOL_TIMEOUT"],
         "pool_use_lifo": True,
-        "query_cache_size": 100,  # a list takes some 200 KiB, and there are many forms of it
+        "query_cache_size": 40,  # a list takes some 200 KiB, and there are many forms of it
         "use_native_hstore": False,  # not used, so nobody asks for its oid
         "json_serializer": functools.partial(json.dumps, ensure_ascii=False),
     }

@@ -172,7 +172,7 @@ def find_page(
     return read(database.one(_page(*shape, count, begin), values), values, count, begin)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _page(
     names: frozenset[str],
     sort: tuple[str, ...],
