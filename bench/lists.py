@@ -67,6 +67,7 @@ FORMS = {
     "100 a page": "?page_size=100",
     "by name": "?sort=name",
     "by -updated_at": "?sort=-updated_at",
+    "by is_active": "?sort=is_active",
     "by -is_active,name": "?sort=-is_active,name",
     "by updated_at,-name": "?sort=updated_at,-name",
     "active": "?is_active=true",
@@ -79,9 +80,10 @@ FORMS = {
     "attributes, a quarter": '?attributes={"team":"core"}',
     "attributes, one in 10 000": '?attributes={"cost":77}',
     "fields": "?fields=name,updated_at",
-    "search: one match": "?q=번역 777",
-    "search: few matches": "?q=777",
-    "search: none": "?q=업로드",
+    "search: a word and a number": "?q=번역 777",
+    "search: a number": "?q=777",
+    "search: a long number": "?q=777777",
+    "search: in vain": "?q=업로드",
     "search: two characters": "?q=재고",
     "search: two characters, common": "?q=번역",
     "search: two letters, everywhere": "?q=th",
@@ -91,6 +93,8 @@ FORMS = {
     "search, attributes": '?q=재고&attributes={"team":"core"}',
     "search by name": "?q=재고&sort=name",
     "search: 100 a page": "?q=재고&page_size=100",
+    "search, attributes, without a total": '?q=재고&attributes={"team":"core"}&count=none',
+    "search: a word, without a total": "?q=프로젝트&count=none",
 }
 
 
@@ -215,14 +219,16 @@ def run(server: Server, rows: int, with_plans: bool) -> None:
             forms[f"{name} page by cursor, {sort}"] = [
                 PROJECTS + by_cursor(client, sort, last) for client in clients
             ]
-    print(f"| list | ms at 1000 rows | at {rows} | within 2x + 3 ms | matches |")
+    print(f"| list | ms at 1000 rows | at {rows} | budget | matches |")
     print("|---|---|---|---|---|")
     for name, paths in forms.items():
         few, many = timed(clients, paths)
-        answer = clients[1].get(paths[1] + ("&" if "?" in paths[1] else "?") + "count=exact")
-        total = "" if answer.status_code != 200 else answer.json["total"]
-        fits = "yes" if many <= 2 * few + 3 else "no"
-        print(f"| {name} | {few:.1f} | {many:.1f} | {fits} | {total} |")
+        path = paths[1].replace("count=none", "")
+        total = clients[1].get(path + ("&" if "?" in path else "?") + "count=exact").json["total"]
+        budget = 2 * few + 3
+        if name.startswith("search"):
+            budget = 20 if total < 10_000 else 50
+        print(f"| {name} | {few:.1f} | {many:.1f} | {budget:.1f} | {total} |")
     if with_plans:
         for name, paths in forms.items():
             print(f"\n{name}\n{plan(clients[1], paths[1])}")

@@ -190,9 +190,7 @@ def _listing(names: frozenset[str], sort: tuple[str, ...], fields: frozenset[str
     if "q" in names and not sort:
         parts = _RANKS
     elif keys[0][0] == "is_active":
-        _, descends = keys.pop(0)
-        if "is_active" not in names:
-            parts = _SIDES[::-1] if descends else _SIDES
+        parts = _SIDES[::-1] if keys.pop(0)[1] else _SIDES
     in_order = ("is_active", keys[0][0])
     return Listing(
         table=_table,
