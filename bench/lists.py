@@ -227,7 +227,7 @@ def run(server: Server, rows: int, with_plans: bool) -> None:
         total = clients[1].get(path + ("&" if "?" in path else "?") + "count=exact").json["total"]
         budget = 2 * few + 3
         if name.startswith("search"):
-            budget = 20 if total < 10_000 else 50
+            budget = 20 if total < 1_000 else 50
         print(f"| {name} | {few:.1f} | {many:.1f} | {budget:.1f} | {total} |")
     if with_plans:
         for name, paths in forms.items():
