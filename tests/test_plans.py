@@ -133,6 +133,14 @@ def test_a_name_that_is_begun_often_is_looked_for_whole_by_its_end(many):
     assert rows < 4_000 + 50
 
 
+def test_the_last_page_of_a_frequent_word_reads_no_more_than_the_first(many):
+    """It is in the descriptions of 46 667 projects; ten a page, the last one has seven."""
+    cursor = many.get(f"{PROJECTS}?q=needed&page=4666").json["next_cursor"]
+    assert len(many.get(f"{PROJECTS}?q=needed&cursor={cursor}").json["items"]) == 7
+    _, rows = scans(many, f"q=needed&cursor={cursor}")
+    assert rows < 4_000 + 4_000 + 50
+
+
 def test_a_walk_through_old_matches_tries_where_it_is(many):
     """None of the 3 333 matches is among the newest rows, but one in nine where they are."""
     cursor = many.get(f"{PROJECTS}?q=long ago").json["next_cursor"]

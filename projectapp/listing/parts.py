@@ -72,12 +72,16 @@ class Parts:
         """
         begins_here = self.is_resumed or not self.parts
         tried = self._tried(self._filters(self.first) if begins_here else self.filters)
-        is_rare = _once(count(sa.select(tried)) < (_RARE if self.parts else _reach), "rare")
+        from_top = self._tried(self.filters, "from_top") if self.is_resumed else tried
+        few = _RARE if self.parts else _reach
+        seldom = [count(sa.select(tried)) < few]
+        if self.parts and self.is_resumed:  # at the end of a part few are left of any word
+            seldom.append(count(sa.select(from_top)) < few)
+        is_rare = _once(sa.and_(*seldom), "rare")
         yield self._fetched(is_rare)
         if not self.parts:
             yield self._ordered(sa.select(tried, *_labels(0)).where(~is_rare), tried.c)
             return
-        from_top = self._tried(self.filters, "tried_from_top") if self.is_resumed else tried
         for number in numbers:
             part, filters = self.parts[number], self._filters(number)
             if self.is_resumed and number == self.first:
