@@ -164,7 +164,7 @@ def test_a_reload_keeps_the_database_and_the_stop_after_it_ends_it(clone, make_r
         assert time.monotonic() < end
         time.sleep(0.05)
     process.terminate()
-    process.wait(timeout=30)
+    process.wait(timeout=60)
     assert pids_naming(clone) == []
 
 
@@ -184,13 +184,13 @@ def test_make_run_serves_and_leaves_nothing_running(clone, make_run, stop):
     assert url in log
     assert str(home) in log
     stop(process)
-    process.wait(timeout=15)
+    process.wait(timeout=60)  # a checkpoint waits for whatever else the disk has to do
     assert is_free(home / "server.lock")
     assert pids_naming(clone) == []
     process, url = make_run()
     assert curl(f"{url}{PROJECTS}/{kept}").returncode == 0
     process.terminate()
-    process.wait(timeout=30)
+    process.wait(timeout=60)
 
 
 def test_what_was_acknowledged_survives_a_kill_of_every_process(clone, make_run):
@@ -203,7 +203,7 @@ def test_what_was_acknowledged_survives_a_kill_of_every_process(clone, make_run)
     process, url = make_run()
     assert [curl(f"{url}{PROJECTS}/{one}").returncode for one in kept] == [0] * 20
     process.terminate()
-    process.wait(timeout=30)
+    process.wait(timeout=60)
 
 
 def test_make_run_with_a_database_url_starts_no_database(clone, database_url, app):
@@ -223,5 +223,5 @@ def test_make_run_with_a_database_url_starts_no_database(clone, database_url, ap
             time.sleep(0.05)
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=60)
     assert not (clone / "instance" / "postgres").exists()
