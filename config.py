@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_origin, get_type_hints
 
@@ -86,6 +87,14 @@ def _libpq(uri: str) -> dict[str, str]:
         return {}
 
 
+LADDER = (
+    "DATABASE_LOCK_TIMEOUT",
+    "DATABASE_STATEMENT_TIMEOUT",
+    "DATABASE_IDLE_TIMEOUT",
+    "REQUEST_TIMEOUT",
+    "GRACEFUL_TIMEOUT",
+)
+
 Count = Annotated[int, integer(1, 1000)]
 Seconds = Annotated[int, integer(1, 3600)]
 
@@ -111,6 +120,11 @@ class Config:
     DATABASE_CONNECT_TIMEOUT: Seconds = 3
     DATABASE_POOL_TIMEOUT: Seconds = 2
     DATABASE_PING_AFTER: Seconds = 5
+    # Each of these exceeds the one before it, so that the innermost one that is hit decides.
+    DATABASE_LOCK_TIMEOUT: Seconds = 1
+    DATABASE_STATEMENT_TIMEOUT: Seconds = 3
+    DATABASE_IDLE_TIMEOUT: Seconds = 5
+    REQUEST_TIMEOUT: Seconds = 8
     GRACEFUL_TIMEOUT: Seconds = 20
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -122,6 +136,9 @@ class Config:
                     setattr(self, name, parse(text))
                 except ValueError as error:
                     raise ConfigError(f"{name} must be {error}.") from None
+        for inner, outer in pairwise(LADDER):
+            if getattr(self, inner) >= getattr(self, outer):
+                raise ConfigError(f"{inner} must be less than {outer}.")
 
     @classmethod
     def settings(cls) -> dict[str, Any]:

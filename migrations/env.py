@@ -3,9 +3,8 @@
 from alembic import context
 from alembic.operations.ops import MigrationScript
 from alembic.script import ScriptDirectory
-from flask import current_app
 
-db = current_app.extensions["migrate"].db
+from projectapp import database
 
 
 def number(migration_context, revision, directives: list[MigrationScript]) -> None:
@@ -20,7 +19,7 @@ def number(migration_context, revision, directives: list[MigrationScript]) -> No
 
 
 options = {
-    "target_metadata": db.metadata,
+    "target_metadata": database.db.metadata,
     "process_revision_directives": number,
     "compare_server_default": True,
     "transaction_per_migration": True,
@@ -31,8 +30,8 @@ if context.is_offline_mode():
     with context.begin_transaction():
         context.run_migrations()
 else:
-    # The application's connections are in AUTOCOMMIT; a migration is applied whole or not at all.
-    engine = db.engine.execution_options(isolation_level="READ COMMITTED")
+    # Not AUTOCOMMIT as the application's: a migration is applied whole or not at all.
+    engine = database.unlimited_engine()
     with engine.connect() as connection:
         context.configure(connection=connection, **options)
         with context.begin_transaction():

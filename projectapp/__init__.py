@@ -6,7 +6,7 @@ from flask import Flask
 from flask_migrate import Migrate
 
 import config as settings
-from projectapp import cors, database, errors, health, logs, openapi, projects
+from projectapp import cli, cors, database, errors, health, logs, openapi, projects
 
 __version__ = "0.1.0"
 
@@ -22,6 +22,7 @@ def create_app(config: settings.Config | None = None) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would break a browser's preflight
 
+    cli.init_app(app)
     logs.init_app(app)
     cors.init_app(app)
     errors.init_app(app)

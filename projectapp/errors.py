@@ -81,6 +81,10 @@ class UnsupportedMediaType(Problem):
     status, code = 415, "unsupported_media_type"
 
 
+class KeyReused(Problem):
+    status, code = 422, "idempotency_key_reused"
+
+
 class Unavailable(Problem):
     """The database cannot serve this now; `retry_after` is in whole seconds."""
 
@@ -88,6 +92,27 @@ class Unavailable(Problem):
 
     def __init__(self, detail: str, retry_after: int) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after)})
+
+
+class Locked(Unavailable):
+    """A lock was not to be had in time; `context` is what PostgreSQL says of where."""
+
+    def __init__(self, context: str) -> None:
+        super().__init__("Somebody else holds what this needs. Try again shortly.", retry_after=1)
+        self.context = context
+
+
+class OutcomeUnknown(Unavailable):
+    """The answer to a write was lost, and what became of it could not be found out."""
+
+    code = "outcome_unknown"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The database's answer was lost: this may or may not have happened. Repeat it with the"
+            " same Idempotency-Key, or read first.",
+            retry_after=1,
+        )
 
 
 _KINDS: list[type[Problem]] = [*Problem.__subclasses__(), Problem]

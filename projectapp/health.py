@@ -42,7 +42,7 @@ def health() -> Response:
     The database is never touched: degraded means that this worker could not use it when a request
     last needed it.
     """
-    seen = current_app.extensions["database_seen"]
+    seen = current_app.extensions["database"]
     return jsonify(
         status="ok" if seen["ok"] else "degraded",
         timestamp=datetime.now(UTC).isoformat().replace("+00:00", "Z"),

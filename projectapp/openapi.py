@@ -18,6 +18,7 @@ from flask import Blueprint, Flask, Response, current_app, jsonify
 from marshmallow import Schema, fields
 
 from projectapp import errors
+from projectapp.idempotency import KEY_LENGTH
 from projectapp.inputs import JSON, read_body, read_query
 
 bp = Blueprint("openapi", __name__)
@@ -29,12 +30,14 @@ _ABOUT = (
 _REQUEST_HEADERS = {
     "If-Match": "Act only on one of these versions: entity tags, or * for any.",
     "If-None-Match": "Answer 304 if it still has one of these versions.",
+    "Idempotency-Key": "1 to 255 printable characters, bare or quoted.",
     "X-Request-ID": "Returned and logged.",
 }
 _RESPONSE_HEADERS = {
     "X-Request-ID": "The id under which this request is logged.",
     "ETag": "The version, as a strong entity tag.",
     "Location": "The path of what was created.",
+    "Idempotency-Replayed": "true if this is the answer to an earlier request.",
     "Link": "RFC 8288 links: first, prev, next.",
     "Retry-After": "Whole seconds after which to try again.",
     "Accept": "The content types that are taken.",
@@ -42,12 +45,18 @@ _RESPONSE_HEADERS = {
     "Accept-Encoding": "The content encodings that are taken.",
 }
 _PROBLEM_HEADERS = {
+    409: ["Retry-After"],
     412: ["ETag"],
     415: ["Accept", "Accept-Patch", "Accept-Encoding"],
     503: ["Retry-After"],
 }
 _ID = {"required": True, "schema": {"type": "string", "format": "uuid"}}
 _TAGS = {"anyOf": [{"const": "*"}, {"pattern": r'^(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*$'}]}
+_HEADER_FORMS = {
+    "If-Match": _TAGS,
+    "If-None-Match": _TAGS,
+    "Idempotency-Key": {"pattern": "^[!#-~]+$", "maxLength": KEY_LENGTH},
+}
 
 
 class ProblemSchema(Schema):
@@ -70,7 +79,7 @@ class Operation:
     """Decorates a view with what it takes and returns.
 
     `returns` maps a status to the schema of its body. A `query` or `body` schema is loaded before
-    the view and passed to it under that name. `precondition` is the header the view heeds,
+    the view and passed to it under that name. `request_header` is the one the view heeds,
     `headers` are those it answers with, `errors` the statuses of its problems.
     """
 
@@ -78,7 +87,7 @@ class Operation:
     query: Schema | None = None
     body: Schema | None = None
     content_types: tuple[str, ...] = (JSON,)
-    precondition: str | None = None
+    request_header: str | None = None
     headers: Sequence[str] = ()
     errors: Sequence[int] = ()
 
@@ -116,7 +125,7 @@ def document(app: Flask) -> dict[str, Any]:
     spec = APISpec(app.name, app.config["VERSION"], "3.1.0", [plugin], info={"description": _ABOUT})
     _add_answer(spec, plugin, ProblemSchema())
     for name, description in _REQUEST_HEADERS.items():
-        schema = {"type": "string", **(_TAGS if name.startswith("If-") else {})}
+        schema = {"type": "string", **_HEADER_FORMS.get(name, {})}
         spec.components.parameter(name, "header", {"description": description, "schema": schema})
     for name, description in _RESPONSE_HEADERS.items():
         spec.components.header(name, {"description": description, "schema": {"type": "string"}})
@@ -142,8 +151,8 @@ def _describe(view: Any, spec: APISpec, plugin: Any) -> dict[str, Any]:
     operation: Operation = view.operation
     summary, _, description = inspect.cleandoc(view.__doc__).partition("\n")
     parameters: list[Any] = ["X-Request-ID"]
-    if operation.precondition:
-        parameters.append(operation.precondition)
+    if operation.request_header:
+        parameters.append(operation.request_header)
     if operation.query:
         queried = plugin.converter.schema2parameters(operation.query, location="query")
         parameters += map(_parameter, queried)

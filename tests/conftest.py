@@ -153,7 +153,7 @@ def sql(app: Flask, database_url: str) -> Iterator[Any]:
             cursor.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
-    run("TRUNCATE projects")
+    run("TRUNCATE projects, idempotency_keys")
     yield run
     connection.close()
 

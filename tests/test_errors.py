@@ -10,6 +10,7 @@ from sqlalchemy.exc import DataError, IntegrityError, OperationalError, Programm
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from projectapp import database, errors
+from projectapp.database.faults import classify
 from tests.conftest import PROJECTS
 from tests.wire import free_port
 
@@ -73,9 +74,11 @@ def test_a_database_that_is_away_is_a_503_and_health_says_degraded(make_app, pro
 def test_health_is_ok_again_once_the_database_is(make_app, proxy, app):
     client = make_app(DATABASE_URL=proxy.url).test_client()
     client.get(PROJECTS)
+    proxy.refuses = True
     proxy.cut()
     assert client.get(PROJECTS).status_code == 503
     assert client.get("/health").json["status"] == "degraded"
+    proxy.refuses = False
     assert client.get(PROJECTS).status_code == 200
     assert client.get("/health").json["status"] == "ok"
 
@@ -126,7 +129,9 @@ class Raised(psycopg2.Error):
         self.state = state
 
     pgcode = property(lambda self: self.state)
-    diag = type("Diagnostics", (), {"constraint_name": None, "message_primary": "said"})
+    diag = type(
+        "Diagnostics", (), {"constraint_name": None, "message_primary": "said", "context": None}
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,15 +154,15 @@ class Raised(psycopg2.Error):
     ],
 )
 def test_a_database_error_is_classified_by_its_sqlstate(app, kind, state, problem_class):
-    found = database.classify(kind("SELECT 1", {}, Raised(state)))
-    assert type(found) is problem_class
+    found = classify(kind("SELECT 1", {}, Raised(state)), sent=True).problem
+    assert isinstance(found, problem_class)
     assert "server's words" not in getattr(found, "detail", "")
     if state and state.startswith("53"):
         assert found.headers["Retry-After"] == "30"
 
 
 def test_an_error_of_the_pool_is_classified_without_a_sqlstate():
-    assert isinstance(database.classify(PoolTimeout()), errors.Unavailable)
+    assert isinstance(classify(PoolTimeout(), sent=False).problem, errors.Unavailable)
 
 
 def test_a_violated_check_names_the_field_that_its_model_says(app, sql):

@@ -1,9 +1,10 @@
-"""A proxy before PostgreSQL that sees each message as it does, and can cut the line."""
+"""A proxy before PostgreSQL that sees each message as it does, and can harm the line."""
 
 import socket
 import socketserver
 import struct
 import threading
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -23,7 +24,11 @@ def free_port() -> int:
 
 
 class Proxy(socketserver.ThreadingTCPServer):
-    """Forwards to the server that libpq's `parameters` name; `queries` are the texts sent to it."""
+    """Forwards to the server that libpq's `parameters` name; `queries` are the texts sent to it.
+
+    While it `refuses` it ends new connections; while it is `silent` it takes what comes and keeps
+    it. `lose` holds a part of a query's text, once for each time that the answer is to be lost.
+    """
 
     daemon_threads = True
     allow_reuse_address = True
@@ -33,6 +38,9 @@ class Proxy(socketserver.ThreadingTCPServer):
         self.upstream = parameters
         self.queries: list[str] = []
         self.links: list[socket.socket] = []
+        self.refuses = False
+        self.silent = False
+        self.lose: list[str] = []
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
@@ -62,7 +70,11 @@ class Proxy(socketserver.ThreadingTCPServer):
 class _Link(socketserver.BaseRequestHandler):
     server: Proxy
 
+    losing = False
+
     def handle(self) -> None:
+        if self.server.refuses:
+            return
         self.server.links.append(self.request)
         upstream = self.server.connect()
         threading.Thread(target=self._answers, args=(upstream,), daemon=True).start()
@@ -75,7 +87,12 @@ class _Link(socketserver.BaseRequestHandler):
                     if not started:
                         started = struct.unpack("!i", message[4:8])[0] not in _NO_ENCRYPTION_YET
                     elif message[:1] == b"Q":
-                        self.server.queries.append(message[5:-1].decode())
+                        text = message[5:-1].decode()
+                        self.server.queries.append(text)
+                        if self.server.lose and self.server.lose[0] in text:
+                            self.losing = bool(self.server.lose.pop(0))
+                    while self.server.silent:
+                        time.sleep(0.02)
                     upstream.sendall(message)
         except OSError:
             pass
@@ -84,6 +101,9 @@ class _Link(socketserver.BaseRequestHandler):
     def _answers(self, upstream: Any) -> None:
         try:
             while part := upstream.recv(65536):
+                if self.losing:
+                    self.request.shutdown(socket.SHUT_RDWR)
+                    return
                 self.request.sendall(part)
         except OSError:
             pass

@@ -6,15 +6,17 @@ are built once for each shape and kept.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import eq, ge, gt, le, lt
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
 from projectapp import database
+from projectapp.errors import OutcomeUnknown
+from projectapp.idempotency import Claim, insert_once, insert_row
 from projectapp.listing import Filter, Listing, Page, Start, read
 from projectapp.pagination import Position
 from projectapp.projects.models import FIELDS, Project, as_json
@@ -27,7 +29,15 @@ _this = Project.id == sa.bindparam("this")
 _at_version = Project.version == sa.any_(sa.bindparam("versions", type_=sa.ARRAY(sa.Integer)))
 
 _FIND = sa.select(Project.version, _body).where(_this)
-_INSERT = sa.insert(_table).returning(Project.id, Project.version, _body)
+_new = insert(_table)
+_made = (Project.id, Project.version, _body)
+_INSERT = _new.returning(*_made)
+_INSERT_AGAIN = _new.on_conflict_do_update(
+    index_elements=[Project.id], set_={"id": _new.excluded.id}
+).returning(*_made)
+_INSERT_ONCE = insert_once(
+    _table, {"id", "name", "description", "is_active", "attributes"}, as_json
+)
 _REMOVE = sa.delete(_table).where(_this).returning(Project.id)
 _REMOVE_AT_VERSION = _REMOVE.where(_at_version)
 
@@ -36,9 +46,17 @@ def find(project_id: UUID) -> sa.Row[Any] | None:
     return database.one(_FIND, {"this": project_id})
 
 
-def add(values: Mapping[str, Any]) -> sa.Row[Any]:
-    """Insert a project of `name`, `description`, `is_active` and `attributes`; its new `id` too."""
-    return database.one(_INSERT, {**values, "id": database.uuid7()})
+def add(values: Mapping[str, Any], claim: Claim | None = None) -> tuple[sa.Row[Any], bool]:
+    """Insert a project of `name`, `description`, `is_active` and `attributes`.
+
+    Returns the row with its new `id`, and whether it is what the `claim` had got before.
+    """
+    new = {**values, "id": database.uuid7()}
+    if claim:
+        return insert_row(_INSERT_ONCE, new, claim)
+    # The same id again: it writes even where it finds the row, and so waits, as a mere look would
+    # not, until what it found is as durable as its own commit.
+    return database.one(_INSERT, new, settle=lambda: database.one(_INSERT_AGAIN, new)), False
 
 
 def change(
@@ -52,13 +70,24 @@ def change(
     if not values:
         row = find(project_id)
         return row if row and (versions is None or row.version in versions) else None
-    statement = _change(frozenset(values), versions is not None, merge)
-    new = {f"new_{name}": value for name, value in values.items()}
-    return database.one(statement, new | _target(project_id, versions))
+    statements = _change(frozenset(values), merge)
+    parameters = {f"new_{name}": value for name, value in values.items()} | {"this": project_id}
+    if versions is None:
+        settle = partial(_find_out, statements.look, parameters)
+        return database.one(statements.change, parameters, settle)
+    parameters["versions"] = versions
+    again = partial(database.one, statements.change_at_version, parameters)
+    return again(settle=lambda: again() or _find_out(statements.look, parameters))
 
 
-@lru_cache(maxsize=64)
-def _change(names: frozenset[str], at_version: bool, merge: bool) -> sa.Update:
+class _Change(NamedTuple):
+    change: sa.Update
+    change_at_version: sa.Update
+    look: sa.Update
+
+
+@lru_cache(maxsize=32)
+def _change(names: frozenset[str], merge: bool) -> _Change:
     new: dict[str, Any] = {
         n: sa.bindparam(f"new_{n}", type_=_table.c[n].type) for n in sorted(names)
     }
@@ -66,17 +95,34 @@ def _change(names: frozenset[str], at_version: bool, merge: bool) -> sa.Update:
         merged = sa.func.jsonb_merge_patch(Project.attributes, new["attributes"], type_=JSONB)
         new["attributes"] = merged
     changed = sa.or_(*(_shown(_table.c[n]).is_distinct_from(_shown(v)) for n, v in new.items()))
-    return (
-        sa.update(_table)
-        .where(_this, *([_at_version] if at_version else []))
-        .values(
-            **new,
-            version=Project.version + sa.cast(changed, sa.Integer),
-            # Not now(): who waited for the row's lock would write a time before the last change's.
-            updated_at=sa.case((changed, sa.func.clock_timestamp()), else_=Project.updated_at),
-        )
-        .returning(Project.version, _body)
+    update = sa.update(_table).where(_this)
+    change = update.values(
+        **new,
+        version=Project.version + sa.cast(changed, sa.Integer),
+        # Not now(): who waited for the row's lock would write a time before the last change's.
+        updated_at=sa.case((changed, sa.func.clock_timestamp()), else_=Project.updated_at),
+    ).returning(Project.version, _body)
+    # Written, so that it waits for a change that is still under way, and for its durability.
+    look = update.values(id=Project.id).returning(
+        Project.version, _body, sa.not_(changed).label("is_as_wanted")
     )
+    return _Change(change, change.where(_at_version), look)
+
+
+def _find_out(look: sa.Update, parameters: Mapping[str, Any]) -> sa.Row[Any] | None:
+    """What became of a change whose answer was lost, and which has not left an expected version.
+
+    To make it again would overwrite a later editor's.
+    """
+    seen = database.one(look, parameters)
+    versions = parameters.get("versions")
+    if not seen:
+        return None
+    if seen.is_as_wanted and (versions is None or seen.version - 1 in versions):
+        return seen
+    if versions is None or any(version + 1 < seen.version for version in versions):
+        raise OutcomeUnknown
+    return None
 
 
 def _shown(value: Any) -> Any:
@@ -87,11 +133,17 @@ def _shown(value: Any) -> Any:
 def remove(project_id: UUID, versions: Sequence[int] | None) -> bool:
     """Delete a project; False as None for `change`."""
     statement = _REMOVE if versions is None else _REMOVE_AT_VERSION
-    return database.one(statement, _target(project_id, versions)) is not None
+    parameters: dict[str, Any] = {"this": project_id}
+    if versions is not None:
+        parameters["versions"] = versions
 
+    def settle() -> Any:
+        removed = database.one(statement, parameters)
+        if removed or find(project_id):
+            return removed
+        return database.one(database.BARRIER)
 
-def _target(project_id: UUID, versions: Sequence[int] | None) -> dict[str, Any]:
-    return {"this": project_id} if versions is None else {"this": project_id, "versions": versions}
+    return database.one(statement, parameters, settle) is not None
 
 
 # Stands before name and description in what is searched, and in no word.

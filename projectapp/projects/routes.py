@@ -7,7 +7,7 @@ from uuid import UUID
 from flask import Blueprint, Response, request, url_for
 from sqlalchemy import Row
 
-from projectapp import conditional
+from projectapp import conditional, idempotency
 from projectapp.errors import NotFound, PreconditionFailed
 from projectapp.inputs import JSON
 from projectapp.openapi import Operation
@@ -52,20 +52,28 @@ def list_projects(query: dict[str, Any]) -> Response:
 @Operation(
     returns={201: ProjectSchema()},
     body=ProjectSchema(),
-    headers=["ETag", "Location"],
-    errors=[400, 413, 415, 503],
+    request_header="Idempotency-Key",
+    headers=["ETag", "Location", "Idempotency-Replayed"],
+    errors=[400, 409, 413, 415, 422, 503],
 )
 def create_project(body: dict[str, Any]) -> Response:
-    """Create a project."""
-    row = queries.add(body)
-    location = url_for("projects.get_project", project_id=row.id)
-    return _answer(row.body, 201, {"ETag": conditional.etag(row.version), "Location": location})
+    """Create a project.
+
+    With an Idempotency-Key the same request again, within 24 hours, gets the first answer again.
+    """
+    row, is_replayed = queries.add(body, idempotency.claim(body))
+    headers = {
+        "ETag": conditional.etag(row.version),
+        "Location": url_for("projects.get_project", project_id=row.id),
+        **({"Idempotency-Replayed": "true"} if is_replayed else {}),
+    }
+    return _answer(row.body, 201, headers)
 
 
 @bp.get("/<uuid:project_id>")
 @Operation(
     returns={200: ProjectSchema(), 304: None},
-    precondition="If-None-Match",
+    request_header="If-None-Match",
     headers=["ETag"],
     errors=[400, 404, 503],
 )
@@ -81,7 +89,7 @@ def get_project(project_id: UUID) -> Response:
 @Operation(
     returns={200: ProjectSchema()},
     body=ProjectSchema(partial=True),
-    precondition="If-Match",
+    request_header="If-Match",
     headers=["ETag"],
     errors=[400, 404, 412, 413, 415, 503],
 )
@@ -98,7 +106,7 @@ def put_project(project_id: UUID, body: dict[str, Any]) -> Response:
     returns={200: ProjectSchema()},
     body=ProjectSchema(partial=True),
     content_types=_PATCH_TYPES,
-    precondition="If-Match",
+    request_header="If-Match",
     headers=["ETag"],
     errors=[400, 404, 412, 413, 415, 503],
 )
@@ -111,7 +119,7 @@ def patch_project(project_id: UUID, body: dict[str, Any]) -> Response:
 
 
 @bp.delete("/<uuid:project_id>")
-@Operation(returns={204: None}, precondition="If-Match", errors=[400, 404, 412, 503])
+@Operation(returns={204: None}, request_header="If-Match", errors=[400, 404, 412, 503])
 def delete_project(project_id: UUID) -> Response:
     """Delete a project."""
     versions = conditional.expected_versions()

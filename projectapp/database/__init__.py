@@ -1,0 +1,213 @@
+"""The engine, and the one way to run a statement: within its deadline, and with a true answer.
+
+All that knows psycopg2 stands in this package, but for the reading of its URL in config.py.
+Connections are in AUTOCOMMIT: a statement is atomic in PostgreSQL already, so a request that is one
+statement is one round trip.
+"""
+
+import functools
+import json
+import os
+import random
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+import psycopg2
+from flask import Flask, current_app, g
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import (
+    ColumnElement,
+    Engine,
+    Executable,
+    MetaData,
+    create_engine,
+    event,
+    func,
+    literal_column,
+    select,
+    true,
+)
+from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.pool import NullPool
+
+from projectapp.database.connection import Connector, ping, watchdog
+from projectapp.database.faults import Fault, classify, ends_link
+from projectapp.embedded import EmbeddedError, Server
+from projectapp.errors import OutcomeUnknown, Unavailable
+
+
+class Base(DeclarativeBase):
+    # PostgreSQL's own default names, so that a hand-made constraint and ours look alike.
+    metadata = MetaData(
+        naming_convention={
+            "pk": "%(table_name)s_pkey",
+            "uq": "%(table_name)s_%(column_0_N_name)s_key",
+            "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+            "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+            "ck": "%(table_name)s_%(constraint_name)s_check",
+        }
+    )
+
+
+db = SQLAlchemy(model_class=Base)
+
+
+def uuid7() -> UUID:
+    """A version 7 UUID (RFC 9562, 5.7): 48 bits of Unix milliseconds, then 74 random bits."""
+    random = secrets.randbits(74)
+    high = time.time_ns() // 1_000_000 << 16 | 7 << 12 | random >> 62
+    return UUID(int=high << 64 | 2 << 62 | random & (1 << 62) - 1)
+
+
+def rfc3339(column: Any) -> ColumnElement[str]:
+    """A timestamptz as text in UTC with microseconds, whatever the session's time zone."""
+    return func.to_char(
+        func.timezone(literal_column("'UTC'"), column),
+        literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'"""),
+    )
+
+
+# Its commit waits until all that was committed before is as durable as it will be.
+BARRIER = select(func.pg_logical_emit_message(true(), "projectapp", ""))
+
+
+def init_app(app: Flask) -> None:
+    server = None
+    if app.config["DATABASE_URL"] is None:
+        try:
+            server = Server(app.config["DATABASE_HOME"], app.config["PG_BIN"], app.testing)
+        except EmbeddedError as error:
+            raise SystemExit(str(error)) from None
+    connector = Connector(app.config, server)
+    app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg2://"
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
+        "creator": connector,
+        "isolation_level": "AUTOCOMMIT",
+        "pool_reset_on_return": None,  # nothing to roll back in AUTOCOMMIT
+        "pool_size": app.config["THREADS"],
+        "max_overflow": 0,
+        "pool_timeout": app.config["DATABASE_POOL_TIMEOUT"],
+        "pool_use_lifo": True,
+        "query_cache_size": 40,  # a list takes some 200 KiB, and there are many forms of it
+        "use_native_hstore": False,  # not used, so nobody asks for its oid
+        "json_serializer": functools.partial(json.dumps, ensure_ascii=False),
+    }
+    db.init_app(app)
+    app.extensions["database"] = {"ok": True, "connector": connector}
+    with app.app_context():
+        engine = db.engine
+    # Connections made before a fork belong to the parent; closing them here would cut it off.
+    os.register_at_fork(after_in_child=functools.partial(engine.dispose, close=False))
+    ping_after = app.config["DATABASE_PING_AFTER"]
+
+    @event.listens_for(engine, "checkin")
+    def remember(dbapi: Any, record: Any) -> None:
+        record.info["idle_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def try_idle(dbapi: Any, record: Any, proxy: Any) -> None:
+        if "idle_since" not in record.info:
+            return
+        try:
+            if dbapi.has_news():
+                raise InvalidatePoolError
+            if time.monotonic() - record.info["idle_since"] > ping_after:
+                ping(dbapi)
+        except psycopg2.Error as error:
+            raise InvalidatePoolError from error
+
+    @event.listens_for(engine, "handle_error")
+    def empty_pool(context: Any) -> None:
+        if context.connection is not None and ends_link(context.original_exception):
+            context.is_disconnect = True
+
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def limit_pooled(
+        connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
+    ) -> tuple[str, Any]:
+        # Sent as one message they are one transaction: one round trip, and nothing stays behind.
+        pooled = cursor.connection.pooled
+        return (connector.local_limits + statement if pooled else statement), parameters
+
+
+def unlimited_engine() -> Engine:
+    """An engine for what may take any time, such as a migration: no limits, no pool."""
+    connect = current_app.extensions["database"]["connector"].unlimited
+    return create_engine(db.engine.url, creator=connect, poolclass=NullPool)
+
+
+def one(
+    statement: Executable,
+    parameters: Mapping[str, Any] | None = None,
+    settle: Callable[[], Any] | None = None,
+) -> Any:
+    """Run one statement, in one round trip, and return its first row, or None.
+
+    What can be run twice without harm is run again where nothing came of it. For what cannot,
+    `settle` finds out what became of it when its answer is lost, and returns what that would have
+    been; it is called again while the database is away. Raises the Problem that fits: Unavailable,
+    OutcomeUnknown, Conflict, Invalid, BadRequest.
+    """
+    health = current_app.extensions["database"]
+    end = time.monotonic() + current_app.config["DATABASE_STATEMENT_TIMEOUT"]
+    for last in (False, True):
+        try:
+            row = _run(statement, parameters)
+        except Fault as fault:
+            health["ok"] = not isinstance(fault.problem, Unavailable)
+            if fault.lost and settle:
+                return _settle(settle)
+            if last or not (fault.again or fault.lost) or time.monotonic() > end:
+                raise fault.problem from fault.__cause__
+            _pause()
+        else:
+            health["ok"] = True
+            return row
+
+
+def _run(statement: Executable, parameters: Mapping[str, Any] | None) -> Any:
+    sent = False
+    try:
+        with db.engine.connect() as connection:
+            link: Any = connection.connection.dbapi_connection
+            # One second beyond PostgreSQL's own limit, so that it is the one to say so.
+            seconds = min(current_app.config["DATABASE_STATEMENT_TIMEOUT"] + 1, _time_left())
+            if seconds < 0.1:
+                raise Fault(Unavailable("The database takes too long. Try again shortly.", 1))
+            sent = True
+            with watchdog.limit(link, seconds):
+                row = connection.execute(statement, parameters).first()
+            if link.is_unreplicated():
+                raise Fault(OutcomeUnknown())
+            return row
+    except SQLAlchemyError as error:
+        raise classify(error, sent, db.metadata.tables.values()) from error
+
+
+def _settle(settle: Callable[[], Any]) -> Any:
+    end = time.monotonic() + min(current_app.config["DATABASE_STATEMENT_TIMEOUT"], _time_left() - 1)
+    while True:
+        try:
+            return settle()
+        except OutcomeUnknown:
+            raise
+        except Unavailable as error:
+            if time.monotonic() > end:
+                raise OutcomeUnknown from error
+        _pause()
+
+
+def _time_left() -> float:
+    """Seconds that the request, if there is one, may still take."""
+    started = g.get("started")
+    if started is None:
+        return float("inf")
+    return current_app.config["REQUEST_TIMEOUT"] - (time.perf_counter() - started)
+
+
+def _pause() -> None:
+    time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - apart from the others who wait

@@ -1,0 +1,175 @@
+"""How a connection to PostgreSQL comes about, and what bounds the time that it may take.
+
+PostgreSQL's own limits hold inside it. The watchdog covers what none of its settings and none of
+TCP's does: a peer that goes on acknowledging packets but never answers.
+"""
+
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+
+from projectapp.embedded import EmbeddedError, Server
+
+_PROBE_SECONDS = 2  # for a statement that takes PostgreSQL no time
+_CONNECT_SECONDS = 6  # for all hosts together: REQUEST_TIMEOUT less what a pool may take
+
+
+class Connection(psycopg2.extensions.connection):  # type: ignore[misc]
+    """A connection that another thread can cut.
+
+    `pooled` says that a pooler stands before PostgreSQL: then a session is shared with strangers,
+    and limits can only be set inside a statement's own transaction.
+    """
+
+    pooled = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._inode = os.fstat(self.fileno()).st_ino
+
+    def cut(self) -> None:
+        """End the connection under whoever waits for its answer."""
+        # Of the number alone one could not know that it still means this socket: libpq may have
+        # closed it a moment ago. The copy keeps what it found.
+        with (
+            suppress(OSError, psycopg2.Error),
+            socket.socket(fileno=os.dup(self.fileno())) as link,
+        ):
+            if os.fstat(link.fileno()).st_ino == self._inode:
+                link.shutdown(socket.SHUT_RDWR)
+
+    def has_news(self) -> bool:
+        """Whether the server has spoken unasked: mostly its farewell, on a connection at rest."""
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    def is_unreplicated(self) -> bool:
+        """Whether a commit was cancelled while it waited for its synchronous standby.
+
+        PostgreSQL then answers with success and a warning (syncrep.c), in English: keep lc_messages
+        as it is. What it said before is forgotten.
+        """
+        if not self.notices:
+            return False
+        said = any("synchronous replication" in notice for notice in self.notices)
+        self.notices.clear()
+        return said
+
+
+class Watchdog:
+    """One thread of a process, that cuts each connection whose answer is overdue."""
+
+    def __init__(self) -> None:
+        self._due: dict[Connection, float] = {}
+        self._lock = threading.Lock()
+        self._started = False
+
+    @contextmanager
+    def limit(self, connection: Connection, seconds: float) -> Iterator[None]:
+        """Bound by `seconds` how long the block may wait for the connection's peer."""
+        if not self._started:
+            self._started = True
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        self._due[connection] = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            with self._lock:  # or it might be cut when it serves another request already
+                del self._due[connection]
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(0.1)
+            with self._lock:
+                for connection, end in list(self._due.items()):
+                    if end < time.monotonic():
+                        connection.cut()
+
+
+watchdog = Watchdog()
+os.register_at_fork(after_in_child=watchdog.__init__)  # type: ignore[misc]
+
+
+class Connector:
+    """Makes connections as `config` says, to `server` where that is the embedded one.
+
+    While the database is away only one thread at a time tries to reach it: the others are told at
+    once, so that they are free for requests that need no database.
+    """
+
+    def __init__(self, config: Mapping[str, Any], server: Server | None) -> None:
+        self._config, self._server = config, server
+        self._away = False
+        self._probing = threading.Lock()
+        self._limits = {
+            "lock_timeout": f"{config['DATABASE_LOCK_TIMEOUT']}s",
+            "statement_timeout": f"{config['DATABASE_STATEMENT_TIMEOUT']}s",
+            "idle_in_transaction_session_timeout": f"{config['DATABASE_IDLE_TIMEOUT']}s",
+        }
+        self.local_limits = "".join(f"SET LOCAL {k} = '{v}'; " for k, v in self._limits.items())
+
+    def __call__(self) -> Connection:
+        """Return a new connection with its limits set. Raises psycopg2.Error."""
+        probes = self._away
+        if probes and not self._probing.acquire(blocking=False):
+            raise psycopg2.OperationalError("another thread is trying to reach the database")
+        try:
+            connection = self.unlimited()
+            connection.autocommit = True
+            self._set_limits(connection)
+        except psycopg2.Error:
+            self._away = True
+            raise
+        finally:
+            if probes:
+                self._probing.release()
+        self._away = False
+        return connection
+
+    def unlimited(self) -> Connection:
+        """Return a new connection on which a statement may take any time. Raises psycopg2.Error."""
+        if self._server:
+            try:
+                self._server.start()
+            except EmbeddedError as error:
+                raise psycopg2.OperationalError(str(error)) from error
+        target = self._server.parameters if self._server else self._config["DATABASE_URL"]
+        hosts = target.get("host", "").count(",") + 1
+        defaults = {
+            # libpq takes it for each host, and takes 1 for 2.
+            "connect_timeout": min(
+                self._config["DATABASE_CONNECT_TIMEOUT"], max(2, _CONNECT_SECONDS // hosts)
+            ),
+            "application_name": "projectapp",
+            "client_encoding": "utf8",
+            "keepalives_idle": 10,
+            "keepalives_interval": 3,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 5000,
+        }
+        return psycopg2.connect(**defaults | target, connection_factory=Connection)
+
+    def _set_limits(self, connection: Connection) -> None:
+        """Limit the session, unless it is a pooler's: that has a process id of its own making."""
+        with watchdog.limit(connection, _PROBE_SECONDS), connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT set_config(name, setting, false)"
+                " FROM unnest(%s, %s) AS limits (name, setting) WHERE pg_backend_pid() = %s",
+                (list(self._limits), list(self._limits.values()), connection.info.backend_pid),
+            )
+            connection.pooled = cursor.rowcount == 0
+
+
+def ping(connection: Connection) -> None:
+    """Find out whether the peer still answers. Raises psycopg2.Error."""
+    with watchdog.limit(connection, _PROBE_SECONDS), connection.cursor() as cursor:
+        cursor.execute("SELECT 1")

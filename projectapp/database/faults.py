@@ -1,0 +1,88 @@
+"""What an error of the database means, decided once: by when it came, then by its SQLSTATE."""
+
+import logging
+import random
+from collections.abc import Iterable
+
+import psycopg2
+from sqlalchemy import Table
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from projectapp.errors import BadRequest, Conflict, Invalid, Locked, Unavailable
+
+log = logging.getLogger(__name__)
+
+# SQLSTATE classes and codes (PostgreSQL, appendix A) after which the same request may succeed:
+# connection, rollback, resources, locks, shutdown, system, read-only, access.
+_LATER = ("08", "40", "53", "55", "57", "58", "25006", "28", "3D", "42501")
+_ROLLED_BACK = ("40001", "40P01")
+_READ_ONLY = "25006"
+_FAREWELLS = ("08", "57P01", "57P02", "57P03")
+
+
+class Fault(Exception):
+    """A classified error: `problem` is what the client is told.
+
+    `again` says that nothing has happened, so that the same may be tried once more; `lost` that the
+    link ended before the answer came, so that a write may have happened.
+    """
+
+    def __init__(self, problem: Exception, again: bool = False, lost: bool = False) -> None:
+        super().__init__(str(problem))
+        self.problem, self.again, self.lost = problem, again, lost
+
+
+def ends_link(error: BaseException | None) -> bool:
+    """Whether no connection as old as this one is of use: it broke, or leads to a standby."""
+    state = getattr(error, "pgcode", None)
+    if state is None:
+        return isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+    return state == _READ_ONLY or state.startswith(_FAREWELLS)
+
+
+def classify(error: SQLAlchemyError, sent: bool, tables: Iterable[Table] = ()) -> Fault:
+    """Return the Fault of an error that came before or after a statement was `sent`.
+
+    The `info` of a violated constraint of `tables` says which field and what is wrong. What is no
+    fault of the database's or the client's is a bug of ours: the error itself is then its problem.
+    """
+    if isinstance(error, PoolTimeout):
+        return Fault(Unavailable("Every database connection is busy. Try again shortly.", 1))
+    if not isinstance(error, DBAPIError):
+        return Fault(error)
+    state = getattr(error.orig, "pgcode", None)
+    if ends_link(error.orig) and state != _READ_ONLY:
+        log.warning("database unreachable: %s", str(error.orig).strip())
+        seconds = random.randint(1, 3)  # noqa: S311 - or all who were sent away return at once
+        problem = Unavailable("The database cannot be reached. Try again shortly.", seconds)
+        return Fault(problem, again=not sent, lost=sent)
+    if state is None:
+        return Fault(error)
+    said = error.orig.diag  # type: ignore[union-attr]
+    log.warning("database error %s: %s", state, said.message_primary)  # the rest quotes the row
+    if state.startswith("23"):
+        return Fault(_violation(state, said.constraint_name, tables))
+    if state.startswith("22") or state == "54001":
+        return Fault(BadRequest("The database does not accept this value."))
+    if state in ("42P01", "42703", "42883"):
+        return Fault(Unavailable("The database is behind this release: flask db upgrade.", 5))
+    if not state.startswith(_LATER):
+        return Fault(error)
+    if state == "55P03":
+        return Fault(Locked(said.context or ""))
+    seconds = 30 if state.startswith("53") else 1 if state == "57014" else 2
+    problem = Unavailable("The database cannot do this now. Try again later.", seconds)
+    return Fault(problem, again=state == _READ_ONLY or state in _ROLLED_BACK)
+
+
+def _violation(
+    state: str, name: str | None, tables: Iterable[Table]
+) -> Conflict | Invalid | BadRequest:
+    for table in tables:
+        for constraint in table.constraints:
+            if constraint.name == name and constraint.info:
+                return Invalid({constraint.info["field"]: [constraint.info["message"]]})
+    if state in ("23505", "23503", "23P01"):
+        return Conflict("This contradicts what is stored already.")
+    return BadRequest("The database does not accept this value.")
