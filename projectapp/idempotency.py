@@ -59,10 +59,10 @@ def claim(body: Mapping[str, Any]) -> Claim | None:
     value = request.headers.get("Idempotency-Key")
     if value is None:
         return None
-    key = value.strip()
-    if quoted := re.fullmatch(r'"((?:[^"\\]|\\["\\])*)"', key):
-        key = re.sub(r"\\(.)", r"\1", quoted[1])
-    if not re.fullmatch(rf"[ -~]{{1,{KEY_LENGTH}}}", key) or (value.startswith('"') and not quoted):
+    bare = value.strip()
+    quoted = re.fullmatch(r'"((?:[^"\\]|\\["\\])*)"', bare)
+    key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else bare
+    if not re.fullmatch(rf"[ -~]{{1,{KEY_LENGTH}}}", key) or (bare[0] == '"' and not quoted):
         raise BadRequest(
             f"Idempotency-Key must be 1 to {KEY_LENGTH} printable ASCII characters, bare or quoted."
         )
@@ -112,11 +112,10 @@ def insert_once(
 
 
 def _value(column: Any, is_given: bool) -> sa.ColumnElement[Any]:
-    if is_given:
-        bound = sa.bindparam(column.key, type_=column.type)
-        return sa.cast(bound, column.type).label(column.key)
-    default = column.server_default.arg
-    return sa.cast(sa.literal_column(str(default)), column.type).label(column.key)
+    if is_given:  # not cast: that would cut a text to its column's length
+        return sa.bindparam(column.key, type_=column.type).label(column.key)
+    default: Any = sa.literal_column(str(column.server_default.arg))
+    return sa.cast(default, column.type).label(column.key)
 
 
 def insert_row(

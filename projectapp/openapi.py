@@ -52,7 +52,7 @@ _PROBLEM_HEADERS = {
 }
 _ID = {"required": True, "schema": {"type": "string", "format": "uuid"}}
 _TAGS = {"anyOf": [{"const": "*"}, {"pattern": r'^(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*$'}]}
-_HEADER_FORMS = {
+_HEADER_FORMS: dict[str, dict[str, Any]] = {
     "If-Match": _TAGS,
     "If-None-Match": _TAGS,
     "Idempotency-Key": {"pattern": "^[!#-~]+$", "maxLength": KEY_LENGTH},

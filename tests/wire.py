@@ -1,10 +1,12 @@
 """A proxy before PostgreSQL that sees each message as it does, and can harm the line."""
 
+import re
 import socket
 import socketserver
 import struct
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -27,7 +29,9 @@ class Proxy(socketserver.ThreadingTCPServer):
     """Forwards to the server that libpq's `parameters` name; `queries` are the texts sent to it.
 
     While it `refuses` it ends new connections; while it is `silent` it takes what comes and keeps
-    it. `lose` holds a part of a query's text, once for each time that the answer is to be lost.
+    it. Of a query whose text has the first of `lose` the answer is lost, of one with the first of
+    `drop` the query itself, and the link with it; `meanwhile` is called in between. As a `pooler`
+    it gives connections a process id of its own.
     """
 
     daemon_threads = True
@@ -41,6 +45,9 @@ class Proxy(socketserver.ThreadingTCPServer):
         self.refuses = False
         self.silent = False
         self.lose: list[str] = []
+        self.drop: list[str] = []
+        self.meanwhile: Callable[[], Any] = lambda: None
+        self.pooler = False
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
@@ -89,11 +96,16 @@ class _Link(socketserver.BaseRequestHandler):
                     elif message[:1] == b"Q":
                         text = message[5:-1].decode()
                         self.server.queries.append(text)
+                        if self.server.drop and self.server.drop[0] in text:
+                            self.server.drop.pop(0)
+                            raise ConnectionAbortedError
                         if self.server.lose and self.server.lose[0] in text:
                             self.losing = bool(self.server.lose.pop(0))
                     while self.server.silent:
                         time.sleep(0.02)
                     upstream.sendall(message)
+        except ConnectionAbortedError:
+            self.server.meanwhile()
         except OSError:
             pass
         upstream.close()
@@ -101,7 +113,10 @@ class _Link(socketserver.BaseRequestHandler):
     def _answers(self, upstream: Any) -> None:
         try:
             while part := upstream.recv(65536):
+                if self.server.pooler:
+                    part = re.sub(rb"K\0\0\0\x0c....", b"K\0\0\0\x0c\x7f\0\0\0", part, flags=re.S)
                 if self.losing:
+                    self.server.meanwhile()
                     self.request.shutdown(socket.SHUT_RDWR)
                     return
                 self.request.sendall(part)

@@ -133,6 +133,13 @@ def init_app(app: Flask) -> None:
         pooled = cursor.connection.pooled
         return (connector.local_limits + statement if pooled else statement), parameters
 
+    @event.listens_for(engine, "after_cursor_execute")
+    def refuse_unreplicated(
+        connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
+    ) -> None:
+        if cursor.connection.is_unreplicated():
+            raise Fault(OutcomeUnknown())
+
 
 def unlimited_engine() -> Engine:
     """An engine for what may take any time, such as a migration: no limits, no pool."""
@@ -180,10 +187,7 @@ def _run(statement: Executable, parameters: Mapping[str, Any] | None) -> Any:
                 raise Fault(Unavailable("The database takes too long. Try again shortly.", 1))
             sent = True
             with watchdog.limit(link, seconds):
-                row = connection.execute(statement, parameters).first()
-            if link.is_unreplicated():
-                raise Fault(OutcomeUnknown())
-            return row
+                return connection.execute(statement, parameters).first()
     except SQLAlchemyError as error:
         raise classify(error, sent, db.metadata.tables.values()) from error
 

@@ -56,13 +56,10 @@ class Connection(psycopg2.extensions.connection):  # type: ignore[misc]
         """Whether a commit was cancelled while it waited for its synchronous standby.
 
         PostgreSQL then answers with success and a warning (syncrep.c), in English: keep lc_messages
-        as it is. What it said before is forgotten.
+        as it is. Each notice is looked at once.
         """
-        if not self.notices:
-            return False
-        said = any("synchronous replication" in notice for notice in self.notices)
-        self.notices.clear()
-        return said
+        notices, self.notices[:] = self.notices[:], []
+        return any("synchronous replication" in notice for notice in notices)
 
 
 class Watchdog:

@@ -1,0 +1,309 @@
+"""Whatever happens to the database or on the way to it, the answer is true and comes in time."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from projectapp import database
+from tests.conftest import PROJECTS
+
+BRISK = {
+    "DATABASE_STATEMENT_TIMEOUT": "2",
+    "DATABASE_IDLE_TIMEOUT": "3",
+    "REQUEST_TIMEOUT": "6",
+}
+KEYED = {"Idempotency-Key": "a"}
+
+
+@pytest.fixture
+def far(make_app, proxy, sql):
+    """A client whose way to the database leads through `proxy`."""
+    client = make_app(DATABASE_URL=proxy.url, **BRISK).test_client()
+    assert client.get("/ready").status_code == 200
+    return client
+
+
+@pytest.fixture
+def url(make_project):
+    return f"{PROJECTS}/{make_project(name='First')['id']}"
+
+
+def editor(client, url, name="Another's"):
+    def edit():
+        assert client.put(url, json={"name": name}).status_code == 200
+
+    return edit
+
+
+# The answer to a write is lost.
+
+
+@pytest.mark.parametrize("headers", [{}, KEYED])
+@pytest.mark.parametrize("harm", ["lose", "drop"])
+def test_a_create_whose_answer_is_lost_is_made_once_and_answered(far, proxy, sql, headers, harm):
+    getattr(proxy, harm).append("INSERT")
+    answer = far.post(PROJECTS, json={"name": "x"}, headers=headers)
+    assert answer.status_code == 201, answer.json
+    assert "Idempotency-Replayed" not in answer.headers
+    assert proxy.lose == proxy.drop == []
+    assert far.get(answer.headers["Location"]).json == answer.json
+    assert sql("SELECT count(*) FROM projects") == [(1,)]
+
+
+def test_a_create_is_settled_even_if_the_answer_is_lost_again(far, proxy, sql):
+    proxy.lose += ["INSERT"] * 3
+    assert far.post(PROJECTS, json={"name": "x"}).status_code == 201
+    assert proxy.lose == []
+    assert sql("SELECT count(*) FROM projects") == [(1,)]
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+@pytest.mark.parametrize("headers", [{}, {"If-Match": '"1"'}])
+def test_a_change_whose_answer_is_lost_is_made_once_and_answered(far, proxy, url, method, headers):
+    proxy.lose.append("UPDATE projects SET")
+    body = {"name": "Mine", "attributes": {"a": 1}}
+    answer = far.open(url, method=method, json=body, headers=headers)
+    assert answer.status_code == 200, answer.json
+    assert proxy.lose == []
+    assert (answer.json["version"], answer.headers["ETag"]) == (2, '"2"')
+    assert far.get(url).json == answer.json
+
+
+def test_a_change_that_never_came_through_is_made_if_if_match_guards_it(far, proxy, url):
+    proxy.drop.append("UPDATE projects SET")
+    answer = far.put(url, json={"name": "Mine"}, headers={"If-Match": '"1"'})
+    assert (answer.status_code, answer.json["version"]) == (200, 2)
+    assert far.get(url).json == answer.json
+
+
+def test_an_unguarded_change_that_never_came_through_is_not_made_over_a_later_one(
+    far, client, proxy, url, problem
+):
+    proxy.drop.append("UPDATE projects SET")
+    proxy.meanwhile = editor(client, url)
+    answer = far.put(url, json={"name": "Mine"})
+    problem(answer, 503, "outcome_unknown")
+    assert int(answer.headers["Retry-After"]) > 0
+    assert (far.get(url).json["name"], far.get(url).json["version"]) == ("Another's", 2)
+
+
+def test_a_change_that_lost_to_another_editor_is_a_412(far, client, proxy, url, problem):
+    proxy.drop.append("UPDATE projects SET")
+    proxy.meanwhile = editor(client, url)
+    answer = far.put(url, json={"name": "Mine"}, headers={"If-Match": '"1"'})
+    problem(answer, 412)
+    assert answer.headers["ETag"] == '"2"'
+
+
+@pytest.mark.parametrize("headers", [{}, {"If-Match": '"1"'}])
+def test_a_change_that_another_editor_has_buried_is_unknown(
+    far, client, proxy, url, problem, headers
+):
+    proxy.lose.append("UPDATE projects SET")
+    proxy.meanwhile = editor(client, url)
+    problem(far.put(url, json={"name": "Mine"}, headers=headers), 503, "outcome_unknown")
+    assert (far.get(url).json["name"], far.get(url).json["version"]) == ("Another's", 3)
+
+
+def test_a_change_of_what_was_deleted_meanwhile_is_a_404(far, client, proxy, url, problem):
+    proxy.lose.append("UPDATE projects SET")
+    proxy.meanwhile = lambda: client.delete(url)
+    problem(far.put(url, json={"name": "Mine"}), 404)
+
+
+@pytest.mark.parametrize("headers", [{}, {"If-Match": '"1"'}])
+@pytest.mark.parametrize("harm", ["lose", "drop"])
+def test_a_delete_whose_answer_is_lost_is_answered(far, proxy, url, headers, harm):
+    getattr(proxy, harm).append("DELETE")
+    assert far.delete(url, headers=headers).status_code == 204
+    assert far.get(url).status_code == 404
+
+
+def test_a_delete_that_lost_to_another_editor_is_a_412(far, client, proxy, url, problem):
+    proxy.drop.append("DELETE")
+    proxy.meanwhile = editor(client, url)
+    problem(far.delete(url, headers={"If-Match": '"1"'}), 412)
+    assert far.get(url).status_code == 200
+
+
+def test_a_read_whose_answer_is_lost_is_read_again(far, proxy, url):
+    proxy.lose.append("SELECT")
+    assert far.get(url).status_code == 200
+    assert proxy.lose == []
+
+
+@pytest.mark.parametrize("headers", [{}, KEYED])
+def test_what_cannot_be_settled_is_a_503_that_says_so(far, proxy, sql, problem, headers):
+    def leave():
+        proxy.refuses = True
+
+    proxy.lose.append("INSERT")
+    proxy.meanwhile = leave
+    started = time.monotonic()
+    answer = far.post(PROJECTS, json={"name": "x"}, headers=headers)
+    assert time.monotonic() - started < 5
+    assert "Idempotency-Key" in problem(answer, 503, "outcome_unknown")["detail"]
+    assert int(answer.headers["Retry-After"]) > 0
+    proxy.refuses = False
+    again = far.post(PROJECTS, json={"name": "x"}, headers=headers)
+    assert again.status_code == 201
+    assert sql("SELECT count(*) FROM projects") == [(1 if headers else 2,)]
+
+
+def test_a_commit_that_no_standby_has_is_not_acknowledged(client, sql, problem):
+    sql(
+        "CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE WARNING 'canceling wait for synchronous replication due to user request';"
+        " RETURN NEW; END $$"
+    )
+    sql("CREATE TRIGGER warn BEFORE INSERT ON projects FOR EACH ROW EXECUTE FUNCTION warn()")
+    try:
+        problem(client.post(PROJECTS, json={"name": "x"}), 503, "outcome_unknown")
+        answer = client.post(PROJECTS, json={"name": "x"}, headers=KEYED)
+        problem(answer, 503, "outcome_unknown")
+    finally:
+        sql("DROP FUNCTION warn CASCADE")
+    assert client.post(PROJECTS, json={"name": "x"}).status_code == 201
+
+
+# Statements that PostgreSQL refuses, and connections that are gone.
+
+
+def test_what_was_rolled_back_is_tried_again(client, sql):
+    sql("CREATE SEQUENCE tries")
+    sql(
+        "CREATE FUNCTION storm() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF nextval('tries') = 1 THEN RAISE EXCEPTION 'storm' USING ERRCODE = '40001'; END IF;"
+        " RETURN NEW; END $$"
+    )
+    sql("CREATE TRIGGER storm BEFORE INSERT ON projects FOR EACH ROW EXECUTE FUNCTION storm()")
+    try:
+        assert client.post(PROJECTS, json={"name": "x"}).status_code == 201
+        assert sql("SELECT last_value FROM tries") == [(2,)]
+    finally:
+        sql("DROP FUNCTION storm CASCADE")
+        sql("DROP SEQUENCE tries")
+
+
+def test_a_connection_that_was_ended_at_rest_is_not_used_for_a_write(far, proxy, sql):
+    proxy.queries.clear()
+    sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = 'projectapp' AND datname = current_database()"
+    )
+    time.sleep(0.1)
+    assert far.post(PROJECTS, json={"name": "x"}).status_code == 201
+    assert len([query for query in proxy.queries if "INSERT" in query]) == 1
+
+
+def test_a_read_only_server_costs_the_pool_its_connections(make_app, proxy, problem, sql):
+    options = "&options=-c%20default_transaction_read_only%3Don"
+    client = make_app(DATABASE_URL=proxy.url + options).test_client()
+    client.get(PROJECTS)
+    before = len(proxy.links)
+    problem(client.post(PROJECTS, json={"name": "x"}), 503, "unavailable")
+    assert len(proxy.links) > before
+
+
+# Deadlines.
+
+
+def took(call):
+    started = time.monotonic()
+    answer = call()
+    return answer, time.monotonic() - started
+
+
+@pytest.mark.parametrize("pooler", [False, True])
+def test_a_lock_is_waited_for_a_second_and_other_rows_not_at_all(
+    make_app, proxy, sql, url, problem, pooler
+):
+    proxy.pooler = pooler
+    client = make_app(DATABASE_URL=proxy.url).test_client()
+    sql("BEGIN")
+    sql("SELECT FROM projects FOR UPDATE")
+    answer, seconds = took(lambda: client.put(url, json={"name": "x"}))
+    problem(answer, 503, "unavailable")
+    assert answer.headers["Retry-After"] == "1"
+    assert 0.9 < seconds < 2.5
+    assert client.get(url).status_code == 200
+    assert client.post(PROJECTS, json={"name": "x"}).status_code == 201
+    sql("ROLLBACK")
+    assert client.put(url, json={"name": "x"}).status_code == 200
+
+
+@pytest.mark.parametrize("pooler", [False, True])
+def test_a_statement_has_its_time_and_no_more(make_app, proxy, sql, problem, pooler):
+    proxy.pooler = pooler
+    client = make_app(DATABASE_URL=proxy.url, **BRISK).test_client()
+    sql(
+        "CREATE FUNCTION nap() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_sleep(20); RETURN NEW; END $$"
+    )
+    sql("CREATE TRIGGER nap BEFORE INSERT ON projects FOR EACH ROW EXECUTE FUNCTION nap()")
+    try:
+        answer, seconds = took(lambda: client.post(PROJECTS, json={"name": "x"}))
+    finally:
+        sql("DROP FUNCTION nap CASCADE")
+    problem(answer, 503, "unavailable")
+    assert 1.9 < seconds < 2.9, "PostgreSQL ends it, before the watchdog would"
+    assert sql("SELECT count(*) FROM projects") == [(0,)]
+
+
+def test_through_a_pooler_nothing_is_left_in_the_session(make_app, proxy, sql):
+    proxy.pooler = True
+    app = make_app(DATABASE_URL=proxy.url)
+    assert app.test_client().get(PROJECTS).status_code == 200
+    with app.app_context(), database.db.engine.connect() as connection:
+        link = connection.connection.dbapi_connection
+        assert link.pooled
+        with link.cursor() as cursor:
+            for name in ("lock_timeout", "statement_timeout"):
+                cursor.execute(f"SHOW {name}")
+                assert cursor.fetchall() == [("0",)]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_peer_that_falls_silent_is_cut(far, proxy, problem, method):
+    proxy.silent = True
+    body = {"json": {"name": "x"}} if method == "POST" else {}
+    answer, seconds = took(lambda: far.open(PROJECTS, method=method, **body))
+    problem(answer, 503, "unavailable" if method == "GET" else "outcome_unknown")
+    assert 2.9 < seconds < 6.5
+    proxy.silent = False
+    assert far.get(PROJECTS).status_code == 200
+
+
+def test_a_connection_that_fell_silent_at_rest_is_found_in_time(far, make_app, proxy, problem):
+    client = make_app(DATABASE_URL=proxy.url, DATABASE_PING_AFTER="1", **BRISK).test_client()
+    client.get(PROJECTS)
+    time.sleep(1.1)
+    proxy.silent = True
+    answer, seconds = took(lambda: client.get(PROJECTS))
+    problem(answer, 503, "unavailable")
+    assert seconds < 6.5
+
+
+def test_while_the_database_is_away_one_request_tries_and_the_others_are_told(make_app, proxy, sql):
+    proxy.refuses = True
+    client = make_app(DATABASE_URL=proxy.url).test_client()
+    assert client.get(PROJECTS).status_code == 503
+    proxy.refuses, proxy.silent = False, True
+    with ThreadPoolExecutor(4) as pool:
+        waits = sorted(
+            seconds
+            for answer, seconds in pool.map(lambda _: took(lambda: client.get(PROJECTS)), range(4))
+            if answer.status_code == 503
+        )
+    assert len(waits) == 4
+    assert waits[2] < 1.5 < waits[3]
+    proxy.silent = False
+    assert client.get(PROJECTS).status_code == 200
+
+
+def test_a_migration_may_take_any_time(app, sql):
+    with app.app_context(), database.unlimited_engine().connect() as connection:
+        cursor = connection.connection.cursor()
+        cursor.execute("SHOW statement_timeout")
+        assert cursor.fetchall() == [("0",)]
