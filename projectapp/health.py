@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flask import Blueprint, Response, current_app, jsonify
 from marshmallow import Schema, fields
-from sqlalchemy import column, select, table
+from sqlalchemy import column, func, select, table
 
 from projectapp import database
 from projectapp.errors import Unavailable
@@ -14,7 +14,12 @@ from projectapp.openapi import Operation
 
 bp = Blueprint("health", __name__)
 
-_SCHEMA = select(table("alembic_version", column("version_num")))
+_DURABILITY = ("fsync", "full_page_writes", "synchronous_commit")
+
+_STATE = select(
+    column("version_num"),
+    *(func.current_setting(name).label(name) for name in ("transaction_read_only", *_DURABILITY)),
+).select_from(table("alembic_version"))
 
 
 class HealthSchema(Schema):
@@ -26,6 +31,9 @@ class HealthSchema(Schema):
 class ReadySchema(Schema):
     status = fields.String(metadata={"enum": ["ready"]})
     schema = fields.String(metadata={"description": "The revision of the database's schema."})
+    durable = fields.Boolean(
+        metadata={"description": f"False if one of {', '.join(_DURABILITY)} is off."}
+    )
 
 
 class RootSchema(Schema):
@@ -55,16 +63,20 @@ def health() -> Response:
 def ready() -> Response:
     """Tell whether requests can be served.
 
-    The database must be reachable and its schema at least at this code's revision; ahead is normal
-    while a new release rolls out.
+    The database must be reachable, take writes, and have a schema at least at this code's revision;
+    ahead is normal while a new release rolls out. Where it is not durable, a crash may lose writes
+    that were acknowledged.
     """
-    row = database.one(_SCHEMA)
+    row = database.one(_STATE)
     current, needed = row.version_num if row else "none", code_revision()
     if not row or current < needed:
         raise Unavailable(
             f"The database's schema is at {current}, this code needs {needed}: flask db upgrade.", 5
         )
-    return jsonify(status="ready", schema=current)
+    if row.transaction_read_only == "on":
+        raise Unavailable("The database takes no writes.", 5)
+    durable = "off" not in row[2:]
+    return jsonify(status="ready", schema=current, durable=durable)
 
 
 @bp.get("/")

@@ -36,6 +36,10 @@ def test_app_env_chooses_the_class():
             for bad in ("65536", "-1", "٣")
         ),
         ({"THREADS": "0"}, "THREADS must be a whole number from 1 to 1000."),
+        (
+            {"DATABASE_STATEMENT_TIMEOUT": "5"},
+            "DATABASE_STATEMENT_TIMEOUT must be less than DATABASE_IDLE_TIMEOUT.",
+        ),
         ({"LOG_FORMAT": "xml"}, "LOG_FORMAT must be one of text, json."),
         *(
             (

@@ -12,12 +12,22 @@ def test_health_tells_status_time_and_version(client):
     assert datetime.fromisoformat(found["timestamp"]).utcoffset() == timedelta(0)
 
 
-def test_ready_names_the_revision(client):
+def test_ready_names_the_revision(client, sql):
     answer = client.get("/ready")
     assert (answer.status_code, answer.json) == (
         200,
-        {"status": "ready", "schema": code_revision()},
+        {
+            "status": "ready",
+            "schema": code_revision(),
+            "durable": sql("SHOW fsync") == [("on",)],
+        },
     )
+
+
+def test_a_database_that_takes_no_writes_is_not_ready(make_app, database_url, problem):
+    url = f"{database_url}&options=-c%20default_transaction_read_only%3Don"
+    answer = make_app(DATABASE_URL=url).test_client().get("/ready")
+    assert problem(answer, 503, "unavailable")["detail"] == "The database takes no writes."
 
 
 def test_a_schema_behind_is_not_ready_and_one_ahead_is(client, sql, problem):

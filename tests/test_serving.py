@@ -179,6 +179,7 @@ def test_a_reload_keeps_the_database_and_the_stop_after_it_ends_it(clone, make_r
 def test_make_run_serves_and_leaves_nothing_running(clone, make_run, stop):
     process, url = make_run()
     kept = create(url)
+    assert '"durable": true' in curl(f"{url}/ready").stdout.replace('":true', '": true')
     log = (clone.parent / "log").read_text()
     [home] = (clone / "instance" / "postgres").iterdir()
     assert url in log

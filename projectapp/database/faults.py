@@ -36,8 +36,9 @@ class Fault(Exception):
 def ends_link(error: BaseException | None) -> bool:
     """Whether no connection as old as this one is of use: it broke, or leads to a standby."""
     state = getattr(error, "pgcode", None)
-    if state is None:
-        return isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+    if state is None:  # a plain DatabaseError is libpq's "no message", for a link that broke
+        broken = (psycopg2.OperationalError, psycopg2.InterfaceError)
+        return isinstance(error, broken) or type(error) is psycopg2.DatabaseError
     return state == _READ_ONLY or state.startswith(_FAREWELLS)
 
 
