@@ -19,4 +19,4 @@ def test_the_tour_answers_as_the_readme_says(server, sql):
     assert done.stderr.split() == expected
     assert len(expected) == script.count("curl ")
     assert '"l": 2' in done.stdout
-    assert sql("SELECT name FROM projects") == [("Search",)]
+    assert sql("SELECT name FROM projects ORDER BY 1") == [("Once",), ("Search",)]
