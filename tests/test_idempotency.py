@@ -55,7 +55,10 @@ def test_the_first_answer_is_kept_whatever_becomes_of_the_project(post, client):
 
 
 def test_the_order_and_the_blanks_of_the_body_do_not_matter(client):
-    bodies = ['{"name":"x","is_active":true}', ' {"is_active": true, "name": "x", "version": 7}']
+    bodies = [
+        '{"name":"x","attributes":{"a":1,"b":2}}',
+        ' {"attributes": {"b": 2, "a": 1}, "name": "x", "version": 7, "is_active": true}',
+    ]
     answers = [
         client.post(
             PROJECTS + slash,
@@ -143,6 +146,22 @@ def test_fifty_twins_at_once_have_one_effect(serve, sql):
             assert sum("idempotency-replayed" not in headers for _, headers, _ in done) == 1
             assert all(headers["retry-after"] == "1" for _, headers, _ in running)
             assert sql("SELECT count(*) FROM projects") == [(1,)]
+
+
+def test_a_twin_waits_for_the_first_and_gets_its_answer(app, post, sql):
+    sql(
+        "CREATE FUNCTION nap() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_sleep(0.5); RETURN NEW; END $$"
+    )
+    sql("CREATE TRIGGER nap BEFORE INSERT ON projects FOR EACH ROW EXECUTE FUNCTION nap()")
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            one, two = pool.map(post, "aa")
+    finally:
+        sql("DROP FUNCTION nap CASCADE")
+    assert essence(one) == essence(two)
+    assert one.status_code == 201
+    assert sql("SELECT count(*) FROM projects") == [(1,)]
 
 
 def test_a_twin_that_still_runs_is_a_409_that_says_when_to_come_back(

@@ -160,7 +160,7 @@ def one(
     OutcomeUnknown, Conflict, Invalid, BadRequest.
     """
     health = current_app.extensions["database"]
-    end = time.monotonic() + current_app.config["DATABASE_STATEMENT_TIMEOUT"]
+    end = time.monotonic() + current_app.config["DATABASE_STATEMENT_TIMEOUT"] / 2
     for last in (False, True):
         try:
             row = _run(statement, parameters)
