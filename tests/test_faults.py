@@ -106,6 +106,19 @@ def test_a_change_that_another_editor_has_buried_is_unknown(
     assert (far.get(url).json["name"], far.get(url).json["version"]) == ("Another's", 3)
 
 
+def test_a_change_that_still_stands_under_another_is_told_by_who_was_expected(
+    far, client, proxy, url, problem
+):
+    proxy.lose += ["UPDATE projects SET"]
+    proxy.meanwhile = lambda: client.put(url, json={"description": "Another's"})
+    answer = far.put(url, json={"name": "Mine"})
+    assert (answer.status_code, answer.json["name"], answer.json["version"]) == (200, "Mine", 3)
+    proxy.lose += ["UPDATE projects SET"]
+    proxy.meanwhile = lambda: client.put(url, json={"description": "Another's again"})
+    answer = far.put(url, json={"name": "Mine too"}, headers={"If-Match": '"3"'})
+    problem(answer, 503, "outcome_unknown")
+
+
 def test_a_change_of_what_was_deleted_meanwhile_is_a_404(far, client, proxy, url, problem):
     proxy.lose.append("UPDATE projects SET")
     proxy.meanwhile = lambda: client.delete(url)
