@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from projectapp import database
+from projectapp.database.connection import ping
 from tests.conftest import PROJECTS
 
 BRISK = {
@@ -287,6 +288,15 @@ def test_a_peer_that_falls_silent_is_cut(far, proxy, problem, method):
     assert 2.9 < seconds < 6.5
     proxy.silent = False
     assert far.get(PROJECTS).status_code == 200
+
+
+def test_a_connection_that_answered_in_time_is_not_cut_later(app):
+    with app.app_context(), database.db.engine.connect() as connection:
+        link = connection.connection.dbapi_connection
+        with database.watchdog.limit(link, 0.1):
+            ping(link)
+        time.sleep(0.4)
+        ping(link)
 
 
 def test_a_connection_that_fell_silent_at_rest_is_found_in_time(far, make_app, proxy, problem):
