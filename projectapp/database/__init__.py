@@ -178,13 +178,11 @@ def one(
 
 def _run(statement: Executable, parameters: Mapping[str, Any] | None) -> Any:
     sent = False
+    _patience()
     try:
         with db.engine.connect() as connection:
             link: Any = connection.connection.dbapi_connection
-            # One second beyond PostgreSQL's own limit, so that it is the one to say so.
-            seconds = min(current_app.config["DATABASE_STATEMENT_TIMEOUT"] + 1, _time_left())
-            if seconds < 0.1:
-                raise Fault(Unavailable("The database takes too long. Try again shortly.", 1))
+            seconds = _patience()
             sent = True
             with watchdog.limit(link, seconds):
                 return connection.execute(statement, parameters).first()
@@ -203,6 +201,15 @@ def _settle(settle: Callable[[], Any]) -> Any:
             if time.monotonic() > end:
                 raise OutcomeUnknown from error
         _pause()
+
+
+def _patience() -> float:
+    """Seconds that an answer may take; raises Fault where that is too little to ask."""
+    # One second beyond PostgreSQL's own limit, so that it is the one to say so.
+    seconds = min(current_app.config["DATABASE_STATEMENT_TIMEOUT"] + 1, _time_left())
+    if seconds < 1:
+        raise Fault(Unavailable("The database takes too long. Try again shortly.", 1))
+    return seconds
 
 
 def _time_left() -> float:
