@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from projectapp import database
-from projectapp.database.connection import ping
 from tests.conftest import PROJECTS
 
 BRISK = {
@@ -296,7 +295,7 @@ def test_a_connection_that_answered_in_time_is_not_cut_later(app):
         with database.watchdog.limit(link, 0.1):
             pass
         time.sleep(0.4)
-        ping(link)
+        app.extensions["database"]["connector"].ping(link)
 
 
 def test_a_connection_that_fell_silent_at_rest_is_found_in_time(far, make_app, proxy, problem):

@@ -34,7 +34,7 @@ from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import NullPool
 
-from projectapp.database.connection import Connector, ping, watchdog
+from projectapp.database.connection import Connector, watchdog
 from projectapp.database.faults import Fault, classify, ends_link
 from projectapp.embedded import EmbeddedError, Server
 from projectapp.errors import OutcomeUnknown, Unavailable
@@ -82,7 +82,7 @@ def init_app(app: Flask) -> None:
             server = Server(app.config["DATABASE_HOME"], app.config["PG_BIN"], app.testing)
         except EmbeddedError as error:
             raise SystemExit(str(error)) from None
-    connector = Connector(app.config, server)
+    connector = Connector(app.config, server, _time_left)
     app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg2://"
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
         "creator": connector,
@@ -116,7 +116,7 @@ def init_app(app: Flask) -> None:
             if dbapi.has_news():
                 raise InvalidatePoolError
             if time.monotonic() - record.info["idle_since"] > ping_after:
-                ping(dbapi)
+                connector.ping(dbapi)
         except psycopg2.Error as error:
             raise InvalidatePoolError from error
 
@@ -178,11 +178,11 @@ def one(
 
 def _run(statement: Executable, parameters: Mapping[str, Any] | None) -> Any:
     sent = False
-    _patience()
+    _patience(3)  # it may have to connect
     try:
         with db.engine.connect() as connection:
             link: Any = connection.connection.dbapi_connection
-            seconds = _patience()
+            seconds = _patience(1)
             sent = True
             with watchdog.limit(link, seconds):
                 return connection.execute(statement, parameters).first()
@@ -203,18 +203,17 @@ def _settle(settle: Callable[[], Any]) -> Any:
         _pause()
 
 
-def _patience() -> float:
-    """Seconds that an answer may take; raises Fault where that is too little to ask."""
-    # One second beyond PostgreSQL's own limit, so that it is the one to say so.
-    seconds = min(current_app.config["DATABASE_STATEMENT_TIMEOUT"] + 1, _time_left())
-    if seconds < 1:
+def _patience(least: float) -> float:
+    """Seconds that an answer may take; raises Fault if not so much time is left to wait for it."""
+    if _time_left() < least:
         raise Fault(Unavailable("The database takes too long. Try again shortly.", 1))
-    return seconds
+    # One second beyond PostgreSQL's own limit, so that it is the one to say so.
+    return min(current_app.config["DATABASE_STATEMENT_TIMEOUT"] + 1, _time_left())
 
 
 def _time_left() -> float:
     """Seconds that the request, if there is one, may still take."""
-    started = g.get("started")
+    started = g.get("started") if g else None
     if started is None:
         return float("inf")
     return current_app.config["REQUEST_TIMEOUT"] - (time.perf_counter() - started)

@@ -9,7 +9,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -19,7 +19,6 @@ import psycopg2.extensions
 from projectapp.embedded import EmbeddedError, Server
 
 _PROBE_SECONDS = 2  # for a statement that takes PostgreSQL no time
-_CONNECT_SECONDS = 6  # for all hosts together: REQUEST_TIMEOUT less what a pool may take
 
 
 class Connection(psycopg2.extensions.connection):  # type: ignore[misc]
@@ -99,12 +98,15 @@ os.register_at_fork(after_in_child=watchdog.__init__)  # type: ignore[misc]
 class Connector:
     """Makes connections as `config` says, to `server` where that is the embedded one.
 
-    While the database is away only one thread at a time tries to reach it: the others are told at
-    once, so that they are free for requests that need no database.
+    None of this takes longer than the seconds that `time_left` tells, or than two a host. While the
+    database is away only one thread at a time tries to reach it: the others are told at once, so
+    that they are free for requests that need no database.
     """
 
-    def __init__(self, config: Mapping[str, Any], server: Server | None) -> None:
-        self._config, self._server = config, server
+    def __init__(
+        self, config: Mapping[str, Any], server: Server | None, time_left: Callable[[], float]
+    ) -> None:
+        self._config, self._server, self._time_left = config, server, time_left
         self._away = False
         self._probing = threading.Lock()
         self._limits = {
@@ -140,12 +142,11 @@ class Connector:
             except EmbeddedError as error:
                 raise psycopg2.OperationalError(str(error)) from error
         target = self._server.parameters if self._server else self._config["DATABASE_URL"]
-        hosts = target.get("host", "").count(",") + 1
+        # libpq takes it for each host in turn, whole, and not less than 2.
+        each = self._time_left() / (target.get("host", "").count(",") + 1)
+        seconds = max(2, min(self._config["DATABASE_CONNECT_TIMEOUT"], each))
         defaults = {
-            # libpq takes it for each host, and takes 1 for 2.
-            "connect_timeout": min(
-                self._config["DATABASE_CONNECT_TIMEOUT"], max(2, _CONNECT_SECONDS // hosts)
-            ),
+            "connect_timeout": int(seconds),
             "application_name": "projectapp",
             "client_encoding": "utf8",
             "keepalives_idle": 10,
@@ -155,18 +156,22 @@ class Connector:
         }
         return psycopg2.connect(**defaults | target, connection_factory=Connection)
 
+    def ping(self, connection: Connection) -> None:
+        """Find out whether the peer still answers. Raises psycopg2.Error."""
+        self._ask(connection, "SELECT 1")
+
     def _set_limits(self, connection: Connection) -> None:
         """Limit the session, unless it is a pooler's: that has a process id of its own making."""
-        with watchdog.limit(connection, _PROBE_SECONDS), connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT set_config(name, setting, false)"
-                " FROM unnest(%s, %s) AS limits (name, setting) WHERE pg_backend_pid() = %s",
-                (list(self._limits), list(self._limits.values()), connection.info.backend_pid),
-            )
-            connection.pooled = cursor.rowcount == 0
+        found = self._ask(
+            connection,
+            "SELECT set_config(name, setting, false)"
+            " FROM unnest(%s, %s) AS limits (name, setting) WHERE pg_backend_pid() = %s",
+            (list(self._limits), list(self._limits.values()), connection.info.backend_pid),
+        )
+        connection.pooled = found == 0
 
-
-def ping(connection: Connection) -> None:
-    """Find out whether the peer still answers. Raises psycopg2.Error."""
-    with watchdog.limit(connection, _PROBE_SECONDS), connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
+    def _ask(self, connection: Connection, statement: str, values: Any = None) -> int:
+        seconds = min(_PROBE_SECONDS, self._time_left())
+        with watchdog.limit(connection, seconds), connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            return cursor.rowcount
