@@ -127,6 +127,7 @@ def test_one_server_serves_all_and_stops_with_the_last(home, user):
     assert len(pids_naming(server.home, b"-D")) == 1
     for process in users:
         process.kill()
+        process.wait()
     time.sleep(0.5)
     assert ask(server) == [(1,)]
     server.release()
