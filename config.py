@@ -115,6 +115,7 @@ class Config:
     THREADS: Count = 4
     ALLOWED_ORIGINS: Annotated[tuple[str, ...], origins] = ()
     MAX_CONTENT_LENGTH: Annotated[int, integer(1, 2**29)] = 2**20
+    READ_TIMEOUT: Seconds = 10
     LOG_LEVEL: Annotated[str, one_of("debug", "info", "warning", "error")] = "info"
     LOG_FORMAT: Annotated[str, one_of("text", "json")] = "text"
     DATABASE_CONNECT_TIMEOUT: Seconds = 3

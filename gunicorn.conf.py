@@ -1,17 +1,21 @@
 """How gunicorn serves wsgi:app; what the environment may say is in config.py."""
 
-import signal
+import resource
+import runpy
 
 import gunicorn.util
+from gunicorn.http.errors import InvalidHeader
 
-from config import load
+from config import ROOT, load
 
 settings = load()
 host = f"[{settings.HOST}]" if ":" in settings.HOST else settings.HOST
 
 bind = f"{host}:{settings.PORT}"
 workers = settings.WEB_CONCURRENCY
-worker_class = "gthread"
+worker_class = runpy.run_path(str(ROOT / "projectapp" / "worker.py"))["Worker"]
+# Half of what the process may open: a worker that could not accept would end.
+worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 threads = settings.THREADS
 keepalive = 5
 timeout = 30
@@ -19,6 +23,7 @@ graceful_timeout = settings.GRACEFUL_TIMEOUT
 limit_request_line = 8190  # gunicorn's most: a cursor beside a search and a long name
 limit_request_fields = 50
 limit_request_field_size = 8190
+sendfile = False  # it would wait for the client
 loglevel = settings.LOG_LEVEL
 control_socket_disable = True  # there is one for a user: a second service would take the first's
 
@@ -36,10 +41,13 @@ def on_starting(server):
             raise SystemExit(str(error)) from None
 
 
-def post_worker_init(worker):
-    # A Ctrl-C reaches the whole process group. The master passes it on; a worker that gets both
-    # can deadlock in its thread pool, and then it is killed only after graceful_timeout.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def post_fork(server, worker):
+    worker.missed = server.SIG_QUEUE  # its copy, to which the master's handlers add until boot
+
+
+def pre_request(worker, req):
+    if req.version >= (1, 1) and not any(name == "HOST" for name, _ in req.headers):
+        raise InvalidHeader("HOST", req=req)  # RFC 9112, 3.2: it MUST be refused
 
 
 def when_ready(server):
@@ -53,9 +61,11 @@ def on_exit(server):
 
 
 DETAILS = {
+    408: f"The request was not whole after {settings.READ_TIMEOUT} seconds.",
     414: f"The request line is longer than {limit_request_line} bytes.",
     417: "This expectation cannot be met.",
-    431: f"A header is longer than {limit_request_field_size} bytes, or there are too many.",
+    431: f"A header is longer than {limit_request_field_size} bytes, all together are longer"
+    " than 65536, or there are too many.",
     500: "Something went wrong here. The request_id finds it in the log.",
     501: "This transfer coding is not known.",
 }

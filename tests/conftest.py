@@ -59,6 +59,7 @@ class Served:
                 env={**environ, "PORT": str(self.port)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that a test can press Ctrl-C
             )
 
     def request(
@@ -178,12 +179,13 @@ def serve(app: Flask, database_url: str, tmp_path_factory: pytest.TempPathFactor
     """Serve the application with gunicorn and gunicorn.conf.py while a `with` block runs."""
 
     @contextmanager
-    def served(*arguments: str, **environ: str) -> Iterator[Served]:
+    def served(*arguments: str, wait: bool = True, **environ: str) -> Iterator[Served]:
         clean = {k: v for k, v in os.environ.items() if k not in config.Config.settings()}
         clean |= {"APP_ENV": "testing", "DATABASE_URL": database_url, **environ}
         server = Served(clean, arguments, tmp_path_factory.mktemp("served") / "log")
         try:
-            server.wait_until_serving()
+            if wait:
+                server.wait_until_serving()
             yield server
         finally:
             if server.process.poll() is None:

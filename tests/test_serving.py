@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,58 @@ def test_a_killed_worker_is_replaced(serve):
         server.wait_until_serving()
         assert children(server.process.pid) != [worker]
         assert server.request("GET", PROJECTS)[0] == 200
+
+
+SLOW_FORK = """
+import time
+exec(open("gunicorn.conf.py").read())
+fork = post_fork
+def post_fork(server, worker):
+    fork(server, worker)
+    time.sleep(1)
+"""
+
+
+def press_ctrl_c(server) -> float:
+    """Seconds until all has ended."""
+    started = time.monotonic()
+    os.killpg(server.process.pid, signal.SIGINT)
+    server.process.wait(timeout=60)
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("delay", [0, 0.1, 0.3, 0.5, 0.7])
+def test_a_ctrl_c_while_workers_boot_ends_them_at_once(serve, delay):
+    with serve(wait=False, WEB_CONCURRENCY="4") as server:
+        while "Booting worker" not in server.log.read_text():
+            time.sleep(0.01)
+        time.sleep(delay)
+        assert press_ctrl_c(server) < 3
+
+
+def test_a_ctrl_c_before_a_worker_has_its_handlers_is_not_missed(serve, tmp_path):
+    (tmp_path / "conf.py").write_text(SLOW_FORK)
+    with serve("-c", str(tmp_path / "conf.py"), wait=False, WEB_CONCURRENCY="1") as server:
+        while "Booting worker" not in server.log.read_text():
+            time.sleep(0.01)
+        time.sleep(0.3)
+        assert press_ctrl_c(server) < 5
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.2, 0.3])
+def test_a_ctrl_c_while_workers_work_ends_them_at_once(serve, seconds):
+    with serve() as server, ThreadPoolExecutor(8) as pool:
+        end = time.monotonic() + 5
+
+        def ask() -> None:
+            with suppress(OSError, HTTPException):
+                while time.monotonic() < end:
+                    server.request("GET", "/health")
+
+        for _ in range(8):
+            pool.submit(ask)
+        time.sleep(seconds)
+        assert press_ctrl_c(server) < 3
 
 
 # What follows is what a newcomer does: make run in a clone, at a path with a space.

@@ -1,0 +1,309 @@
+"""The gunicorn worker in which the event loop waits for clients, and threads only work.
+
+In gunicorn's own gthread a thread waits for the client: for the rest of a request, for what it
+shall discard, for room to write to. A handful of slow clients takes all threads. Here a thread
+gets a request that is whole, and leaves an answer behind; the loop does what waits, under
+deadlines and bounds. `docs/decisions/0008-the-event-loop-waits.md` says why.
+
+gunicorn.conf.py runs this file by its path, in the master, and again at a reload: what the master
+imports stays as it was, so nothing of projectapp is imported here but in a worker.
+"""
+
+import math
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from http import HTTPStatus
+from queue import SimpleQueue
+from selectors import EVENT_READ, EVENT_WRITE
+from typing import Any
+
+import gunicorn.util
+from gunicorn.http import get_parser
+from gunicorn.http.errors import LimitRequestHeaders, NoMoreData
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
+
+from config import load
+
+settings = load()
+
+PIECE = 2**16
+MOST_HELD = max(2**25, 4 * settings.MAX_CONTENT_LENGTH)  # of all clients of a worker
+LINGER = 2.0
+MOST_DISCARDED = 2**24  # so that who sends a body too large to the end gets to read its 413
+
+
+class Wire:
+    """A client as a thread sees it: a socket on which nothing waits.
+
+    What can be read of it came before, and what is written stays here until the kernel takes it.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.input = bytearray()
+        self.ready = 0  # so much of the input is the request that a thread may read
+        self.output = bytearray()
+        self.framing: Iterator[int] = iter(())
+        self.keep = False
+        self.step: Callable[[Any], None] = _nothing  # what to do when the socket is ready
+        self.watched = 0
+        self.held = 0
+        self.discarded = 0
+
+    def recv(self, size: int) -> bytes:
+        data = bytes(self.input[: min(size, self.ready)])
+        if not data:
+            raise NoMoreData()
+        self.ready -= len(data)
+        del self.input[: len(data)]
+        return data
+
+    def sendall(self, data: bytes) -> None:
+        self.output += data
+
+    def send(self, data: bytes) -> int:
+        """Drop gunicorn's 100 Continue: it was sent when it was of use."""
+        return len(data)
+
+    def gettimeout(self) -> float:
+        return 0.0
+
+    def setblocking(self, flag: bool) -> None: ...
+
+    def shutdown(self, how: int) -> None:
+        raise OSError("the event loop closes")
+
+    def close(self) -> None: ...
+
+    def flush(self) -> None:
+        """Send what the kernel takes now."""
+        try:
+            if self.output:
+                del self.output[: self.sock.send(self.output)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.output.clear()  # nobody will read it, which the next read finds out
+
+
+def _nothing(conn: Any) -> None: ...
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """gunicorn's gthread, but for who waits; with TLS of its own it is gthread altogether.
+
+    A connection is with a thread or in `waiting`; `step` of its Wire is what to do when its socket
+    is ready, `timeout` when it is too late.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.plain = not self.cfg.is_ssl
+        self.waiting: dict[Any, None] = {}  # the longest first
+        self.held = 0
+        self.swept = 0.0
+        self.last_start = math.inf
+        self.missed: SimpleQueue[int] = SimpleQueue()  # signals from before it had handlers
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        from projectapp.framing import framing
+
+        self.framing = framing
+
+    # A request comes.
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Begin to read a request: of a new client, a kept one, or one that sent two at once."""
+        if not self.plain:
+            return super().enqueue_req(conn)
+        if not conn.parser:
+            conn.sock = Wire(conn.sock)
+            conn.parser = get_parser(self.cfg, conn.sock, conn.client)
+            conn.initialized = conn.data_ready = True
+        wire = conn.sock
+        wire.framing = self.framing(wire.input, settings.MAX_CONTENT_LENGTH, wire.sock.send)
+        conn.timeout = self._in(settings.READ_TIMEOUT)
+        self._read(conn)
+
+    def _read(self, conn: Any) -> None:
+        wire = conn.sock
+        try:
+            size = wire.input and next(wire.framing, len(wire.input))
+            if not size:
+                data = wire.sock.recv(PIECE)
+                wire.input += data
+                if not wire.input:
+                    return self._close(conn)
+                size = next(wire.framing, len(wire.input)) if data else len(wire.input)
+        except BlockingIOError:
+            size = 0
+        except OSError:
+            return self._close(conn)
+        except LimitRequestHeaders:
+            return self._refuse(conn, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        if not size:
+            return self._wait(conn, self._read, EVENT_READ, conn.timeout)
+        self.waiting.pop(conn, None)
+        wire.ready, wire.step = size, self._look_away
+        super().enqueue_req(conn)
+
+    def _look_away(self, conn: Any) -> None:
+        """More came while a thread works: the socket is looked at when it has finished."""
+        self._watch(conn, 0)
+
+    # It is answered.
+
+    def handle(self, conn: Any) -> bool:
+        """Runs in a thread."""
+        if time.monotonic() > self.last_start:
+            return False
+        keep = super().handle(conn)
+        if self.plain:
+            conn.sock.flush()
+        return keep
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        if not self.plain:
+            return super().finish_request(conn, fs)
+        wire = conn.sock
+        # What is left of a request means that gunicorn sees its end elsewhere.
+        left = wire.ready or conn.parser.unreader.buf.getvalue()
+        wire.keep = not (left or fs.cancelled() or fs.exception()) and fs.result()
+        self._send(conn)
+
+    def _refuse(self, conn: Any, status: HTTPStatus) -> None:
+        conn.sock.keep = False
+        gunicorn.util.write_error(conn.sock, status.value, status.phrase, "")
+        self._write(conn)
+
+    def _write(self, conn: Any) -> None:
+        conn.sock.flush()
+        self._send(conn)
+
+    def _send(self, conn: Any) -> None:
+        wire = conn.sock
+        if wire.output:  # as long as the client takes some of it now and then
+            until = time.monotonic() + settings.READ_TIMEOUT
+            return self._wait(conn, self._write, EVENT_WRITE, until)
+        if not wire.keep:
+            return self._leave(conn)
+        if wire.input:
+            return self.enqueue_req(conn)
+        self._wait(conn, self.enqueue_req, EVENT_READ, self._in(self.cfg.keepalive))
+
+    # It waits, and goes.
+
+    def _in(self, seconds: float) -> float:
+        """Until when a client may take its time; in a worker that stops it has little."""
+        return time.monotonic() + (seconds if self.alive else min(seconds, STOP_KEEPALIVE_LINGER))
+
+    def _wait(self, conn: Any, step: Callable[[Any], None], events: int, until: float) -> None:
+        wire = conn.sock
+        wire.step, conn.timeout = step, until
+        self.waiting[conn] = None
+        self._watch(conn, events)
+        held = len(wire.input) + len(wire.output)
+        self.held += held - wire.held
+        wire.held = held
+        while self.held > MOST_HELD and self.waiting:
+            self._close(max(self.waiting, key=lambda conn: conn.sock.held))
+
+    def _watch(self, conn: Any, events: int) -> None:
+        """Have the poller look for `events`: for most requests there is nothing to change."""
+        wire = conn.sock
+        if events == wire.watched:
+            return
+        if wire.watched:
+            self.poller.unregister(wire.sock)
+        if events:
+            self.poller.register(wire.sock, events, partial(self._is_ready, conn))
+        wire.watched = events
+
+    def _is_ready(self, conn: Any, sock: socket.socket) -> None:
+        conn.sock.step(conn)
+
+    def _leave(self, conn: Any) -> None:
+        """Close, but let the client read what it was sent: RFC 9112, 9.6."""
+        wire = conn.sock
+        wire.input.clear()
+        try:
+            wire.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return self._close(conn)
+        self._wait(conn, self._discard, EVENT_READ, time.monotonic() + LINGER)
+
+    def _discard(self, conn: Any) -> None:
+        data = b""
+        with suppress(OSError):
+            data = conn.sock.sock.recv(PIECE)
+        conn.sock.discarded += len(data)
+        if not data or conn.sock.discarded > MOST_DISCARDED:
+            self._close(conn)
+
+    def _close(self, conn: Any) -> None:
+        wire = conn.sock
+        self._watch(conn, 0)
+        self.waiting.pop(conn, None)
+        self.held -= wire.held
+        self.nr_conns -= 1
+        wire.step = _nothing  # it may be ready, too
+        wire.sock.close()
+
+    def murder_pending(self) -> None:
+        """Give up those who are late; of too many clients, those who have waited longest."""
+        super().murder_pending()
+        now = time.monotonic()
+        if now > self.swept + 0.2:
+            self.swept = now
+            for conn in [conn for conn in self.waiting if conn.timeout < now]:
+                if conn.sock.step == self._read and conn.sock.input:
+                    self._refuse(conn, HTTPStatus.REQUEST_TIMEOUT)
+                elif conn in self.waiting:
+                    self._close(conn)
+        while self.nr_conns >= self.worker_connections and self.waiting:
+            self._close(next(iter(self.waiting)))
+
+    # It stops.
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        # A Ctrl-C reaches the whole process group, and the master passes it on.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        while not self.missed.empty():
+            if self.missed.get() in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+                os._exit(0)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """End at once. Whatever ends a thread pool takes its lock, which may be held just now."""
+        os._exit(0)
+
+    def is_parent_alive(self) -> bool:
+        if not super().is_parent_alive():
+            self.alive = False
+            self.last_start = time.monotonic() + STOP_KEEPALIVE_LINGER
+        return self.alive
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        super().set_accept_enabled(enabled)
+        if not self.alive:
+            # Whom the kernel let in would be reset when the last worker closes its listener.
+            for listener in self.sockets:
+                while select.select([listener], [], [], 0)[0]:
+                    self.accept(listener)
+                listener.close()
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        super()._cap_keepalive(deadline)
+        for conn in self.waiting:
+            if conn.sock.step in (self._read, self.enqueue_req):
+                conn.timeout = min(conn.timeout, deadline)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, 0.1))

@@ -1,0 +1,355 @@
+"""gunicorn with the worker of our own: slow, silent, greedy and hasty clients."""
+
+import json
+import os
+import random
+import re
+import socket
+import statistics
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+from gunicorn.http.errors import LimitRequestHeaders
+
+from projectapp.framing import framing
+from tests.conftest import PROJECTS
+from tests.test_bad_input import CHUNKED, GOOD, LIMIT, chunks, post
+
+GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = GET.replace(b"x\r\n", b"x\r\nConnection: close\r\n")
+# Several, as the kernel itself keeps one list for a client that does not read.
+LISTS = GET.replace(b"/health", b"/api/v1/projects?page_size=100") * 4
+
+
+def connect(server, receive_buffer=None):
+    link = socket.socket()
+    if receive_buffer:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    link.settimeout(8)
+    link.connect(("127.0.0.1", server.port))
+    return closing(link)
+
+
+def receive(link):
+    """All that comes until the server closes, or resets."""
+    answer = b""
+    with suppress(ConnectionError):
+        while part := link.recv(65536):
+            answer += part
+    return answer
+
+
+def exchange(server, *parts, pause=0.0):
+    with connect(server) as link:
+        for part in parts:
+            with suppress(ConnectionError):
+                link.sendall(part)
+            time.sleep(pause)
+        return receive(link)
+
+
+def statuses(answer):
+    return [int(found) for found in re.findall(rb"HTTP/1\.[01] (\d{3}) ", answer)]
+
+
+def is_problem(answer, status):
+    head, _, body = answer.partition(b"\r\n\r\n")
+    found = json.loads(body)
+    assert statuses(head) == [status] == [found["status"]]
+    assert b"Content-Type: application/problem+json" in head
+    assert f"X-Request-ID: {found['request_id']}".encode() in head
+    return found["detail"]
+
+
+def get_one(server):
+    """Seconds that an honest client waits for its answer."""
+    started = time.monotonic()
+    assert statuses(exchange(server, LAST)) == [200]
+    return time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def server(serve):
+    """One thread: whoever holds it, all others notice."""
+    with serve(WEB_CONCURRENCY="1", THREADS="1", READ_TIMEOUT="1") as running:
+        yield running
+
+
+@pytest.fixture
+def large_list(sql):
+    sql(
+        "INSERT INTO projects (id, name, attributes) SELECT gen_random_uuid(), n,"
+        " jsonb_build_object('a', repeat('x', 16000)) FROM generate_series(1, 100) AS n"
+    )
+
+
+# Slow ones.
+
+
+def test_two_hundred_slow_clients_do_not_hold_up_others(serve, large_list):
+    body = post(b"Content-Length: 1000")
+    begun = {"head": GET[:5], "body": body, "silent": b"", "never reading": LISTS}
+    with serve(WEB_CONCURRENCY="2", READ_TIMEOUT="3") as server, ExitStack() as links:
+        slow, stop, waited = [], threading.Event(), []
+
+        def trickle():
+            while not stop.wait(1):
+                for link in slow:
+                    with suppress(OSError):
+                        link.send(b"x")
+
+        def ask(_):
+            while not stop.is_set():
+                waited.append(get_one(server))
+
+        for first in begun.values():
+            for _ in range(50):
+                link = links.enter_context(connect(server, 4096))
+                link.sendall(first)
+                if first in (GET[:5], body):
+                    slow.append(link)
+        threading.Thread(target=trickle, daemon=True).start()
+        with ThreadPoolExecutor(4) as honest:
+            asked = honest.map(ask, range(4))
+            time.sleep(6)
+            stop.set()
+            list(asked)  # raises for one that was not answered
+    assert len(waited) > 200
+    assert statistics.quantiles(waited, n=100)[-1] < 1
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [GET[:-2], post(b"Content-Length: 50") + GOOD, CHUNKED, CHUNKED + chunks(GOOD) + b"0\r\n"],
+    ids=["head", "body", "no chunk", "no end of chunks"],
+)
+def test_half_a_request_is_answered_with_408_at_the_deadline(server, begun):
+    started = time.monotonic()
+    assert is_problem(exchange(server, begun), 408) == "The request was not whole after 1 seconds."
+    assert 0.9 < time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("begun", [GET[:5], post(b"Content-Length: 100")], ids=["head", "body"])
+def test_a_byte_now_and_then_does_not_move_the_deadline(server, begun):
+    started = time.monotonic()
+    with connect(server) as link:
+        link.settimeout(0.2)
+        answer = b""
+        while not answer:
+            link.sendall(begun)
+            begun = b"x"
+            with suppress(TimeoutError):
+                answer = link.recv(65536)
+    is_problem(answer, 408)
+    assert time.monotonic() - started < 3
+
+
+def test_a_silent_client_is_closed_without_a_word(server):
+    assert exchange(server) == b""
+
+
+def test_a_client_that_never_reads_is_dropped_and_holds_no_thread(server, large_list):
+    with connect(server, 4096) as link:
+        link.sendall(LISTS)
+        time.sleep(0.3)
+        assert get_one(server) < 1
+        time.sleep(2.5)
+        assert 0 < len(receive(link)) < 6_000_000
+
+
+def test_a_slow_reader_gets_all_of_it(server, large_list):
+    started = time.monotonic()
+    with connect(server, 4096) as link:
+        link.sendall(LISTS + LAST)
+        answer = b""
+        while part := link.recv(65536):
+            answer += part
+            time.sleep(0.001)
+    assert statuses(answer) == [200] * 5
+    assert len(answer) > 6_000_000
+    assert time.monotonic() - started > 1.5
+
+
+# Large ones.
+
+
+@pytest.mark.parametrize("body", [b"", b"x" * 2**16])
+def test_a_body_too_large_is_refused_before_it_comes_and_holds_no_thread(server, body):
+    with connect(server) as link:
+        link.sendall(post(b"Content-Length: 1073741824") + body)
+        assert statuses(link.recv(65536)) == [413]
+        assert get_one(server) < 1
+
+
+def test_who_sends_a_body_too_large_to_the_end_reads_the_413(server):
+    with closing(HTTPConnection("127.0.0.1", server.port, timeout=8)) as client:
+        client.request("POST", PROJECTS, b" " * 8 * LIMIT, {"Content-Type": "application/json"})
+        assert client.getresponse().status == 413
+
+
+def test_a_head_too_long_is_431_whether_it_ends_or_not(server):
+    line = b"X-A: " + b"a" * 4000 + b"\r\n"
+    detail = is_problem(exchange(server, GET[:-2] + line * 17), 431)
+    assert detail == is_problem(exchange(server, GET[:-2] + line * 17 + b"\r\n"), 431)
+    assert "65536" in detail
+
+
+def test_what_all_clients_send_together_is_bounded(serve):
+    with serve(WEB_CONCURRENCY="1") as server, ExitStack() as links:
+        [worker] = re.findall(r"pid: (\d+)", server.log.read_text())
+        before = resident(worker)
+        begun = post(b"Content-Length: %d" % LIMIT) + b" " * (LIMIT - 1)
+        for _ in range(80):
+            with suppress(ConnectionError):
+                links.enter_context(connect(server)).sendall(begun)
+        assert get_one(server) < 1
+        assert resident(worker) - before < 60 * 2**20
+
+
+def resident(pid):
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_more_silent_clients_than_connections_do_not_keep_others_out(serve):
+    with serve("--worker-connections", "20", WEB_CONCURRENCY="1") as server, ExitStack() as links:
+        for _ in range(60):
+            links.enter_context(connect(server))
+        assert max(get_one(server) for _ in range(20)) < 1
+
+
+# Chunks, pipelines, expectations.
+
+
+REFUSED = {
+    "over the limit, endless": (CHUNKED + chunks(*[b" " * 65536] * 17), 413),
+    "one chunk over the limit": (CHUNKED + b"40000000\r\n" + b" " * (LIMIT + 2000), 413),
+    "bad size": (CHUNKED + b"zz\r\n", 400),
+    "no line end behind a chunk": (CHUNKED + b"1\r\naXX", 400),
+    "line of a size too long": (CHUNKED + b"1;" + b"a" * 70_000, 400),
+    "trailers too long": (CHUNKED + b"0\r\n" + b"X-A: a\r\n" * 9000, 400),
+    "bare line feeds": (GET.replace(b"\r", b""), 400),
+    "no HTTP": (b"hello\r\n", 400),
+    "an unknown coding": (post(b"Transfer-Encoding: br"), 501),
+    "an unknown expectation": (post(b"Content-Length: 13", b"Expect: a"), 417),
+    "no Host": (GET.replace(b"Host: x\r\n", b""), 400),
+    "two Hosts": (GET.replace(b"Host: x\r\n", b"Host: x\r\nHost: x\r\n"), 400),
+}
+
+
+@pytest.mark.parametrize(("sent", "status"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_can_only_be_refused_is_not_waited_for(server, sql, sent, status):
+    started = time.monotonic()
+    is_problem(exchange(server, sent), status)
+    assert time.monotonic() - started < 0.9
+    assert sql("SELECT * FROM projects") == []
+
+
+def test_http_1_0_needs_no_host(server):
+    assert statuses(exchange(server, b"GET /health HTTP/1.0\r\n\r\n")) == [200]
+
+
+@pytest.mark.parametrize("end", [b"0\r\n\r\n", b"0;a=b\r\nX-Trailer: a\r\nX-B: b\r\n\r\n"])
+def test_seventy_thousand_chunks_of_a_byte_are_one_body_and_trailers_are_ignored(server, sql, end):
+    body = GOOD[:-1] + b" " * 70_000 + b"}"
+    sent = CHUNKED + b"".join(b"1\r\n%c\r\n" % byte for byte in body) + end
+    assert statuses(exchange(server, sent + LAST)) == [201, 200]
+    assert sql("SELECT name FROM projects") == [("x",)]
+
+
+def test_pipelined_requests_are_answered_in_order(server, sql):
+    created = post(b"Content-Length: 13") + GOOD
+    sent = (
+        GET + created + GET.replace(b"health", b"nowhere") + CHUNKED + chunks(GOOD) + b"0\r\n\r\n"
+    )
+    assert statuses(exchange(server, sent * 3 + LAST)) == [200, 201, 404, 201] * 3 + [200]
+    assert sql("SELECT count(*) FROM projects") == [(6,)]
+
+
+def test_half_a_pipelined_request_waits_for_its_other_half(server):
+    assert statuses(exchange(server, GET + LAST[:-9], LAST[-9:], pause=0.3)) == [200, 200]
+    first, second = statuses(exchange(server, GET + LAST[:-9]))
+    assert (first, second) == (200, 408)
+
+
+def test_a_client_that_asks_is_told_once_to_go_on(server, sql):
+    head = post(b"Content-Length: 13", b"Expect: 100-Continue", b"Connection: close")
+    with connect(server) as link:
+        link.sendall(head)
+        assert link.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        link.sendall(GOOD)
+        assert statuses(receive(link)) == [201]
+    assert statuses(exchange(server, head + GOOD)) == [201]  # it did not wait to be told
+    old = head.replace(b"HTTP/1.1", b"HTTP/1.0")
+    assert statuses(exchange(server, old, GOOD, pause=0.2)) == [201]
+    assert sql("SELECT count(*) FROM projects") == [(3,)]
+
+
+def test_a_client_that_asks_is_not_told_to_go_on_with_a_body_too_large(server):
+    head = post(b"Content-Length: %d" % (LIMIT + 1), b"Expect: 100-continue")
+    is_problem(exchange(server, head), 413)
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [(GET, [200]), (GET[:-2], []), (post(b"Content-Length: 50") + GOOD, [400]), (b"", [])],
+    ids=["request", "head", "body", "nothing"],
+)
+def test_a_client_that_ends_its_half_is_answered_what_it_asked(server, sent, expected):
+    with connect(server) as link:
+        link.sendall(sent)
+        link.shutdown(socket.SHUT_WR)
+        started = time.monotonic()
+        assert statuses(receive(link)) == expected
+        assert time.monotonic() - started < 0.9
+
+
+def test_a_connection_is_kept_for_the_next_request_and_closed_when_it_idles(serve):
+    with (
+        serve("--keep-alive", "1", WEB_CONCURRENCY="1", READ_TIMEOUT="5") as server,
+        closing(HTTPConnection("127.0.0.1", server.port, timeout=8)) as client,
+    ):
+        client.connect()
+        link = client.sock
+        for method, path in [("GET", "/health"), ("HEAD", "/docs"), ("GET", "/nowhere")] * 10:
+            client.request(method, path)
+            body = client.getresponse().read()
+            assert (body == b"") == (method == "HEAD")
+        assert client.sock is link
+        started = time.monotonic()
+        assert link.recv(1) == b""
+        assert 0.9 < time.monotonic() - started < 3
+
+
+# Where a request ends.
+
+WHOLE = [
+    GET,
+    b"\r\n" + GET,
+    post(b"Content-Length: 13") + GOOD,
+    post(b"content-length:0"),
+    CHUNKED + chunks(*[GOOD] * 3) + b"0\r\n\r\n",
+    CHUNKED + b"00;a=b\r\nX: y\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("whole", WHOLE)
+def test_the_end_of_a_request_is_found_however_it_is_cut(whole):
+    dice = random.Random(0)  # noqa: S311 - a fixed seed is the point
+    for _ in range(200):
+        data, left = bytearray(), whole + GET
+        follow = framing(data, LIMIT, len)
+        while not (size := next(follow, -1)):
+            piece = dice.randint(1, 40)
+            data += left[:piece]
+            left = left[piece:]
+        assert size == len(whole)
+
+
+def test_a_head_of_one_line_too_long_is_not_followed():
+    with pytest.raises(LimitRequestHeaders):
+        next(framing(bytearray(b"GET /" + b"a" * 2**16), LIMIT, len))
