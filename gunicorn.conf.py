@@ -16,7 +16,7 @@ workers = settings.WEB_CONCURRENCY
 worker_class = runpy.run_path(str(ROOT / "projectapp" / "worker.py"))["Worker"]
 # Half of what the process may open: a worker that could not accept would end.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
-threads = settings.THREADS
+threads = 2 * settings.THREADS  # half of them for what has no connection, or needs none
 keepalive = 5
 timeout = 30
 graceful_timeout = settings.GRACEFUL_TIMEOUT

@@ -14,8 +14,10 @@ import os
 import select
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -35,6 +37,7 @@ settings = load()
 PIECE = 2**16
 MOST_HELD = max(2**25, 4 * settings.MAX_CONTENT_LENGTH)  # of all clients of a worker
 LINGER = 2.0
+PROBES = (b"GET /health ", b"HEAD /health ")
 MOST_DISCARDED = 2**24  # so that who sends a body too large to the end gets to read its 413
 
 
@@ -48,6 +51,7 @@ class Wire:
         self.sock = sock
         self.input = bytearray()
         self.ready = 0  # so much of the input is the request that a thread may read
+        self.arrived = 0.0  # when it was whole, on the monotonic clock
         self.output = bytearray()
         self.framing: Iterator[int] = iter(())
         self.keep = False
@@ -108,14 +112,28 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.waiting: dict[Any, None] = {}  # the longest first
         self.held = 0
         self.swept = 0.0
+        self.linger = STOP_KEEPALIVE_LINGER  # seconds for a client of a worker that stops
         self.last_start = math.inf
         self.missed: SimpleQueue[int] = SimpleQueue()  # signals from before it had handlers
+        self.thread = threading.local()
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        # Whether this process lives is to be seen also when all threads wait for the database.
+        self.prober = ThreadPoolExecutor(1)
+        return super().get_thread_pool()
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
         from projectapp.framing import framing
 
         self.framing = framing
+        application: Any = self.wsgi  # type: ignore[has-type]
+
+        def timed(environ: dict[str, Any], start_response: Any) -> Any:
+            environ["projectapp.arrived"] = self.thread.arrived
+            return application(environ, start_response)
+
+        self.wsgi = timed
 
     # A request comes.
 
@@ -151,8 +169,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if not size:
             return self._wait(conn, self._read, EVENT_READ, conn.timeout)
         self.waiting.pop(conn, None)
-        wire.ready, wire.step = size, self._look_away
-        super().enqueue_req(conn)
+        wire.ready, wire.step, wire.arrived = size, self._look_away, time.monotonic()
+        pool = self.prober if wire.input.startswith(PROBES) else self.tpool
+        pool.submit(self.handle, conn).add_done_callback(
+            lambda future: self.method_queue.defer(self.finish_request, conn, future)
+        )
 
     def _look_away(self, conn: Any) -> None:
         """More came while a thread works: the socket is looked at when it has finished."""
@@ -164,6 +185,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Runs in a thread."""
         if time.monotonic() > self.last_start:
             return False
+        self.thread.arrived = conn.sock.arrived if self.plain else time.monotonic()
         keep = super().handle(conn)
         if self.plain:
             conn.sock.flush()
@@ -202,7 +224,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _in(self, seconds: float) -> float:
         """Until when a client may take its time; in a worker that stops it has little."""
-        return time.monotonic() + (seconds if self.alive else min(seconds, STOP_KEEPALIVE_LINGER))
+        return time.monotonic() + (seconds if self.alive else min(seconds, self.linger))
 
     def _wait(self, conn: Any, step: Callable[[Any], None], events: int, until: float) -> None:
         wire = conn.sock
@@ -287,12 +309,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def is_parent_alive(self) -> bool:
         if not super().is_parent_alive():
             self.alive = False
-            self.last_start = time.monotonic() + STOP_KEEPALIVE_LINGER
+            self.linger = 1.0  # another master may have begun already
+            self.last_start = time.monotonic() + self.linger
         return self.alive
 
     def set_accept_enabled(self, enabled: bool) -> None:
         super().set_accept_enabled(enabled)
-        if not self.alive:
+        if not enabled and not self.alive:
             # Whom the kernel let in would be reset when the last worker closes its listener.
             for listener in self.sockets:
                 while select.select([listener], [], [], 0)[0]:
@@ -300,6 +323,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 listener.close()
 
     def _cap_keepalive(self, deadline: float) -> None:
+        deadline = min(deadline, self._in(self.linger))
         super()._cap_keepalive(deadline)
         for conn in self.waiting:
             if conn.sock.step in (self._read, self.enqueue_req):

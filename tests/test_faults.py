@@ -330,3 +330,19 @@ def test_a_migration_may_take_any_time(app, sql):
         cursor = connection.connection.cursor()
         cursor.execute("SHOW statement_timeout")
         assert cursor.fetchall() == [("0",)]
+
+
+def test_who_waited_for_a_thread_is_answered_in_time_too_and_health_at_once(serve, sql):
+    with serve(WEB_CONCURRENCY="1", THREADS="1") as server, ThreadPoolExecutor(24) as pool:
+        sql("BEGIN")
+        sql("LOCK TABLE projects IN ACCESS EXCLUSIVE MODE")
+        asked = [pool.submit(took, lambda: server.request("GET", PROJECTS)) for _ in range(24)]
+        time.sleep(0.5)
+        for _ in range(5):
+            (status, *_), seconds = took(lambda: server.request("GET", "/health"))
+            assert status == 200
+            assert seconds < 0.5
+        answers = [one.result() for one in asked]
+        sql("COMMIT")
+    assert {status for (status, *_), _ in answers} == {503}
+    assert max(seconds for _, seconds in answers) < 8.5

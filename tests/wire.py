@@ -1,5 +1,6 @@
 """A proxy before PostgreSQL that sees each message as it does, and can harm the line."""
 
+import random
 import re
 import socket
 import socketserver
@@ -14,8 +15,8 @@ _NO_ENCRYPTION_YET = {80877103, 80877104}  # SSLRequest, GSSENCRequest (protocol
 
 
 def free_port() -> int:
-    """A port that is free on 127.0.0.1, below the ephemeral ones."""
-    for port in range(20000, 32768):
+    """A port that is free on 127.0.0.1, below the ephemeral ones, and not the next one's too."""
+    for port in random.sample(range(20000, 32768), 100):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

@@ -216,7 +216,7 @@ def _time_left() -> float:
     started = g.get("started") if g else None
     if started is None:
         return float("inf")
-    return current_app.config["REQUEST_TIMEOUT"] - (time.perf_counter() - started)
+    return current_app.config["REQUEST_TIMEOUT"] - (time.monotonic() - started)
 
 
 def _pause() -> None:
