@@ -1,0 +1,190 @@
+"""Whether what is stored is what clients were told: the ledger against the API and against SQL."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from faults.client import PROJECTS, Client
+from faults.cluster import Cluster
+from faults.ledger import Attempt, operations, outcome
+from faults.workload import create_body
+
+_RETRIES = 40  # of a create whose outcome is unknown; a quarter of a second apart and more
+
+
+class Stored(NamedTuple):
+    """A row as SQL shows it."""
+
+    name: str
+    description: str
+    attributes: dict[str, Any]
+    version: int
+
+
+@dataclass
+class Findings:
+    """Each finding is a sentence; a list that is empty is a promise that was kept."""
+
+    acknowledged: int = 0
+    lost: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    untrue: list[str] = field(default_factory=list)  # stored, or said, and yet it cannot be
+
+    def merge(self, other: "Findings") -> None:
+        self.lost += other.lost
+        self.doubled += other.doubled
+        self.untrue += other.untrue
+
+
+def stored(cluster: Cluster) -> dict[str, Stored]:
+    """All rows by id, straight from PostgreSQL."""
+    rows = cluster.sql("SELECT id::text, name, description, attributes, version FROM projects")
+    return {row[0]: Stored(*row[1:]) for row in rows}
+
+
+def listed(client: Client) -> list[str]:
+    """All ids by paging the API, in its order; the service must be well."""
+    ids: list[str] = []
+    cursor = ""
+    while True:
+        more = f"&cursor={quote(cursor)}" if cursor else ""
+        page = client.send("walk", "final", "GET", f"{PROJECTS}?page_size=100&fields=name{more}")
+        if page.outcome != "ok":
+            raise RuntimeError(f"a page of the final reading: {page.status} {page.failure}")
+        ids += [item["id"] for item in client.body["items"]]
+        cursor = client.body["next_cursor"]
+        if cursor is None:
+            return ids
+
+
+def settle(attempts: list[Attempt], client: Client, wait: Any) -> list[Attempt]:
+    """Ask again for each create with a key that nobody knows the outcome of; what was said."""
+    said = []
+    for op, tries in operations(attempts).items():
+        if tries[0].kind == "create" and tries[0].key and outcome(tries) == "info":
+            for _ in range(_RETRIES):
+                said.append(client.send("create", op, "POST", PROJECTS, create_body(op), key=op))
+                if said[-1].outcome == "ok" or said[-1].status == 422:
+                    break
+                wait(max(said[-1].wait, 0.25))
+    return said
+
+
+def check(
+    attempts: list[Attempt], table: Mapping[str, Stored], paged: Iterable[str] | None = None
+) -> Findings:
+    """Hold what was told against what is stored; `paged` are the ids that paging found."""
+    found = Findings(sum(one.is_write and one.outcome == "ok" for one in attempts))
+    writes = operations(one for one in attempts if one.is_write)
+    changes: dict[str, list[Attempt]] = defaultdict(list)
+    for tries in writes.values():
+        if tries[0].kind != "create":
+            changes[tries[0].path.rpartition("/")[2]].append(tries[-1])
+    _creates(writes, changes, table, found)
+    for row, made in changes.items():
+        found.merge(_changes(row, made, table.get(row)))
+    found.untrue += _unknown_to_all(writes, table)
+    found.untrue += [flaw for one in attempts for flaw in one.flaws]
+    if paged is not None:
+        found.untrue += _paging(list(paged), table)
+    return found
+
+
+def _creates(
+    writes: Mapping[str, list[Attempt]],
+    changes: Mapping[str, list[Attempt]],
+    table: Mapping[str, Stored],
+    found: Findings,
+) -> None:
+    """Each acknowledged create is there once; one that failed is not; none is there twice."""
+    copies = Counter(row.name for row in table.values())
+    for op, tries in writes.items():
+        if tries[0].kind != "create":
+            continue
+        known = outcome(tries)
+        if copies[op] > 1:
+            found.doubled.append(f"{op} is stored {copies[op]} times")
+        elif len({one.id for one in tries if one.outcome == "ok"}) > 1:
+            found.doubled.append(f"{op} was acknowledged under two ids")
+        if known == "fail" and copies[op]:
+            found.untrue.append(f"{op} was refused ({tries[-1].status}) and is stored")
+        for one in tries:
+            fate = [change for change in changes.get(one.id or "", []) if change.kind == "delete"]
+            if one.outcome != "ok" or any(change.outcome != "fail" for change in fate):
+                continue
+            if one.id not in table and any(change.status == 503 for change in fate):
+                found.untrue.append(f"a delete of {one.id} was refused (503) and it is gone")
+            elif one.id not in table:
+                found.lost.append(f"the create {op} was acknowledged as {one.id}")
+            elif table[one.id].name != op or one.etag != '"1"':
+                found.untrue.append(f"{op} was acknowledged as {one.id} {one.etag}")
+
+
+def _changes(row: str, made: list[Attempt], now: Stored | None) -> Findings:
+    """A row's versions strictly increase, one winner each, and the last word stands."""
+    found = Findings()
+    won = [one for one in made if one.outcome == "ok" and one.kind != "delete"]
+    open_ = {one.op for one in made if one.outcome == "info"}
+    deleted = {one.outcome for one in made if one.kind == "delete"}
+    for etag, count in Counter(one.if_match for one in won).items():
+        if count > 1:
+            found.untrue.append(f"{row}: {count} changes won over version {etag}")
+    for one in won:
+        if one.version != int((one.if_match or "").strip('"')) + 1:
+            found.untrue.append(f"{row}: a change of {one.if_match} made {one.etag}")
+    if now is None:
+        return found  # whether it may be gone is its create's question
+    if "ok" in deleted:
+        found.lost.append(f"the delete of {row} was acknowledged and it is there")
+    last = max(won, key=lambda one: one.version, default=None)
+    version, marker = (last.version, last.op) if last else (1, now.name)
+    if now.version < version:
+        found.lost.append(f"{row} is at {now.version}, acknowledged was {version}")
+    tags = now.attributes.get("tags")
+    if tags is None:
+        right = open_ if now.version > version else {marker}
+        if now.version >= version and now.description not in right:
+            found.untrue.append(f"{row} at {now.version} says {now.description}, not {marker}")
+        if now.version > version + len(open_):
+            found.untrue.append(f"{row} is at {now.version}, past all that was asked")
+    else:
+        found.merge(_tags(row, tags, won, open_, now.version))
+    return found
+
+
+def _tags(row: str, tags: list[str], won: list[Attempt], open_: set[str], version: int) -> Findings:
+    """An append that made version v is the list's tag number v - 1, and nothing else is there.
+
+    That covers order: of two appends that did not overlap the later one made a later version.
+    """
+    found = Findings()
+    if len(tags) != version - 1:
+        found.untrue.append(f"{row} is at {version} with {len(tags)} tags")
+    for tag, count in Counter(tags).items():
+        if count > 1:
+            found.doubled.append(f"{row} has the tag {tag} {count} times")
+    for one in won:
+        if tags[one.version - 2 : one.version - 1] != [one.op]:
+            found.lost.append(f"the tag {one.op} of version {one.version} of {row}")
+    for tag in sorted(set(tags) - {one.op for one in won} - open_):
+        found.untrue.append(f"{row} has the tag {tag}, whose append was refused")
+    return found
+
+
+def _unknown_to_all(
+    writes: Mapping[str, list[Attempt]], table: Mapping[str, Stored]
+) -> Iterator[str]:
+    for row, now in table.items():
+        if now.name not in writes:
+            yield f"{row} is called {now.name}, which nobody sent"
+
+
+def _paging(paged: list[str], table: Mapping[str, Stored]) -> Iterator[str]:
+    if len(set(paged)) != len(paged):
+        yield f"paging showed {len(paged) - len(set(paged))} rows twice"
+    if missing := set(table) - set(paged):
+        yield f"paging did not show {len(missing)} rows that SQL shows"
+    if strange := set(paged) - set(table):
+        yield f"paging showed {len(strange)} rows that SQL does not"

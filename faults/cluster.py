@@ -1,0 +1,134 @@
+"""A PostgreSQL of our own, with real durability: fsync is on, as it is for those who trust it."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+import config
+from faults.processes import ADDRESS, PYTHON, NeverReady, end, launch, quiet_port, until
+from projectapp.embedded import Server, keeper
+
+START_SECONDS = 60
+STOP = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
+SETTINGS = {"unix_socket_directories": "", "max_connections": "60", "fsync": "on"}
+
+
+class Cluster:
+    """One server on the data in `home`; `settings` are PostgreSQL's own, given at each start."""
+
+    def __init__(self, home: Path, settings: Mapping[str, str] | None = None) -> None:
+        self.home, self.log = home, home.with_name(f"{home.name}.log")
+        self.settings = dict(settings or {})
+        self.address, self.port = ADDRESS, quiet_port()
+        self.inside: list[str] = []  # the prefix that runs it in another network namespace
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def host(self) -> str:
+        return f"{self.address}:{self.port}"
+
+    @property
+    def status(self) -> tuple[int, str]:
+        return keeper._status(self.home / "postmaster.pid")
+
+    def start(self) -> None:
+        """Return as soon as it accepts connections; NeverReady if it does not."""
+        address = {"listen_addresses": self.address, "port": str(self.port)}
+        given = {**SETTINGS, **address, **self.settings}
+        options = [part for name, value in given.items() for part in ("-c", f"{name}={value}")]
+        user = keeper._unprivileged()
+        command = [*self.inside, *user, binaries() / "postgres", "-D", self.home, *options]
+        self.process = launch(command, self.log)
+        started = self.process
+
+        def settled() -> bool:
+            return started.poll() is not None or self.status == (started.pid, "ready")
+
+        until(settled, START_SECONDS, "PostgreSQL's start")
+        if started.poll() is not None:
+            raise NeverReady("PostgreSQL ended: " + self.log.read_text(errors="replace")[-300:])
+
+    def stop(self, how: str = "fast") -> None:
+        """Stop it, `how` being one of STOP; return once the postmaster is gone."""
+        if self.process:
+            self.process.send_signal(STOP[how])
+            self.process.wait(START_SECONDS)
+
+    def end(self) -> None:
+        if self.process:
+            end(self.process)
+
+    def connect(self, name: str = "faults") -> Any:
+        """A psycopg2 connection in autocommit; psycopg2.Error when there is none to be had."""
+        link = psycopg2.connect(
+            host=self.address,
+            port=self.port,
+            user="postgres",
+            dbname="postgres",
+            connect_timeout=5,
+            application_name=name,
+        )
+        link.autocommit = True
+        return link
+
+    def sql(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Run one statement on a connection of its own; its rows, if it gives rows."""
+        link = self.connect()
+        try:
+            with link.cursor() as cursor:
+                cursor.execute(statement, parameters or None)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            link.close()
+
+    def backends(self) -> list[int]:
+        """The pids of the server processes that serve projectapp."""
+        found = self.sql("SELECT pid FROM pg_stat_activity WHERE application_name ~ '^projectapp'")
+        return [pid for (pid,) in found]
+
+
+def _server() -> Server:
+    wanted = os.environ.get("PG_BIN")
+    return Server(Path("unused"), Path(wanted) if wanted else None)
+
+
+def binaries() -> Path:
+    """The folder of postgres, initdb and pg_basebackup: PG_BIN's, or found by itself."""
+    return _server().binaries
+
+
+def make_template(folder: Path) -> Path:
+    """A migrated, empty, stopped cluster in `folder`, to be copied for each row."""
+    home = folder / str(_server().major)  # its version's name, by which initdb's options are chosen
+    home.mkdir()
+    keeper._initdb(home, binaries())
+    cluster = Cluster(home / "data")
+    cluster.start()
+    try:
+        subprocess.run(
+            [PYTHON, "-m", "flask", "db", "upgrade"],
+            cwd=config.ROOT,
+            env={**os.environ, **service_environ(f"postgresql://postgres@{cluster.host}/postgres")},
+            capture_output=True,
+            timeout=120,
+            check=True,
+        )
+        cluster.stop()
+    finally:
+        cluster.end()
+    return home / "data"
+
+
+def copy(template: Path, home: Path) -> Path:
+    """A copy that belongs to whom the original belongs; returns `home`."""
+    subprocess.run(["/bin/cp", "-a", template, home], check=True, timeout=60)
+    return home
+
+
+def service_environ(url: str) -> dict[str, str]:
+    return {"APP_ENV": "production", "HOST": ADDRESS, "DATABASE_URL": url}

@@ -1,0 +1,122 @@
+"""The stage on which a row plays its fault: a fresh database, the service, a proxy, clients."""
+
+import json
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from faults.client import Client
+from faults.cluster import Cluster, copy
+from faults.ledger import Ledger
+from faults.processes import PYTHON, NeverReady, end, launch, until
+from faults.proxy import Proxy
+from faults.service import Service
+from faults.workload import MIXED
+
+if TYPE_CHECKING:
+    from faults.rows import Row
+
+WORKERS = 6  # client threads that write; a walker and a prober come on top
+_CLIENTS_START, _CLIENTS_STOP = 60, 45  # seconds
+
+
+class Stage:
+    """What a row is given. It runs when the row begins, and is gone when the row ends.
+
+    `seconds` is the load's length that the row should plan with; `folder` is its own.
+    """
+
+    def __init__(self, row: "Row", template: Path, folder: Path, seconds: float, seed: int) -> None:
+        self.row, self.folder, self.seconds, self.seed = row, folder, seconds, seed
+        self.random = random.Random(f"{seed}-{row.number}")  # noqa: S311 - no secret
+        self.cluster = Cluster(copy(template, folder / "data"), row.postgres)
+        self.ledgers = folder / "ledgers"
+        self.ledgers.mkdir()
+        self.fired = 0  # how often the fault demonstrably happened; 0 makes the row void
+        self.healed_at: float | None = None  # on the monotonic clock
+        self.broken: list[str] = []  # promises of this row that were not kept
+        self.remarks: list[str] = []  # what a reader should know and nobody promised
+        self._loads = 0
+        self._ends = [self.cluster.end]
+
+    def __enter__(self) -> "Stage":
+        try:
+            self.row.network(self)
+            self.cluster.start()
+            self.proxy = Proxy((self.cluster.address, self.cluster.port), self.seed)
+            self._ends.append(self.proxy.end)
+            self.serve(self.url(self.proxy.port))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._ends:
+            self._ends.pop()()
+
+    def finally_(self, act: object) -> None:
+        """Have it called when the row ends, before what was there earlier."""
+        self._ends.append(act)
+
+    def url(self, port: int, host: str = "127.0.0.1", more: str = "") -> str:
+        return f"postgresql://postgres@{host}:{port}/postgres?sslmode=disable{more}"
+
+    def serve(self, url: str) -> None:
+        """Start the service on this database, in place of the one that runs."""
+        if hasattr(self, "service"):
+            self.service.end()
+        self.service = Service(url, self.folder / "service.log")
+        self._ends.append(self.service.end)
+        self.service.start()
+
+    @contextmanager
+    def load(self, weights: Mapping[str, int] = MIXED, workers: int = WORKERS) -> Iterator[None]:
+        """Clients work while the block runs; on its end they finish what they began."""
+        self._loads += 1
+        name = f"{self.seed}-{self.row.number}-{self._loads}"
+        command = [PYTHON, "-m", "faults.clients", str(self.service.port), self.ledgers, name]
+        clients = launch(
+            [*command, str(workers), json.dumps(weights)],
+            self.folder / "clients.log",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            if clients.stdout.readline() != b"ready\n":
+                raise NeverReady("the clients: " + (self.folder / "clients.log").read_text()[-500:])
+            yield
+            clients.stdin.close()
+            clients.wait(_CLIENTS_STOP)
+        finally:
+            end(clients)
+
+    def client(self) -> Client:
+        """A client of the row's own, whose requests are checked with all others."""
+        self._loads += 1
+        return Client(self.service.port, Ledger(self.ledgers / f"row-{self._loads}.jsonl"))
+
+    def pass_time(self, share: float) -> None:
+        """Let a share of the row's seconds go by."""
+        time.sleep(share * self.seconds)
+
+    def healed(self) -> None:
+        """Say that the fault is over, now; recovery is measured from here."""
+        self.healed_at = time.monotonic()
+
+    def promise(self, kept: object, sentence: str) -> None:
+        """Break the row with the sentence unless `kept` is true."""
+        if not kept:
+            self.broken.append(sentence)
+
+    def wait_until_ready(self, seconds: float = 30) -> None:
+        until(lambda: self.service.status("/ready") == 200, seconds, "/ready")
+
+    def clear(self) -> None:
+        with suppress(OSError):
+            shutil.rmtree(self.folder)
