@@ -1,4 +1,4 @@
-"""The clients' process: `python -m faults.clients PORT FOLDER SEED WORKERS WEIGHTS`.
+"""The clients' process: `python -m faults.clients PLAN`, the plan being main's arguments as JSON.
 
 Not in the harness's process, so that neither slows nor outlives the other: it says "ready" when its
 rows are there, works until its standard input ends, and exits.
@@ -8,6 +8,7 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from faults.client import PROJECTS, Client
@@ -15,27 +16,35 @@ from faults.ledger import Ledger
 from faults.watchers import probe, walk
 from faults.workload import Worker, create_body
 
-LISTS = 4
 ALWAYS = 40  # rows that nobody touches
 LONGEST = 600.0  # seconds, should the harness forget it
 
 
-def main(port: int, folder: Path, seed: str, workers: int, weights: dict[str, int]) -> None:
-    stop = threading.Event()
-    setup = Client(port, Ledger(folder / f"{seed}-setup.jsonl"))
-    lists = [_made(setup, f"{seed}-list{n}", tags=[]) for n in range(LISTS)]
-    always = {_made(setup, f"{seed}-always{n}") for n in range(ALWAYS)}
+def main(
+    port: int,
+    folder: str,
+    name: str,
+    seed: int,
+    workers: int,
+    weights: Mapping[str, int],
+    lists: int,
+) -> None:
+    """`name` begins the name of every operation; `seed` decides what they are."""
+    stop, home = threading.Event(), Path(folder)
+    setup = Client(port, Ledger(home / f"{name}-setup.jsonl"))
+    shared = [_made(setup, f"{name}-list{n}", tags=[]) for n in range(lists)]
+    always = {_made(setup, f"{name}-always{n}") for n in range(ALWAYS)}
     setup.close()
 
     def client(name: str, ledger: Ledger | None = None) -> Client:
-        return Client(port, ledger or Ledger(folder / f"{name}.jsonl"))
+        return Client(port, ledger or Ledger(home / f"{name}.jsonl"))
 
     jobs = []
-    for name in (f"{seed}-{n}" for n in range(workers)):
-        first = client(name)
-        worker = Worker(first, client(name, first.ledger), name, lists, stop)
+    for own in (f"{name}-{n}" for n in range(workers)):
+        first = client(own)
+        worker = Worker((first, client(own, first.ledger)), own, shared, stop, seed)
         jobs.append(threading.Thread(target=worker.run, args=(weights,)))
-    walker, prober = f"{seed}-walk", f"{seed}-probe"
+    walker, prober = f"{name}-walk", f"{name}-probe"
     jobs += [
         threading.Thread(target=walk, args=(client(walker), walker, always, stop)),
         threading.Thread(target=probe, args=(client(prober), prober, stop)),
@@ -67,6 +76,4 @@ def _watch(stop: threading.Event) -> None:
 
 
 if __name__ == "__main__":
-    main(
-        int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), json.loads(sys.argv[5])
-    )
+    main(**json.loads(sys.argv[1]))

@@ -45,9 +45,10 @@ class Cluster:
         command = [*self.inside, *user, binaries() / "postgres", "-D", self.home, *options]
         self.process = launch(command, self.log)
         started = self.process
+        serving = {(started.pid, "ready"), (started.pid, "standby")}
 
         def settled() -> bool:
-            return started.poll() is not None or self.status == (started.pid, "ready")
+            return started.poll() is not None or self.status in serving
 
         until(settled, START_SECONDS, "PostgreSQL's start")
         if started.poll() is not None:

@@ -1,7 +1,12 @@
 """Rows 5 to 7: PostgreSQL stops, restarts and loses backends."""
 
+import os
+import signal
 import time
 
+import psycopg2
+
+from faults.processes import until
 from faults.rows import row
 from faults.stage import Stage
 
@@ -11,6 +16,39 @@ AWAY = 1.5  # seconds
 @row(5, "PostgreSQL stops at once")
 def stop_at_once(stage: Stage) -> None:
     _restart(stage, "immediate")
+
+
+@row(6, "PostgreSQL restarts")
+def restart(stage: Stage) -> None:
+    _restart(stage, "fast")
+
+
+@row(7, "all connections are terminated, again and again")
+def terminate_backends(stage: Stage) -> None:
+    with stage.load():
+        for _ in range(6):
+            stage.pass_time(0.12)
+            backends = stage.cluster.backends()
+            stage.cluster.sql("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", backends)
+            stage.fired += len(backends)
+        stage.healed()
+        stage.pass_time(0.2)
+    told = [one for one in stage.attempts() if one.status == 503 or one.outcome == "info"]
+    sentence = f"{len(told)} requests failed, more than the {stage.fired} connections"
+    stage.promise(len(told) <= stage.fired, sentence)
+
+
+@row(7, "kill -9 of a backend, which restarts PostgreSQL")
+def kill_backend(stage: Stage) -> None:
+    with stage.load():
+        stage.pass_time(0.3)
+        before = stage.cluster.backends()
+        os.kill(stage.random.choice(before), signal.SIGKILL)
+        time.sleep(0.05)
+        until(lambda: _accepts(stage), 30, "PostgreSQL's recovery")
+        stage.healed()
+        stage.fired = len(set(before) - set(stage.cluster.backends()))
+        stage.pass_time(0.4)
 
 
 def _restart(stage: Stage, how: str) -> None:
@@ -23,3 +61,10 @@ def _restart(stage: Stage, how: str) -> None:
         stage.healed()
         stage.pass_time(0.4)
         stage.fired = len(before - set(stage.cluster.backends()))
+
+
+def _accepts(stage: Stage) -> bool:
+    try:
+        return bool(stage.cluster.sql("SELECT 1"))
+    except psycopg2.Error:
+        return False

@@ -1,26 +1,111 @@
 """Rows 1 to 4: the service's own processes are killed, stopped and replaced."""
 
+import os
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
-from faults.ledger import read
-from faults.processes import tell, until
+from faults.ledger import Attempt
+from faults.processes import is_alive, tell, until
 from faults.rows import row
-from faults.service import WORKERS
+from faults.service import THREADS
 from faults.stage import Stage
 
-GAP = 0.5  # seconds without a single acknowledged write that one worker's death may cost
+GAP = 0.5  # seconds without one acknowledged write that the death of one worker may cost
+UPGRADE_GAP = 0.25  # the same while one release replaces another
+ORPHANS = 4.0  # seconds after which no worker of a dead master may be left
+DRAIN = 25.0  # seconds that a stop may take: graceful_timeout and some
 
 
 @row(1, "a worker is killed, again and again", database=False)
 def kill_workers(stage: Stage) -> None:
     with stage.load():
         for _ in range(max(3, int(stage.seconds / 2))):
-            stage.pass_time(stage.random.uniform(0.5, 1.5) / stage.seconds)
-            until(lambda: len(stage.service.workers()) == WORKERS, 10, "a new worker")
+            time.sleep(stage.random.uniform(0.5, 1.5))
+            until(stage.service.is_whole, 10, "a new worker")
             stage.fired += tell(signal.SIGKILL, stage.random.choice(stage.service.workers()))
-        stage.pass_time(1 / stage.seconds)
-    acknowledged = [one.done for one in read(stage.ledgers) if one.is_write and one.outcome == "ok"]
-    times = sorted(acknowledged)
-    gap = max(after - before for before, after in pairwise(times))
-    stage.remarks.append(f"the longest gap was {gap:.2f} s")
+        time.sleep(1)
+    unknown = [one for one in stage.attempts() if one.outcome == "info"]
+    most = THREADS * stage.fired
+    stage.promise(len(unknown) <= most, f"{len(unknown)} requests without an answer, not <= {most}")
+    _promise_no_gap(stage, GAP)
+
+
+@row(2, "the master is killed, a supervisor starts another", database=False)
+def kill_master(stage: Stage) -> None:
+    outages = []
+    with stage.load():
+        for _ in range(2):
+            stage.pass_time(0.2)
+            workers = stage.service.workers()
+            killed = time.monotonic()
+            stage.fired += tell(signal.SIGKILL, stage.service.master)
+            with ThreadPoolExecutor() as pool:
+                living = pool.submit(_orphans, workers, killed)
+                stage.service.supervise()
+            stage.healed()
+            outages.append(f"{time.monotonic() - killed:.1f} s")
+            sentence = f"{living.result()} workers outlived their master by {ORPHANS} s"
+            stage.promise(living.result() == 0, sentence)
+    stage.remarks.append("until all new workers served: " + ", ".join(outages))
+
+
+@row(3, "a stop under load", database=False)
+def stop_service(stage: Stage) -> None:
+    with stage.load():
+        stage.pass_time(0.3)
+        with stage.cluster.connect() as holder, holder.cursor() as cursor:
+            # Requests that run while the stop comes: writes wait for this lock, for less than the
+            # service lets them wait.
+            cursor.execute("BEGIN; LOCK TABLE projects IN EXCLUSIVE MODE")
+            time.sleep(0.4)
+            stopped = time.monotonic()
+            stage.fired = tell(signal.SIGTERM, stage.service.master)
+            time.sleep(0.3)
+            cursor.execute("COMMIT")
+        stage.service.started[-1].wait(DRAIN)
+        took = time.monotonic() - stopped
+        stage.service.start()
+        stage.healed()
+        stage.pass_time(0.3)
+    running = [one for one in stage.attempts() if one.sent < stopped <= (one.done or stopped)]
+    cut = [one for one in running if one.status is None]
+    stage.promise(running, "no request ran when the stop came")
+    stage.promise(not cut, f"{len(cut)} of {len(running)} running requests got no answer")
+    late = [one for one in stage.attempts() if one.sent >= stopped and one.outcome == "info"]
+    stage.remarks.append(
+        f"{len(running)} requests ran, the stop took {took:.1f} s, {len(late)} resets after it"
+    )
+
+
+@row(4, "a new release takes over", database=False)
+def replace_service(stage: Stage) -> None:
+    with stage.load():
+        for _ in range(2):
+            stage.pass_time(0.2)
+            old, new = stage.service.upgrade()
+            os.kill(old, signal.SIGTERM)
+            until(lambda gone=old: not is_alive(gone), DRAIN, "the old master's end")
+            stage.fired += is_alive(new)
+        stage.pass_time(0.2)
+    failed = [one for one in stage.attempts() if one.status is None or one.status >= 500]
+    stage.promise(not failed, f"{len(failed)} requests failed: {_told(failed)}")
+    _promise_no_gap(stage, UPGRADE_GAP)
+
+
+def _orphans(workers: list[int], killed: float) -> int:
+    """How many of a dead master's workers are left when none should be."""
+    time.sleep(max(0, killed + ORPHANS - time.monotonic()))
+    return sum(map(is_alive, workers))
+
+
+def _promise_no_gap(stage: Stage, most: float) -> None:
+    writes = [one for one in stage.attempts() if one.is_write and one.outcome == "ok"]
+    gap = max(after - before for before, after in pairwise(sorted(one.done for one in writes)))
+    stage.promise(gap <= most, f"no write was acknowledged for {gap:.2f} s, not <= {most} s")
+    stage.remarks.append(f"the longest time without an acknowledged write: {gap:.2f} s")
+
+
+def _told(attempts: list[Attempt]) -> str:
+    return ", ".join(f"{one.method} {one.status or one.failure}" for one in attempts[:8])

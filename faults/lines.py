@@ -1,8 +1,25 @@
 """Rows 8 to 11: the line to PostgreSQL is cut, loses answers, or swallows everything."""
 
+import time
+
+from faults import network
 from faults.proxy import Mode
 from faults.rows import row
 from faults.stage import Stage
+
+SILENCE = 10.0  # seconds: more than the longest answer may take
+
+
+@row(8, "the line is reset in the midst of a query")
+def reset(stage: Stage) -> None:
+    with stage.load():
+        stage.pass_time(0.2)
+        stage.proxy.set(Mode.RESET, chance=0.03)
+        stage.pass_time(0.5)
+        stage.proxy.set(Mode.FORWARD)
+        stage.healed()
+        stage.pass_time(0.3)
+    stage.fired = stage.proxy.counts["reset"]
 
 
 @row(9, "the answer to a write is lost")
@@ -15,3 +32,30 @@ def lose_answers(stage: Stage) -> None:
         stage.healed()
         stage.pass_time(0.2)
     stage.fired = stage.proxy.counts["dropped"]
+
+
+@row(10, "a black hole that acknowledges")
+def swallow(stage: Stage) -> None:
+    with stage.load():
+        stage.pass_time(0.2)
+        stage.proxy.set(Mode.BLACK_HOLE)
+        time.sleep(SILENCE)
+        stage.proxy.set(Mode.FORWARD)
+        stage.healed()
+        stage.pass_time(0.4)
+    stage.fired = stage.proxy.counts["held"]
+
+
+@row(11, "a black hole that does not", skip=network.missing, network=network.separate)
+def lose_packets(stage: Stage) -> None:
+    # Past the proxy, which would acknowledge.
+    stage.serve(stage.url(stage.cluster.port, stage.cluster.address))
+    with stage.load():
+        stage.pass_time(0.2)
+        before = network.retransmissions()
+        network.lose_answers(stage.cluster)
+        time.sleep(SILENCE)
+        stage.fired = network.retransmissions() - before
+        network.lose_answers(stage.cluster, stop=True)
+        stage.healed()
+        stage.pass_time(0.4)

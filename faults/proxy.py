@@ -51,6 +51,7 @@ class Proxy:
 
     def end(self) -> None:
         self.set(Mode.REFUSE)
+        self._do(_finish())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
 
@@ -155,6 +156,13 @@ class _Link:
         """RST to the service; PostgreSQL sees an ordinary end, after what it was asked."""
         _abort(self.client[1])
         self.server[1].close()
+
+
+async def _finish() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _pass(writer: asyncio.StreamWriter, data: bytes) -> None:

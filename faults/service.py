@@ -2,23 +2,20 @@
 
 import http.client
 import json
+import os
+import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from faults.cluster import service_environ
-from faults.processes import (
-    ADDRESS,
-    PYTHON,
-    NeverReady,
-    children,
-    end,
-    launch,
-    quiet_port,
-    until,
-)
+from faults.processes import ADDRESS, PYTHON, NeverReady, children, end, launch, quiet_port, until
 
 WORKERS, THREADS = 2, 4
 START_SECONDS = 40
+# The script and not `python -m gunicorn`: re-executed on USR2 that has gunicorn's own folder first
+# on its path, where its `http` hides the standard library's, and no worker boots.
+GUNICORN = Path(PYTHON).with_name("gunicorn")
 
 
 class Service:
@@ -28,40 +25,56 @@ class Service:
         self.url, self.log = url, log
         self.port = quiet_port()
         self.started: list[subprocess.Popen[bytes]] = []
+        self.master = 0  # the pid of the gunicorn that is to be signalled
 
-    @property
-    def master(self) -> int:
-        return self.started[-1].pid
-
-    def launch(self) -> None:
-        """Start a master and do not wait for it."""
+    def start(self) -> None:
+        """Start a master and return when all its workers serve; NeverReady if they do not."""
         environ = {
             **service_environ(self.url),
             "PORT": str(self.port),
             "WEB_CONCURRENCY": str(WORKERS),
             "THREADS": str(THREADS),
         }
-        self.started.append(launch([PYTHON, "-m", "gunicorn", "wsgi:app"], self.log, environ))
-
-    def start(self) -> None:
-        """Start a master and return when it answers; NeverReady if it does not."""
-        self.launch()
-        until(self._settled, START_SECONDS, "the service's start")
-        if self.started[-1].poll() is not None:
+        process = launch([GUNICORN, "wsgi:app"], self.log, environ)
+        self.started.append(process)
+        self.master = process.pid
+        until(lambda: process.poll() is not None or self.is_whole(), START_SECONDS, "gunicorn")
+        if process.poll() is not None:
             raise NeverReady("gunicorn ended: " + self.log.read_text(errors="replace")[-500:])
 
-    def _settled(self) -> bool:
-        return self.started[-1].poll() is not None or (
-            self.status("/health") == 200 and len(self.workers()) == WORKERS
-        )
+    def supervise(self) -> None:
+        """Start masters until one stays, as a supervisor does while something holds the port."""
+        for last in (False, False, False, True):
+            try:
+                return self.start()
+            except NeverReady:
+                if last:
+                    raise
+
+    def upgrade(self) -> tuple[int, int]:
+        """Have a second gunicorn take over the port; the old and the new master's pid.
+
+        Both serve when it returns.
+        """
+        old, before = self.master, set(self.workers())
+        os.kill(old, signal.SIGUSR2)
+        until(lambda: set(self.workers()) - before, START_SECONDS, "the new master")
+        self.master = (set(self.workers()) - before).pop()
+        until(self.is_whole, START_SECONDS, "the new workers")
+        return old, self.master
+
+    def is_whole(self) -> bool:
+        """Whether there are as many workers as there should be, and each waits for requests."""
+        workers = self.workers()
+        return len(workers) == WORKERS and all(map(_waits_for_events, workers))
+
+    def workers(self) -> list[int]:
+        return children(self.master)
 
     def end(self) -> None:
         """Kill it all, also what a dead master left."""
         for process in self.started:
             end(process)
-
-    def workers(self) -> list[int]:
-        return children(self.master)
 
     def get(self, path: str, timeout: float = 12) -> tuple[int, dict[str, object]]:
         """The status and the JSON of an answer; OSError or HTTPException when there is none."""
@@ -79,3 +92,13 @@ class Service:
             return self.get(path)[0]
         except (OSError, http.client.HTTPException):
             return None
+
+
+def _waits_for_events(pid: int) -> bool:
+    """Whether a worker has come as far as to watch its sockets, which is after it has loaded."""
+    with suppress(OSError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                if os.readlink(link) == "anon_inode:[eventpoll]":
+                    return "tfd:" in Path(f"/proc/{pid}/fdinfo/{link.name}").read_text()
+    return False

@@ -5,14 +5,14 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from faults.client import Client
 from faults.cluster import Cluster, copy
-from faults.ledger import Ledger
+from faults.ledger import Attempt, Ledger, read
 from faults.processes import PYTHON, NeverReady, end, launch, until
 from faults.proxy import Proxy
 from faults.service import Service
@@ -42,7 +42,7 @@ class Stage:
         self.broken: list[str] = []  # promises of this row that were not kept
         self.remarks: list[str] = []  # what a reader should know and nobody promised
         self._loads = 0
-        self._ends = [self.cluster.end]
+        self._ends: list[Callable[[], object]] = [self.cluster.end]
 
     def __enter__(self) -> "Stage":
         try:
@@ -60,11 +60,11 @@ class Stage:
         while self._ends:
             self._ends.pop()()
 
-    def finally_(self, act: object) -> None:
-        """Have it called when the row ends, before what was there earlier."""
+    def at_end(self, act: Callable[[], object]) -> None:
+        """Have it called when the row ends, before what was given earlier."""
         self._ends.append(act)
 
-    def url(self, port: int, host: str = "127.0.0.1", more: str = "") -> str:
+    def url(self, port: int | str, host: str = "127.0.0.1", more: str = "") -> str:
         return f"postgresql://postgres@{host}:{port}/postgres?sslmode=disable{more}"
 
     def serve(self, url: str) -> None:
@@ -76,13 +76,22 @@ class Stage:
         self.service.start()
 
     @contextmanager
-    def load(self, weights: Mapping[str, int] = MIXED, workers: int = WORKERS) -> Iterator[None]:
+    def load(
+        self, weights: Mapping[str, int] = MIXED, workers: int = WORKERS, lists: int = 4
+    ) -> Iterator[None]:
         """Clients work while the block runs; on its end they finish what they began."""
         self._loads += 1
-        name = f"{self.seed}-{self.row.number}-{self._loads}"
-        command = [PYTHON, "-m", "faults.clients", str(self.service.port), self.ledgers, name]
+        plan = {
+            "port": self.service.port,
+            "folder": str(self.ledgers),
+            "name": self.load_name,
+            "seed": self.seed,
+            "workers": workers,
+            "weights": weights,
+            "lists": lists,
+        }
         clients = launch(
-            [*command, str(workers), json.dumps(weights)],
+            [PYTHON, "-m", "faults.clients", json.dumps(plan)],
             self.folder / "clients.log",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -95,6 +104,18 @@ class Stage:
             clients.wait(_CLIENTS_STOP)
         finally:
             end(clients)
+
+    @property
+    def load_name(self) -> str:
+        return f"{self.row.number}.{self._loads}"
+
+    def list_name(self, n: int) -> str:
+        """The name of the n-th row that all clients of the present load append to."""
+        return f"{self.load_name}-list{n}"
+
+    def attempts(self) -> list[Attempt]:
+        """All that clients asked so far, in order."""
+        return read(self.ledgers)
 
     def client(self) -> Client:
         """A client of the row's own, whose requests are checked with all others."""

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from faults.checker import Findings, check, listed, settle, stored
-from faults.ledger import Attempt, read
+from faults.ledger import Attempt
 from faults.rows import Row
 from faults.stage import Stage
 
@@ -50,18 +50,17 @@ def judge(stage: Stage) -> Verdict:
     row, verdict = stage.row, Verdict(stage.row, stage.fired, remarks=stage.remarks)
     stage.wait_until_ready()
     client = stage.client()
-    settle(read(stage.ledgers), client, time.sleep)
+    settle(stage.attempts(), client, time.sleep)
     paged = listed(client)
-    attempts = read(stage.ledgers)
+    attempts = stage.attempts()
     found = verdict.findings = check(attempts, stored(stage.cluster), paged)
     _answers(verdict, attempts)
     verdict.recovery = _recovery(stage, attempts)
     broken = verdict.broken
     broken += stage.broken
-    broken += _some("acknowledged and lost", [] if row.may_lose else found.lost)
-    broken += _some("doubled", found.doubled) + _some("untrue", found.untrue)
-    if row.may_lose:
-        verdict.remarks += _some("lost, as it may", found.lost)
+    told = verdict.remarks if row.may_lose else broken
+    told += _some("acknowledged and lost", found.lost) + _some("untrue", found.untrue)
+    broken += _some("doubled", found.doubled)
     if verdict.fired == 0:
         broken.append("void: the fault did not fire")
     if found.acknowledged < row.least:

@@ -6,7 +6,7 @@ changes one to, the tag that it appends. So what is stored says which operations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Event
 
 from faults.client import PROJECTS, Client
@@ -25,16 +25,22 @@ def create_body(marker: str) -> dict[str, object]:
 
 
 class Worker:
-    """One client thread's work; `lists` are the ids of the rows that all append to."""
+    """One client thread's work; `lists` are the ids of the rows that all append to.
 
-    def __init__(self, client: Client, twin: Client, name: str, lists: list[str], stop: Event):
-        self.client, self.twin, self.name, self.lists, self.stop = client, twin, name, lists, stop
-        self.random = random.Random(name)  # noqa: S311 - no secret
+    It has two connections, of which the second is for what is asked twice at once.
+    """
+
+    def __init__(
+        self, pair: tuple[Client, Client], name: str, lists: list[str], stop: Event, seed: int
+    ) -> None:
+        self.pair, self.name, self.lists, self.stop = pair, name, lists, stop
+        self.client = pair[0]
+        self.random = random.Random(f"{seed}{name}")  # noqa: S311 - no secret
         self.rows: dict[str, tuple[str, str]] = {}  # id: its ETag and its description
         self.deleted: list[str] = []
         self._count = 0
 
-    def run(self, weights: dict[str, int]) -> None:
+    def run(self, weights: Mapping[str, int]) -> None:
         """Work until `stop` is set; `weights` says how often each method of OPERATIONS is due."""
         names = list(weights)
         while not self.stop.is_set():
@@ -72,7 +78,7 @@ class Worker:
         """Create with one key on two connections at once."""
         op = self.marker()
         more = {"content": create_body(op), "key": op}
-        both = [(one, one.begin("create", op, "POST", PROJECTS, **more)) for one in self._pair()]
+        both = [(one, one.begin("create", op, "POST", PROJECTS, **more)) for one in self.pair]
         for client, attempt in both:
             client.finish(attempt)
         won = [attempt for _, attempt in both if attempt.outcome == "ok"]
@@ -138,9 +144,6 @@ class Worker:
         if attempt.outcome == "ok" and attempt.id and len(self.rows) < OWN:
             self.rows[attempt.id] = (attempt.etag or "", attempt.op)
         return attempt
-
-    def _pair(self) -> tuple[Client, Client]:
-        return self.client, self.twin
 
     def _wait(self, attempt: Attempt) -> None:
         seconds = min(attempt.wait, _PATIENCE) or 0.1
