@@ -69,10 +69,15 @@ def _play(row: Row, template: Path, folder: Path, given: argparse.Namespace) -> 
             row.play(stage)
             return judge(stage)
     except Exception as error:
-        return Verdict(row, broken=[f"the row did not end: {type(error).__name__}: {error}"])
+        return Verdict(row, broken=[_told(error)])
     finally:
         if not given.keep:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _told(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"the row did not end: {type(error).__name__}: {text[-400:]}"
 
 
 def _arguments() -> argparse.Namespace:

@@ -7,30 +7,29 @@ from contextlib import ExitStack, closing, suppress
 import psycopg2
 
 from faults.ledger import Attempt
+from faults.lines import fall_silent
 from faults.rows import row
-from faults.stage import Stage
+from faults.stage import CROWD, FEW, Stage
 
 HELD = 5.0  # seconds that a lock is held
 LOCKED = 1.6  # seconds after which a write that waits for it is answered: the limit is 1, and noise
-CROWD = 16  # clients of a storm
+_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 
 
 @row(13, "the table is locked")
 def lock_table(stage: Stage) -> None:
-    during = _hold(stage, "LOCK TABLE projects IN EXCLUSIVE MODE")
+    during = _hold(stage, "LOCK TABLE projects IN EXCLUSIVE MODE", FEW)
     reads = [one for one in during if one.kind in ("read", "walk")]
     _promise_short(stage, [one for one in during if one.is_write])
     stage.promise(reads and not any(one.status == 503 for one in reads), "reads were refused")
-    stage.fired = sum(one.is_write and one.status == 503 for one in during)
 
 
 @row(13, "a row is locked")
 def lock_row(stage: Stage) -> None:
-    during = _hold(stage, "SELECT 1 FROM projects WHERE name = '{list0}' FOR UPDATE")
+    during = _hold(stage, "SELECT 1 FROM projects WHERE name = '{list0}' FOR UPDATE", FEW)
     others = [one for one in during if one.is_write and one.kind != "append"]
     _promise_short(stage, [one for one in during if one.is_write])
     stage.promise(others and not any(one.status == 503 for one in others), "others were refused")
-    stage.fired = sum(one.kind == "append" and one.status == 503 for one in during)
 
 
 @row(14, "sixteen clients change one row")
@@ -62,10 +61,14 @@ def deadlocks(stage: Stage) -> None:
 
 @row(15, "every connection waits for a lock")
 def exhaust_pool(stage: Stage) -> None:
-    during = _hold(stage, "LOCK TABLE projects IN ACCESS EXCLUSIVE MODE", workers=CROWD)
+    during = _hold(stage, "LOCK TABLE projects IN ACCESS EXCLUSIVE MODE", CROWD)
     asked = [one for one in during if one.kind != "probe"]
     _promise_short(stage, asked, most=2.1 + LOCKED)  # the pool's wait, then the lock's
-    stage.fired = sum(one.status == 503 for one in asked)
+
+
+@row(15, "every thread waits for a silent database")
+def exhaust_threads(stage: Stage) -> None:
+    fall_silent(stage, CROWD)
 
 
 @row(16, "no connection is left", postgres={"max_connections": "20"})
@@ -90,14 +93,17 @@ def exhaust_server(stage: Stage) -> None:
         stage.pass_time(0.4)
 
 
-def _hold(stage: Stage, statement: str, **load: int) -> list[Attempt]:
+def _hold(stage: Stage, statement: str, workers: int) -> list[Attempt]:
     """Hold a lock in the midst of a load; the attempts that were sent while it was held."""
-    with stage.load(**load):
+    with stage.load(workers=workers):
         stage.pass_time(0.2)
         with closing(stage.cluster.connect()) as holder, holder.cursor() as cursor:
             cursor.execute("BEGIN; " + statement.format(list0=stage.list_name(0)))
             begun = time.monotonic()
-            time.sleep(HELD)
+            while time.monotonic() < begun + HELD:
+                time.sleep(HELD / 10)
+                cursor.execute(_WAITING)
+                stage.fired += cursor.fetchone()[0]
             cursor.execute("COMMIT")
         stage.healed()
         stage.pass_time(0.3)

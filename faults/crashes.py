@@ -1,4 +1,4 @@
-"""Rows 5 to 7: PostgreSQL stops, restarts and loses backends."""
+"""Rows 5 to 7 and 21: PostgreSQL stops, restarts, loses backends, forgets."""
 
 import os
 import signal
@@ -11,6 +11,7 @@ from faults.rows import row
 from faults.stage import Stage
 
 AWAY = 1.5  # seconds
+FORGETFUL = {"synchronous_commit": "off", "wal_writer_delay": "10s"}
 
 
 @row(5, "PostgreSQL stops at once")
@@ -49,6 +50,18 @@ def kill_backend(stage: Stage) -> None:
         stage.healed()
         stage.fired = len(set(before) - set(stage.cluster.backends()))
         stage.pass_time(0.4)
+
+
+@row(21, "PostgreSQL forgets: the ledger must see it", postgres=FORGETFUL, loss="must")
+def forget(stage: Stage) -> None:
+    with stage.load():
+        stage.pass_time(0.3)
+        stage.cluster.stop("immediate")
+        stage.cluster.settings = {}
+        stage.cluster.start()
+        stage.healed()
+        stage.pass_time(0.3)
+    stage.fired = 1
 
 
 def _restart(stage: Stage, how: str) -> None:

@@ -64,7 +64,8 @@ def stop_service(stage: Stage) -> None:
             stage.fired = tell(signal.SIGTERM, stage.service.master)
             time.sleep(0.3)
             cursor.execute("COMMIT")
-        stage.service.started[-1].wait(DRAIN)
+        master = stage.service.master
+        until(lambda: not is_alive(master), DRAIN, "the stop")
         took = time.monotonic() - stopped
         stage.service.start()
         stage.healed()

@@ -5,7 +5,7 @@ import time
 from faults import network
 from faults.proxy import Mode
 from faults.rows import row
-from faults.stage import Stage
+from faults.stage import FEW, Stage
 
 SILENCE = 10.0  # seconds: more than the longest answer may take
 
@@ -36,7 +36,12 @@ def lose_answers(stage: Stage) -> None:
 
 @row(10, "a black hole that acknowledges")
 def swallow(stage: Stage) -> None:
-    with stage.load():
+    fall_silent(stage, FEW)
+
+
+def fall_silent(stage: Stage, workers: int) -> None:
+    """Have PostgreSQL fall silent in the midst of a load."""
+    with stage.load(workers=workers):
         stage.pass_time(0.2)
         stage.proxy.set(Mode.BLACK_HOLE)
         time.sleep(SILENCE)
@@ -50,7 +55,7 @@ def swallow(stage: Stage) -> None:
 def lose_packets(stage: Stage) -> None:
     # Past the proxy, which would acknowledge.
     stage.serve(stage.url(stage.cluster.port, stage.cluster.address))
-    with stage.load():
+    with stage.load(workers=FEW):
         stage.pass_time(0.2)
         before = network.retransmissions()
         network.lose_answers(stage.cluster)

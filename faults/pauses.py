@@ -3,11 +3,10 @@
 import signal
 import time
 
+from faults.lines import SILENCE
 from faults.processes import children, tell
 from faults.rows import row
-from faults.stage import Stage
-
-STOPPED = 10.0  # seconds
+from faults.stage import FEW, Stage
 
 
 @row(47, "a worker is paused", database=False)
@@ -20,7 +19,7 @@ def pause_worker(stage: Stage) -> None:
 
 @row(47, "PostgreSQL is paused")
 def pause_database(stage: Stage) -> None:
-    with stage.load():
+    with stage.load(workers=FEW):
         stage.pass_time(0.2)
         postmaster = stage.cluster.process.pid
         tell(signal.SIGSTOP, postmaster)  # first, so that it starts no other
@@ -31,7 +30,7 @@ def pause_database(stage: Stage) -> None:
 def _pause(stage: Stage, pids: list[int]) -> None:
     stage.fired = tell(signal.SIGSTOP, *pids)
     try:
-        time.sleep(STOPPED)
+        time.sleep(SILENCE)
     finally:
         tell(signal.SIGCONT, *pids)
     stage.healed()

@@ -58,10 +58,14 @@ def launch(
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """Kill the process and all that is left of its session, and wait for it."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(10)
+    """Kill the process and all that is left of its session, and wait for it.
+
+    One that was waited for already is left alone: its pid may be another's by now.
+    """
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
 
 
 def until(condition: Callable[[], object], seconds: float, what: str) -> float:

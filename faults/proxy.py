@@ -51,7 +51,7 @@ class Proxy:
 
     def end(self) -> None:
         self.set(Mode.REFUSE)
-        self._do(_finish())
+        self._do(_others())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
 
@@ -158,11 +158,10 @@ class _Link:
         self.server[1].close()
 
 
-async def _finish() -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+async def _others() -> None:
+    """Wait for the links, which end soon after they were reset."""
+    if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(tasks, timeout=5)
 
 
 async def _pass(writer: asyncio.StreamWriter, data: bytes) -> None:

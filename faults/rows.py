@@ -18,7 +18,7 @@ class Row:
     postgres: Mapping[str, str] = field(default_factory=dict)  # settings of its PostgreSQL
     database: bool = True  # the database is what fails, so that /health must go on answering
     least: int = 100  # writes that must be acknowledged, or it proves nothing
-    may_lose: bool = False  # acknowledged writes may be lost: told, and no failure
+    loss: str = "never"  # of acknowledged writes: never, may (told, and no failure) or must
     skip: Callable[[], str] = lambda: ""  # the sentence why it cannot run here, if it cannot
     network: Callable[[Stage], None] = lambda stage: None  # called before anything runs
 

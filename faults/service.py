@@ -21,8 +21,9 @@ GUNICORN = Path(PYTHON).with_name("gunicorn")
 class Service:
     """gunicorn on `port`; `start` may be called again, as a supervisor does after a death."""
 
-    def __init__(self, url: str, log: Path) -> None:
-        self.url, self.log = url, log
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self.url = ""  # of the database
         self.port = quiet_port()
         self.started: list[subprocess.Popen[bytes]] = []
         self.master = 0  # the pid of the gunicorn that is to be signalled
@@ -44,12 +45,10 @@ class Service:
 
     def supervise(self) -> None:
         """Start masters until one stays, as a supervisor does while something holds the port."""
-        for last in (False, False, False, True):
-            try:
+        for _ in range(5):
+            with suppress(NeverReady):
                 return self.start()
-            except NeverReady:
-                if last:
-                    raise
+        self.start()
 
     def upgrade(self) -> tuple[int, int]:
         """Have a second gunicorn take over the port; the old and the new master's pid.

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from faults.rows import Row
 
 WORKERS = 6  # client threads that write; a walker and a prober come on top
+# Of these and the walker there are fewer than a worker process has threads: whatever they wait for,
+# nobody waits for a thread.
+FEW = 2
+CROWD = 16  # more than there are threads
 _CLIENTS_START, _CLIENTS_STOP = 60, 45  # seconds
 
 
@@ -42,14 +46,15 @@ class Stage:
         self.broken: list[str] = []  # promises of this row that were not kept
         self.remarks: list[str] = []  # what a reader should know and nobody promised
         self._loads = 0
-        self._ends: list[Callable[[], object]] = [self.cluster.end]
+        self.service = Service(folder / "service.log")
+        self._ends: list[Callable[[], object]] = [self.cluster.end, self.service.end]
 
     def __enter__(self) -> "Stage":
         try:
             self.row.network(self)
             self.cluster.start()
             self.proxy = Proxy((self.cluster.address, self.cluster.port), self.seed)
-            self._ends.append(self.proxy.end)
+            self.at_end(self.proxy.end)
             self.serve(self.url(self.proxy.port))
         except BaseException:
             self.__exit__()
@@ -69,10 +74,8 @@ class Stage:
 
     def serve(self, url: str) -> None:
         """Start the service on this database, in place of the one that runs."""
-        if hasattr(self, "service"):
-            self.service.end()
-        self.service = Service(url, self.folder / "service.log")
-        self._ends.append(self.service.end)
+        self.service.end()
+        self.service.url = url
         self.service.start()
 
     @contextmanager

@@ -58,9 +58,11 @@ def judge(stage: Stage) -> Verdict:
     verdict.recovery = _recovery(stage, attempts)
     broken = verdict.broken
     broken += stage.broken
-    told = verdict.remarks if row.may_lose else broken
+    told = broken if row.loss == "never" else verdict.remarks
     told += _some("acknowledged and lost", found.lost) + _some("untrue", found.untrue)
     broken += _some("doubled", found.doubled)
+    if row.loss == "must" and not found.lost:
+        broken.append("void: nothing was lost, so this ledger would see no loss")
     if verdict.fired == 0:
         broken.append("void: the fault did not fire")
     if found.acknowledged < row.least:
