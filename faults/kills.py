@@ -48,6 +48,7 @@ def kill_master(stage: Stage) -> None:
             outages.append(f"{time.monotonic() - killed:.1f} s")
             sentence = f"{living.result()} workers outlived their master by {ORPHANS} s"
             stage.promise(living.result() == 0, sentence)
+            stage.pass_time(0.1)
     stage.remarks.append("until all new workers served: " + ", ".join(outages))
 
 
