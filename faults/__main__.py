@@ -22,7 +22,7 @@ SECONDS, SMOKE_SECONDS = 15.0, 8.0
 def main() -> int:
     given = _arguments()
     rows = sorted((row for row in ROWS if row.number in given.rows), key=lambda row: row.number)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(130))  # so that everything is ended
     home = Path(tempfile.mkdtemp(prefix="faults-"))
     begun = time.monotonic()
@@ -90,9 +90,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--keep", action="store_true", help="keep logs, ledgers and data")
     given = parser.parse_args()
     if isinstance(given.rows, str):
-        given.rows = {int(number) for number in given.rows.split(",")}
+        given.rows = {int(number) for number in given.rows.split(",") if number.isdigit()}
     if given.smoke:
         given.rows = SMOKE
+    if not given.rows & numbers:
+        parser.error("--rows must name some of " + ", ".join(map(str, sorted(numbers))))
     given.seconds = given.seconds or (SMOKE_SECONDS if given.smoke else SECONDS)
     return given
 

@@ -108,6 +108,8 @@ def _creates(
             found.doubled.append(f"{op} is stored {copies[op]} times")
         elif len({one.id for one in tries if one.outcome == "ok"}) > 1:
             found.doubled.append(f"{op} was acknowledged under two ids")
+        elif sum(one.outcome == "ok" and not one.replayed for one in tries) > 1:
+            found.untrue.append(f"{op} was twice acknowledged as new")
         if known == "fail" and copies[op]:
             found.untrue.append(f"{op} was refused ({tries[-1].status}) and is stored")
         for one in tries:

@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 
 import config
-from faults.processes import ADDRESS, PYTHON, NeverReady, end, launch, quiet_port, until
+from faults.processes import ADDRESS, GUARD, PYTHON, NeverReady, end, launch, quiet_port, until
 from projectapp.embedded import Server, keeper
 
 START_SECONDS = 60
@@ -41,7 +42,8 @@ class Cluster:
         address = {"listen_addresses": self.address, "port": str(self.port)}
         given = {**SETTINGS, **address, **self.settings}
         options = [part for name, value in given.items() for part in ("-c", f"{name}={value}")]
-        user = keeper._unprivileged()
+        # Who becomes another user loses the guard, and takes it again.
+        user = [*keeper._unprivileged(), *GUARD]
         command = [*self.inside, *user, binaries() / "postgres", "-D", self.home, *options]
         self.process = launch(command, self.log)
         started = self.process
@@ -93,6 +95,7 @@ class Cluster:
         return [pid for (pid,) in found]
 
 
+@cache
 def _server() -> Server:
     wanted = os.environ.get("PG_BIN")
     return Server(Path("unused"), Path(wanted) if wanted else None)

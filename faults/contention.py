@@ -43,7 +43,7 @@ def storm(stage: Stage) -> None:
 @row(14, "transactions lock rows in opposite orders")
 def deadlocks(stage: Stage) -> None:
     stop = threading.Event()
-    with stage.load({"append": 3, "create_keyed": 1}):
+    with stage.load({"append": 3, "create_keyed": 1}, workers=FEW):
         names = [stage.list_name(n) for n in (0, 1)]
         rivals = [
             threading.Thread(target=_lock_in_order, args=(stage, order, stop))

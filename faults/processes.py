@@ -16,6 +16,8 @@ import config
 
 PYTHON = sys.executable
 ADDRESS = "127.0.0.1"
+# Where setpriv exists the kernel kills what we started when we die, even of a kill -9.
+GUARD = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 
 class NeverReady(RuntimeError):
@@ -41,13 +43,11 @@ def launch(
 ) -> "subprocess.Popen[bytes]":
     """Start a process in a session of its own, from the repository's root, output to `log`.
 
-    Its own session, so that a Ctrl-C reaches only us and `end` reaches its children. Where setpriv
-    exists the kernel kills it when we die, even of a kill -9.
+    Its own session, so that a Ctrl-C reaches only us and `end` reaches its children.
     """
-    guard = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
     with log.open("ab") as output:
         return subprocess.Popen(
-            [*guard, *map(str, arguments)],
+            [*GUARD, *map(str, arguments)],
             cwd=config.ROOT,
             env={**os.environ, **(environ or {})},
             stdout=options.get("stdout", output),

@@ -1,12 +1,13 @@
 """The stage on which a row plays its fault: a fresh database, the service, a proxy, clients."""
 
 import json
+import os
 import random
-import shutil
+import select
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,18 +94,17 @@ class Stage:
             "weights": weights,
             "lists": lists,
         }
-        clients = launch(
-            [PYTHON, "-m", "faults.clients", json.dumps(plan)],
-            self.folder / "clients.log",
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        log = self.folder / "clients.log"  # where nothing but a failure of theirs is written
+        command = [PYTHON, "-m", "faults.clients", json.dumps(plan)]
+        clients = launch(command, log, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
-            if clients.stdout.readline() != b"ready\n":
-                raise NeverReady("the clients: " + (self.folder / "clients.log").read_text()[-500:])
+            spoken = select.select([clients.stdout], [], [], _CLIENTS_START)[0]
+            if not spoken or os.read(clients.stdout.fileno(), 9) != b"ready\n":
+                raise NeverReady("the clients: " + log.read_text()[-500:])
             yield
             clients.stdin.close()
             clients.wait(_CLIENTS_STOP)
+            self.promise(not log.read_text(), "a client failed: " + log.read_text()[-300:])
         finally:
             end(clients)
 
@@ -140,7 +140,3 @@ class Stage:
 
     def wait_until_ready(self, seconds: float = 30) -> None:
         until(lambda: self.service.status("/ready") == 200, seconds, "/ready")
-
-    def clear(self) -> None:
-        with suppress(OSError):
-            shutil.rmtree(self.folder)
