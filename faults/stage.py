@@ -1,7 +1,6 @@
 """The stage on which a row plays its fault: a fresh database, the service, a proxy, clients."""
 
 import json
-import os
 import random
 import select
 import subprocess
@@ -99,7 +98,7 @@ class Stage:
         clients = launch(command, log, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             spoken = select.select([clients.stdout], [], [], _CLIENTS_START)[0]
-            if not spoken or os.read(clients.stdout.fileno(), 9) != b"ready\n":
+            if not spoken or clients.stdout.readline() != b"ready\n":
                 raise NeverReady("the clients: " + log.read_text()[-500:])
             yield
             clients.stdin.close()
