@@ -1,5 +1,6 @@
 """Whether what is stored is what clients were told: the ledger against the API and against SQL."""
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -59,17 +60,18 @@ def listed(client: Client) -> list[str]:
             return ids
 
 
-def settle(attempts: list[Attempt], client: Client, wait: Any) -> list[Attempt]:
-    """Ask again for each create with a key that nobody knows the outcome of; what was said."""
-    said = []
+def settle(attempts: Iterable[Attempt], client: Client) -> None:
+    """Ask again for each create with a key whose outcome nobody knows; the client's ledger has it.
+
+    The service must be well.
+    """
     for op, tries in operations(attempts).items():
         if tries[0].kind == "create" and tries[0].key and outcome(tries) == "info":
             for _ in range(_RETRIES):
-                said.append(client.send("create", op, "POST", PROJECTS, create_body(op), key=op))
-                if said[-1].outcome == "ok" or said[-1].status == 422:
+                said = client.send("create", op, "POST", PROJECTS, create_body(op), key=op)
+                if said.outcome == "ok" or said.status == 422:
                     break
-                wait(max(said[-1].wait, 0.25))
-    return said
+                time.sleep(max(said.wait, 0.25))
 
 
 def check(

@@ -1,6 +1,5 @@
 """What came of a row: the ledger checked, the answers judged, one line of the table."""
 
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -50,7 +49,7 @@ def judge(stage: Stage) -> Verdict:
     row, verdict = stage.row, Verdict(stage.row, stage.fired, remarks=stage.remarks)
     stage.wait_until_ready()
     client = stage.client()
-    settle(stage.attempts(), client, time.sleep)
+    settle(stage.attempts(), client)
     paged = listed(client)
     attempts = stage.attempts()
     found = verdict.findings = check(attempts, stored(stage.cluster), paged)
