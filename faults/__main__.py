@@ -17,6 +17,7 @@ from faults.verdict import HEADER, Verdict, judge
 
 SMOKE = {1, 5, 9, 22, 28}
 SECONDS, SMOKE_SECONDS = 15.0, 8.0
+LONGEST = 300  # seconds that a row may take, whatever it waits for
 
 
 def main() -> int:
@@ -24,6 +25,7 @@ def main() -> int:
     rows = sorted((row for row in ROWS if row.number in given.rows), key=lambda row: row.number)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(130))  # so that everything is ended
+    signal.signal(signal.SIGALRM, _too_long)
     home = Path(tempfile.mkdtemp(prefix="faults-"))
     begun = time.monotonic()
     try:
@@ -64,6 +66,7 @@ def _play(row: Row, template: Path, folder: Path, given: argparse.Namespace) -> 
     if reason := row.skip():
         return Verdict(row, skipped=reason)
     folder.mkdir()
+    signal.alarm(LONGEST)
     try:
         with Stage(row, template, folder, given.seconds, given.seed) as stage:
             row.play(stage)
@@ -71,8 +74,13 @@ def _play(row: Row, template: Path, folder: Path, given: argparse.Namespace) -> 
     except Exception as error:
         return Verdict(row, broken=[_told(error)])
     finally:
+        signal.alarm(0)
         if not given.keep:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError(f"not within {LONGEST} s")
 
 
 def _told(error: Exception) -> str:

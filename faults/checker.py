@@ -106,9 +106,15 @@ def _creates(
         if tries[0].kind != "create":
             continue
         known = outcome(tries)
+        # Where one of them was lost, that is said, and the other came in its place.
+        ids = {
+            one.id
+            for one in tries
+            if one.outcome == "ok" and (one.id in table or one.id in changes)
+        }
         if copies[op] > 1:
             found.doubled.append(f"{op} is stored {copies[op]} times")
-        elif len({one.id for one in tries if one.outcome == "ok"}) > 1:
+        elif len(ids) > 1:
             found.doubled.append(f"{op} was acknowledged under two ids")
         elif sum(one.outcome == "ok" and not one.replayed for one in tries) > 1:
             found.untrue.append(f"{op} was twice acknowledged as new")

@@ -74,6 +74,7 @@ class Cluster:
             user="postgres",
             dbname="postgres",
             connect_timeout=5,
+            options="-c statement_timeout=30s",
             application_name=name,
         )
         link.autocommit = True
