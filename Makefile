@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format
+.PHONY: help run test check faults format
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -15,11 +15,16 @@ run: $(INSTALLED) ## serve the API on PORT (default 8000), with a PostgreSQL of 
 test: $(INSTALLED) ## run the tests
 	@$(BIN)/pytest
 
-check: $(INSTALLED) ## the whole gate: format, lint, types, tests with coverage, drift, migrations down and up
+check: $(INSTALLED) ## the whole gate: format, lint, types, five faults, tests with coverage, drift, migrations down and up
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/python -m faults --smoke
 	@$(BIN)/pytest --cov --cov-report=term-missing:skip-covered
+
+faults: $(INSTALLED) ## break everything that the service stands on, and see what it promised kept (15 minutes)
+	@$(BIN)/python -m faults
+	@$(BIN)/python -m faults --seeded
 
 format: $(INSTALLED) ## format the code and mend what lint can mend
 	@$(BIN)/ruff format .
