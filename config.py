@@ -127,6 +127,7 @@ class Config:
     DATABASE_IDLE_TIMEOUT: Seconds = 5
     REQUEST_TIMEOUT: Seconds = 8
     GRACEFUL_TIMEOUT: Seconds = 20
+    DRAIN_SECONDS: Annotated[int, integer(0, 3600)] = 0  # of GRACEFUL_TIMEOUT
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         for name, kind in self.settings().items():
@@ -173,6 +174,7 @@ class Production(Config):
     APP_ENV = "production"
     HOST = "0.0.0.0"  # noqa: S104 - a proxy or a container has to reach it
     LOG_FORMAT = "json"
+    DRAIN_SECONDS = 5  # a load balancer has seen it by then
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         super().__init__(environ)

@@ -1,7 +1,10 @@
 """How gunicorn serves wsgi:app; what the environment may say is in config.py."""
 
+import functools
 import resource
 import runpy
+import signal
+import time
 
 import gunicorn.util
 from gunicorn.http.errors import InvalidHeader
@@ -19,7 +22,7 @@ worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 
 threads = 2 * settings.THREADS  # half of them for what has no connection, or needs none
 keepalive = 5
 timeout = 30
-graceful_timeout = settings.GRACEFUL_TIMEOUT
+graceful_timeout = max(1, settings.GRACEFUL_TIMEOUT - settings.DRAIN_SECONDS)
 limit_request_line = 8190  # gunicorn's most: a cursor beside a search and a long name
 limit_request_fields = 50
 limit_request_field_size = 8190
@@ -30,6 +33,7 @@ control_socket_disable = True  # there is one for a user: a second service would
 
 def on_starting(server):
     """Start the database of development, so that it lives as long as the master."""
+    on_reload(server)
     server.embedded = None  # here, since a reload runs this file again
     if settings.DATABASE_URL is None:
         from projectapp.embedded import EmbeddedError, Server
@@ -41,8 +45,34 @@ def on_starting(server):
             raise SystemExit(str(error)) from None
 
 
+def on_reload(server):
+    server.handle_term = functools.partial(drain, server)
+
+
+def drain(server):
+    """The master's SIGTERM: /ready says so first, and all is served until nobody sends any more.
+
+    Not where another master has the port, too, before or after an upgrade: it goes on being served.
+    """
+    if server.reexec_pid == server.master_pid == 0:
+        server.kill_workers(signal.SIGUSR2)
+        end = time.monotonic() + settings.DRAIN_SECONDS
+        while server.WORKERS and (left := end - time.monotonic()) > 0:
+            told = server.wait_for_signals(left)
+            if signal.SIGINT in told or signal.SIGQUIT in told:
+                server.handle_quit()
+            if signal.SIGTERM in told:
+                break
+            server.reap_workers()
+    raise StopIteration
+
+
 def post_fork(server, worker):
     worker.missed = server.SIG_QUEUE  # its copy, to which the master's handlers add until boot
+
+
+def post_worker_init(worker):
+    worker.log.info("Worker ready (pid: %s)", worker.pid)
 
 
 def pre_request(worker, req):

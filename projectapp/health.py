@@ -14,6 +14,8 @@ from projectapp.openapi import Operation
 
 bp = Blueprint("health", __name__)
 
+stopping = False  # the worker says so
+
 _DURABILITY = ("fsync", "full_page_writes", "synchronous_commit")
 
 _STATE = select(
@@ -67,6 +69,8 @@ def ready() -> Response:
     ahead is normal while a new release rolls out. Where it is not durable, a crash may lose writes
     that were acknowledged.
     """
+    if stopping:
+        raise Unavailable("This server is stopping.", 5)
     row = database.one(_STATE)
     current, needed = row.version_num if row else "none", code_revision()
     if not row or current < needed:

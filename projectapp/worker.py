@@ -99,6 +99,12 @@ class Wire:
 def _nothing(conn: Any) -> None: ...
 
 
+def _say_stopping() -> None:
+    from projectapp import health
+
+    health.stopping = True
+
+
 class Worker(ThreadWorker):  # type: ignore[misc]
     """gunicorn's gthread, but for who waits; with TLS of its own it is gthread altogether.
 
@@ -298,9 +304,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().init_signals()
         # A Ctrl-C reaches the whole process group, and the master passes it on.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR2, self.handle_usr2)
         while not self.missed.empty():
             if self.missed.get() in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
                 os._exit(0)
+
+    def handle_usr2(self, sig: int, frame: Any) -> None:
+        """The server will stop: /ready says so, and everything is served as before."""
+        self.method_queue.defer(_say_stopping)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """End at once. Whatever ends a thread pool takes its lock, which may be held just now."""

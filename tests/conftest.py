@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -54,7 +55,8 @@ class Served:
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", "wsgi:app", *arguments],
+                # Not -m gunicorn, which cannot start itself anew for an upgrade.
+                [Path(sys.executable).with_name("gunicorn"), "wsgi:app", *arguments],
                 cwd=config.ROOT,
                 env={**environ, "PORT": str(self.port)},
                 stdout=output,

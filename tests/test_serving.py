@@ -4,12 +4,14 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from http.client import HTTPException
+from contextlib import ExitStack, suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,160 @@ def test_a_ctrl_c_while_workers_work_ends_them_at_once(serve, seconds):
         assert press_ctrl_c(server) < 3
 
 
+def test_a_stop_says_so_first_and_serves_on_meanwhile(serve):
+    with serve(DRAIN_SECONDS="2") as server:
+        started = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        while server.request("GET", "/ready")[0] == 200:
+            assert time.monotonic() < started + 1
+        while time.monotonic() < started + 1.8:
+            assert server.request("GET", PROJECTS)[0] == 200
+            status, headers, body = server.request("GET", "/ready")
+            assert (status, headers["retry-after"]) == (503, "5")
+            assert body["detail"] == "This server is stopping."
+        assert server.process.wait(timeout=20) == 0
+        assert 2 < time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_that_says_so_first_can_be_hastened(serve, how):
+    with serve(DRAIN_SECONDS="15") as server:
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        started = time.monotonic()
+        assert server.stop(how) == 0
+        assert time.monotonic() - started < 5
+
+
+def test_a_stop_waits_neither_for_idle_clients_nor_for_half_requests(serve):
+    with serve(READ_TIMEOUT="30") as server, ExitStack() as links:
+        for begun in (b"", b"GET / HTTP", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"):
+            link = socket.create_connection(("127.0.0.1", server.port))
+            links.enter_context(link).sendall(begun)
+        time.sleep(0.3)
+        started = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - started < 5
+
+
+def test_whom_the_kernel_let_in_is_served_before_the_listener_closes(serve):
+    with serve(WEB_CONCURRENCY="1") as server, ExitStack() as links:
+        [worker] = children(server.process.pid)
+        os.kill(worker, signal.SIGSTOP)
+        waiting = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
+        for link in waiting:
+            links.enter_context(link).sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        os.kill(worker, signal.SIGCONT)
+        answers = [link.recv(65536) for link in waiting]
+        assert all(b"200 OK" in answer and b"Connection: close" in answer for answer in answers)
+        assert server.process.wait(timeout=20) == 0
+
+
+def test_without_their_master_workers_start_nothing_after_four_seconds(serve, sql):
+    """Those who are kept, those who come, and those who wait for a thread."""
+    sql("BEGIN")
+    sql("LOCK TABLE projects IN EXCLUSIVE MODE")  # a create takes a second, and is a 503
+    answered: list[float] = []
+    with serve(WEB_CONCURRENCY="1", THREADS="1") as server, ThreadPoolExecutor(12) as pool:
+        [worker] = children(server.process.pid)
+
+        def create(_: int) -> None:
+            with suppress(OSError, HTTPException):
+                while server.request("POST", PROJECTS, {"name": "x"})[0]:
+                    answered.append(time.monotonic())
+
+        asked = pool.map(create, range(12))
+        time.sleep(1)
+        killed = time.monotonic()
+        server.process.kill()
+        list(asked)
+        ended = time.monotonic() - killed
+        while Path(f"/proc/{worker}").exists():
+            assert time.monotonic() - killed < 8
+            time.sleep(0.05)
+    sql("ROLLBACK")
+    assert [at for at in answered if at > killed]
+    assert max(answered) - killed < 4 + 1.5
+    assert ended < 6
+
+
+class Load:
+    """Clients that ask without a pause: half of them keep their connection."""
+
+    def __init__(self, server) -> None:
+        self.server, self.failed, self.gap, self.answered = server, [], 0.0, 0
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(n % 2,)) for n in range(8)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, keep: int) -> None:
+        client = HTTPConnection("127.0.0.1", self.server.port, timeout=10)
+        headers = {} if keep else {"Connection": "close"}
+        while not self._stop.is_set():
+            started = time.monotonic()
+            try:
+                client.request("GET", f"{PROJECTS}?page_size=1", headers=headers)
+                answer = client.getresponse()
+                answer.read()
+                if answer.status != 200:
+                    self.failed.append(answer.status)
+            except (OSError, HTTPException) as error:
+                self.failed.append(error)
+                client.close()
+            self.answered += 1
+            self.gap = max(self.gap, time.monotonic() - started)
+        client.close()
+
+
+def upgrade(master: int, log: Path, workers: int = 2) -> int:
+    """What docs/operations.md says; returns the new master's pid."""
+    os.kill(master, signal.SIGUSR2)
+    end = time.monotonic() + 30
+    while log.read_text().count("Worker ready") < 2 * workers:
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.05)
+    [new] = [pid for pid in children(master) if len(children(pid)) == workers]
+    os.kill(master, signal.SIGTERM)
+    return new
+
+
+def end(pid: int) -> None:
+    os.kill(pid, signal.SIGTERM)
+    limit = time.monotonic() + 20
+    while (
+        Path(f"/proc/{pid}").exists() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    ):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def test_an_upgrade_loses_no_request(serve, client, make_project):
+    make_project()
+    with serve(DRAIN_SECONDS="5") as server, Load(server) as load:
+        new = upgrade(server.process.pid, server.log)
+        try:
+            assert server.process.wait(timeout=20) == 0
+            time.sleep(1)
+            assert server.request("GET", "/ready")[0] == 200
+        finally:
+            load.__exit__()
+            end(new)
+    assert load.failed == []
+    assert load.answered > 500
+    assert load.gap < 2
+
+
 # What follows is what a newcomer does: make run in a clone, at a path with a space.
 
 
@@ -219,6 +375,17 @@ def test_a_reload_keeps_the_database_and_the_stop_after_it_ends_it(clone, make_r
         time.sleep(0.05)
     process.terminate()
     process.wait(timeout=60)
+    assert pids_naming(clone) == []
+
+
+def test_an_upgrade_keeps_the_database_too(clone, make_run):
+    process, url = make_run()
+    kept = create(url)
+    [master] = children(process.pid)
+    new = upgrade(master, clone.parent / "log")
+    process.wait(timeout=20)
+    assert curl(f"{url}{PROJECTS}/{kept}").returncode == 0
+    end(new)
     assert pids_naming(clone) == []
 
 

@@ -15,8 +15,8 @@ _NO_ENCRYPTION_YET = {80877103, 80877104}  # SSLRequest, GSSENCRequest (protocol
 
 
 def free_port() -> int:
-    """A port that is free on 127.0.0.1, below the ephemeral ones, and not the next one's too."""
-    for port in random.sample(range(20000, 32768), 100):
+    """A port that is free on 127.0.0.1, below the ephemeral ones, and that no other run takes."""
+    for port in random.sample(range(20000, 32768), 1000):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
