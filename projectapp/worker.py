@@ -14,15 +14,18 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from fcntl import ioctl
 from functools import partial
 from http import HTTPStatus
 from queue import SimpleQueue
 from selectors import EVENT_READ, EVENT_WRITE
+from termios import TIOCOUTQ
 from typing import Any
 
 import gunicorn.util
@@ -59,6 +62,7 @@ class Wire:
         self.watched = 0
         self.held = 0
         self.discarded = 0
+        self.left = 0
 
     def recv(self, size: int) -> bytes:
         data = bytes(self.input[: min(size, self.ready)])
@@ -94,6 +98,13 @@ class Wire:
             pass
         except OSError:
             self.output.clear()  # nobody will read it, which the next read finds out
+
+    def is_taken(self) -> bool:
+        """Whether the client has taken some of what the kernel has for it since it was asked."""
+        before = self.left
+        with suppress(OSError):
+            self.left = int.from_bytes(ioctl(self.sock, TIOCOUTQ, bytes(4)), sys.byteorder)
+        return self.left < before
 
 
 def _nothing(conn: Any) -> None: ...
@@ -218,6 +229,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _send(self, conn: Any) -> None:
         wire = conn.sock
         if wire.output:  # as long as the client takes some of it now and then
+            wire.is_taken()
             until = time.monotonic() + settings.READ_TIMEOUT
             return self._wait(conn, self._write, EVENT_WRITE, until)
         if not wire.keep:
@@ -293,6 +305,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             for conn in [conn for conn in self.waiting if conn.timeout < now]:
                 if conn.sock.step == self._read and conn.sock.input:
                     self._refuse(conn, HTTPStatus.REQUEST_TIMEOUT)
+                elif conn.sock.step == self._write and conn.sock.is_taken():
+                    conn.timeout = now + settings.READ_TIMEOUT
                 elif conn in self.waiting:
                     self._close(conn)
         while self.nr_conns >= self.worker_connections and self.waiting:
