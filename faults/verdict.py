@@ -72,7 +72,8 @@ def judge(stage: Stage) -> Verdict:
 
 def _answers(verdict: Verdict, attempts: list[Attempt]) -> None:
     """What no answer may be, and how long it may take."""
-    strange = [one for one in attempts if (one.status or 0) >= 500 and one.status != 503]
+    known = (501, 503, 505)  # 501 and 505 are said of a message, not of a failure
+    strange = [one for one in attempts if (one.status or 0) >= 500 and one.status not in known]
     verdict.errors = len(strange)
     verdict.unavailable = sum(one.status == 503 for one in attempts)
     verdict.slowest = max((one.seconds for one in attempts), default=0.0)
