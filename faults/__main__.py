@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from faults import contention, crashes, hostile, kills, lines, pauses, topology  # noqa: F401 - their rows
+from faults import contention, crashes, hostile, kills, lines, pauses, slow, topology  # noqa: F401 - their rows
 from faults.cluster import make_template
 from faults.rows import ROWS, Row
 from faults.stage import Stage

@@ -86,13 +86,13 @@ class Range:
             elif isinstance(answer, Answer) and not answer.closes and not shot.ends:
                 self._promise_next(shot, line, answer.status)
 
-    def begin(self, method: str, path: str, op: str, may: bool) -> Attempt:
+    def begin(self, method: str, path: str, op: str, may: bool, key: str | None = None) -> Attempt:
         """Write down what will be sent: as the write that it is, if it `may` take effect."""
         kind = _KINDS.get(method, "hostile") if may else "hostile"
         sure = '"1"' if kind in ("change", "delete") else None
         now = time.monotonic()
         return self.ledger.before(
-            op=op, kind=kind, method=method, path=path, if_match=sure, sent=now
+            op=op, kind=kind, method=method, path=path, key=key, if_match=sure, sent=now
         )
 
     def end(self, attempt: Attempt, answer: Answer | int) -> None:
