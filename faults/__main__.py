@@ -1,6 +1,7 @@
 """Run the fault matrix and print it as a table: `python -m faults --help`."""
 
 import argparse
+import itertools
 import random
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from faults import contention, crashes, hostile, kills, lines, pauses, slow, topology  # noqa: F401 - their rows
 from faults.cluster import make_template
+from faults.proof import prove
 from faults.rows import ROWS, Row
 from faults.stage import Stage
 from faults.verdict import HEADER, Verdict, judge
@@ -30,6 +32,9 @@ def main() -> int:
     begun = time.monotonic()
     try:
         template = make_template(home)
+        if given.seeded:
+            number = itertools.count()
+            return not prove(lambda row: _play(row, template, home / f"row{next(number)}", given))
         verdicts = _play_all(rows, template, home, given)
     finally:
         if given.keep:
@@ -93,6 +98,7 @@ def _arguments() -> argparse.Namespace:
     numbers = {row.number for row in ROWS}
     parser.add_argument("--rows", default=numbers, help="such as 1,5,9; all by default")
     parser.add_argument("--smoke", action="store_true", help="a few rows in 100 seconds")
+    parser.add_argument("--seeded", action="store_true", help="prove that planted bugs are caught")
     parser.add_argument("--seconds", type=float, help="of load for a row")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))  # noqa: S311
     parser.add_argument("--keep", action="store_true", help="keep logs, ledgers and data")
@@ -103,7 +109,7 @@ def _arguments() -> argparse.Namespace:
         given.rows = SMOKE
     if not given.rows & numbers:
         parser.error("--rows must name some of " + ", ".join(map(str, sorted(numbers))))
-    given.seconds = given.seconds or (SMOKE_SECONDS if given.smoke else SECONDS)
+    given.seconds = given.seconds or (SMOKE_SECONDS if given.smoke or given.seeded else SECONDS)
     return given
 
 

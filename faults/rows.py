@@ -19,6 +19,7 @@ class Row:
     database: bool = True  # the database is what fails, so that /health must go on answering
     least: int = 100  # writes that must be acknowledged, or it proves nothing
     loss: str = "never"  # of acknowledged writes: never, may (told, and no failure) or must
+    bug: str = ""  # of bugs.BUGS, that is planted in the service
     skip: Callable[[], str] = lambda: ""  # the sentence why it cannot run here, if it cannot
     network: Callable[[Stage], None] = lambda stage: None  # called before anything runs
 

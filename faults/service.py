@@ -19,10 +19,13 @@ GUNICORN = Path(PYTHON).with_name("gunicorn")
 
 
 class Service:
-    """gunicorn on `port`; `start` may be called again, as a supervisor does after a death."""
+    """gunicorn on `port`; `start` may be called again, as a supervisor does after a death.
 
-    def __init__(self, log: Path) -> None:
-        self.log = log
+    With a `bug` of bugs.BUGS it serves a product that has it.
+    """
+
+    def __init__(self, log: Path, bug: str = "") -> None:
+        self.log, self.bug = log, bug
         self.url = ""  # of the database
         self.port = quiet_port()
         self.started: list[subprocess.Popen[bytes]] = []
@@ -35,8 +38,10 @@ class Service:
             "PORT": str(self.port),
             "WEB_CONCURRENCY": str(WORKERS),
             "THREADS": str(THREADS),
+            "SEEDED_BUG": self.bug,
         }
-        process = launch([GUNICORN, "wsgi:app"], self.log, environ)
+        app = "faults.seeded:app" if self.bug else "wsgi:app"
+        process = launch([GUNICORN, app], self.log, environ)
         self.started.append(process)
         self.master = process.pid
         until(lambda: process.poll() is not None or self.is_whole(), START_SECONDS, "gunicorn")

@@ -46,7 +46,7 @@ class Stage:
         self.broken: list[str] = []  # promises of this row that were not kept
         self.remarks: list[str] = []  # what a reader should know and nobody promised
         self._loads = 0
-        self.service = Service(folder / "service.log")
+        self.service = Service(folder / "service.log", row.bug)
         self._ends: list[Callable[[], object]] = [self.cluster.end, self.service.end]
 
     def __enter__(self) -> "Stage":

@@ -1,0 +1,100 @@
+"""Bugs to plant in the product, from outside its code: the harness must catch each of them.
+
+Each function plants one. It raises an AttributeError where the product no longer has what it
+changes; where it has it and does not use it, the bug will not be caught, which is told as well.
+"""
+
+import functools
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
+
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from projectapp import conditional, database, idempotency
+from projectapp.errors import Unavailable
+from projectapp.projects import queries
+
+LATE = 0.15  # seconds from the answer to the commit
+
+
+def early() -> None:
+    """A create is answered before its commit, which is lost if something dies meanwhile."""
+    adding = threading.local()
+
+    def add(old: Callable[..., Any], *given: Any) -> Any:
+        adding.now = True
+        try:
+            return old(*given)
+        finally:
+            adding.now = False
+
+    def run(old: Callable[..., Any], statement: Any, parameters: Any) -> Any:
+        if not getattr(adding, "now", False):
+            return old(statement, parameters)
+        try:
+            link = _engine().connect()
+            row = link.execute(statement, parameters).first()
+        except SQLAlchemyError as error:
+            raise database.classify(error, True) from error
+        later = threading.Timer(LATE, _commit, [link])
+        later.daemon = True
+        later.start()
+        return row
+
+    _wrap(queries, "add", add)
+    _wrap(database, "_run", run)
+
+
+def keyless() -> None:
+    """Idempotency-Key is ignored."""
+    _wrap(idempotency, "claim", lambda old, body: None)
+
+
+def renamed() -> None:
+    """A create whose answer was lost is made again under another id."""
+    again, first = queries._INSERT_AGAIN, queries._INSERT
+
+    def one(old: Callable[..., Any], statement: Any, *given: Any, **named: Any) -> Any:
+        if statement is again:
+            values, *given = given
+            statement, given = first, [{**values, "id": database.uuid7()}, *given]
+        return old(statement, *given, **named)
+
+    _wrap(database, "one", one)
+
+
+def denied() -> None:
+    """A write whose answer was lost is called refused, whatever became of it."""
+
+    def settle(old: Callable[..., Any], find_out: Callable[[], Any]) -> None:
+        raise Unavailable("Try again shortly.", 1)
+
+    _wrap(database, "_settle", settle)
+
+
+def careless() -> None:
+    """If-Match is not checked."""
+    _wrap(conditional, "expected_versions", lambda old: None)
+
+
+BUGS = {bug.__name__: bug for bug in (early, keyless, renamed, denied, careless)}
+
+
+def _wrap(module: ModuleType, name: str, by: Callable[..., Any]) -> None:
+    """Put `by` in the place of the module's function, which becomes its first argument."""
+    old = getattr(module, name)
+    setattr(module, name, functools.partial(by, old))
+
+
+@functools.cache
+def _engine() -> Engine:
+    return database.unlimited_engine()
+
+
+def _commit(link: Connection) -> None:
+    with suppress(SQLAlchemyError), link:
+        link.commit()
