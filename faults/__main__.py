@@ -12,6 +12,7 @@ from pathlib import Path
 
 from faults import contention, crashes, hostile, kills, lines, pauses, slow, topology  # noqa: F401 - their rows
 from faults.cluster import make_template
+from faults.processes import NeverReady
 from faults.proof import prove
 from faults.rows import ROWS, Row
 from faults.stage import Stage
@@ -85,7 +86,7 @@ def _play(row: Row, template: Path, folder: Path, given: argparse.Namespace) -> 
 
 
 def _too_long(*_: object) -> None:
-    raise TimeoutError(f"not within {LONGEST} s")
+    raise NeverReady(f"not within {LONGEST} s")  # and no OSError, which a client would take
 
 
 def _told(error: Exception) -> str:
