@@ -14,6 +14,8 @@ from faults.service import THREADS, WORKERS
 from faults.stage import Stage
 from faults.workload import create_body
 
+JSON = "Content-Type: application/json"
+MERGE = "Content-Type: application/merge-patch+json"
 OK = 200  # in tables of cases also for 201 and 204
 SERVED, SLOW = 0.99, 1.0  # of honest requests: the share that is served; p99 in seconds
 _PATIENCE, _END = 4.0, 1.0  # seconds for an answer to what is not slow, and to hang up after it
@@ -55,6 +57,7 @@ class Range:
         self.ledger = Ledger(stage.ledgers / "hostile.jsonl")
         self.tally: Counter[int] = Counter()
         self.wrong: dict[str, list[str]] = {}  # by the name of the case
+        self.deceived = 0  # answers that promised to keep a connection which was then closed
         self._count = 0
         self.target, self.victim = self.fresh(), self.fresh()  # to be read, and to be harmed
 
@@ -83,6 +86,7 @@ class Range:
             if shot.breaks:
                 line.sock.settimeout(_END)
                 self._promise_end(shot, line.rest())
+                self.deceived += isinstance(answer, Answer) and not answer.closes
             elif isinstance(answer, Answer) and not answer.closes and not shot.ends:
                 self._promise_next(shot, line, answer.status)
 
@@ -132,6 +136,9 @@ class Range:
         stage.fired = self.refused
         told = ", ".join(f"{_WORDS.get(one, one)} x {n}" for one, n in sorted(self.tally.items()))
         stage.remarks.append(f"{self.tally.total()} cases, {self.refused} refused: {told}")
+        if self.deceived:
+            told = f"{self.deceived} answers said keep-alive, and the connection was closed"
+            stage.remarks.append(told)
         for name, flaws in self.wrong.items():
             stage.promise(False, f"{name}, {len(flaws)} x: {flaws[0]}")
         ((strange,),) = stage.cluster.sql(_STRANGE, _NEVER)
@@ -160,12 +167,9 @@ class Range:
         answer = line.answer()
         if isinstance(answer, Answer) and answer.status == 200:
             return
+        self.deceived += answer == CLOSED
         if status != 413 or answer != CLOSED:  # a body that nobody read may cost the connection
             self.note(shot.name, shot.method, "the connection is of no use after it")
-
-
-JSON = "Content-Type: application/json"
-MERGE = "Content-Type: application/merge-patch+json"
 
 
 def head(method: str, path: str, fields: str = "") -> bytes:
