@@ -41,7 +41,7 @@ DEEP = {
     },
 }
 DEEP_QUERIES = {
-    (400, 414): {
+    (400, 414, 431): {
         f"{levels} {kind}": b"attributes=" + b'{"a":%s}' % _nested(kind, levels)
         for kind in _BRACKETS
         for levels in (32, 300, 1_000, 30_000)

@@ -167,6 +167,8 @@ BOMBS = {
     },
     (414,): {
         "a line of 9 KB": f"<line>?{'a' * 9_216} HTTP/1.1\r\nHost: a\r\n\r\n",
+    },
+    (414, 431): {
         "a line of 1 MB": f"<line>?{'a' * 2**20} HTTP/1.1\r\nHost: a\r\n\r\n",
     },
 }
