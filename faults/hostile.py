@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection, Iterator, Mapping
 
-from faults import cases, frames
+from faults import cases, frames, values
 from faults.abuse import JSON, MERGE, OK, Range, Shot, beside, head
 from faults.client import PROJECTS
 from faults.raw import CLOSED, Answer, Line
@@ -74,12 +74,12 @@ def garble(stage: Stage) -> None:
 
 @row(30, "numbers that are none", database=False)
 def count(stage: Stage) -> None:
-    _play(stage, cases.NUMBERS, cases.NUMBER_QUERIES)
+    _play(stage, values.NUMBERS, values.NUMBER_QUERIES)
 
 
 @row(31, "names twice, unknown and too many", database=False)
 def name(stage: Stage) -> None:
-    _play(stage, cases.NAMES, cases.NAME_QUERIES)
+    _play(stage, values.NAMES, values.NAME_QUERIES)
 
 
 @row(32, "ids that are none", database=False)
