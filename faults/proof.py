@@ -11,6 +11,9 @@ from faults.rows import ROWS, Play, Row
 from faults.verdict import Verdict
 
 LOST, DOUBLED, UNTRUE = "acknowledged and lost", "doubled", "untrue"
+# Without a bug a row must say none of these. How long it took, on a machine that others use as
+# well, is the matrix's question and not this one's.
+_FALSE = (LOST, DOUBLED, UNTRUE, "void", "the row did not end")
 HEADER = "| bug | row | caught by | verdict |\n|---|---|---|---|"
 _LONGEST = 160  # characters of a promise in the table
 
@@ -32,11 +35,11 @@ class Planted:
 
     def line(self, verdict: Verdict) -> tuple[bool, str]:
         """Whether the row said what it should, and the line that tells."""
-        caught = [one for one in verdict.broken if one.startswith(self.promises or "")]
-        good = bool(caught) if self.promises else not caught
-        word = ("caught" if good else "MISSED") if self.promises else ("kept" if good else "WRONG")
+        caught = [one for one in verdict.broken if one.startswith(self.promises or _FALSE)]
+        good = bool(caught) == bool(self.promises)
+        words = ("MISSED", "caught") if self.promises else ("FALSE ALARM", "clean")
         said = (caught or verdict.broken or ["nothing"])[0].replace("|", "/")[:_LONGEST]
-        return good, f"| {self.title} | {verdict.row.number} | {said} | {word} |"
+        return good, f"| {self.title} | {verdict.row.number} | {said} | {words[good]} |"
 
 
 _BUGS = [
