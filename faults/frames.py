@@ -1,6 +1,6 @@
 """The tables of hostile framing: broken chunks, ambiguous lengths, heads that are none, bombs.
 
-<line> is a route's request line without its version, <path> a project's path, @ the marker's field.
+<line> is a route's method and path, @ the field that has the marker.
 """
 
 from faults.abuse import OK, chunks
