@@ -5,6 +5,7 @@ changes; where it has it and does not use it, the bug will not be caught, which 
 """
 
 import functools
+import json
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,11 +15,11 @@ from typing import Any
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from projectapp import conditional, database, idempotency
+from projectapp import conditional, database, idempotency, inputs
 from projectapp.errors import Unavailable
 from projectapp.projects import queries
 
-LATE = 0.15  # seconds from the answer to the commit
+LATE = 0.3  # seconds from the answer to the commit
 
 
 def early() -> None:
@@ -81,7 +82,12 @@ def careless() -> None:
     _wrap(conditional, "expected_versions", lambda old: None)
 
 
-BUGS = {bug.__name__: bug for bug in (early, keyless, renamed, denied, careless)}
+def gullible() -> None:
+    """A body is what Python's own parser takes for JSON."""
+    _wrap(inputs, "parse_json", lambda old, raw: json.loads(raw))
+
+
+BUGS = {bug.__name__: bug for bug in (early, keyless, renamed, denied, careless, gullible)}
 
 
 def _wrap(module: ModuleType, name: str, by: Callable[..., Any]) -> None:

@@ -7,8 +7,6 @@ from faults.abuse import OK, chunks
 from faults.raw import CLOSED
 
 _LIMIT = 2**20  # bytes of a body: MAX_CONTENT_LENGTH's default
-
-
 _BODY = b'{@, "is_active": false}'
 _START = b'7\r\n{"a": 1\r\n'
 CHUNKS = {
@@ -29,9 +27,7 @@ CHUNKS = {
         "a bare carriage return": b'8\r{"a": 1}\r0\r\r',
         "a size in other digits": b"\xd9\xa1\r\n}\r\n0\r\n\r\n",
     },
-    (400, 413): {
-        "a size beyond 64 bits": b"fffffffffffffffff1\r\n{}\r\n0\r\n\r\n",
-    },
+    (400, 413): {"a size beyond 64 bits": b"fffffffffffffffff1\r\n{}\r\n0\r\n\r\n"},
     (400, 408, 413, 431, CLOSED): {
         "an extension of 1 MB": b"2;" + b"x" * 2**20 + b"\r\n{}\r\n0\r\n\r\n",
         "a trailer of 1 MB": b"2\r\n{}\r\n0\r\nX: " + b"x" * 2**20 + b"\r\n\r\n",

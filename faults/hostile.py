@@ -73,12 +73,12 @@ def garble(stage: Stage) -> None:
 
 
 @row(30, "numbers that are none", database=False)
-def count(stage: Stage) -> None:
+def miscount(stage: Stage) -> None:
     _play(stage, values.NUMBERS, values.NUMBER_QUERIES)
 
 
 @row(31, "names twice, unknown and too many", database=False)
-def name(stage: Stage) -> None:
+def repeat_names(stage: Stage) -> None:
     _play(stage, values.NAMES, values.NAME_QUERIES)
 
 

@@ -5,15 +5,13 @@ from dataclasses import dataclass, field, replace
 
 from faults.contention import storm
 from faults.crashes import FORGETFUL, stop_at_once
+from faults.hostile import nest, repeat_names
 from faults.kills import kill_workers
 from faults.lines import lose_answers
 from faults.rows import ROWS, Play, Row
 from faults.verdict import Verdict
 
 LOST, DOUBLED, UNTRUE = "acknowledged and lost", "doubled", "untrue"
-# Without a bug a row must say none of these. How long it took, on a machine that others use as
-# well, is the matrix's question and not this one's.
-_FALSE = (LOST, DOUBLED, UNTRUE, "void", "the row did not end")
 HEADER = "| bug | row | caught by | verdict |\n|---|---|---|---|"
 _LONGEST = 160  # characters of a promise in the table
 
@@ -50,8 +48,13 @@ _BUGS = [
     Planted("a lost create made again under a new id", lose_answers, (DOUBLED,), "renamed"),
     Planted("a lost write called refused", lose_answers, (UNTRUE,), "denied"),
     Planted("If-Match is not checked", storm, (UNTRUE, LOST), "careless"),
+    Planted("JSON as Python takes it", nest, ("no 5xx but 503",), "gullible"),
+    Planted("JSON as Python takes it", repeat_names, ("a name twice",), "gullible"),
     Planted("synchronous_commit=off", stop_at_once, (LOST,), postgres=FORGETFUL),
 ]
+# Without a bug a row must say none of these. How long it took, on a machine that others use as
+# well, is the matrix's question and not this one's.
+_FALSE = ("void", "the row did not end", *(said for bug in _BUGS for said in bug.promises))
 _CLEAN = [Planted("none", play) for play in dict.fromkeys(bug.play for bug in _BUGS)]
 
 
