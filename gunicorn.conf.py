@@ -1,6 +1,7 @@
 """How gunicorn serves wsgi:app; what the environment may say is in config.py."""
 
 import functools
+import re
 import resource
 import runpy
 import signal
@@ -10,6 +11,8 @@ import gunicorn.util
 from gunicorn.http.errors import InvalidHeader
 
 from config import ROOT, load
+
+HOST = re.compile(r"[\w.~!$&'()*+,;=%:\[\]-]*", re.ASCII)
 
 settings = load()
 host = f"[{settings.HOST}]" if ":" in settings.HOST else settings.HOST
@@ -76,7 +79,8 @@ def post_worker_init(worker):
 
 
 def pre_request(worker, req):
-    if req.version >= (1, 1) and not any(name == "HOST" for name, _ in req.headers):
+    hosts = [value for name, value in req.headers if name == "HOST"]
+    if (req.version >= (1, 1) and not hosts) or not all(map(HOST.fullmatch, hosts)):
         raise InvalidHeader("HOST", req=req)  # RFC 9112, 3.2: it MUST be refused
 
 

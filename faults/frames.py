@@ -108,6 +108,7 @@ _FIELDS = {
 # Whole heads.
 _HEADS = {
     "no Host": "<line> HTTP/1.1\r\n\r\n",
+    "a Host that is none": "<line> HTTP/1.1\r\nHost: a b<>/\r\n\r\n",
     "an indented Host": "<line> HTTP/1.1\r\n Host: a\r\n\r\n",
     "bare line feeds": "<line> HTTP/1.1\nHost: a\n\n",
     "a bare line feed behind the line": "<line> HTTP/1.1\nHost: a\r\n\r\n",

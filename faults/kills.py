@@ -9,12 +9,12 @@ from itertools import pairwise
 from faults.ledger import Attempt
 from faults.processes import is_alive, tell, until
 from faults.rows import row
-from faults.service import THREADS
-from faults.stage import Stage
+from faults.stage import WORKERS, Stage
 
 GAP = 0.5  # seconds without one acknowledged write that the death of one worker may cost
 UPGRADE_GAP = 0.25  # the same while one release replaces another
 ORPHANS = 4.0  # seconds after which no worker of a dead master may be left
+CONNECTIONS = 2 * WORKERS + 2  # of all clients: no more requests than that are ever under way
 DRAIN = 25.0  # seconds that a stop may take: graceful_timeout and some
 
 
@@ -27,7 +27,7 @@ def kill_workers(stage: Stage) -> None:
             stage.fired += tell(signal.SIGKILL, stage.random.choice(stage.service.workers()))
         time.sleep(1)
     unknown = [one for one in stage.attempts() if one.outcome == "info"]
-    most = THREADS * stage.fired
+    most = CONNECTIONS * stage.fired
     stage.promise(len(unknown) <= most, f"{len(unknown)} requests without an answer, not <= {most}")
     _promise_no_gap(stage, GAP)
 

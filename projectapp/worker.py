@@ -38,7 +38,7 @@ from config import load
 settings = load()
 
 PIECE = 2**16
-MOST_HELD = max(2**25, 4 * settings.MAX_CONTENT_LENGTH)  # of all clients of a worker
+MOST_HELD = max(2**24, 4 * settings.MAX_CONTENT_LENGTH)  # of all clients of a worker
 LINGER = 2.0
 PROBES = (b"GET /health ", b"HEAD /health ")
 MOST_DISCARDED = 2**24  # so that who sends a body too large to the end gets to read its 413
@@ -53,6 +53,7 @@ class Wire:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.input = bytearray()
+        self.is_whole = False  # nothing of the request is missing
         self.ready = 0  # so much of the input is the request that a thread may read
         self.arrived = 0.0  # when it was whole, on the monotonic clock
         self.output = bytearray()
@@ -170,23 +171,24 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _read(self, conn: Any) -> None:
         wire = conn.sock
         try:
-            size = wire.input and next(wire.framing, len(wire.input))
-            if not size:
+            size = next(wire.framing, None) if wire.input else 0
+            if size == 0:
                 data = wire.sock.recv(PIECE)
                 wire.input += data
                 if not wire.input:
                     return self._close(conn)
-                size = next(wire.framing, len(wire.input)) if data else len(wire.input)
+                size = next(wire.framing, None) if data else None
         except BlockingIOError:
             size = 0
         except OSError:
             return self._close(conn)
         except LimitRequestHeaders:
             return self._refuse(conn, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        if not size:
+        if size == 0:
             return self._wait(conn, self._read, EVENT_READ, conn.timeout)
         self.waiting.pop(conn, None)
-        wire.ready, wire.step, wire.arrived = size, self._look_away, time.monotonic()
+        wire.is_whole, wire.ready = size is not None, size or len(wire.input)
+        wire.step, wire.arrived = self._look_away, time.monotonic()
         pool = self.prober if wire.input.startswith(PROBES) else self.tpool
         pool.submit(self.handle, conn).add_done_callback(
             lambda future: self.method_queue.defer(self.finish_request, conn, future)
@@ -207,6 +209,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if self.plain:
             conn.sock.flush()
         return keep
+
+    def handle_request(self, req: Any, conn: Any) -> bool:
+        if self.plain and not conn.sock.is_whole:
+            req.force_close()  # where the next one begins will not be known
+        return super().handle_request(req, conn)
 
     def finish_request(self, conn: Any, fs: Any) -> None:
         if not self.plain:

@@ -187,6 +187,24 @@ def test_a_body_too_large_is_refused_before_it_comes_and_holds_no_thread(server,
         assert get_one(server) < 1
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        post(b"Content-Length: 1073741824"),
+        post(b"Transfer-Encoding: chunked") + b"fffffffffffffffff1\r\n{}\r\n0\r\n\r\n",
+    ],
+)
+def test_an_answer_after_which_the_connection_ends_says_so(server, request_):
+    with connect(server) as link:
+        link.sendall(request_)
+        assert b"Connection: close" in link.recv(65536)
+
+
+@pytest.mark.parametrize("host", [b"a b", b"a/", b"<x>", b"\xff"])
+def test_a_host_that_is_none_is_a_400(server, host):
+    is_problem(exchange(server, GET.replace(b"Host: x", b"Host: " + host)), 400)
+
+
 def test_who_sends_a_body_too_large_to_the_end_reads_the_413(server):
     with closing(HTTPConnection("127.0.0.1", server.port, timeout=8)) as client:
         client.request("POST", PROJECTS, b" " * 8 * LIMIT, {"Content-Type": "application/json"})
