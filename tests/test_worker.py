@@ -302,6 +302,13 @@ def test_pipelined_requests_are_answered_in_order(server, sql):
     assert sql("SELECT count(*) FROM projects") == [(6,)]
 
 
+def test_a_request_whose_end_could_be_elsewhere_is_the_last_of_its_connection(server, sql):
+    sent = post(b"Transfer-Encoding: identity, chunked") + chunks(GOOD) + b"0\r\n\r\n" + GET
+    started = time.monotonic()
+    assert statuses(exchange(server, sent)) == [201]
+    assert time.monotonic() - started < 0.9
+
+
 def test_half_a_pipelined_request_waits_for_its_other_half(server):
     assert statuses(exchange(server, GET + LAST[:-9], LAST[-9:], pause=0.3)) == [200, 200]
     first, second = statuses(exchange(server, GET + LAST[:-9]))
