@@ -341,7 +341,7 @@ def test_who_waited_for_a_thread_is_answered_in_time_too_and_health_at_once(serv
         for _ in range(5):
             (status, *_), seconds = took(lambda: server.request("GET", "/health"))
             assert status == 200
-            assert seconds < 0.5
+            assert seconds < 1.5
         answers = [one.result() for one in asked]
         sql("COMMIT")
     assert {status for (status, *_), _ in answers} == {503}
