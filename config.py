@@ -9,7 +9,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_origin, get_type_hints
 
@@ -87,12 +86,14 @@ def _libpq(uri: str) -> dict[str, str]:
         return {}
 
 
+# What is inside shall be over before what is around it.
 LADDER = (
-    "DATABASE_LOCK_TIMEOUT",
-    "DATABASE_STATEMENT_TIMEOUT",
-    "DATABASE_IDLE_TIMEOUT",
-    "REQUEST_TIMEOUT",
-    "GRACEFUL_TIMEOUT",
+    ("DATABASE_LOCK_TIMEOUT", "DATABASE_STATEMENT_TIMEOUT"),
+    ("DATABASE_STATEMENT_TIMEOUT", "DATABASE_IDLE_TIMEOUT"),
+    ("DATABASE_IDLE_TIMEOUT", "REQUEST_TIMEOUT"),
+    ("DATABASE_CONNECT_TIMEOUT", "REQUEST_TIMEOUT"),
+    ("DATABASE_POOL_TIMEOUT", "REQUEST_TIMEOUT"),
+    ("REQUEST_TIMEOUT", "GRACEFUL_TIMEOUT"),
 )
 
 Count = Annotated[int, integer(1, 1000)]
@@ -121,7 +122,6 @@ class Config:
     DATABASE_CONNECT_TIMEOUT: Seconds = 3
     DATABASE_POOL_TIMEOUT: Seconds = 2
     DATABASE_PING_AFTER: Seconds = 5
-    # Each of these exceeds the one before it, so that the innermost one that is hit decides.
     DATABASE_LOCK_TIMEOUT: Seconds = 1
     DATABASE_STATEMENT_TIMEOUT: Seconds = 3
     DATABASE_IDLE_TIMEOUT: Seconds = 5
@@ -138,7 +138,7 @@ class Config:
                     setattr(self, name, parse(text))
                 except ValueError as error:
                     raise ConfigError(f"{name} must be {error}.") from None
-        for inner, outer in pairwise(LADDER):
+        for inner, outer in LADDER:
             if getattr(self, inner) >= getattr(self, outer):
                 raise ConfigError(f"{inner} must be less than {outer}.")
 

@@ -5,7 +5,6 @@ its effect are written by one statement, so they commit together or not at all, 
 left behind by a request that failed.
 """
 
-import functools
 import hashlib
 import json
 import re
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
-from flask import request
+from flask import g, request
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -24,7 +23,7 @@ from projectapp.database import db
 from projectapp.errors import BadRequest, Conflict, KeyReused, Locked
 
 KEY_LENGTH = 255
-KEPT = "interval '24 hours'"
+_KEPT = "interval '24 hours'"
 _SWEPT = 2  # expired keys that go with each new one: more than come, and nothing one would notice
 
 
@@ -50,8 +49,8 @@ class Claim(NamedTuple):
     fingerprint: bytes
 
 
-def claim(body: Mapping[str, Any]) -> Claim | None:
-    """The claim of the current request with its loaded `body`; None without an Idempotency-Key.
+def claim() -> Claim | None:
+    """The claim of the current request, whose body is read; None without an Idempotency-Key.
 
     Raises BadRequest unless the key has 1 to 255 printable ASCII characters, bare or as a quoted
     string (RFC 9651, 3.3.3), which is the same key.
@@ -66,7 +65,8 @@ def claim(body: Mapping[str, Any]) -> Claim | None:
         raise BadRequest(
             f"Idempotency-Key must be 1 to {KEY_LENGTH} printable ASCII characters, bare or quoted."
         )
-    canonical = json.dumps([request.method, str(request.url_rule), body], sort_keys=True)
+    # As it was sent: what is loaded of it may be more in the next release.
+    canonical = json.dumps([request.method, str(request.url_rule), g.sent], sort_keys=True)
     return Claim("", key, hashlib.sha256(canonical.encode()).digest())
 
 
@@ -106,7 +106,7 @@ def insert_once(
     )
     others = _expired(_SWEPT, sa.not_(sa.and_(*mine)))
     swept = sa.delete(keys).where(_key(keys).in_(others))
-    before = sa.select(*answer).where(*mine, ~sa.exists(sa.select(claimed)))
+    before = sa.select(*answer).where(*mine, sa.not_(_is_old(keys)), ~sa.exists(sa.select(claimed)))
     found = sa.union_all(sa.select(claimed), before).subquery()
     return sa.select(found).add_cte(made.cte("made"), swept.cte("swept"))
 
@@ -127,10 +127,17 @@ def insert_row(
     Raises KeyReused if that was not the same request, Conflict while it still runs.
     """
     parameters = {**values, **claim._asdict()}
-    run = functools.partial(database.one, statement, parameters)
+
+    def run() -> Any:
+        return database.one(statement, parameters)
+
+    def look() -> Any:
+        # A twin that ended while the statement waited for it is not in what that one saw.
+        return run() or run()
+
     try:
-        # A twin that ended while this statement waited for it is not in what the statement sees.
-        row = run(settle=run) or run()
+        row = database.one(statement, parameters, look)
+        row = row or database.one(statement, parameters, look)
     except Locked as error:
         if IdempotencyKey.__tablename__ not in error.context:
             raise
@@ -161,7 +168,7 @@ def _key(keys: Any) -> sa.Tuple:
 
 
 def _is_old(keys: Any) -> sa.ColumnElement[bool]:
-    return keys.c.created_at < sa.func.now() - sa.literal_column(KEPT)
+    return keys.c.created_at < sa.func.now() - sa.literal_column(_KEPT)
 
 
 def _expired(limit: int, *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:

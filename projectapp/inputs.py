@@ -11,7 +11,7 @@ import re
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
-from flask import Request, current_app, request
+from flask import Request, current_app, g, request
 from marshmallow import Schema, ValidationError
 
 from projectapp.errors import BadRequest, Invalid, PayloadTooLarge, UnsupportedMediaType
@@ -21,7 +21,7 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def read_body(schema: Schema, content_types: tuple[str, ...] = (JSON,)) -> dict[str, Any]:
-    """Return the request's JSON object as `schema` loads it.
+    """Return the request's JSON object as `schema` loads it; as it was sent it is kept in g.sent.
 
     Raises UnsupportedMediaType, PayloadTooLarge, BadRequest, or Invalid naming each wrong field.
     """
@@ -42,6 +42,7 @@ def read_body(schema: Schema, content_types: tuple[str, ...] = (JSON,)) -> dict[
         raise BadRequest(f"The body {error}") from None
     if not isinstance(value, dict):
         raise BadRequest("The body must be a JSON object.")
+    g.sent = value
     return load(schema, value)
 
 

@@ -55,7 +55,10 @@ _TAGS = {"anyOf": [{"const": "*"}, {"pattern": r'^(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]
 _HEADER_FORMS: dict[str, dict[str, Any]] = {
     "If-Match": _TAGS,
     "If-None-Match": _TAGS,
-    "Idempotency-Key": {"pattern": "^[!#-~]+$", "maxLength": KEY_LENGTH},
+    "Idempotency-Key": {
+        "pattern": r'^("[ !#-\[\]-~]+"|[!#-~]([ -~]*[!-~])?)$',
+        "maxLength": KEY_LENGTH,
+    },
 }
 
 

@@ -1,5 +1,7 @@
 """Whatever happens to the database or on the way to it, the answer is true and comes in time."""
 
+import os
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,6 +28,7 @@ def far(make_app, proxy, sql):
 
 @pytest.fixture
 def url(make_project):
+    make_project(name="Another project")
     return f"{PROJECTS}/{make_project(name='First')['id']}"
 
 
@@ -119,10 +122,41 @@ def test_a_change_that_still_stands_under_another_is_told_by_who_was_expected(
     problem(answer, 503, "outcome_unknown")
 
 
-def test_a_change_of_what_was_deleted_meanwhile_is_a_404(far, client, proxy, url, problem):
+@pytest.mark.parametrize("headers", [{}, {"If-Match": '"1"'}])
+def test_a_change_of_what_was_deleted_meanwhile_is_unknown(
+    far, client, proxy, url, problem, headers
+):
     proxy.lose.append("UPDATE projects SET")
     proxy.meanwhile = lambda: client.delete(url)
-    problem(far.put(url, json={"name": "Mine"}), 404)
+    problem(far.put(url, json={"name": "Mine"}, headers=headers), 503, "outcome_unknown")
+    problem(far.get(url), 404)
+
+
+def test_a_change_of_one_of_several_versions_is_not_made_twice(far, client, proxy, url, problem):
+    proxy.lose.append("UPDATE projects SET")
+    proxy.meanwhile = editor(client, url)
+    answer = far.put(url, json={"name": "Mine"}, headers={"If-Match": '"1", "2", "3"'})
+    problem(answer, 503, "outcome_unknown")
+    assert (far.get(url).json["name"], far.get(url).json["version"]) == ("Another's", 3)
+
+
+def test_what_was_sent_has_no_effect_once_its_loss_is_settled(make_app, proxy, sql, problem):
+    """The server process has not even read it, and goes on when all is settled."""
+    far = make_app(DATABASE_URL=proxy.url, **BRISK | {"REQUEST_TIMEOUT": "8"}).test_client()
+    far.get("/ready")
+    [(pid,)] = sql(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'projectapp'"
+        " AND datname = current_database() AND client_addr IS NULL ORDER BY backend_start DESC"
+        " LIMIT 1"
+    )
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        answer = far.post(PROJECTS, json={"name": "x"})
+        problem(answer, 503, "outcome_unknown")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    time.sleep(0.3)
+    assert sql("SELECT count(*) FROM projects") == [(0,)]
 
 
 @pytest.mark.parametrize("headers", [{}, {"If-Match": '"1"'}])
@@ -296,6 +330,14 @@ def test_a_connection_that_answered_in_time_is_not_cut_later(app):
             pass
         time.sleep(0.4)
         app.extensions["database"]["connector"].ping(link)
+
+
+def test_a_peer_that_is_silent_from_the_first_is_cut(make_app, proxy, sql, problem):
+    client = make_app(DATABASE_URL=proxy.url, **BRISK).test_client()
+    proxy.mute = "pg_catalog.version()"
+    answer, seconds = took(lambda: client.get(PROJECTS))
+    problem(answer, 503, "unavailable")
+    assert seconds < 6.5
 
 
 def test_a_connection_that_fell_silent_at_rest_is_found_in_time(far, make_app, proxy, problem):

@@ -30,9 +30,9 @@ class Proxy(socketserver.ThreadingTCPServer):
     """Forwards to the server that libpq's `parameters` name; `queries` are the texts sent to it.
 
     While it `refuses` it ends new connections; while it is `silent` it takes what comes and keeps
-    it. Of a query whose text has the first of `lose` the answer is lost, of one with the first of
-    `drop` the query itself, and the link with it; `meanwhile` is called in between. As a `pooler`
-    it gives connections a process id of its own.
+    it, as it does with a query that has `mute` in it. Of a query whose text has the first of `lose`
+    the answer is lost, of one with the first of `drop` the query itself, and the link with it;
+    `meanwhile` is called in between. As a `pooler` it gives connections a process id of its own.
     """
 
     daemon_threads = True
@@ -45,6 +45,7 @@ class Proxy(socketserver.ThreadingTCPServer):
         self.links: list[socket.socket] = []
         self.refuses = False
         self.silent = False
+        self.mute: str | None = None
         self.lose: list[str] = []
         self.drop: list[str] = []
         self.meanwhile: Callable[[], Any] = lambda: None
@@ -102,6 +103,8 @@ class _Link(socketserver.BaseRequestHandler):
                             raise ConnectionAbortedError
                         if self.server.lose and self.server.lose[0] in text:
                             self.losing = bool(self.server.lose.pop(0))
+                        if self.server.mute and self.server.mute in text:
+                            continue
                     while self.server.silent:
                         time.sleep(0.02)
                     upstream.sendall(message)

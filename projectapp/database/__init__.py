@@ -23,11 +23,14 @@ from sqlalchemy import (
     Engine,
     Executable,
     MetaData,
+    bindparam,
+    column,
     create_engine,
     event,
     func,
     literal_column,
     select,
+    table,
     true,
 )
 from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
@@ -58,9 +61,9 @@ db = SQLAlchemy(model_class=Base)
 
 def uuid7() -> UUID:
     """A version 7 UUID (RFC 9562, 5.7): 48 bits of Unix milliseconds, then 74 random bits."""
-    random = secrets.randbits(74)
-    high = time.time_ns() // 1_000_000 << 16 | 7 << 12 | random >> 62
-    return UUID(int=high << 64 | 2 << 62 | random & (1 << 62) - 1)
+    bits = secrets.randbits(74)
+    high = time.time_ns() // 1_000_000 << 16 | 7 << 12 | bits >> 62
+    return UUID(int=high << 64 | 2 << 62 | bits & (1 << 62) - 1)
 
 
 def rfc3339(column: Any) -> ColumnElement[str]:
@@ -73,6 +76,15 @@ def rfc3339(column: Any) -> ColumnElement[str]:
 
 # Its commit waits until all that was committed before is as durable as it will be.
 BARRIER = select(func.pg_logical_emit_message(true(), "projectapp", ""))
+
+# A process that works on a statement whose answer was lost is ended before anybody looks: it might
+# go on, or not even have read it. True or no row: it is gone. Milliseconds to wait for that.
+_END = (
+    select(func.pg_terminate_backend(column("pid"), 1000))
+    .select_from(table("pg_stat_activity"))
+    .where(column("pid") == bindparam("pid"), column("pid") != func.pg_backend_pid())
+    .where(column("usename") == func.current_user(), column("datname") == func.current_database())
+)
 
 
 def init_app(app: Flask) -> None:
@@ -93,6 +105,7 @@ def init_app(app: Flask) -> None:
         "pool_timeout": app.config["DATABASE_POOL_TIMEOUT"],
         "pool_use_lifo": True,
         "query_cache_size": 40,  # a list takes some 200 KiB, and there are many forms of it
+        "hide_parameters": True,  # they are the users'
         "use_native_hstore": False,  # not used, so nobody asks for its oid
         "json_serializer": functools.partial(json.dumps, ensure_ascii=False),
     }
@@ -102,6 +115,7 @@ def init_app(app: Flask) -> None:
         engine = db.engine
     # Connections made before a fork belong to the parent; closing them here would cut it off.
     os.register_at_fork(after_in_child=functools.partial(engine.dispose, close=False))
+    connector.guard_first(engine)
     ping_after = app.config["DATABASE_PING_AFTER"]
 
     @event.listens_for(engine, "checkin")
@@ -165,9 +179,9 @@ def one(
         try:
             row = _run(statement, parameters)
         except Fault as fault:
-            health["ok"] = not isinstance(fault.problem, Unavailable)
+            health["ok"] = type(fault.problem) is not Unavailable
             if fault.lost and settle:
-                return _settle(settle)
+                return _settle(settle, fault)
             if last or not (fault.again or fault.lost) or time.monotonic() > end:
                 raise fault.problem from fault.__cause__
             _pause()
@@ -178,7 +192,7 @@ def one(
 
 def _run(statement: Executable, parameters: Mapping[str, Any] | None) -> Any:
     sent = False
-    _patience(3)  # it may have to connect
+    _patience(1 + current_app.config["DATABASE_POOL_TIMEOUT"])
     try:
         with db.engine.connect() as connection:
             link: Any = connection.connection.dbapi_connection
@@ -187,13 +201,21 @@ def _run(statement: Executable, parameters: Mapping[str, Any] | None) -> Any:
             with watchdog.limit(link, seconds):
                 return connection.execute(statement, parameters).first()
     except SQLAlchemyError as error:
-        raise classify(error, sent, db.metadata.tables.values()) from error
+        fault = classify(error, sent, db.metadata.tables.values())
+        if fault.problem is error:
+            raise
+        fault.pid = link.pid if sent and not link.pooled else None
+        raise fault from error
 
 
-def _settle(settle: Callable[[], Any]) -> Any:
+def _settle(settle: Callable[[], Any], fault: Fault) -> Any:
+    """Call `settle` until it finds out, once what was sent can have no more effect."""
     end = time.monotonic() + min(current_app.config["DATABASE_STATEMENT_TIMEOUT"], _time_left() - 1)
     while True:
         try:
+            alive = fault.pid and one(_END, {"pid": fault.pid}) == (False,)
+            if alive:
+                raise OutcomeUnknown
             return settle()
         except OutcomeUnknown:
             raise
@@ -204,7 +226,7 @@ def _settle(settle: Callable[[], Any]) -> Any:
 
 
 def _patience(least: float) -> float:
-    """Seconds that an answer may take; raises Fault if not so much time is left to wait for it."""
+    """Seconds that an answer may take; raises Fault if less than `least` are left to wait for it."""
     if _time_left() < least:
         raise Fault(Unavailable("The database takes too long. Try again shortly.", 1))
     # One second beyond PostgreSQL's own limit, so that it is the one to say so.

@@ -4,21 +4,25 @@ PostgreSQL's own limits hold inside it. The watchdog covers what none of its set
 TCP's does: a peer that goes on acknowledging packets but never answers.
 """
 
+import math
 import os
 import select
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg2
 import psycopg2.extensions
+from sqlalchemy import Engine
 
 from projectapp.embedded import EmbeddedError, Server
 
 _PROBE_SECONDS = 2  # for a statement that takes PostgreSQL no time
+_TURN_SECONDS = 0.2  # for another thread to connect, where nothing is wrong any more
 
 
 class Connection(psycopg2.extensions.connection):  # type: ignore[misc]
@@ -32,6 +36,7 @@ class Connection(psycopg2.extensions.connection):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.pid = self.info.backend_pid  # as the server, or a pooler, told it
         self._inode = os.fstat(self.fileno()).st_ino
 
     def cut(self) -> None:
@@ -73,8 +78,8 @@ class Watchdog:
     def limit(self, connection: Connection, seconds: float) -> Iterator[None]:
         """Bound by `seconds` how long the block may wait for the connection's peer."""
         if not self._started:
-            self._started = True
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+            self._started = True
         self._due[connection] = time.monotonic() + seconds
         try:
             yield
@@ -98,9 +103,9 @@ os.register_at_fork(after_in_child=watchdog.__init__)  # type: ignore[misc]
 class Connector:
     """Makes connections as `config` says, to `server` where that is the embedded one.
 
-    None of this takes longer than the seconds that `time_left` tells, or than two a host. While the
-    database is away only one thread at a time tries to reach it: the others are told at once, so
-    that they are free for requests that need no database.
+    None of this takes longer than the seconds that `time_left` tells. While the database is away
+    only one thread at a time tries to reach it: the others are told at once, so that they are free
+    for requests that need no database.
     """
 
     def __init__(
@@ -118,8 +123,10 @@ class Connector:
 
     def __call__(self) -> Connection:
         """Return a new connection with its limits set. Raises psycopg2.Error."""
+        if self._time_left() < _PROBE_SECONDS:
+            raise psycopg2.OperationalError("there is no time left to connect")
         probes = self._away
-        if probes and not self._probing.acquire(blocking=False):
+        if probes and not self._probing.acquire(timeout=_TURN_SECONDS):
             raise psycopg2.OperationalError("another thread is trying to reach the database")
         try:
             connection = self.unlimited()
@@ -142,11 +149,11 @@ class Connector:
             except EmbeddedError as error:
                 raise psycopg2.OperationalError(str(error)) from error
         target = self._server.parameters if self._server else self._config["DATABASE_URL"]
-        # libpq takes it for each host in turn, whole, and not less than 2.
-        each = self._time_left() / (target.get("host", "").count(",") + 1)
-        seconds = max(2, min(self._config["DATABASE_CONNECT_TIMEOUT"], each))
+        left, hosts = self._time_left(), target.get("host", "").count(",") + 1
+        # libpq takes it for each address in turn, whole, and not less than 2.
+        each = max(2, min(self._config["DATABASE_CONNECT_TIMEOUT"], left / hosts))
         defaults = {
-            "connect_timeout": int(seconds),
+            "connect_timeout": int(each),
             "application_name": "projectapp",
             "client_encoding": "utf8",
             "keepalives_idle": 10,
@@ -154,7 +161,7 @@ class Connector:
             "keepalives_count": 3,
             "tcp_user_timeout": 5000,
         }
-        return psycopg2.connect(**defaults | target, connection_factory=Connection)
+        return _connect(defaults | target, None if left == math.inf else left)
 
     def ping(self, connection: Connection) -> None:
         """Find out whether the peer still answers. Raises psycopg2.Error."""
@@ -166,7 +173,7 @@ class Connector:
             connection,
             "SELECT set_config(name, setting, false)"
             " FROM unnest(%s, %s) AS limits (name, setting) WHERE pg_backend_pid() = %s",
-            (list(self._limits), list(self._limits.values()), connection.info.backend_pid),
+            (list(self._limits), list(self._limits.values()), connection.pid),
         )
         connection.pooled = found == 0
 
@@ -175,3 +182,34 @@ class Connector:
         with watchdog.limit(connection, seconds), connection.cursor() as cursor:
             cursor.execute(statement, values)
             return cursor.rowcount
+
+    def guard_first(self, engine: Engine) -> None:
+        """Bound what SQLAlchemy asks on an engine's first connection as all else is."""
+        initialize = engine.dialect.initialize
+
+        def bounded(connection: Any) -> None:
+            seconds = min(_PROBE_SECONDS, self._time_left())
+            with watchdog.limit(connection.connection.dbapi_connection, seconds):
+                initialize(connection)
+
+        engine.dialect.initialize = bounded  # type: ignore[method-assign]
+
+
+def _connect(parameters: Mapping[str, Any], seconds: float | None) -> Connection:
+    """psycopg2.connect, but bounded: libpq waits for names without end, and for each address."""
+    result: Future[Connection] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(psycopg2.connect(**parameters, connection_factory=Connection))
+        except UnicodeDecodeError:  # a server that speaks another encoding
+            result.set_exception(psycopg2.OperationalError("the server refuses"))
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="connect", daemon=True).start()
+    try:
+        return result.result(seconds)
+    except TimeoutError:
+        result.add_done_callback(lambda late: late.exception() or late.result().close())
+        raise psycopg2.OperationalError("connecting takes too long") from None

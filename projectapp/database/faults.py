@@ -13,20 +13,23 @@ from projectapp.errors import BadRequest, Conflict, Invalid, Locked, Unavailable
 
 log = logging.getLogger(__name__)
 
-# SQLSTATE classes and codes (PostgreSQL, appendix A) after which the same request may succeed:
-# connection, rollback, resources, locks, shutdown, system, read-only, access.
-_LATER = ("08", "40", "53", "55", "57", "58", "25006", "28", "3D", "42501")
+# SQLSTATE classes and codes (PostgreSQL, appendix A) after which the same request may succeed.
+_LATER = ("25", "28", "3D", "3F", "40", "42501", "53", "55", "57014", "XX")
 _ROLLED_BACK = ("40001", "40P01")
 _READ_ONLY = "25006"
-_FAREWELLS = ("08", "57P01", "57P02", "57P03")
+# The server's or a pooler's last words: connection, shutdown, system.
+_FAREWELLS = ("08", "57P", "58")
 
 
 class Fault(Exception):
     """A classified error: `problem` is what the client is told.
 
     `again` says that nothing has happened, so that the same may be tried once more; `lost` that the
-    link ended before the answer came, so that a write may have happened.
+    link ended before the answer came, so that a write may have happened; `pid` is then the server
+    process that was asked, unless a pooler hides it.
     """
+
+    pid: int | None = None
 
     def __init__(self, problem: Exception, again: bool = False, lost: bool = False) -> None:
         super().__init__(str(problem))

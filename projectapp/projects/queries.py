@@ -6,7 +6,7 @@ are built once for each shape and kept.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from operator import eq, ge, gt, le, lt
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -70,14 +70,19 @@ def change(
     if not values:
         row = find(project_id)
         return row if row and (versions is None or row.version in versions) else None
-    statements = _change(frozenset(values), merge)
+    made = _change(frozenset(values), merge)
     parameters = {f"new_{name}": value for name, value in values.items()} | {"this": project_id}
     if versions is None:
-        settle = partial(_find_out, statements.look, parameters)
-        return database.one(statements.change, parameters, settle)
-    parameters["versions"] = versions
-    again = partial(database.one, statements.change_at_version, parameters)
-    return again(settle=lambda: again() or _find_out(statements.look, parameters))
+        statement = made.change
+    else:
+        statement, parameters["versions"] = made.change_at_version, versions
+
+    def settle() -> Any:
+        # With one version expected it can be made again: that has an effect at most once.
+        again = len(versions or ()) == 1 and database.one(statement, parameters)
+        return again or _find_out(made.look, parameters)
+
+    return database.one(statement, parameters, settle)
 
 
 class _Change(NamedTuple):
@@ -110,17 +115,17 @@ def _change(names: frozenset[str], merge: bool) -> _Change:
 
 
 def _find_out(look: sa.Update, parameters: Mapping[str, Any]) -> sa.Row[Any] | None:
-    """What became of a change whose answer was lost, and which has not left an expected version.
+    """What became of a change whose answer was lost.
 
-    To make it again would overwrite a later editor's.
+    To make it again would overwrite a later editor's. A row that is as was wanted, one version
+    further, is taken for the change made (RFC 9110, 13.1.1), though somebody may have wanted the
+    same. None if another editor has certainly won.
     """
     seen = database.one(look, parameters)
     versions = parameters.get("versions")
-    if not seen:
-        return None
-    if seen.is_as_wanted and (versions is None or seen.version - 1 in versions):
+    if seen and seen.is_as_wanted and (versions is None or seen.version - 1 in versions):
         return seen
-    if versions is None or any(version + 1 < seen.version for version in versions):
+    if not seen or versions is None or any(version + 1 < seen.version for version in versions):
         raise OutcomeUnknown
     return None
 

@@ -61,7 +61,7 @@ def create_project(body: dict[str, Any]) -> Response:
 
     With an Idempotency-Key the same request again, within 24 hours, gets the first answer again.
     """
-    row, is_replayed = queries.add(body, idempotency.claim(body))
+    row, is_replayed = queries.add(body, idempotency.claim())
     headers = {
         "ETag": conditional.etag(row.version),
         "Location": url_for("projects.get_project", project_id=row.id),
