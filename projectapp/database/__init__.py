@@ -226,7 +226,7 @@ def _settle(settle: Callable[[], Any], fault: Fault) -> Any:
 
 
 def _patience(least: float) -> float:
-    """Seconds that an answer may take; raises Fault if less than `least` are left to wait for it."""
+    """Seconds that an answer may take; raises Fault if less than `least` are left for it."""
     if _time_left() < least:
         raise Fault(Unavailable("The database takes too long. Try again shortly.", 1))
     # One second beyond PostgreSQL's own limit, so that it is the one to say so.
