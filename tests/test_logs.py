@@ -74,7 +74,7 @@ def test_production_logs_json_and_development_text(serve, database_url):
         ({"APP_ENV": "production"}, True),
         ({"APP_ENV": "development"}, False),
     ):
-        with serve(HOST="127.0.0.1", **environ) as server:
+        with serve(HOST="127.0.0.1", DRAIN_SECONDS="0", **environ) as server:
             server.request("GET", "/nowhere")
             server.stop()
             [line] = [text for text in server.log.read_text().splitlines() if " 404 " in text]

@@ -297,7 +297,7 @@ def upgrade(master: int, log: Path, workers: int = 2) -> int:
 
 
 def end(pid: int) -> None:
-    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGINT)
     limit = time.monotonic() + 20
     while (
         Path(f"/proc/{pid}").exists() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
