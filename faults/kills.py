@@ -11,7 +11,7 @@ from faults.processes import is_alive, tell, until
 from faults.rows import row
 from faults.stage import WORKERS, Stage
 
-GAP = 0.5  # seconds without one acknowledged write that the death of one worker may cost
+GAP = 1.0  # seconds without one acknowledged write that a worker's death may cost; half is noise
 UPGRADE_GAP = 0.25  # the same while one release replaces another
 ORPHANS = 4.0  # seconds after which no worker of a dead master may be left
 CONNECTIONS = 2 * WORKERS + 2  # of all clients: no more requests than that are ever under way
