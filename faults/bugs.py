@@ -52,7 +52,7 @@ def early() -> None:
 
 def keyless() -> None:
     """Idempotency-Key is ignored."""
-    _wrap(idempotency, "claim", lambda old, body: None)
+    _wrap(idempotency, "claim", lambda old: None)
 
 
 def renamed() -> None:
@@ -71,7 +71,7 @@ def renamed() -> None:
 def denied() -> None:
     """A write whose answer was lost is called refused, whatever became of it."""
 
-    def settle(old: Callable[..., Any], find_out: Callable[[], Any]) -> None:
+    def settle(old: Callable[..., Any], *_: Any) -> None:
         raise Unavailable("Try again shortly.", 1)
 
     _wrap(database, "_settle", settle)
