@@ -1,4 +1,5 @@
-"""The statements on projects: each function is one statement, each statement one round trip.
+"""The statements on projects: each function is one statement, each statement one round trip, and
+more only if the answer to a write is lost.
 
 A project comes back as a row of `version`, an integer, and `body`, its JSON text. The statements
 are built once for each shape and kept.
