@@ -5,9 +5,11 @@ setting: its name is the variable's, its value the default; an empty variable co
 `.env` beside this file is read first and never overrides the environment.
 """
 
+import ipaddress
 import json
 import os
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_origin, get_type_hints
@@ -55,7 +57,7 @@ def origins(text: str) -> tuple[str, ...]:
 
 
 def database_url(text: str) -> dict[str, str]:
-    """Any common PostgreSQL URL, as libpq's parameters.
+    """Any common PostgreSQL URL, as libpq's parameters, with the defaults that it leaves to us.
 
     libpq itself reads it, so multi-host URLs, sockets, IPv6 and percent-encoding are what they are
     to psql. Query keys of other tools are dropped, but not a misspelt one for TLS, with which TLS
@@ -63,20 +65,67 @@ def database_url(text: str) -> dict[str, str]:
     """
     form = "a PostgreSQL URL such as postgresql://USER:PASSWORD@HOST:5432/DATABASE"
     scheme, _, rest = text.partition("://")
-    if scheme not in ("postgres", "postgresql", "postgresql+psycopg2"):
-        named = f", not {scheme}://..." if re.fullmatch(r"[a-z0-9+]{1,20}", scheme) and rest else ""
+    if not re.fullmatch(r"postgres(ql(\+\w+)?)?", scheme):
+        named = (
+            f", not {scheme}://..." if re.fullmatch(r"[a-z0-9+:]{1,20}", scheme) and rest else ""
+        )
         raise ValueError(form + named)
+    encoded = form + ", with special characters percent-encoded (@ is %40, / is %2F, ? is %3F)"
     address, _, query = rest.partition("?")
-    keys = [pair.partition("=")[0] for pair in query.split("&") if pair]
-    strange = {key for key in keys if not _libpq(f"postgresql://?{key}=1")}
-    if any(key.startswith("ssl") for key in strange):
+    if re.search(r"[@/]", re.sub(r"=[^&]*", "", query)):
+        raise ValueError(encoded)  # a password with a question mark: what follows is no query
+    pairs = [pair for pair in query.split("&") if pair]
+    strange = {pair for pair in pairs if not _is_known(pair)}
+    if any(pair.startswith("ssl") for pair in strange):
         raise ValueError(f"{form}, and no query key ssl... that libpq does not know")
-    known = [pair for pair in query.split("&") if pair.partition("=")[0] not in strange]
-    found = _libpq(f"postgresql://{address}?{'&'.join(known)}")
+    known = "&".join(pair for pair in pairs if pair not in strange)
+    found = _libpq(f"postgresql://{address}?{known}")
     port = found.get("port", "")
     if (rest and not found) or "@" in found.get("host", "") or not re.fullmatch(r"[\d,]*", port):
-        raise ValueError(form + ", with special characters percent-encoded (@ is %40, / is %2F)")
-    return found
+        raise ValueError(encoded)
+    if found.get("sslmode", SSL_MODES[0]) not in SSL_MODES:
+        raise ValueError(f"{form}, with an sslmode of {', '.join(SSL_MODES)}")
+    return _with_defaults(found)
+
+
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
+# Names that no public server has: of one machine, a container's network, a company's.
+_PRIVATE = (".local", ".localhost", ".internal", ".svc", ".lan", ".test", ".home.arpa")
+
+# psycopg2-binary's OpenSSL looks for the system's roots where it was built, so "system" finds none.
+_ROOTS = (
+    *(ssl.get_default_verify_paths().cafile, "/etc/ssl/certs/ca-certificates.crt"),
+    *("/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"),
+)
+
+
+def is_public(host: str) -> bool:
+    """Whether a host's name or address can be one on the Internet."""
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        return "." in host and not host.startswith(("/", "@")) and not host.endswith(_PRIVATE)
+
+
+def _with_defaults(found: dict[str, str]) -> dict[str, str]:
+    """Verified TLS to a public host, and of several hosts the one that takes writes."""
+    defaults = {}
+    hosts = found.get("host", "").split(",")
+    if len(hosts) > 1:
+        defaults["target_session_attrs"] = "primary"
+    roots = found.get("sslrootcert", "system")
+    if "sslmode" not in found and ("sslrootcert" in found or any(map(is_public, hosts))):
+        defaults["sslmode"] = "verify-full"
+    if roots == "system" and {**found, **defaults}.get("sslmode") == "verify-full":
+        files = (path for path in _ROOTS if path and os.path.isfile(path))
+        found = {**found, "sslrootcert": next(files, roots)}
+    return defaults | found
+
+
+def _is_known(pair: str) -> bool:
+    key = pair.partition("=")[0]
+    return any(_libpq(f"postgresql://?{one}") for one in (f"{key}=1", pair))  # it knows ssl=true
 
 
 def _libpq(uri: str) -> dict[str, str]:
@@ -110,6 +159,7 @@ class Config:
     PROPAGATE_EXCEPTIONS = False  # also under tests and the debugger an error is a problem document
 
     DATABASE_URL: Annotated[dict[str, str] | None, database_url] = None
+    MIGRATIONS_DATABASE_URL: Annotated[dict[str, str] | None, database_url] = None
     PG_BIN: Annotated[Path | None, Path] = None
     HOST: Annotated[str, str] = "127.0.0.1"
     PORT: Annotated[int, integer(1, 65535)] = 8000

@@ -12,8 +12,11 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
+from flask import current_app
+from sqlalchemy import create_engine
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from projectapp import conditional, database, idempotency, inputs
 from projectapp.errors import Unavailable
@@ -98,7 +101,8 @@ def _wrap(module: ModuleType, name: str, by: Callable[..., Any]) -> None:
 
 @functools.cache
 def _engine() -> Engine:
-    return database.unlimited_engine()
+    connect = current_app.extensions["database"]["connector"].migrating
+    return create_engine(database.db.engine.url, creator=connect, poolclass=NullPool)
 
 
 def _commit(link: Connection) -> None:

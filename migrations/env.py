@@ -1,10 +1,14 @@
 """Runs the migrations, each in its own transaction; `flask db migrate` numbers them."""
 
+import logging
+
 from alembic import context
 from alembic.operations.ops import MigrationScript
 from alembic.script import ScriptDirectory
 
-from projectapp import database
+from projectapp.database import db, migrating
+
+log = logging.getLogger("projectapp.migrations")
 
 
 def number(migration_context, revision, directives: list[MigrationScript]) -> None:
@@ -19,20 +23,48 @@ def number(migration_context, revision, directives: list[MigrationScript]) -> No
 
 
 options = {
-    "target_metadata": database.db.metadata,
+    "target_metadata": db.metadata,
     "process_revision_directives": number,
     "compare_server_default": True,
     "transaction_per_migration": True,
 }
 
+
+def target() -> str | None:
+    """The revision to which the command leads; "" for one that changes no schema."""
+    try:
+        return context.get_revision_argument()
+    except KeyError:
+        return ""
+
+
+def is_done(connection) -> bool:
+    """Whether the schema is where `flask db upgrade` leads, or a later release has it ahead."""
+    context.configure(connection=connection, **options)
+    at = max(context.get_context().get_current_heads(), default="")
+    connection.rollback()
+    head = context.get_head_revision()
+    if at > head == target():
+        log.info("The schema is at %s, ahead of this release, which needs %s.", at, head)
+    return at >= head == target() and not migrating.has_open_tables(connection)
+
+
+def run(connection) -> None:
+    # Not inside a transaction: Alembic would take it for one that spans all migrations.
+    context.configure(connection=connection, **options)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
 if context.is_offline_mode():
     context.configure(dialect_name="postgresql", literal_binds=True, **options)
     with context.begin_transaction():
+        context.execute(migrating.SET)
         context.run_migrations()
+        context.execute(migrating.close_tables())
 else:
-    # Not AUTOCOMMIT as the application's: a migration is applied whole or not at all.
-    engine = database.unlimited_engine()
-    with engine.connect() as connection:
-        context.configure(connection=connection, **options)
-        with context.begin_transaction():
-            context.run_migrations()
+    with migrating.connect() as connection:
+        if target() == "":
+            run(connection)
+        elif not is_done(connection):
+            migrating.alone(connection, lambda: is_done(connection) or run(connection))

@@ -9,6 +9,9 @@ import config
 from config import ConfigError, Development, Production, load
 
 URL = "postgresql://u:p@h/d"
+ROOTS = "/etc/ssl/certs/ca-certificates.crt"
+PRIMARY, REQUIRE = {"target_session_attrs": "primary"}, {"sslmode": "require"}
+VERIFIED = {"sslmode": "verify-full", "sslrootcert": ROOTS}
 
 
 def test_app_env_chooses_the_class():
@@ -79,10 +82,69 @@ def test_a_bad_value_is_refused_in_one_sentence(environ, sentence):
         ),
         ("postgresql://u@[::1]:5/d", {"host": "::1", "port": "5", "user": "u", "dbname": "d"}),
         ("postgresql:///d?host=/a%20b", {"host": "/a b", "dbname": "d"}),
+        ("postgresql+asyncpg://u@h/d", {"host": "h", "user": "u", "dbname": "d"}),
+        (
+            "postgresql://u@h1,h2/d",
+            {"host": "h1,h2", "port": ",", "user": "u", "dbname": "d", **PRIMARY},
+        ),
+        ("postgresql://u:a#b@h/d", {"host": "h", "user": "u", "password": "a#b", "dbname": "d"}),
+        ("postgresql://u@h/d?ssl=true", {"host": "h", "user": "u", "dbname": "d", **REQUIRE}),
     ],
 )
 def test_every_common_url_is_understood(url, parameters):
     assert parameters == load({"DATABASE_URL": url}).DATABASE_URL
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        # Supabase: direct, session pooler, transaction pooler
+        ("postgresql://postgres:p@db.abcdefgh.supabase.co:5432/postgres", VERIFIED),
+        ("postgres://postgres.abcd:p@aws-0-eu-west-1.pooler.supabase.com:5432/postgres", VERIFIED),
+        (
+            "postgres://postgres.abcd:p@aws-0-eu-west-1.pooler.supabase.com:6543/postgres"
+            "?pgbouncer=true&connection_limit=1&sslmode=require",
+            REQUIRE,
+        ),
+        (
+            "postgresql://u:p@db.abcdefgh.supabase.co/postgres?sslrootcert=prod-ca-2021.crt",
+            {"sslmode": "verify-full", "sslrootcert": "prod-ca-2021.crt"},
+        ),
+        # Neon: direct, pooled
+        (
+            "postgresql://u:p@ep-a-b-1.eu-central-1.aws.neon.tech/d"
+            "?sslmode=require&channel_binding=require",
+            REQUIRE | {"channel_binding": "require"},
+        ),
+        ("postgresql://u:p@ep-a-b-1-pooler.eu-central-1.aws.neon.tech/d", VERIFIED),
+        (
+            "postgresql://u:p@a.eu-west-1.rds.amazonaws.com:5432/d"
+            "?sslmode=verify-full&sslrootcert=/etc/rds.pem",
+            {"sslmode": "verify-full", "sslrootcert": "/etc/rds.pem"},
+        ),
+        ("postgresql://u:p@a.example.com/d?sslmode=verify-full", VERIFIED),
+        ("postgresql://u:p@a.example.com/d?sslrootcert=system", VERIFIED),
+        ("postgresql://u:p@a.example.com/d?sslmode=disable", {"sslmode": "disable"}),
+        ("postgresql://u:p@a.example.com,b.example.com/d", VERIFIED | PRIMARY),
+        ("postgresql://u:p@8.8.8.8/d", VERIFIED),
+        ("postgresql://u:p@[2606:4700::1111]/d", VERIFIED),
+        *(
+            (f"postgresql://u:p@{host}/d", {})
+            for host in ("localhost", "db", "127.0.0.1", "[::1]", "10.0.0.5", "192.168.1.2")
+        ),
+        *(
+            (f"postgresql://u:p@{host}/d", {})
+            for host in ("db.railway.internal", "pg.prod.svc", "nas.local", "[fd00::1]")
+        ),
+        ("postgresql:///d?host=/tmp/a.b", {}),
+    ],
+)
+def test_tls_to_a_public_host_is_verified_unless_the_url_says_otherwise(monkeypatch, url, expected):
+    monkeypatch.setattr(config, "_ROOTS", (None, "/nowhere", ROOTS))
+    monkeypatch.setattr("os.path.isfile", lambda path: path == ROOTS)
+    found = load({"DATABASE_URL": url}).DATABASE_URL
+    address = {"host", "port", "user", "password", "dbname"}
+    assert expected == {key: value for key, value in found.items() if key not in address}
 
 
 @pytest.mark.parametrize(
@@ -98,6 +160,10 @@ def test_every_common_url_is_understood(url, parameters):
         "postgresql://u@h:hunter2/d",
         "postgresql://u:hunter2@h/d?sslmod=require",
         "postgresql://u:hunter2@h/d?options=-c%20a=b",
+        "postgresql://u:hunter2@h/d?sslmode=no-verify",
+        "postgresql://u:hunter2@h/d?ssl=false",
+        "postgresql://u:12?hunter2@h/d",
+        "jdbc:postgresql://h/d?password=hunter2",
     ],
 )
 def test_another_url_is_refused_without_showing_it(url):

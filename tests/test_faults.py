@@ -370,13 +370,6 @@ def test_while_the_database_is_away_one_request_tries_and_the_others_are_told(ma
     assert client.get(PROJECTS).status_code == 200
 
 
-def test_a_migration_may_take_any_time(app, sql):
-    with app.app_context(), database.unlimited_engine().connect() as connection:
-        cursor = connection.connection.cursor()
-        cursor.execute("SHOW statement_timeout")
-        assert cursor.fetchall() == [("0",)]
-
-
 def test_who_waited_for_a_thread_is_answered_in_time_too_and_health_at_once(serve, sql):
     limits = {"DATABASE_IDLE_TIMEOUT": "4", "REQUEST_TIMEOUT": "5"}
     with (

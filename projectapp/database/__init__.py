@@ -20,12 +20,10 @@ from flask import Flask, current_app, g
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import (
     ColumnElement,
-    Engine,
     Executable,
     MetaData,
     bindparam,
     column,
-    create_engine,
     event,
     func,
     literal_column,
@@ -35,7 +33,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.pool import NullPool
 
 from projectapp.database.connection import Connector, watchdog
 from projectapp.database.faults import Fault, classify, ends_link
@@ -153,12 +150,6 @@ def init_app(app: Flask) -> None:
     ) -> None:
         if cursor.connection.is_unreplicated():
             raise Fault(OutcomeUnknown())
-
-
-def unlimited_engine() -> Engine:
-    """An engine for what may take any time, such as a migration: no limits, no pool."""
-    connect = current_app.extensions["database"]["connector"].unlimited
-    return create_engine(db.engine.url, creator=connect, poolclass=NullPool)
 
 
 def one(

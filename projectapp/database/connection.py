@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import psycopg2
 import psycopg2.extensions
@@ -129,7 +129,7 @@ class Connector:
         if probes and not self._probing.acquire(timeout=_TURN_SECONDS):
             raise psycopg2.OperationalError("another thread is trying to reach the database")
         try:
-            connection = self.unlimited()
+            connection = self._open(self._config["DATABASE_URL"])
             connection.autocommit = True
             self._set_limits(connection)
         except psycopg2.Error:
@@ -141,14 +141,16 @@ class Connector:
         self._away = False
         return connection
 
-    def unlimited(self) -> Connection:
-        """Return a new connection on which a statement may take any time. Raises psycopg2.Error."""
-        if self._server:
-            try:
-                self._server.start()
-            except EmbeddedError as error:
-                raise psycopg2.OperationalError(str(error)) from error
-        target = self._server.parameters if self._server else self._config["DATABASE_URL"]
+    def migrating(self) -> Connection:
+        """Return a new connection as a migration needs it: direct and without limits.
+
+        Raises psycopg2.Error.
+        """
+        urls = (self._config[f"{whose}DATABASE_URL"] for whose in ("MIGRATIONS_", ""))
+        return self._open(next((url for url in urls if url is not None), None))
+
+    def _open(self, target: dict[str, str] | None) -> Connection:
+        target = self._embedded() if target is None else target
         left, hosts = self._time_left(), target.get("host", "").count(",") + 1
         # libpq takes it for each address in turn, whole, and not less than 2.
         each = max(2, min(self._config["DATABASE_CONNECT_TIMEOUT"], left / hosts))
@@ -162,6 +164,14 @@ class Connector:
             "tcp_user_timeout": 5000,
         }
         return _connect(defaults | target, None if left == math.inf else left)
+
+    def _embedded(self) -> dict[str, str]:
+        server = cast(Server, self._server)
+        try:
+            server.start()
+        except EmbeddedError as error:
+            raise psycopg2.OperationalError(str(error)) from error
+        return server.parameters
 
     def ping(self, connection: Connection) -> None:
         """Find out whether the peer still answers. Raises psycopg2.Error."""
@@ -193,6 +203,33 @@ class Connector:
                 initialize(connection)
 
         engine.dialect.initialize = bounded  # type: ignore[method-assign]
+
+
+def pool_mode(connect: Callable[[], Connection]) -> str:
+    """How a pooler lends sessions, as two connections see it: "transaction", "session" or "".
+
+    A pooler makes up the process id that it tells. In transaction mode it lends whichever session
+    is free, so in time two connections meet in one, or one is moved; nothing but chance could hide
+    that five times. Raises psycopg2.Error.
+    """
+    links = [connect(), connect()]
+    try:
+        for link in links:
+            link.autocommit = True
+        own = [_session(link) for link in links]
+        if own == [link.pid for link in links]:
+            return ""
+        seen = {(*own,), *((*map(_session, links),) for _ in range(5))}
+        return "session" if len(seen) == 1 and own[0] != own[1] else "transaction"
+    finally:
+        for link in links:
+            link.close()
+
+
+def _session(link: Connection) -> int:
+    with watchdog.limit(link, _PROBE_SECONDS), link.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return int(cursor.fetchone()[0])
 
 
 def _connect(parameters: Mapping[str, Any], seconds: float | None) -> Connection:

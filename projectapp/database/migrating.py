@@ -1,0 +1,217 @@
+"""How the schema changes beneath traffic: by one process at a time, and in nobody's way.
+
+A statement that does not get its lock soon gives up its place in the queue, where all that comes
+after it would wait, too, and the migration is tried again. Who migrates holds an advisory lock of
+the session that does the work: whatever ends the one ends the other.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg2
+from alembic.util import CommandError
+from flask import current_app
+from psycopg2.errors import DeadlockDetected, LockNotAvailable
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from projectapp.database import db
+from projectapp.database.connection import Connector, pool_mode
+
+log = logging.getLogger(__name__)
+
+TRIES = 30
+WAIT_SECONDS = 600  # for another process that migrates
+_KEY = int.from_bytes(b"projecta")  # an advisory lock is of one database
+
+SETTINGS = {
+    # Half of what the service's statements wait: none that queues behind a migration's gives up.
+    "lock_timeout": "500ms",
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    # Or a session would work on, and hold its locks, when whoever started it is gone.
+    "client_connection_check_interval": "2s",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "3",
+    "tcp_keepalives_count": "3",
+}
+SET = "; ".join(f"SET {name} = '{value}'" for name, value in SETTINGS.items())
+
+# What a concurrent build leaves behind when it is cut: IF NOT EXISTS would take it for the index.
+_DROP_BROKEN_INDEXES = """
+DO $$
+DECLARE
+  name text;
+BEGIN
+  FOR name IN
+    SELECT format('%I.%I', nspname, relname) FROM pg_index
+      JOIN pg_class AS c ON c.oid = indexrelid JOIN pg_namespace AS n ON n.oid = relnamespace
+    WHERE NOT indisvalid AND relkind = 'i' AND nspname = current_schema()
+      AND pg_has_role(relowner, 'USAGE')
+  LOOP
+    EXECUTE 'DROP INDEX ' || name;
+  END LOOP;
+END
+$$
+"""
+
+# Who has Supabase's public key acts as one of these roles, which may use what is in public. The
+# policies shut them out whatever they are granted, and nobody else: one that is true costs nothing.
+_WEB = "rolname IN ('anon', 'authenticated')"
+_OPEN_TABLES = """
+SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
+WHERE schemaname = current_schema() AND tablename IN ({ours}) AND NOT rowsecurity
+  AND pg_has_role(tableowner, 'USAGE') AND EXISTS (SELECT FROM pg_roles WHERE {web})
+"""
+_CLOSE_TABLES = """
+DO $$
+DECLARE
+  web text := (SELECT string_agg(quote_ident(rolname), ', ') FROM pg_roles WHERE {web});
+  name text;
+BEGIN
+  FOR name IN {open} LOOP
+    EXECUTE 'ALTER TABLE ' || name || ' ENABLE ROW LEVEL SECURITY';
+    EXECUTE 'DROP POLICY IF EXISTS everybody ON ' || name;
+    EXECUTE 'DROP POLICY IF EXISTS web ON ' || name;
+    EXECUTE 'CREATE POLICY everybody ON ' || name || ' USING (true)';
+    EXECUTE 'CREATE POLICY web ON ' || name || ' AS RESTRICTIVE TO ' || web || ' USING (false)';
+    EXECUTE 'REVOKE ALL ON ' || name || ' FROM ' || web;
+  END LOOP;
+END
+$$
+"""
+
+_OLDEST = """
+SELECT format('%s of %s (%s), for %s s', pid, usename, application_name,
+  extract(epoch FROM now() - xact_start)::integer)
+FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+ORDER BY xact_start LIMIT 1
+"""
+
+_POOLER = (
+    "The URL for migrations (MIGRATIONS_DATABASE_URL, else DATABASE_URL) leads to a pooler in"
+    " transaction mode, where no lock can be held. Set MIGRATIONS_DATABASE_URL to the database's"
+    " direct URL, or to its pooler in session mode."
+)
+
+
+def _open_tables() -> str:
+    ours = ", ".join(f"'{name}'" for name in ("alembic_version", *db.metadata.tables))
+    return _OPEN_TABLES.format(ours=ours, web=_WEB)
+
+
+def has_open_tables(connection: Connection) -> bool:
+    """Whether Supabase's own API would let anybody use our tables."""
+    return _execute(connection, _open_tables()) is not None
+
+
+def close_tables() -> str:
+    """The statement that shuts it out of them."""
+    return _CLOSE_TABLES.format(web=_WEB, open=_open_tables())
+
+
+@contextmanager
+def connect() -> Iterator[Connection]:
+    """A connection for migrations. Raises CommandError when there is none to be had."""
+    engine = create_engine(db.engine.url, creator=_connector().migrating, poolclass=NullPool)
+
+    # It waits for all who might still read by the old plan, and holds nobody up meanwhile.
+    @event.listens_for(engine, "before_cursor_execute")
+    def be_patient(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if "CONCURRENTLY" in statement.upper():
+            cursor.execute("SET lock_timeout = 0")
+
+    @event.listens_for(engine, "after_cursor_execute")
+    def be_quick(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if "CONCURRENTLY" in statement.upper():
+            cursor.execute(SET)
+
+    with _explained():
+        connection = engine.connect()
+    with connection:
+        yield connection
+
+
+def alone(connection: Connection, work: Callable[[], None]) -> None:
+    """Do `work` as the only process that migrates this database, again while others hold its locks.
+
+    Raises CommandError when the locks are never free, when another process migrates for longer than
+    WAIT_SECONDS, and where a pooler lends sessions by the transaction: they could hold no lock.
+    """
+    with _explained():
+        if pool_mode(_connector().migrating) == "transaction":
+            raise CommandError(_POOLER)
+    _wait_for_turn(connection)
+    try:
+        for tries_left in reversed(range(TRIES)):
+            try:
+                for statement in (SET, _DROP_BROKEN_INDEXES):
+                    _execute(connection, statement)
+                work()
+                _execute(connection, close_tables())
+            except OperationalError as error:
+                connection.rollback()
+                if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
+                    raise
+                if not tries_left:
+                    raise CommandError(_blocked(connection)) from None
+            else:
+                return
+            log.warning("Others hold a lock that the migration needs; %s tries left.", tries_left)
+            time.sleep(random.uniform(0.5, 1.5))  # noqa: S311 - apart from what comes regularly
+    finally:
+        # A pooler in session mode may give the session to somebody else.
+        with suppress(SQLAlchemyError):
+            connection.rollback()
+            for statement in ("SELECT pg_advisory_unlock_all()", "RESET ALL"):
+                _execute(connection, statement)
+
+
+def _wait_for_turn(connection: Connection) -> None:
+    # Asked for again and again: who waits in one statement has a snapshot, for which a concurrent
+    # build waits in turn.
+    end = time.monotonic() + WAIT_SECONDS
+    told = False
+    while not _execute(connection, f"SELECT pg_try_advisory_lock({_KEY})"):
+        if time.monotonic() > end:
+            raise CommandError(f"Another process has been migrating for {WAIT_SECONDS} s.")
+        if not told:
+            log.info("Another process is migrating: this one waits for it.")
+            told = True
+        time.sleep(random.uniform(0.2, 0.6))  # noqa: S311 - they need not come together
+
+
+def _blocked(connection: Connection) -> str:
+    oldest = _execute(connection, _OLDEST) or "one that is over now"
+    return (
+        f"The migration needs a lock that others held in {TRIES} tries; nothing of it is left, try"
+        f" again later. The oldest transaction is {oldest}."
+    )
+
+
+def _execute(connection: Connection, statement: str) -> Any:
+    """Run a statement, and commit; its first value, if it has any."""
+    result = connection.execute(text(statement))
+    value = result.scalar() if result.returns_rows else None
+    connection.commit()
+    return value
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, psycopg2.Error) as error:
+        said = str(getattr(error, "orig", error)).strip()
+        raise CommandError(f"{said}\n`flask doctor` says more.") from None
+
+
+def _connector() -> Connector:
+    connector: Connector = current_app.extensions["database"]["connector"]
+    return connector

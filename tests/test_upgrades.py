@@ -1,0 +1,273 @@
+"""`flask db upgrade` beneath traffic: any number at once, killed at any point, in nobody's way."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import flask_migrate
+import psycopg2
+import pytest
+
+import config
+from projectapp.database import migrating
+from projectapp.health import code_revision
+from tests.conftest import PROJECTS, parameters_of
+
+LOCK = f"({int.from_bytes(b'projecta')})"
+REVISION = '''"""{number}"""
+
+from alembic import op
+
+revision = "{number}"
+down_revision = "{before}"
+
+
+def upgrade() -> None:
+    {upgrade}
+
+
+def downgrade() -> None:
+    {downgrade}
+'''
+INDEX = """with op.get_context().autocommit_block():
+        op.create_index("scratch_n_idx", "scratch", ["n"],
+            postgresql_concurrently=True, if_not_exists=True)"""
+
+
+@pytest.fixture
+def head(app, sql):
+    """The number of the newest migration; in the end the schema is there again."""
+    yield int(code_revision())
+    sql("DROP TABLE IF EXISTS scratch, other CASCADE")
+    sql("ALTER TABLE projects DROP COLUMN IF EXISTS scratch")
+    sql("UPDATE alembic_version SET version_num = %s", code_revision())
+
+
+@pytest.fixture
+def later(head, tmp_path):
+    """Add migrations after the newest one, each from what it does; returns their folder."""
+
+    def add(*upgrades):
+        folder = tmp_path / "migrations"
+        if not folder.exists():
+            shutil.copytree(config.ROOT / "migrations", folder)
+        for step, upgrade in enumerate(upgrades, head + 1):
+            (folder / "versions" / f"{step:04}_scratch.py").write_text(
+                REVISION.format(
+                    number=f"{step:04}", before=f"{step - 1:04}", upgrade=upgrade, downgrade="pass"
+                )
+            )
+        return folder
+
+    return add
+
+
+@pytest.fixture
+def upgrade(database_url):
+    """Start `flask db upgrade`; whatever becomes of the test, it is ended."""
+    started = []
+
+    def start(folder=config.ROOT / "migrations", url=database_url, **environ):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flask", "db", "upgrade", "-d", str(folder)],
+            cwd=config.ROOT,
+            env={**os.environ, "APP_ENV": "testing", "DATABASE_URL": url, **environ},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def other_session(database_url):
+    """Run SQL in a session beside the one of `sql`, in one transaction."""
+    connection = psycopg2.connect(**parameters_of(database_url))
+    cursor = connection.cursor()
+    yield cursor.execute
+    connection.close()
+
+
+def version(sql):
+    return sql("SELECT version_num FROM alembic_version")
+
+
+def until(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def lines_until(process, words):
+    """What the process says up to the line with these words."""
+    said = ""
+    while words not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    return said
+
+
+def did_nothing(process):
+    said = process.communicate(timeout=10)[1]
+    return process.returncode == 0 and "Running" not in said and "waits" not in said
+
+
+def test_of_five_upgrades_at_once_one_migrates_and_the_others_wait_for_it(app, sql, upgrade):
+    with app.app_context():
+        flask_migrate.downgrade(revision="base")
+    said = [process.communicate(timeout=60)[1] for process in [upgrade() for _ in range(5)]]
+    words = "".join(said)
+    assert [process_said.count("Traceback") for process_said in said] == [0] * 5
+    for number in range(1, int(code_revision()) + 1):
+        assert words.count(f" -> {number:04}, ") == 1
+    assert version(sql) == [(code_revision(),)]
+
+
+def test_at_head_nothing_is_locked_or_waited_for(sql, upgrade):
+    sql(f"SELECT pg_advisory_lock{LOCK}")
+    sql("BEGIN")
+    sql("LOCK TABLE projects, alembic_version IN EXCLUSIVE MODE")
+    assert did_nothing(upgrade())
+    sql("ROLLBACK")
+    sql(f"SELECT pg_advisory_unlock{LOCK}")
+
+
+def test_who_waits_for_another_then_skips_what_that_one_did(sql, later, upgrade):
+    sql(f"SELECT pg_advisory_lock{LOCK}")
+    process = upgrade(later('op.execute("CREATE TABLE scratch (n integer)")'))
+    lines_until(process, "Another process is migrating: this one waits for it.")
+    sql("UPDATE alembic_version SET version_num = %s", f"{int(code_revision()) + 1:04}")
+    sql(f"SELECT pg_advisory_unlock{LOCK}")
+    assert did_nothing(process)
+    assert sql("SELECT to_regclass('scratch')") == [(None,)]
+
+
+def test_a_schema_ahead_of_the_code_is_left_alone(client, sql, head, upgrade):
+    sql("UPDATE alembic_version SET version_num = '9999'")
+    process = upgrade()
+    said = process.communicate(timeout=10)[1]
+    assert f"The schema is at 9999, ahead of this release, which needs {head:04}.\n" in said
+    assert process.returncode == 0
+    assert client.get("/ready").json["schema"] == "9999"
+
+
+def test_each_migration_is_a_transaction(app, sql, later, head):
+    folder = later(
+        'op.execute("CREATE TABLE scratch (n integer)")',
+        'op.execute("CREATE TABLE other (n integer)"); op.execute("SELECT 1 / 0")',
+    )
+    with app.app_context(), pytest.raises(Exception, match="division by zero"):
+        flask_migrate.upgrade(directory=folder)
+    assert version(sql) == [(f"{head + 1:04}",)]
+    assert sql("SELECT to_regclass('scratch'), to_regclass('other')") == [("scratch", None)]
+
+
+def test_a_long_reader_holds_up_the_migration_and_nobody_else(
+    client, sql, later, upgrade, other_session, make_project
+):
+    make_project()
+    other_session("SELECT count(*) FROM projects")
+    process = upgrade(later('op.execute("ALTER TABLE projects ADD COLUMN scratch text")'))
+    begun, slowest, statuses = time.monotonic(), 0.0, set()
+    while time.monotonic() < begun + 4 or process.poll() is None:
+        asked = time.monotonic()
+        statuses.add(client.post(PROJECTS, json={"name": "Beneath"}).status_code)
+        slowest = max(slowest, time.monotonic() - asked)
+        if asked > begun + 3:
+            other_session("ROLLBACK")
+    assert "Others hold a lock that the migration needs" in process.communicate(timeout=10)[1]
+    assert process.returncode == 0
+    assert statuses == {201}
+    assert 0.3 < slowest < 1
+    assert sql("SELECT count(*) - count(scratch) > 1 FROM projects") == [(True,)]
+
+
+def test_a_lock_that_is_never_free_fails_it_with_a_sentence(
+    app, sql, later, other_session, monkeypatch, caplog
+):
+    monkeypatch.setattr(migrating, "TRIES", 2)
+    other_session("SET application_name = 'a report'")
+    other_session("SELECT count(*) FROM projects")
+    folder = later(
+        'op.execute("CREATE TABLE scratch (n integer)");'
+        ' op.execute("ALTER TABLE projects ADD COLUMN scratch text")'
+    )
+    with app.app_context(), pytest.raises(SystemExit):
+        flask_migrate.upgrade(directory=folder)
+    assert "needs a lock that others held in 2 tries; nothing of it is left" in caplog.text
+    assert "(a report), for" in caplog.text
+    assert version(sql) == [(code_revision(),)]
+    assert sql("SELECT to_regclass('scratch')") == [(None,)]
+
+
+def test_after_a_kill_in_a_transaction_the_next_upgrade_completes(sql, later, upgrade):
+    create = 'op.execute("CREATE TABLE scratch (n integer)"); op.execute("SELECT pg_sleep({})")'
+    process = upgrade(later(create.format(60)))
+    until(lambda: sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'"))
+    process.send_signal(signal.SIGKILL)
+    process = upgrade(later(create.format(0)))
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert sql("SELECT count(*) FROM scratch") == [(0,)]
+
+
+def test_after_a_kill_in_a_concurrent_build_the_next_upgrade_completes(
+    sql, later, upgrade, other_session
+):
+    is_valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('scratch_n_idx')"
+    folder = later('op.execute("CREATE TABLE scratch (n integer)")', INDEX)
+    other_session("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    other_session("SELECT count(*) FROM projects")  # its snapshot is what the build waits for
+    process = upgrade(folder)
+    until(lambda: sql(is_valid) == [(False,)])
+    time.sleep(1)  # longer than any other statement of a migration waits
+    process.send_signal(signal.SIGKILL)
+    process = upgrade(folder)
+    lines_until(process, "Another process is migrating")
+    lines_until(process, "Running upgrade")  # once PostgreSQL has ended the killed one's session
+    other_session("ROLLBACK")
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert sql(is_valid) == [(True,)]
+
+
+def test_five_upgrades_at_once_build_an_index_concurrently(sql, later, upgrade):
+    folder = later('op.execute("CREATE TABLE scratch (n integer)")', INDEX)
+    processes = [upgrade(folder) for _ in range(5)]
+    assert [process.communicate(timeout=60)[0] for process in processes] == [None] * 5
+    assert {process.returncode for process in processes} == {0}
+    assert sql("SELECT bool_and(indisvalid) FROM pg_index") == [(True,)]
+
+
+def test_a_dead_database_is_a_sentence(upgrade, proxy):
+    proxy.refuses = True
+    process = upgrade(url=proxy.url)
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == 1
+    assert "Error: connection to server at" in said
+    assert said.endswith("`flask doctor` says more.\n")
+    assert "Traceback" not in said
+
+
+def test_migrations_have_a_url_of_their_own(sql, upgrade, proxy, database_url):
+    dead = f"postgresql://nobody@127.0.0.1:{proxy.server_address[1]}/none?sslmode=disable"
+    proxy.refuses = True
+    assert did_nothing(upgrade(url=dead, MIGRATIONS_DATABASE_URL=database_url))
+
+
+def test_the_sql_of_migrations_has_their_limits_too(app, capsys):
+    with app.app_context():
+        flask_migrate.upgrade(sql=True)
+    said = capsys.readouterr().out
+    assert said.startswith("SET lock_timeout = '500ms'; SET statement_timeout = '0';")
+    assert said.count("BEGIN;") == said.count("COMMIT;") == int(code_revision())
