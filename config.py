@@ -72,8 +72,10 @@ def database_url(text: str) -> dict[str, str]:
         raise ValueError(form + named)
     encoded = form + ", with special characters percent-encoded (@ is %40, / is %2F, ? is %3F)"
     address, _, query = rest.partition("?")
-    if re.search(r"[@/]", re.sub(r"=[^&]*", "", query)):
-        raise ValueError(encoded)  # a password with a question mark: what follows is no query
+    # Of a password with a sign that ends it, the rest stands where none of these can be.
+    elsewhere = re.sub(r"=[^&]*", "", query), *(address.partition(end)[2] for end in "@/")
+    if any("@" in part for part in elsewhere):
+        raise ValueError(encoded)
     pairs = [pair for pair in query.split("&") if pair]
     strange = {pair for pair in pairs if not _is_known(pair)}
     if any(pair.startswith("ssl") for pair in strange):
@@ -81,7 +83,7 @@ def database_url(text: str) -> dict[str, str]:
     known = "&".join(pair for pair in pairs if pair not in strange)
     found = _libpq(f"postgresql://{address}?{known}")
     port = found.get("port", "")
-    if (rest and not found) or "@" in found.get("host", "") or not re.fullmatch(r"[\d,]*", port):
+    if (rest and not found) or not re.fullmatch(r"[\d,]*", port):
         raise ValueError(encoded)
     if found.get("sslmode", SSL_MODES[0]) not in SSL_MODES:
         raise ValueError(f"{form}, with an sslmode of {', '.join(SSL_MODES)}")
@@ -245,11 +247,24 @@ def load(environ: Mapping[str, str] | None = None) -> Config:
     `environ` replaces the process's environment and `.env`. Raises ConfigError for a value that is
     missing or out of its range.
     """
-    if environ is None:
-        environ = os.environ
-        if environ.get("APP_ENV") != Testing.APP_ENV:
-            environ = {**{k: v or "" for k, v in dotenv_values(ROOT / ".env").items()}, **environ}
+    environ = _environ() if environ is None else environ
     name = environ.get("APP_ENV", "").strip() or Development.APP_ENV
     if name not in ENVIRONMENTS:
         raise ConfigError(f"APP_ENV must be one of {', '.join(ENVIRONMENTS)}.")
     return ENVIRONMENTS[name](environ)
+
+
+def find(name: str) -> tuple[str, str]:
+    """A setting's text as it was given, and where; two empty strings if it was not."""
+    text = _environ().get(name, "").strip()
+    in_file = _dotenv().get(name, "").strip() == text
+    return text, text and (".env" if in_file else "the environment")
+
+
+def _environ() -> Mapping[str, str]:
+    given = os.environ
+    return given if given.get("APP_ENV") == Testing.APP_ENV else {**_dotenv(), **given}
+
+
+def _dotenv() -> dict[str, str]:
+    return {name: text or "" for name, text in dotenv_values(ROOT / ".env").items()}

@@ -6,7 +6,7 @@ from flask import Flask
 from flask_migrate import Migrate
 
 import config as settings
-from projectapp import cli, cors, database, errors, health, logs, openapi, projects
+from projectapp import cli, cors, database, doctor, errors, health, logs, openapi, projects
 
 __version__ = "0.1.0"
 
@@ -17,12 +17,13 @@ def create_app(config: settings.Config | None = None) -> Flask:
     Raises ConfigError, a SystemExit, when a setting is missing or wrong.
     """
     app = Flask(__name__)
-    app.config.from_object(config or settings.load())
+    app.config.from_object(config or doctor.attended(settings.load))
     app.config["VERSION"] = __version__
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would break a browser's preflight
 
     cli.init_app(app)
+    doctor.init_app(app)
     logs.init_app(app)
     cors.init_app(app)
     errors.init_app(app)

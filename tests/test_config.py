@@ -163,6 +163,8 @@ def test_tls_to_a_public_host_is_verified_unless_the_url_says_otherwise(monkeypa
         "postgresql://u:hunter2@h/d?sslmode=no-verify",
         "postgresql://u:hunter2@h/d?ssl=false",
         "postgresql://u:12?hunter2@h/d",
+        "postgresql://u:a@b/hunter2@h/d",
+        "postgresql://u:12/hunter2@h/d",
         "jdbc:postgresql://h/d?password=hunter2",
     ],
 )

@@ -16,7 +16,7 @@ import psycopg2
 from alembic.util import CommandError
 from flask import current_app
 from psycopg2.errors import DeadlockDetected, LockNotAvailable
-from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -116,24 +116,29 @@ def close_tables() -> str:
     return _CLOSE_TABLES.format(web=_WEB, open=_open_tables())
 
 
-@contextmanager
-def connect() -> Iterator[Connection]:
-    """A connection for migrations. Raises CommandError when there is none to be had."""
-    engine = create_engine(db.engine.url, creator=_connector().migrating, poolclass=NullPool)
+def engine() -> Engine:
+    """An engine for migrations: no limits, no pool, no AUTOCOMMIT: one is applied whole or not."""
+    made = create_engine(db.engine.url, creator=_connector().migrating, poolclass=NullPool)
 
     # It waits for all who might still read by the old plan, and holds nobody up meanwhile.
-    @event.listens_for(engine, "before_cursor_execute")
+    @event.listens_for(made, "before_cursor_execute")
     def be_patient(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         if "CONCURRENTLY" in statement.upper():
             cursor.execute("SET lock_timeout = 0")
 
-    @event.listens_for(engine, "after_cursor_execute")
+    @event.listens_for(made, "after_cursor_execute")
     def be_quick(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         if "CONCURRENTLY" in statement.upper():
             cursor.execute(SET)
 
+    return made
+
+
+@contextmanager
+def connect() -> Iterator[Connection]:
+    """A connection for migrations. Raises CommandError when there is none to be had."""
     with _explained():
-        connection = engine.connect()
+        connection = engine().connect()
     with connection:
         yield connection
 

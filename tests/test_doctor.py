@@ -1,0 +1,266 @@
+"""`flask doctor`: every kind of trouble is told plainly, in time, and without a secret."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+import config
+from projectapp import doctor
+from projectapp.doctor import server
+from projectapp.doctor.unreachable import explain
+from projectapp.health import code_revision
+
+SECRET = "hunter22"  # noqa: S105 - the tests' own
+AT_HEAD = "UPDATE alembic_version SET version_num = '{head}'"
+INDEX = "UPDATE pg_index SET indisvalid = {} WHERE indexrelid = 'projects_name_id_idx'::regclass"
+PUBLIC = f"postgresql://app:{SECRET}@db.example.com:5432/d"
+
+
+@pytest.fixture
+def ask(make_app, database_url, monkeypatch):
+    """Run the doctor with these settings; returns its exit code and its findings by check."""
+
+    def run(*arguments, **environ):
+        environ = {"DATABASE_URL": database_url, **environ}
+        for name, text in environ.items():
+            monkeypatch.setenv(name, text)
+        monkeypatch.setattr(sys, "argv", ["flask", "doctor", "--json"])
+        try:
+            doctor.attended(lambda: config.Testing(environ))
+        except SystemExit as refused:
+            return refused.code, None
+        runner = make_app(**environ).test_cli_runner()
+        answer = runner.invoke(args=["doctor", "--json", *arguments])
+        assert SECRET not in answer.output
+        said = json.loads(answer.output)
+        assert said["ok"] == (answer.exit_code == 0)
+        return answer.exit_code, {finding["check"]: finding for finding in said["findings"]}
+
+    return run
+
+
+@pytest.fixture
+def refused(ask, capsys):
+    """Run the doctor with a URL that no application starts with; returns its only failure."""
+
+    def run(**environ):
+        code, _ = ask(**environ)
+        output = capsys.readouterr().out
+        assert SECRET not in output
+        assert code == 1
+        (failure,) = [one for one in json.loads(output)["findings"] if one["level"] == "FAIL"]
+        return failure
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        (f"postgresql://app:{SECRET}@x@h/d", "has an unescaped @."),
+        (f"postgresql://app:p@{SECRET}/x@h/d", "has an unescaped @ and /."),
+        (f"postgresql://app:{SECRET}/x#@h/d", "has an unescaped / and #."),
+        (f"postgresql://app:{SECRET}?x@h/d", "has an unescaped ?."),
+        (f"postgresql://app:{SECRET}%@h/d", "has an unescaped %."),
+        (f"mysql://root:{SECRET}@h/d", "DATABASE_URL is the URL of a MySQL database."),
+        (f"'postgresql://app:{SECRET}@h/d'", "DATABASE_URL has quotes, or a command, around"),
+        (f"psql 'postgresql://app:{SECRET}@h/d'", "DATABASE_URL has quotes, or a command, around"),
+        (f"jdbc:postgresql://h/d?password={SECRET}", "must be a PostgreSQL URL such as"),
+        (f"postgresql://app:{SECRET}@h/d?sslmode=no", "with an sslmode of disable, allow, prefer"),
+    ],
+)
+def test_what_is_wrong_with_a_url_is_told(refused, url, words):
+    failure = refused(DATABASE_URL=url)
+    assert failure["check"] == "url"
+    assert words in failure["what"]
+
+
+def test_another_refused_setting_is_told(refused):
+    assert refused(PORT="x")["what"] == "PORT must be a whole number from 1 to 65535."
+
+
+def test_without_the_doctor_a_refused_setting_ends_the_start(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["flask", "routes"])
+    with pytest.raises(config.ConfigError):
+        doctor.attended(lambda: config.Testing({"PORT": "x"}))
+
+
+def test_a_healthy_database_is_well(ask, sql):
+    code, found = ask()
+    assert code == 0
+    assert {one["level"] for one in found.values()} - {"ok"} == {"warn"}
+    assert found["setting"]["what"] == "DATABASE_URL comes from the environment."
+    assert "is reached directly, with libpq" in found["server"]["what"]
+    assert found["schema"]["what"] == f"The schema is at {code_revision()}."
+    assert found["durability"]["what"].endswith("are off.")  # as suits a throw-away server
+    assert "The role postgres is a superuser." in found["rights"]["what"]
+
+
+def test_the_source_and_the_changes_of_a_url_are_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(config, "ROOT", tmp_path)
+    monkeypatch.delenv("APP_ENV", raising=False)
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    url = f"postgres://app:{SECRET}#1@db.example.com/d?pgbouncer=true&sslmode=require"
+    (tmp_path / ".env").write_text(f"DATABASE_URL={url}\n")
+    source, password, meaning, changes = doctor.url.examine()
+    assert source.what == "DATABASE_URL comes from .env."
+    assert password.what == "The password in DATABASE_URL has an unescaped #."
+    assert meaning.what == "Host db.example.com, port 5432, database d, user app."
+    assert changes.what == (
+        "Normalised: postgres:// is read as postgresql://; left out pgbouncer, which libpq does not"
+        " know."
+    )
+
+
+def test_a_dead_host_is_told_in_ten_seconds(ask, proxy):
+    proxy.silent = True
+    begun = time.monotonic()
+    url = proxy.url.replace("postgres@", f"postgres:{SECRET}@")
+    code, found = ask(DATABASE_URL=url, MIGRATIONS_DATABASE_URL=url)
+    assert time.monotonic() - begun < 10
+    assert code == 1
+    assert found["connection"]["what"].startswith("MIGRATIONS_DATABASE_URL leads nowhere")
+    assert "Nothing comes back" in found["connection"]["why"]
+
+
+def test_a_server_that_falls_silent_is_told_in_ten_seconds(ask, proxy):
+    proxy.mute = "rolsuper"
+    begun = time.monotonic()
+    code, _ = ask(DATABASE_URL=proxy.url)
+    assert time.monotonic() - begun < 10
+    assert code == 1
+
+
+def test_a_server_that_refuses_is_told(ask, database_url):
+    _, found = ask(DATABASE_URL=database_url.replace("/test_", "/nosuch_test_"))
+    assert "does not exist" in found["connection"]["what"]
+    assert found["connection"]["do"].startswith("CREATE DATABASE nosuch_test_")
+    _, found = ask(DATABASE_URL=f"postgresql://app:{SECRET}@127.0.0.1:9/d")
+    assert found["connection"]["what"].endswith("failed: Connection refused")
+    assert found["connection"]["do"] == "pg_isready -h 127.0.0.1 -p 9"
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ('could not translate host name "h" to address: Name or service not known', "misspelt"),
+        (
+            'connection to server at "db.r.supabase.co" (2a05:d014::1), port 5432 failed:'
+            " Network is unreachable",
+            "IPv6 address only",
+        ),
+        (
+            'connection to server at "2a05:d014::1", port 5432 failed: Cannot assign requested'
+            " address",
+            "IPv6 address only",
+        ),
+        ('connection to server at "h" (192.0.2.1), port 5432 failed: timeout expired', "firewall"),
+        (
+            'connection to server at "h" (192.0.2.1), port 5432 failed: FATAL:  password'
+            ' authentication failed for user "app"',
+            "user or the password",
+        ),
+        ("SSL error: certificate verify failed", "system's roots"),
+        ("server does not support SSL, but SSL was required", "has no TLS"),
+        ("FATAL:  Tenant or user not found", "Supabase's poolers"),
+        ('FATAL:  no pg_hba.conf entry for host "192.0.2.7", no encryption', "only with TLS"),
+        ("FATAL:  sorry, too many clients already", "is taken"),
+        ("FATAL:  the database system is starting up", "up or down"),
+        ("session is read-only", "Only standbys"),
+    ],
+)
+def test_what_libpq_says_is_explained(said, words):
+    finding = explain("DATABASE_URL", said, config.database_url(PUBLIC))
+    assert said.replace("  ", " ") in finding.what
+    assert words in finding.why
+    assert finding.do
+
+
+def test_a_password_that_a_server_quotes_is_not_told():
+    finding = explain("DATABASE_URL", f"no {SECRET}", config.database_url(PUBLIC))
+    assert finding.what == "DATABASE_URL leads nowhere: no ***"
+
+
+@pytest.mark.parametrize(
+    ("do", "undo", "check", "level", "words"),
+    [
+        (
+            *("UPDATE alembic_version SET version_num = '0001'", AT_HEAD),
+            *("schema", "FAIL", "The schema is at 0001, this release needs"),
+        ),
+        (
+            *("UPDATE alembic_version SET version_num = '9999'", AT_HEAD),
+            *("schema", "ok", "The schema is at 9999, ahead of this release"),
+        ),
+        (
+            "ALTER ROLE postgres IN DATABASE {database} SET default_transaction_read_only = on",
+            "ALTER ROLE postgres IN DATABASE {database} RESET default_transaction_read_only",
+            *("writes", "FAIL", "takes no writes"),
+        ),
+        (
+            "ALTER ROLE postgres IN DATABASE {database} SET jit = on",
+            "ALTER ROLE postgres IN DATABASE {database} RESET jit",
+            *("jit", "warn", "jit is on"),
+        ),
+        (
+            *(INDEX.format("false"), INDEX.format("true")),
+            *("indexes", "warn", "Invalid: projects_name_id_idx."),
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_database_is_told(
+    ask, sql, database_url, do, undo, check, level, words
+):
+    database = config.database_url(database_url)["dbname"]
+    sql(do.format(database=database))
+    try:
+        code, found = ask()
+    finally:
+        sql(undo.format(database=database, head=code_revision()))
+    assert words in found[check]["what"]
+    assert found[check]["level"] == level
+    assert code == (level == "FAIL")
+
+
+def test_too_many_connections_are_told(ask, sql):
+    code, found = ask("--replicas", "1000")
+    assert code == 1
+    assert found["connections"]["what"].startswith("16000 connections are needed while a release")
+
+
+def test_distance_and_clock_are_told(ask, sql, monkeypatch):
+    monkeypatch.setattr(server, "FAR_MS", 0)
+    monkeypatch.setattr(server, "SKEW_SECONDS", -1)
+    code, found = ask()
+    assert code == 0
+    assert found["distance"]["level"] == found["clock"]["level"] == "warn"
+    assert (
+        "clock is +0.0 s" in found["clock"]["what"] or "clock is -0.0 s" in found["clock"]["what"]
+    )
+
+
+def test_a_bug_of_the_doctor_is_no_trace(ask, sql, monkeypatch):
+    monkeypatch.setattr(server, "_CHECKS", (lambda facts: facts["nothing"],))
+    code, found = ask()
+    assert code == 1
+    assert found["doctor"]["what"] == "It cannot go on: KeyError."
+
+
+def test_it_is_read_by_people_and_has_colours_on_a_terminal_only(database_url, sql):
+    environ = {**os.environ, "APP_ENV": "testing", "DATABASE_URL": database_url}
+    command = [sys.executable, "-m", "flask", "doctor"]
+    options = {"cwd": config.ROOT, "env": environ, "capture_output": True, "text": True}
+    plain = subprocess.run(command, **options, check=True)
+    assert "\x1b" not in plain.stdout
+    assert plain.stdout.startswith("ok    setting     DATABASE_URL comes from the environment.\n")
+    assert plain.stdout.endswith("to consider.\n")
+    assert max(map(len, plain.stdout.splitlines())) <= 100
+    options["env"] = {**environ, "DATABASE_URL": f"mysql://root:{SECRET}@h/d"}
+    refused = subprocess.run(command, **options, check=False)
+    assert (refused.returncode, refused.stderr) == (1, "")
+    assert "1 to mend" in refused.stdout
+    assert SECRET not in refused.stdout
