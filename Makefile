@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check faults format
+.PHONY: help run test check faults rehearse format
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -25,6 +25,9 @@ check: $(INSTALLED) ## the whole gate: format, lint, types, five faults, tests w
 faults: $(INSTALLED) ## break everything that the service stands on, and see what it promised kept (15 minutes)
 	@$(BIN)/python -m faults
 	@$(BIN)/python -m faults --seeded
+
+rehearse: $(INSTALLED) ## deploy this code over the release before it, under traffic that must notice nothing (40 seconds)
+	@$(BIN)/python -m faults.rehearsal
 
 format: $(INSTALLED) ## format the code and mend what lint can mend
 	@$(BIN)/ruff format .

@@ -107,26 +107,34 @@ def binaries() -> Path:
     return _server().binaries
 
 
-def make_template(folder: Path) -> Path:
-    """A migrated, empty, stopped cluster in `folder`, to be copied for each row."""
+def make_template(folder: Path, code: Path = config.ROOT) -> Path:
+    """An empty, stopped cluster in `folder`, migrated by `code`, to be copied for each row."""
     home = folder / str(_server().major)  # its version's name, by which initdb's options are chosen
     home.mkdir()
     keeper._initdb(home, binaries())
     cluster = Cluster(home / "data")
     cluster.start()
     try:
-        subprocess.run(
-            [PYTHON, "-m", "flask", "db", "upgrade"],
-            cwd=config.ROOT,
-            env={**os.environ, **service_environ(f"postgresql://postgres@{cluster.host}/postgres")},
-            capture_output=True,
-            timeout=120,
-            check=True,
-        )
+        migrated = upgrade(f"postgresql://postgres@{cluster.host}/postgres", code)
+        if migrated.returncode:
+            raise NeverReady("flask db upgrade: " + migrated.stdout[-500:])
         cluster.stop()
     finally:
         cluster.end()
     return home / "data"
+
+
+def upgrade(url: str, code: Path) -> "subprocess.CompletedProcess[str]":
+    """Have the release in `code` migrate the database, in at most two minutes."""
+    return subprocess.run(
+        [PYTHON, "-m", "flask", "db", "upgrade"],
+        cwd=code,
+        env={**os.environ, **service_environ(url), "LOG_FORMAT": "text"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
 
 
 def copy(template: Path, home: Path) -> Path:

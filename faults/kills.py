@@ -1,21 +1,19 @@
 """Rows 1 to 4: the service's own processes are killed, stopped and replaced."""
 
-import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
-from faults.ledger import Attempt
+from faults.ledger import Attempt, longest_gap
 from faults.processes import is_alive, tell, until
 from faults.rows import row
+from faults.service import DRAIN
 from faults.stage import WORKERS, Stage
 
 GAP = 1.0  # seconds without one acknowledged write that a worker's death may cost; half is noise
 UPGRADE_GAP = 0.25  # the same while one release replaces another
 ORPHANS = 4.0  # seconds after which no worker of a dead master may be left
 CONNECTIONS = 2 * WORKERS + 2  # of all clients: no more requests than that are ever under way
-DRAIN = 25.0  # seconds that a stop may take: graceful_timeout and some
 
 
 @row(1, "a worker is killed, again and again", database=False)
@@ -86,12 +84,10 @@ def replace_service(stage: Stage) -> None:
     with stage.load():
         for _ in range(2):
             stage.pass_time(0.2)
-            old, new = stage.service.upgrade()
-            os.kill(old, signal.SIGTERM)
-            until(lambda gone=old: not is_alive(gone), DRAIN, "the old master's end")
-            stage.fired += is_alive(new)
+            stage.service.upgrade()
+            stage.fired += is_alive(stage.service.master)
         stage.pass_time(0.2)
-    failed = [one for one in stage.attempts() if one.status is None or one.status >= 500]
+    failed = [one for one in stage.attempts() if one.failed]
     stage.promise(not failed, f"{len(failed)} requests failed: {_told(failed)}")
     _promise_no_gap(stage, UPGRADE_GAP)
 
@@ -103,8 +99,7 @@ def _orphans(workers: list[int], killed: float) -> int:
 
 
 def _promise_no_gap(stage: Stage, most: float) -> None:
-    writes = [one for one in stage.attempts() if one.is_write and one.outcome == "ok"]
-    gap = max(after - before for before, after in pairwise(sorted(one.done for one in writes)))
+    gap = longest_gap(stage.attempts())
     stage.promise(gap <= most, f"no write was acknowledged for {gap:.2f} s, not <= {most} s")
     stage.remarks.append(f"the longest time without an acknowledged write: {gap:.2f} s")
 

@@ -7,6 +7,7 @@ what came back; a later line with the same number `n` adds a flaw that only the 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -50,6 +51,11 @@ class Attempt:
         if self.status >= 500:
             return "info"
         return "fail" if self.status >= 400 else "ok"
+
+    @property
+    def failed(self) -> bool:
+        """Whether no answer came, or one that says that the server could not."""
+        return self.status is None or self.status >= 500
 
     @property
     def version(self) -> int:
@@ -107,6 +113,12 @@ def read(folder: Path) -> list[Attempt]:
             lines.setdefault(line["n"], {}).update(line)
         found += (Attempt(**line) for line in lines.values() if names.issuperset(line))
     return sorted(found, key=lambda attempt: attempt.sent)
+
+
+def longest_gap(attempts: Iterable[Attempt]) -> float:
+    """The longest time between two acknowledged writes, in seconds."""
+    told = sorted(one.done or 0 for one in attempts if one.is_write and one.outcome == "ok")
+    return max((after - before for before, after in pairwise(told)), default=0.0)
 
 
 def operations(attempts: Iterable[Attempt]) -> dict[str, list[Attempt]]:

@@ -39,16 +39,17 @@ def launch(
     arguments: Sequence[str | Path],
     log: Path,
     environ: Mapping[str, str] | None = None,
+    code: Path = config.ROOT,
     **options: int | None,
 ) -> "subprocess.Popen[bytes]":
-    """Start a process in a session of its own, from the repository's root, output to `log`.
+    """Start a process in a session of its own, in the folder of the `code`, output to `log`.
 
     Its own session, so that a Ctrl-C reaches only us and `end` reaches its children.
     """
     with log.open("ab") as output:
         return subprocess.Popen(
             [*GUARD, *map(str, arguments)],
-            cwd=config.ROOT,
+            cwd=code,
             env={**os.environ, **(environ or {})},
             stdout=options.get("stdout", output),
             stderr=output,

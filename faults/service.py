@@ -8,11 +8,23 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
+import config
 from faults.cluster import service_environ
-from faults.processes import ADDRESS, PYTHON, NeverReady, children, end, launch, quiet_port, until
+from faults.processes import (
+    ADDRESS,
+    PYTHON,
+    NeverReady,
+    children,
+    end,
+    is_alive,
+    launch,
+    quiet_port,
+    until,
+)
 
 WORKERS, THREADS = 2, 4
 START_SECONDS = 40
+DRAIN = 25.0  # seconds that a stop may take: graceful_timeout and some
 # The script and not `python -m gunicorn`: re-executed on USR2 that has gunicorn's own folder first
 # on its path, where its `http` hides the standard library's, and no worker boots.
 GUNICORN = Path(PYTHON).with_name("gunicorn")
@@ -21,11 +33,12 @@ GUNICORN = Path(PYTHON).with_name("gunicorn")
 class Service:
     """gunicorn on `port`; `start` may be called again, as a supervisor does after a death.
 
-    With a `bug` of bugs.BUGS it serves a product that has it.
+    With a `bug` of bugs.BUGS it serves a product that has it. `code` is the folder of its release;
+    if it is a link, an upgrade serves the release to which it leads by then.
     """
 
-    def __init__(self, log: Path, bug: str = "") -> None:
-        self.log, self.bug = log, bug
+    def __init__(self, log: Path, bug: str = "", code: Path = config.ROOT) -> None:
+        self.log, self.bug, self.code = log, bug, code
         self.url = ""  # of the database
         self.port = quiet_port()
         self.started: list[subprocess.Popen[bytes]] = []
@@ -39,9 +52,12 @@ class Service:
             "WEB_CONCURRENCY": str(WORKERS),
             "THREADS": str(THREADS),
             "SEEDED_BUG": self.bug,
+            "PWD": str(
+                self.code
+            ),  # to which gunicorn returns on USR2; the system's name follows links
         }
         app = "faults.seeded:app" if self.bug else "wsgi:app"
-        process = launch([GUNICORN, app], self.log, environ)
+        process = launch([GUNICORN, app], self.log, environ, self.code)
         self.started.append(process)
         self.master = process.pid
         until(lambda: process.poll() is not None or self.is_whole(), START_SECONDS, "gunicorn")
@@ -55,17 +71,15 @@ class Service:
                 return self.start()
         self.start()
 
-    def upgrade(self) -> tuple[int, int]:
-        """Have a second gunicorn take over the port; the old and the new master's pid.
-
-        Both serve when it returns.
-        """
+    def upgrade(self) -> None:
+        """Have a second gunicorn take over the port; it is `master` when the first has ended."""
         old, before = self.master, set(self.workers())
         os.kill(old, signal.SIGUSR2)
         until(lambda: set(self.workers()) - before, START_SECONDS, "the new master")
         self.master = (set(self.workers()) - before).pop()
         until(self.is_whole, START_SECONDS, "the new workers")
-        return old, self.master
+        os.kill(old, signal.SIGTERM)
+        until(lambda: not is_alive(old), DRAIN, "the old master's end")
 
     def is_whole(self) -> bool:
         """Whether there are as many workers as there should be, and each waits for requests."""

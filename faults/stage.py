@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import config
 from faults.client import Client
 from faults.cluster import Cluster, copy
 from faults.ledger import Attempt, Ledger, read
@@ -32,10 +33,19 @@ _CLIENTS_START, _CLIENTS_STOP = 60, 45  # seconds
 class Stage:
     """What a row is given. It runs when the row begins, and is gone when the row ends.
 
-    `seconds` is the load's length that the row should plan with; `folder` is its own.
+    `seconds` is the load's length that the row should plan with; `folder` is its own; the service
+    is that of the release in `code`.
     """
 
-    def __init__(self, row: "Row", template: Path, folder: Path, seconds: float, seed: int) -> None:
+    def __init__(
+        self,
+        row: "Row",
+        template: Path,
+        folder: Path,
+        seconds: float,
+        seed: int,
+        code: Path = config.ROOT,
+    ) -> None:
         self.row, self.folder, self.seconds, self.seed = row, folder, seconds, seed
         self.random = random.Random(f"{seed}-{row.number}")  # noqa: S311 - no secret
         self.cluster = Cluster(copy(template, folder / "data"), row.postgres)
@@ -46,7 +56,7 @@ class Stage:
         self.broken: list[str] = []  # promises of this row that were not kept
         self.remarks: list[str] = []  # what a reader should know and nobody promised
         self._loads = 0
-        self.service = Service(folder / "service.log", row.bug)
+        self.service = Service(folder / "service.log", row.bug, code)
         self._ends: list[Callable[[], object]] = [self.cluster.end, self.service.end]
 
     def __enter__(self) -> "Stage":
