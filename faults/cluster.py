@@ -144,4 +144,6 @@ def copy(template: Path, home: Path) -> Path:
 
 
 def service_environ(url: str) -> dict[str, str]:
-    return {"APP_ENV": "production", "HOST": ADDRESS, "DATABASE_URL": url}
+    # Empty is as good as not set, and hides what is set for a real database.
+    ours = {"APP_ENV": "production", "HOST": ADDRESS, "DATABASE_URL": url}
+    return ours | {"MIGRATIONS_DATABASE_URL": ""}
