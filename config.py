@@ -191,6 +191,8 @@ class Config:
                     setattr(self, name, parse(text))
                 except ValueError as error:
                     raise ConfigError(f"{name} must be {error}.") from None
+        if self.DATABASE_URL is None and self.MIGRATIONS_DATABASE_URL is not None:
+            raise ConfigError("MIGRATIONS_DATABASE_URL is of no use without DATABASE_URL.")
         for inner, outer in LADDER:
             if getattr(self, inner) >= getattr(self, outer):
                 raise ConfigError(f"{inner} must be less than {outer}.")

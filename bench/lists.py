@@ -122,7 +122,8 @@ class Database:
 
     def migrate(self, revision: str = "head") -> None:
         command = [sys.executable, "-m", "flask", "db", "upgrade", revision]
-        environ = {**os.environ, "APP_ENV": "development", "DATABASE_URL": self.url}
+        urls = {"DATABASE_URL": self.url, "MIGRATIONS_DATABASE_URL": ""}
+        environ = {**os.environ, "APP_ENV": "development", **urls}
         subprocess.run(command, cwd=ROOT, env=environ, check=True, stderr=subprocess.DEVNULL)
 
     def client(self) -> FlaskClient:

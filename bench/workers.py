@@ -67,6 +67,7 @@ def main() -> None:
         environ = {
             **os.environ,
             "DATABASE_URL": f"postgresql://postgres@/postgres?host={host}&port=5432",
+            "MIGRATIONS_DATABASE_URL": "",
             "PORT": str(PORT),
             "LOG_LEVEL": "warning",
         }

@@ -57,7 +57,9 @@ def run(connection) -> None:
 
 
 if context.is_offline_mode():
-    context.configure(dialect_name="postgresql", literal_binds=True, **options)
+    # Named parameters: the style of psycopg2 would double each % of the SQL.
+    named = {"paramstyle": "named"}
+    context.configure(dialect_name="postgresql", dialect_opts=named, literal_binds=True, **options)
     with context.begin_transaction():
         context.execute(migrating.SET)
         context.run_migrations()

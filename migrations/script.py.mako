@@ -1,6 +1,12 @@
 """${message}
 
-The previous release goes on serving while this runs: add, do not rename or remove what it uses.
+The previous release serves while this runs, and after it (docs/migrations.md):
+- Add. Drop, rename or retype only what no release that may still run uses.
+- A new column is nullable, or has a constant default. What has rows becomes NOT NULL in three
+  migrations: CHECK ... NOT VALID; VALIDATE CONSTRAINT; SET NOT NULL and the CHECK dropped.
+- An index on a table that has rows is alone in its migration: in a `with
+  op.get_context().autocommit_block():`, postgresql_concurrently=True, if_not_exists=True.
+- Rows are changed in batches, in a migration of its own that can be run again.
 """
 
 import sqlalchemy as sa

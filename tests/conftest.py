@@ -26,6 +26,10 @@ from tests.wire import Proxy, free_port
 
 PROJECTS = "/api/v1/projects"
 
+# flask reads `.env` by itself, where there may be the URL of a real database.
+os.environ["FLASK_SKIP_DOTENV"] = "1"
+os.environ["MIGRATIONS_DATABASE_URL"] = ""
+
 
 def links(answer: Any) -> dict[str, str]:
     """The URLs of an answer's Link header by relation."""

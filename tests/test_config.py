@@ -43,6 +43,10 @@ def test_app_env_chooses_the_class():
             {"DATABASE_STATEMENT_TIMEOUT": "5"},
             "DATABASE_STATEMENT_TIMEOUT must be less than DATABASE_IDLE_TIMEOUT.",
         ),
+        (
+            {"MIGRATIONS_DATABASE_URL": URL},
+            "MIGRATIONS_DATABASE_URL is of no use without DATABASE_URL.",
+        ),
         ({"DRAIN_SECONDS": "20"}, "DRAIN_SECONDS must be less than GRACEFUL_TIMEOUT."),
         ({"LOG_FORMAT": "xml"}, "LOG_FORMAT must be one of text, json."),
         *(

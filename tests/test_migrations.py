@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from urllib.parse import quote
 
 import flask_migrate
 import psycopg2
@@ -16,8 +18,10 @@ from alembic.script import ScriptDirectory
 
 import config
 from projectapp import database
+from projectapp.database import migrating
+from projectapp.embedded import find_binaries
 from projectapp.health import code_revision
-from tests.conftest import PROJECTS
+from tests.conftest import PROJECTS, parameters_of
 
 VERSIONS = config.ROOT / "migrations" / "versions"
 
@@ -109,6 +113,72 @@ def test_a_new_migration_is_numbered_and_made_only_for_a_change(flask_db, tmp_pa
     made = (copy / "versions" / f"{following}_add_shape.py").read_text()
     assert f"revision = '{following}'\ndown_revision = '{head}'" in made
     assert len(list((copy / "versions").glob("*.py"))) == int(following)
+
+
+def squawk(sql):
+    """What squawk has against some SQL."""
+    command = [
+        Path(sys.executable).with_name("squawk"),
+        "--config",
+        VERSIONS.parent / "squawk.toml",
+    ]
+    return subprocess.run(command, input=sql, capture_output=True, text=True).stdout
+
+
+def test_squawk_has_nothing_against_new_migrations(flask_db):
+    assert "Found 0 issues" in squawk(flask_db("upgrade", "0002:head", "--sql"))
+
+
+@pytest.mark.parametrize(
+    ("statement", "rule"),
+    [
+        ("ALTER TABLE projects DROP COLUMN name", "ban-drop-column"),
+        ("ALTER TABLE projects RENAME COLUMN name TO title", "renaming-column"),
+        ("ALTER TABLE projects ALTER name TYPE text", "changing-column-type"),
+        ("ALTER TABLE projects ALTER name SET NOT NULL", "adding-not-nullable-field"),
+        (
+            "ALTER TABLE projects ADD made timestamptz DEFAULT clock_timestamp()",
+            "adding-field-with",
+        ),
+        (
+            "ALTER TABLE projects ADD CONSTRAINT c CHECK (version < 9)",
+            "constraint-missing-not-valid",
+        ),
+        ("CREATE INDEX i ON projects (version)", "require-concurrent-index-creation"),
+        ("CREATE INDEX CONCURRENTLY i ON projects (version)", "prefer-robust-stmts"),
+    ],
+)
+def test_squawk_has_something_against_what_stops_traffic(statement, rule):
+    assert rule in squawk(f"{migrating.SET}; {statement};")
+
+
+def test_a_concurrent_build_is_alone_in_its_migration():
+    for path in VERSIONS.glob("*.py"):
+        text = path.read_text()
+        upgrade = text[text.index("def upgrade") : text.index("def downgrade")]
+        assert "CONCURRENTLY" not in upgrade.upper() or len(re.findall(r"\bop\.\w+", upgrade)) == 2
+
+
+def test_the_sql_of_the_migrations_makes_the_same_schema(flask_db, sql, database_url):
+    here, name = parameters_of(database_url), f"test_sql_{os.getpid()}"
+
+    def run(program, database, *arguments, **options):
+        where = f"postgresql:///{database}?user={here['user']}&host={quote(here['host'])}"
+        command = [find_binaries(config.Testing(os.environ).PG_BIN) / program, "-d", where]
+        options |= {"capture_output": True, "text": True, "check": True}
+        return subprocess.run([*command, *arguments], **options).stdout
+
+    sql(f"CREATE DATABASE {name}")
+    try:
+        script = flask_db("upgrade", "--sql")
+        run("psql", name, "--set=ON_ERROR_STOP=1", input=script)
+        made, migrated = (
+            re.sub(r"(?m)^\\.*", "", run("pg_dump", database, "--schema-only"))
+            for database in (name, here["dbname"])
+        )
+        assert made == migrated
+    finally:
+        sql(f"DROP DATABASE {name}")
 
 
 def test_a_failing_migration_leaves_nothing_behind(app, sql, monkeypatch):

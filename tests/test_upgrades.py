@@ -269,5 +269,67 @@ def test_the_sql_of_migrations_has_their_limits_too(app, capsys):
     with app.app_context():
         flask_migrate.upgrade(sql=True)
     said = capsys.readouterr().out
-    assert said.startswith("SET lock_timeout = '500ms'; SET statement_timeout = '0';")
+    assert said.startswith(migrating.SET)
     assert said.count("BEGIN;") == said.count("COMMIT;") == int(code_revision())
+
+
+@pytest.fixture
+def web_roles(app, sql, monkeypatch):
+    """Supabase's two roles for everybody, under names that no other test run has."""
+    names = [f"{role}_{os.getpid()}" for role in ("anon", "authenticated")]
+    monkeypatch.setattr(migrating, "_WEB", f"rolname IN ('{names[0]}', '{names[1]}')")
+    for name in names:
+        sql(f"CREATE ROLE {name}")
+    yield names
+    for name in names:
+        sql(f"DROP OWNED BY {name}")
+    for table in ("alembic_version", "projects", "idempotency_keys"):
+        sql(f"DROP POLICY IF EXISTS web ON {table}")
+        sql(f"DROP POLICY IF EXISTS everybody ON {table}")
+        sql(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+    for name in names:
+        sql(f"DROP ROLE {name}")
+
+
+def test_nobody_comes_to_our_tables_by_supabases_own_api(app, sql, client, make_project, web_roles):
+    made = make_project()
+    grant = f"GRANT ALL ON projects, idempotency_keys, alembic_version TO {', '.join(web_roles)}"
+    sql(grant)
+    with app.app_context():
+        flask_migrate.upgrade()  # at head already
+    for name in web_roles:
+        sql(f"SET ROLE {name}")
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            sql("SELECT name FROM projects")
+        sql("RESET ROLE")
+    sql(grant)  # as whoever looks for a way to make it work would do
+    for name in web_roles:
+        sql(f"SET ROLE {name}")
+        for table in ("projects", "idempotency_keys", "alembic_version"):
+            assert sql(f"SELECT count(*) FROM {table}") == [(0,)]  # noqa: S608
+            assert sql(f"WITH gone AS (DELETE FROM {table} RETURNING 1) TABLE gone") == []  # noqa: S608
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            sql("INSERT INTO projects (id, name) VALUES (gen_random_uuid(), 'mine')")
+        sql("RESET ROLE")
+    assert client.get(f"{PROJECTS}/{made['id']}").json == made
+    assert client.get("/ready").status_code == 200
+
+
+def test_row_security_costs_no_plan_anything_and_hides_nothing_from_who_serves(
+    app, sql, make_project, web_roles
+):
+    make_project()
+    with app.app_context():
+        flask_migrate.upgrade()
+    query = "EXPLAIN (COSTS off) SELECT name FROM projects WHERE bigrams @> '{1}'"
+    sql("SET enable_seqscan = off")
+    of_owner = sql(query)
+    server = f"server_{os.getpid()}"
+    sql(f"CREATE ROLE {server}")
+    sql(f"GRANT SELECT ON projects TO {server}")
+    sql(f"SET ROLE {server}")
+    assert sql(query) == of_owner
+    assert sql("SELECT count(*) FROM projects") == [(1,)]
+    sql("RESET ROLE")
+    sql(f"DROP OWNED BY {server}")
+    sql(f"DROP ROLE {server}")
