@@ -4,6 +4,7 @@ import random
 import re
 import socket
 import socketserver
+import ssl
 import struct
 import threading
 import time
@@ -11,7 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-_NO_ENCRYPTION_YET = {80877103, 80877104}  # SSLRequest, GSSENCRequest (protocol 3.0, 55.2)
+_SSL_REQUEST, _GSSENC_REQUEST = 80877103, 80877104  # protocol 3.0, 55.2
+_NO_ENCRYPTION_YET = {_SSL_REQUEST, _GSSENC_REQUEST}
 
 
 def free_port() -> int:
@@ -33,6 +35,7 @@ class Proxy(socketserver.ThreadingTCPServer):
     it, as it does with a query that has `mute` in it. Of a query whose text has the first of `lose`
     the answer is lost, of one with the first of `drop` the query itself, and the link with it;
     `meanwhile` is called in between. As a `pooler` it gives connections a process id of its own.
+    With `tls` it speaks that to who asks for it, as embedded servers do not.
     """
 
     daemon_threads = True
@@ -50,6 +53,7 @@ class Proxy(socketserver.ThreadingTCPServer):
         self.drop: list[str] = []
         self.meanwhile: Callable[[], Any] = lambda: None
         self.pooler = False
+        self.tls: ssl.SSLContext | None = None
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
@@ -94,7 +98,12 @@ class _Link(socketserver.BaseRequestHandler):
                 while message := _first_message(buffer, started):
                     buffer = buffer[len(message) :]
                     if not started:
-                        started = struct.unpack("!i", message[4:8])[0] not in _NO_ENCRYPTION_YET
+                        code = struct.unpack("!i", message[4:8])[0]
+                        started = code not in _NO_ENCRYPTION_YET
+                        if self.server.tls and code == _SSL_REQUEST:
+                            self.request.sendall(b"S")
+                            self.request = self.server.tls.wrap_socket(self.request, True)
+                            continue
                     elif message[:1] == b"Q":
                         text = message[5:-1].decode()
                         self.server.queries.append(text)
@@ -113,6 +122,7 @@ class _Link(socketserver.BaseRequestHandler):
         except OSError:
             pass
         upstream.close()
+        self.request.close()  # with TLS it is not the one that the server knows
 
     def _answers(self, upstream: Any) -> None:
         try:
