@@ -226,6 +226,16 @@ def test_what_is_wrong_with_a_database_is_told(
     assert code == (level == "FAIL")
 
 
+def test_the_url_for_migrations_is_examined_too(ask, sql, database_url):
+    name = config.database_url(database_url)["dbname"]
+    code, found = ask(MIGRATIONS_DATABASE_URL=database_url)
+    assert code == 0
+    assert found["migrating"]["what"].endswith("of MIGRATIONS_DATABASE_URL migrates.")
+    code, found = ask(MIGRATIONS_DATABASE_URL=database_url.replace(f"/{name}", "/postgres"))
+    assert code == 1
+    assert "another database than DATABASE_URL" in found["migrating"]["what"]
+
+
 def test_too_many_connections_are_told(ask, sql):
     code, found = ask("--replicas", "1000")
     assert code == 1

@@ -23,7 +23,8 @@ SKEW_SECONDS = 1
 ANSWER_SECONDS = 3  # for all that is asked on one connection
 
 _FACTS = text("""
-SELECT current_user AS role, current_schema() AS schema, rolsuper AS superuser,
+SELECT pg_postmaster_start_time() || current_database() AS place, current_user AS role,
+  current_schema() AS schema, rolsuper AS superuser,
   current_setting('server_version') AS version,
   current_setting('server_version_num')::integer / 10000 AS major,
   current_setting('server_encoding') AS encoding,
@@ -69,7 +70,7 @@ def examine(replicas: int) -> Iterator[Finding]:
     else:
         yield from filter(None, (check(facts) for check in _CHECKS))
     if other is not None:
-        yield from _examine_migrations(connector, other)
+        yield from _examine_migrations(connector, other, facts.get("place"))
 
 
 def _ask(connection: Connection) -> Facts:
@@ -96,7 +97,9 @@ def _ask(connection: Connection) -> Facts:
     }
 
 
-def _examine_migrations(connector: Connector, target: dict[str, str]) -> Iterator[Finding]:
+def _examine_migrations(
+    connector: Connector, target: dict[str, str], place: str | None
+) -> Iterator[Finding]:
     name = "MIGRATIONS_DATABASE_URL"
     try:
         with migrating.engine().connect() as connection:
@@ -105,7 +108,10 @@ def _examine_migrations(connector: Connector, target: dict[str, str]) -> Iterato
     except (SQLAlchemyError, psycopg2.Error) as error:
         yield explain(name, getattr(error, "orig", error), target)
         return
-    if pooling == "transaction":
+    if place and facts["place"] != place:
+        what = f"{name} leads to another database than DATABASE_URL."
+        yield Finding(FAIL, "migrating", what, "That one would be migrated, and not this one.")
+    elif pooling == "transaction":
         what = f"{name} leads to a pooler in transaction mode, which cannot hold a lock."
         why = "A migration needs one, so that it is alone."
         yield Finding(FAIL, "migrating", what, why, f"{name}=the direct URL, or session mode")
