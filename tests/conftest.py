@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import flask_migrate
 import psycopg2
@@ -21,7 +21,7 @@ from flask.testing import FlaskClient
 
 import config
 from projectapp import create_app
-from projectapp.embedded import Server
+from projectapp.embedded import Server, find_binaries
 from tests.wire import Proxy, free_port
 
 PROJECTS = "/api/v1/projects"
@@ -104,6 +104,16 @@ class Served:
 
 def parameters_of(url: str) -> dict[str, str]:
     return config.database_url(url)
+
+
+def url_of(parameters: dict[str, str]) -> str:
+    return "postgresql://?" + urlencode(parameters, quote_via=quote)
+
+
+@pytest.fixture(scope="session")
+def binaries() -> Path:
+    """The folder with the programs of the PostgreSQL that the tests run."""
+    return find_binaries(config.Testing(os.environ).PG_BIN).absolute()
 
 
 @pytest.fixture(scope="session")
