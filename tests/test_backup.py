@@ -20,6 +20,50 @@ BACK_UP, RESTORE, CHECK, ROWS_ALONE = re.findall(r"```sh\n(.*?)```", PAGE, re.S)
 ONCE = {"name": "Once", "attributes": {"team": "core"}}
 
 
+@contextmanager
+def session(url):
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+
+    def run(statement, *values):
+        with connection.cursor() as cursor:
+            cursor.execute(statement, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    yield run
+    connection.close()
+
+
+def commands(binaries, folder, database_url, new):
+    """A function that runs commands as they stand on the page."""
+    tools = subprocess.check_output([binaries / "pg_dump", "--version"], text=True)
+    with session(database_url) as sql:
+        if major(tools) != int(sql("SHOW server_version_num")[0][0]) // 10000:
+            pytest.skip("the tools at hand are not of the server's version")
+    environ = {k: v for k, v in os.environ.items() if k not in config.Config.settings()} | {
+        "APP_ENV": "testing",
+        "PATH": f"{binaries}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DATABASE_URL": database_url,
+        "DUMP": str(folder / "projects.dump"),
+        "NEW": new["dbname"],
+        "NEW_URL": url_of(new),
+    }
+
+    def run(script, check=True):
+        done = subprocess.run(
+            ["bash", "-euc", script],
+            cwd=config.ROOT,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0 or not check, done.stderr
+        return done.stdout if check else done.stderr
+
+    return run
+
+
 @pytest.fixture
 def filled(client, make_project, sql):
     """A database with something of everything in it."""
@@ -57,33 +101,8 @@ def new(sql, database_url):
 
 
 @pytest.fixture
-def run(database_url, binaries, new, tmp_path, sql):
-    """Run the page's commands as they stand there; returns what they printed."""
-    tools = subprocess.check_output([binaries / "pg_dump", "--version"], text=True)
-    if major(tools) != int(sql("SHOW server_version_num")[0][0]) // 10000:
-        pytest.skip("the tools at hand are not of the server's version")
-    environ = {k: v for k, v in os.environ.items() if k not in config.Config.settings()} | {
-        "APP_ENV": "testing",
-        "PATH": f"{binaries}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "DATABASE_URL": database_url,
-        "DUMP": str(tmp_path / "projects.dump"),
-        "NEW": new["dbname"],
-        "NEW_URL": url_of(new),
-    }
-
-    def commands(script, check=True):
-        done = subprocess.run(
-            ["bash", "-euc", script],
-            cwd=config.ROOT,
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0 or not check, done.stderr
-        return done.stdout if check else done.stderr
-
-    return commands
+def run(database_url, binaries, new, tmp_path):
+    return commands(binaries, tmp_path, database_url, new)
 
 
 @pytest.fixture
@@ -112,20 +131,6 @@ def contents(run):
             )
 
     return read
-
-
-@contextmanager
-def session(url):
-    connection = psycopg2.connect(url)
-    connection.autocommit = True
-
-    def run(statement, *values):
-        with connection.cursor() as cursor:
-            cursor.execute(statement, values or None)
-            return cursor.fetchall() if cursor.description else []
-
-    yield run
-    connection.close()
 
 
 def test_what_is_restored_equals_what_was_backed_up_and_works(
