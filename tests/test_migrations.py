@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import quote
 
 import flask_migrate
 import psycopg2
@@ -19,9 +18,8 @@ from alembic.script import ScriptDirectory
 import config
 from projectapp import database
 from projectapp.database import migrating
-from projectapp.embedded import find_binaries
 from projectapp.health import code_revision
-from tests.conftest import PROJECTS, parameters_of
+from tests.conftest import PROJECTS, parameters_of, url_of
 
 VERSIONS = config.ROOT / "migrations" / "versions"
 
@@ -159,14 +157,13 @@ def test_a_concurrent_build_is_alone_in_its_migration():
         assert "CONCURRENTLY" not in upgrade.upper() or len(re.findall(r"\bop\.\w+", upgrade)) == 2
 
 
-def test_the_sql_of_the_migrations_makes_the_same_schema(flask_db, sql, database_url):
+def test_the_sql_of_the_migrations_makes_the_same_schema(flask_db, sql, database_url, binaries):
     here, name = parameters_of(database_url), f"test_sql_{os.getpid()}"
 
     def run(program, database, *arguments, **options):
-        where = f"postgresql:///{database}?user={here['user']}&host={quote(here['host'])}"
-        command = [find_binaries(config.Testing(os.environ).PG_BIN) / program, "-d", where]
+        command = [binaries / program, "-d", url_of({**here, "dbname": database}), *arguments]
         options |= {"capture_output": True, "text": True, "check": True}
-        return subprocess.run([*command, *arguments], **options).stdout
+        return subprocess.run(command, **options).stdout
 
     sql(f"CREATE DATABASE {name}")
     try:

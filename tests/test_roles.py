@@ -308,7 +308,7 @@ def test_one_role_becomes_two_while_the_service_goes_on(place, by_superuser):
     use(client)
 
 
-def test_the_owner_of_a_given_database_turns_jit_off(place):
+def test_the_owner_of_a_given_database_turns_jit_off(place, caplog):
     place.superuser(
         f"CREATE ROLE {place.admin} LOGIN CREATEROLE CREATEDB PASSWORD 'secret'",
         f"CREATE DATABASE {place.db} OWNER {place.admin}",
@@ -318,6 +318,7 @@ def test_the_owner_of_a_given_database_turns_jit_off(place):
     app = place.app(place.url(place.serve), MIGRATIONS_DATABASE_URL=place.url(place.migrate))
     with app.app_context():
         flask_migrate.upgrade()
+    assert "Only the owner of the database can set jit = off" in caplog.text
     place.psql(AFTER, place.admin)
     for jit, step in (("on", JIT), ("off", "")):
         with place.session(place.serve) as serving:

@@ -1,6 +1,7 @@
 """`flask db upgrade` beneath traffic: any number at once, killed at any point, in nobody's way."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -247,6 +248,23 @@ def test_five_upgrades_at_once_build_an_index_concurrently(sql, later, upgrade):
     assert [process.communicate(timeout=60)[0] for process in processes] == [None] * 5
     assert {process.returncode for process in processes} == {0}
     assert sql("SELECT bool_and(indisvalid) FROM pg_index") == [(True,)]
+
+
+def test_the_examples_of_the_page_are_migrations(app, sql, later, make_project, head):
+    make_project()
+    page = (config.ROOT / "docs" / "migrations.md").read_text()
+    index, batches = re.findall(r"```python\ndef upgrade\(\) -> None:\n    (.*?)\n```", page, re.S)
+    folder = later('op.execute("ALTER TABLE projects ADD colour text")', index, batches)
+    try:
+        with app.app_context():
+            flask_migrate.upgrade(directory=folder)
+            sql("UPDATE alembic_version SET version_num = %s", f"{head + 1:04}")
+            flask_migrate.upgrade(directory=folder)
+        assert sql("SELECT colour FROM projects") == [("red",)]
+        valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'projects_colour_idx'::regclass"
+        assert sql(valid) == [(True,)]
+    finally:
+        sql("ALTER TABLE projects DROP COLUMN colour")
 
 
 def test_a_dead_database_is_a_sentence(upgrade, proxy):

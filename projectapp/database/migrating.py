@@ -131,6 +131,12 @@ def engine() -> Engine:
         if "CONCURRENTLY" in statement.upper():
             cursor.execute(SET)
 
+    @event.listens_for(made, "after_cursor_execute")
+    def warn(connection: Any, cursor: Any, *_: Any) -> None:
+        for notice in cursor.connection.notices:
+            if notice.startswith("WARNING:"):
+                log.warning(notice.removeprefix("WARNING:").strip())
+
     return made
 
 
