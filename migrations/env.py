@@ -46,7 +46,7 @@ def is_done(connection) -> bool:
     head = context.get_head_revision()
     if at > head == target():
         log.info("The schema is at %s, ahead of this release, which needs %s.", at, head)
-    return at >= head == target() and not migrating.has_open_tables(connection)
+    return at >= head == target()
 
 
 def run(connection) -> None:
@@ -68,5 +68,5 @@ else:
     with migrating.connect() as connection:
         if target() == "":
             run(connection)
-        elif not is_done(connection):
+        elif not is_done(connection) or migrating.has_open_tables(connection):
             migrating.alone(connection, lambda: is_done(connection) or run(connection))
