@@ -120,7 +120,8 @@ def test_a_dead_host_is_told_in_ten_seconds(ask, proxy):
     proxy.silent = True
     begun = time.monotonic()
     url = proxy.url.replace("postgres@", f"postgres:{SECRET}@")
-    code, found = ask(DATABASE_URL=url, MIGRATIONS_DATABASE_URL=url)
+    seconds = {"DATABASE_CONNECT_TIMEOUT": "2"}
+    code, found = ask(DATABASE_URL=url, MIGRATIONS_DATABASE_URL=url, **seconds)
     assert time.monotonic() - begun < 10
     assert code == 1
     assert found["connection"]["what"].startswith("MIGRATIONS_DATABASE_URL leads nowhere")
