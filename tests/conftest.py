@@ -120,13 +120,12 @@ def binaries() -> Path:
 
 
 @pytest.fixture(scope="session")
-def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An empty test database: the one DATABASE_URL names, else a new one in an embedded server."""
-    given = os.environ.pop("DATABASE_URL", "")
-    if given:
-        if "test" not in parameters_of(given)["dbname"]:
+def _urls() -> Iterator[tuple[str, str]]:
+    given = [os.environ.pop(name, "") for name in ("DATABASE_URL", "MIGRATIONS_DATABASE_URL")]
+    if given[0]:
+        if not all("test" in parameters_of(url)["dbname"] for url in given if url):
             pytest.exit("The tests empty their database: its name must contain 'test'.", 2)
-        yield given
+        yield given[0], given[1]
         return
     server = Server(config.Testing.DATABASE_HOME, config.Testing(os.environ).PG_BIN, throwaway=True)
     server.start()
@@ -137,16 +136,32 @@ def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         cursor.execute(f"CREATE DATABASE {name}")
     connection.close()
     here = server.parameters
-    yield f"postgresql://{here['user']}@/{name}?host={quote(here['host'])}&port={here['port']}"
+    yield f"postgresql://{here['user']}@/{name}?host={quote(here['host'])}&port={here['port']}", ""
     server.release()
 
 
 @pytest.fixture(scope="session")
-def make_app(database_url: str) -> Any:
+def database_url(_urls: tuple[str, str]) -> str:
+    """An empty test database: the one DATABASE_URL names, else a new one in an embedded server."""
+    return _urls[0]
+
+
+@pytest.fixture(scope="session")
+def direct_url(_urls: tuple[str, str]) -> str:
+    """The same database, and no pooler before it: MIGRATIONS_DATABASE_URL, if that is given, too.
+
+    It is for what is done beside the service, and for what needs a session of its own.
+    """
+    return _urls[1] or _urls[0]
+
+
+@pytest.fixture(scope="session")
+def make_app(_urls: tuple[str, str]) -> Any:
     """Make an application; keywords are settings as the environment would give them."""
 
     def make(**environ: str) -> Flask:
-        return create_app(config.Testing({"DATABASE_URL": database_url, **environ}))
+        urls = dict(zip(("DATABASE_URL", "MIGRATIONS_DATABASE_URL"), _urls, strict=True))
+        return create_app(config.Testing({**urls, **environ}))
 
     return make
 
@@ -163,9 +178,9 @@ def app(make_app: Any) -> Iterator[Flask]:
 
 
 @pytest.fixture
-def sql(app: Flask, database_url: str) -> Iterator[Any]:
+def sql(app: Flask, direct_url: str) -> Iterator[Any]:
     """Run SQL beside the application, as PostgreSQL's superuser; starts with empty tables."""
-    connection = psycopg2.connect(**parameters_of(database_url))
+    connection = psycopg2.connect(**parameters_of(direct_url))
     connection.autocommit = True
 
     def run(statement: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -28,9 +28,9 @@ FROM generate_series(1, {}) AS n
 
 
 @pytest.fixture(scope="module")
-def many(app, database_url):
+def many(app, direct_url):
     """25 000 projects, half of them even, one in a hundred archived, a second apart."""
-    connection = psycopg2.connect(database_url)
+    connection = psycopg2.connect(direct_url)
     with connection, connection.cursor() as cursor:
         cursor.execute(FILL.format(25_000) + "; ANALYZE projects")
     connection.close()

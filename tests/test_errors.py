@@ -16,7 +16,7 @@ from tests.wire import free_port
 
 
 @pytest.fixture
-def broken(make_app, database_url):
+def broken(make_app, direct_url):
     """An application with a route that fails as told."""
     app = make_app()
 
@@ -112,10 +112,10 @@ def test_the_log_does_not_quote_the_row(client, make_project, caplog):
 
 
 def test_a_read_only_database_serves_reads_and_refuses_writes(
-    make_app, database_url, make_project, problem
+    make_app, direct_url, make_project, problem
 ):
     make_project()
-    url = f"{database_url}&options=-c%20default_transaction_read_only%3Don"
+    url = f"{direct_url}&options=-c%20default_transaction_read_only%3Don"
     client = make_app(DATABASE_URL=url).test_client()
     assert client.get(PROJECTS).json["total"] == 1
     problem(client.post(PROJECTS, json={"name": "x"}), 503, "unavailable")

@@ -24,8 +24,8 @@ def test_ready_names_the_revision(client, sql):
     )
 
 
-def test_a_database_that_takes_no_writes_is_not_ready(make_app, database_url, problem):
-    url = f"{database_url}&options=-c%20default_transaction_read_only%3Don"
+def test_a_database_that_takes_no_writes_is_not_ready(make_app, direct_url, problem):
+    url = f"{direct_url}&options=-c%20default_transaction_read_only%3Don"
     answer = make_app(DATABASE_URL=url).test_client().get("/ready")
     assert problem(answer, 503, "unavailable")["detail"] == "The database takes no writes."
 

@@ -170,9 +170,7 @@ def test_a_twin_waits_for_the_first_and_gets_its_answer(post, sql):
     assert sql("SELECT count(*) FROM projects") == [(1,)]
 
 
-def test_a_twin_that_still_runs_is_a_409_that_says_when_to_come_back(
-    post, problem, sql, database_url
-):
+def test_a_twin_that_still_runs_is_a_409_that_says_when_to_come_back(post, problem, sql):
     sql("BEGIN")
     sql(
         "INSERT INTO idempotency_keys VALUES"

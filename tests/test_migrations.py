@@ -80,14 +80,14 @@ def test_migrating_in_process_leaves_the_loggers_alone(app):
 
 
 @pytest.fixture
-def flask_db(app, database_url):
+def flask_db(app, direct_url):
     """Run `flask db ...` as a user does; returns what it printed."""
 
     def run(*arguments):
         return subprocess.run(
             [sys.executable, "-m", "flask", "db", *arguments],
             cwd=config.ROOT,
-            env={**os.environ, "APP_ENV": "testing", "DATABASE_URL": database_url},
+            env={**os.environ, "APP_ENV": "testing", "DATABASE_URL": direct_url},
             capture_output=True,
             text=True,
             check=True,

@@ -67,8 +67,8 @@ TRIED = {
 
 
 @pytest.fixture(scope="module")
-def many(app, database_url):
-    connection = psycopg2.connect(database_url)
+def many(app, direct_url):
+    connection = psycopg2.connect(direct_url)
     with connection, connection.cursor() as cursor:
         cursor.execute(FILL)
     connection.close()

@@ -33,9 +33,9 @@ def test_a_created_project_has_the_contracts_fields_and_headers(client):
 
 @pytest.mark.parametrize("zone", ["Asia/Seoul", "America/St_Johns", "UTC"])
 def test_timestamps_are_utc_in_microseconds_whatever_the_sessions_zone(
-    make_app, database_url, make_project, sql, zone
+    make_app, direct_url, make_project, sql, zone
 ):
-    elsewhere = make_app(DATABASE_URL=f"{database_url}&options=-c%20timezone%3D{zone}")
+    elsewhere = make_app(DATABASE_URL=f"{direct_url}&options=-c%20timezone%3D{zone}")
     project = make_project()
     [(stored,)] = sql("SELECT created_at AT TIME ZONE 'UTC' FROM projects")
     shown = elsewhere.test_client().get(PROJECTS).json["items"][0]["created_at"]

@@ -62,7 +62,7 @@ def newest(projects):
 
 
 @pytest.fixture(scope="module")
-def stored(app, database_url):
+def stored(app, direct_url):
     """5000 projects of random text, ten to a timestamp; only the oldest say "rarely"."""
     chosen = random.Random(3)  # noqa: S311 - the same every time
     began = datetime(2026, 1, 1, tzinfo=UTC)
@@ -92,7 +92,7 @@ def stored(app, database_url):
         row[("name", "description")[number % 2]] = chosen.choice(
             ["rarely", "Rarely so", "so rarely"]
         )
-    connection = psycopg2.connect(database_url)
+    connection = psycopg2.connect(direct_url)
     with connection, connection.cursor() as cursor:
         cursor.execute("TRUNCATE projects")
         psycopg2.extras.execute_values(

@@ -68,11 +68,11 @@ def later(head, tmp_path):
 
 
 @pytest.fixture
-def upgrade(database_url):
+def upgrade(direct_url):
     """Start `flask db upgrade`; whatever becomes of the test, it is ended."""
     started = []
 
-    def start(folder=config.ROOT / "migrations", url=database_url, **environ):
+    def start(folder=config.ROOT / "migrations", url=direct_url, **environ):
         process = subprocess.Popen(
             [sys.executable, "-m", "flask", "db", "upgrade", "-d", str(folder)],
             cwd=config.ROOT,
@@ -92,9 +92,9 @@ def upgrade(database_url):
 
 
 @pytest.fixture
-def other_session(database_url):
+def other_session(direct_url):
     """Run SQL in a session beside the one of `sql`, in one transaction."""
-    connection = psycopg2.connect(**parameters_of(database_url))
+    connection = psycopg2.connect(**parameters_of(direct_url))
     cursor = connection.cursor()
     yield cursor.execute
     connection.close()
@@ -275,10 +275,10 @@ def test_a_dead_database_is_a_sentence(upgrade, proxy):
     assert "Traceback" not in said
 
 
-def test_migrations_have_a_url_of_their_own(sql, upgrade, proxy, database_url):
+def test_migrations_have_a_url_of_their_own(sql, upgrade, proxy, direct_url):
     dead = f"postgresql://nobody@127.0.0.1:{proxy.server_address[1]}/none?sslmode=disable"
     proxy.refuses = True
-    assert did_nothing(upgrade(url=dead, MIGRATIONS_DATABASE_URL=database_url))
+    assert did_nothing(upgrade(url=dead, MIGRATIONS_DATABASE_URL=direct_url))
 
 
 def test_the_sql_of_migrations_has_their_limits_too(app, capsys):
