@@ -363,7 +363,6 @@ def test_without_a_pooler_there_is_no_mode(mode, direct_url):
     [
         ({}, "transaction"),
         ({"default_pool_size": 1}, "transaction"),
-        ({"default_pool_size": 3, "min_pool_size": 3, "server_round_robin": 1}, "transaction"),
         ({"pool_mode": "statement"}, "transaction"),
         ({"pool_mode": "session"}, "session"),
     ],
@@ -371,6 +370,16 @@ def test_without_a_pooler_there_is_no_mode(mode, direct_url):
 def test_a_pooler_is_known_for_what_it_is(bounce, mode, settings, expected):
     url = bounce(**settings).url()
     assert {mode(url) for _ in range(10)} == {expected}
+
+
+def test_a_pooler_that_lends_in_turn_is_known(bounce, mode):
+    url = bounce(default_pool_size=3, server_round_robin=1).url()
+    with ExitStack() as stack:
+        for _ in range(3):  # so that there are three sessions to lend
+            link = stack.enter_context(closing(psycopg2.connect(url)))
+            stack.callback(link.rollback)
+            link.cursor().execute("SELECT 1")
+    assert {mode(url) for _ in range(10)} == {"transaction"}
 
 
 @pytest.mark.parametrize("others", [1, 2, 8])
