@@ -373,9 +373,9 @@ def test_a_pooler_is_known_for_what_it_is(bounce, mode, settings, expected):
 
 
 def test_a_pooler_that_lends_in_turn_is_known(bounce, mode):
-    url = bounce(default_pool_size=3, server_round_robin=1).url()
+    url = bounce(server_round_robin=1).url()
     with ExitStack() as stack:
-        for _ in range(3):  # so that there are three sessions to lend
+        for _ in range(2):  # so that there are two sessions to lend
             link = stack.enter_context(closing(psycopg2.connect(url)))
             stack.callback(link.rollback)
             link.cursor().execute("SELECT 1")
