@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from threading import Timer
 
 import flask_migrate
 import psycopg2
@@ -112,12 +113,15 @@ def until(condition, seconds=10):
 
 
 def lines_until(process, words):
-    """What the process says up to the line with these words."""
+    """What the process says up to the line with these words, which shall come in 20 s."""
     said = ""
+    overdue = Timer(20, process.kill)
+    overdue.start()
     while words not in said:
         line = process.stderr.readline()
         assert line, said
         said += line
+    overdue.cancel()
     return said
 
 
