@@ -18,6 +18,8 @@ def explain(client: FlaskClient, path: str, options: str) -> list[Any]:
     if answer.status_code != 200:
         raise ValueError(answer.text)
     [(statement, parameters)] = seen
+    limits = client.application.extensions["database"]["connector"].local_limits
+    statement = statement.removeprefix(limits)  # it has them behind a pooler
     connection = engine.raw_connection()
     try:
         with connection.cursor() as cursor:
