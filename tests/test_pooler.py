@@ -36,7 +36,7 @@ CONTRACT = (
     "tests/test_search.py::test_a_name_is_found_by",
     "tests/test_search.py::test_every_word_may_be_in_the_name_or_in_the_description",
     "tests/test_search.py::test_what_is_changed_is_found_by_its_new_text_alone",
-    "-knot malformed and not bad_parameter and not cannot_be_read and not options and not lock",
+    *("-k", "not malformed and not bad_parameter and not cannot_be_read and not locked_table"),
 )
 
 # PgBouncer itself sets a client's application_name.
