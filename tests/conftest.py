@@ -28,7 +28,6 @@ PROJECTS = "/api/v1/projects"
 
 # flask reads `.env` by itself, where there may be the URL of a real database.
 os.environ["FLASK_SKIP_DOTENV"] = "1"
-os.environ["MIGRATIONS_DATABASE_URL"] = ""
 
 
 def links(answer: Any) -> dict[str, str]:

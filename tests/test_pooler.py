@@ -9,7 +9,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from threading import Event
-from urllib.parse import quote, urlencode
 
 import psycopg2
 import pytest
@@ -18,7 +17,7 @@ import config
 from projectapp.database.connection import pool_mode
 from projectapp.embedded import keeper
 from projectapp.health import code_revision
-from tests.conftest import PROJECTS, parameters_of
+from tests.conftest import PROJECTS, parameters_of, url_of
 from tests.wire import free_port
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -144,9 +143,7 @@ def empty(direct_url):
         connection.autocommit = True
         cursor = connection.cursor()
         cursor.execute(f"CREATE DATABASE {name}")
-        yield "postgresql://?" + urlencode(
-            {**parameters_of(direct_url), "dbname": name}, quote_via=quote
-        )
+        yield url_of({**parameters_of(direct_url), "dbname": name})
         cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
