@@ -94,7 +94,8 @@ def test_a_healthy_database_is_well(ask, sql):
     assert code == 0
     assert {one["level"] for one in found.values()} - {"ok"} == {"warn"}
     assert found["setting"]["what"] == "DATABASE_URL comes from the environment."
-    assert "is reached directly, with libpq" in found["server"]["what"]
+    assert "is reached directly, with psycopg2 2." in found["server"]["what"]
+    assert "The server's clock agrees with this machine's." in found["clock"]["what"]
     assert found["schema"]["what"] == f"The schema is at {code_revision()}."
     assert found["durability"]["what"].endswith("are off.")  # as suits a throw-away server
     assert "The role postgres is a superuser." in found["rights"]["what"]

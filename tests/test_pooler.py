@@ -1,5 +1,6 @@
 """Through PgBouncer in transaction mode everything works, and nothing leaks between clients."""
 
+import json
 import os
 import shutil
 import signal
@@ -328,6 +329,23 @@ def test_an_upgrade_through_a_pooler_in_session_mode_leaves_nothing_in_it(bounce
     assert (code, said.count("Running upgrade")) == (0, int(code_revision()))
     assert ask(empty, VERSION) == [(code_revision(),)]
     assert left_in(bouncer, empty) == []
+
+
+def test_the_doctor_says_what_a_pooler_is_good_for(bounce, make_app, sql, direct_url):
+    pooled = bounce().url()
+
+    def found(**environ):
+        runner = make_app(DATABASE_URL=pooled, **environ).test_cli_runner()
+        said = json.loads(runner.invoke(args=["doctor", "--json"]).output)["findings"]
+        return {finding["check"]: finding for finding in said}
+
+    server = found(MIGRATIONS_DATABASE_URL="")["server"]
+    assert server["level"] == "warn"
+    assert "is reached by a pooler in transaction mode" in server["what"]
+    assert server["do"].startswith("MIGRATIONS_DATABASE_URL=")
+    both = found(MIGRATIONS_DATABASE_URL=direct_url)
+    assert both["server"]["level"] == both["migrating"]["level"] == "ok"
+    assert found(MIGRATIONS_DATABASE_URL=pooled)["migrating"]["level"] == "FAIL"
 
 
 def test_a_pooler_with_no_second_session_to_lend_is_a_sentence(bounce, empty, upgrade):

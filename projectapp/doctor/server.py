@@ -85,7 +85,7 @@ def _ask(connection: Connection) -> Facts:
         revision = None
         if facts["migrated"] and "SELECT on alembic_version" not in facts["missing"]:
             revision = connection.scalar(text("SELECT max(version_num) FROM alembic_version"))
-    info = link.info
+    info, libpq = link.info, psycopg2.extensions.libpq_version()
     return facts | {
         "revision": revision,
         "trip": statistics.median(trips) * 1000,
@@ -93,7 +93,7 @@ def _ask(connection: Connection) -> Facts:
         "tls": info.ssl_attribute("protocol") if info.ssl_in_use else None,
         "sslmode": info.dsn_parameters.get("sslmode"),
         "host": info.host,
-        "libpq": psycopg2.extensions.libpq_version(),
+        "driver": f"psycopg2 {psycopg2.__version__.split()[0]} and libpq {libpq // 10000}.{libpq % 10000}",
     }
 
 
@@ -126,7 +126,7 @@ def _examine_migrations(
 def _connection(facts: Facts) -> Finding:
     modes = {"": "directly", "transaction": "by a pooler in transaction mode"}
     how = modes.get(facts["pooling"], "by a pooler in session mode")
-    what = f"PostgreSQL {facts['version']} is reached {how}, with libpq {_dotted(facts['libpq'])}."
+    what = f"PostgreSQL {facts['version']} is reached {how}, with {facts['driver']}."
     if facts["major"] < 15:
         return Finding(FAIL, "server", what, "15 is the oldest that works here.")
     if facts["pooling"] == "transaction" and not facts["separate"]:
@@ -160,9 +160,9 @@ def _distance(facts: Facts) -> Finding:
     return Finding(OK, "distance", what)
 
 
-def _clock(facts: Facts) -> Finding | None:
+def _clock(facts: Facts) -> Finding:
     if abs(facts["skew"]) <= SKEW_SECONDS:
-        return None
+        return Finding(OK, "clock", "The server's clock agrees with this machine's.")
     what = f"The server's clock is {facts['skew']:+.1f} s from this machine's."
     why = "Ids carry this machine's time, created_at the server's, and logs will not match."
     return Finding(WARN, "clock", what, why, "timedatectl set-ntp true   # where it is wrong")
@@ -277,10 +277,6 @@ _CHECKS: tuple[Callable[[Facts], Finding | None], ...] = (
     *(_connection, _tls, _distance, _clock, _text, _schema, _indexes, _rights, _exposure),
     *(_writes, _durability, _jit, _connections),
 )
-
-
-def _dotted(version: int) -> str:
-    return f"{version // 10000}.{version % 10000}"
 
 
 def _seconds(act: Callable[[], object]) -> float:
