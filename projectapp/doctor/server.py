@@ -85,7 +85,7 @@ def _ask(connection: Connection) -> Facts:
         revision = None
         if facts["migrated"] and "SELECT on alembic_version" not in facts["missing"]:
             revision = connection.scalar(text("SELECT max(version_num) FROM alembic_version"))
-    info, libpq = link.info, psycopg2.extensions.libpq_version()
+    info, libpq = link.info, divmod(psycopg2.extensions.libpq_version(), 10000)
     return facts | {
         "revision": revision,
         "trip": statistics.median(trips) * 1000,
@@ -93,7 +93,7 @@ def _ask(connection: Connection) -> Facts:
         "tls": info.ssl_attribute("protocol") if info.ssl_in_use else None,
         "sslmode": info.dsn_parameters.get("sslmode"),
         "host": info.host,
-        "driver": f"psycopg2 {psycopg2.__version__.split()[0]} and libpq {libpq // 10000}.{libpq % 10000}",
+        "driver": f"psycopg2 {psycopg2.__version__.split()[0]}, libpq {libpq[0]}.{libpq[1]}",
     }
 
 
