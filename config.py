@@ -67,18 +67,20 @@ def database_url(text: str) -> dict[str, str]:
     scheme, _, rest = text.partition("://")
     if not re.fullmatch(r"postgres(ql(\+\w+)?)?", scheme):
         named = (
-            f", not {scheme}://..." if re.fullmatch(r"[a-z0-9+:]{1,20}", scheme) and rest else ""
+            f", not {scheme}://..."
+            if re.fullmatch(r"(jdbc:)?[a-z0-9+]{1,20}", scheme) and rest
+            else ""
         )
         raise ValueError(form + named)
     encoded = form + ", with special characters percent-encoded (@ is %40, / is %2F, ? is %3F)"
     address, _, query = rest.partition("?")
-    # Of a password with a sign that ends it, the rest stands where none of these can be.
-    elsewhere = re.sub(r"=[^&]*", "", query), *(address.partition(end)[2] for end in "@/")
-    if any("@" in part for part in elsewhere):
-        raise ValueError(encoded)
     pairs = [pair for pair in query.split("&") if pair]
     strange = {pair for pair in pairs if not _is_known(pair)}
-    if any(pair.startswith("ssl") for pair in strange):
+    # Of a password with a sign that ends it, the rest stands where none of these can be.
+    elsewhere = *strange, *(address.partition(end)[2] for end in "@/")
+    if any("@" in part for part in elsewhere) or not all("=" in pair for pair in pairs):
+        raise ValueError(encoded)
+    if any(pair.lower().startswith("ssl") for pair in strange):
         raise ValueError(f"{form}, and no query key ssl... that libpq does not know")
     known = "&".join(pair for pair in pairs if pair not in strange)
     found = _libpq(f"postgresql://{address}?{known}")
@@ -104,6 +106,7 @@ _ROOTS = (
 
 def is_public(host: str) -> bool:
     """Whether a host's name or address can be one on the Internet."""
+    host = host.lower().removesuffix(".")
     try:
         return ipaddress.ip_address(host).is_global
     except ValueError:
@@ -117,7 +120,8 @@ def _with_defaults(found: dict[str, str]) -> dict[str, str]:
     if len(hosts) > 1:
         defaults["target_session_attrs"] = "primary"
     roots = found.get("sslrootcert", "system")
-    if "sslmode" not in found and ("sslrootcert" in found or any(map(is_public, hosts))):
+    places = hosts + found.get("hostaddr", "").split(",")
+    if "sslmode" not in found and ("sslrootcert" in found or any(map(is_public, places))):
         defaults["sslmode"] = "verify-full"
     if roots == "system" and {**found, **defaults}.get("sslmode") == "verify-full":
         files = (path for path in _ROOTS if path and os.path.isfile(path))
@@ -127,13 +131,13 @@ def _with_defaults(found: dict[str, str]) -> dict[str, str]:
 
 def _is_known(pair: str) -> bool:
     key = pair.partition("=")[0]
-    return any(_libpq(f"postgresql://?{one}") for one in (f"{key}=1", pair))  # it knows ssl=true
+    return any(_libpq(f"postgresql:///?{one}") for one in (f"{key}=1", pair))  # it knows ssl=true
 
 
 def _libpq(uri: str) -> dict[str, str]:
     try:
         return dict(parse_dsn(uri))
-    except psycopg2.ProgrammingError:
+    except (psycopg2.ProgrammingError, UnicodeError):
         return {}
 
 

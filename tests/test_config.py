@@ -141,6 +141,12 @@ def test_every_common_url_is_understood(url, parameters):
             for host in ("db.railway.internal", "pg.prod.svc", "nas.local", "[fd00::1]")
         ),
         ("postgresql:///d?host=/tmp/a.b", {}),
+        *(
+            (f"postgresql://u:p@{host}/d", {})
+            for host in ("LOCALHOST", "localhost.", "db.", "DB.Internal", "[fe80::1%25eth0]")
+        ),
+        ("postgresql://u:p@/d?hostaddr=8.8.8.8", VERIFIED | {"hostaddr": "8.8.8.8"}),
+        ("postgresql://u:p@db/d?hostaddr=10.0.0.5", {"hostaddr": "10.0.0.5"}),
     ],
 )
 def test_tls_to_a_public_host_is_verified_unless_the_url_says_otherwise(monkeypatch, url, expected):
@@ -170,6 +176,13 @@ def test_tls_to_a_public_host_is_verified_unless_the_url_says_otherwise(monkeypa
         "postgresql://u:a@b/hunter2@h/d",
         "postgresql://u:12/hunter2@h/d",
         "jdbc:postgresql://h/d?password=hunter2",
+        "app:hunter2://x@h/d",
+        "postgresql://u:12?x=hunter2@h/d",
+        "postgresql://u:12?x=1&hunter2=3@h/d",
+        "postgresql://u@h/d?password=12&hunter2",
+        "postgresql://u:hunter2%ff@h/d",
+        "postgresql://u:hunter2\udcff@h/d",
+        "postgresql://u:hunter2@h/d?SSLMODE=require",
     ],
 )
 def test_another_url_is_refused_without_showing_it(url):

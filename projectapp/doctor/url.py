@@ -25,15 +25,14 @@ def examine() -> Iterator[Finding]:
 
 
 def _explain(name: str, text: str) -> Iterator[Finding]:
-    if trouble := _trouble(name, text):
-        yield trouble
-        if trouble.level == FAIL:
-            return  # what it is taken for might show a part of the password
     try:
         found = settings.database_url(text)
     except ValueError as error:
-        yield Finding(FAIL, "url", f"{name} must be {error}.")
+        yield _trouble(name, text) or Finding(FAIL, "url", f"{name} must be {error}.")
         return
+    if "#" in found.get("password", "") and "#" in text:
+        what = f"The password in {name} has an unescaped #."
+        yield Finding(WARN, "url", what, "It works here, but other tools end there.", _ENCODE)
     user, database = found.get("user", "the system's"), found.get("dbname", "the user's")
     host, port = found.get("host", "the local socket"), found.get("port", "5432")
     yield Finding(OK, "url", f"Host {host}, port {port}, database {database}, user {user}.")
@@ -47,7 +46,9 @@ def _normalised(text: str, found: dict[str, str]) -> Iterator[str]:
     if scheme != "postgresql":
         yield f"{scheme}:// is read as postgresql://"
     if dropped := [key for key in keys if key not in found and key != "ssl"]:
-        yield f"left out {', '.join(dropped)}, which libpq does not know"
+        # Behind a password they might be the rest of it.
+        names = "keys" if any("password" in key for key in keys) else ", ".join(dropped)
+        yield f"left out {names}, which libpq does not know"
     given = {"sslmode" if key == "ssl" else key for key in keys}
     if added := [f"{key}={found[key]}" for key in _ADDED if key in found and key not in given]:
         yield f"added {', '.join(added)}"
@@ -67,10 +68,8 @@ def _trouble(name: str, text: str) -> Finding | None:
     ends = [sign for sign in "@/?#" if sign in password]
     if re.search(r"%(?![0-9A-Fa-f]{2})", password):
         ends.append("%")
-    if not ends:
+    if ends in ([], ["#"]):
         return None
     what = f"The password in {name} has an unescaped {' and '.join(ends)}."
     why = "In a URL these signs have meanings of their own. This prints the password encoded:"
-    if ends == ["#"]:
-        return Finding(WARN, "url", what, "It works here, but other tools end there.", _ENCODE)
     return Finding(FAIL, "url", what, why, _ENCODE)
