@@ -44,6 +44,8 @@ def is_done(connection) -> bool:
     at = max(context.get_context().get_current_heads(), default="")
     connection.rollback()
     head = context.get_head_revision()
+    if context.get_context().opts["fn"].__name__ != "upgrade":
+        return False
     if at > head == target():
         log.info("The schema is at %s, ahead of this release, which needs %s.", at, head)
     return at >= head == target()

@@ -16,7 +16,7 @@ import pytest
 import config
 from projectapp.database import migrating
 from projectapp.health import code_revision
-from tests.conftest import PROJECTS, parameters_of
+from tests.conftest import PROJECTS, parameters_of, url_of
 
 LOCK = f"({int.from_bytes(b'projecta')})"
 REVISION = '''"""{number}"""
@@ -274,6 +274,47 @@ def test_a_dead_database_is_a_sentence(upgrade, proxy):
     assert "Error: connection to server at" in said
     assert said.endswith("`flask doctor` says more.\n")
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("end", ["pg_terminate_backend", "pg_cancel_backend"])
+def test_a_migration_that_is_ended_is_a_sentence(sql, later, upgrade, other_session, end):
+    folder = later('op.execute("CREATE TABLE scratch (n integer)")', INDEX)
+    other_session("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    other_session("SELECT count(*) FROM projects")  # its snapshot is what the build waits for
+    process = upgrade(folder)
+    building = " FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%'"
+    until(lambda: sql("SELECT 1 FROM pg_class WHERE relname = 'scratch_n_idx'"))
+    sql(f"SELECT {end}(pid){building}")
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == 1
+    assert "Error: " in said
+    assert "Traceback" not in said
+    other_session("ROLLBACK")
+    process = upgrade(folder)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert sql("SELECT bool_and(indisvalid) FROM pg_index") == [(True,)]
+
+
+def test_a_role_that_may_not_migrate_is_a_sentence(sql, later, upgrade, direct_url):
+    role = f"idle_{os.getpid()}"
+    sql(f"CREATE ROLE {role} LOGIN")
+    try:
+        url = url_of({**parameters_of(direct_url), "user": role})
+        process = upgrade(later('op.execute("CREATE TABLE scratch (n integer)")'), url)
+        said = process.communicate(timeout=20)[1]
+        assert process.returncode == 1
+        assert "Error: permission denied for table alembic_version\n`flask doctor` says" in said
+        assert "Traceback" not in said
+    finally:
+        sql(f"DROP ROLE {role}")
+
+
+def test_a_schema_ahead_can_be_stamped(app, sql, head):
+    sql("UPDATE alembic_version SET version_num = '9999'")
+    with app.app_context():
+        flask_migrate.stamp(revision=code_revision(), purge=True)
+    assert version(sql) == [(code_revision(),)]
 
 
 def test_migrations_have_a_url_of_their_own(sql, upgrade, proxy, direct_url):

@@ -15,9 +15,14 @@ from typing import Any
 import psycopg2
 from alembic.util import CommandError
 from flask import current_app
-from psycopg2.errors import DeadlockDetected, LockNotAvailable
+from psycopg2.errors import (
+    DeadlockDetected,
+    InsufficientPrivilege,
+    InvalidSchemaName,
+    LockNotAvailable,
+)
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError, PendingRollbackError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from projectapp.database import db
@@ -94,6 +99,7 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS
 ORDER BY xact_start LIMIT 1
 """
 
+_NO_RIGHT = (InsufficientPrivilege, InvalidSchemaName)
 _POOLER = (
     "The URL for migrations (MIGRATIONS_DATABASE_URL, else DATABASE_URL) leads to a pooler in"
     " transaction mode, where no lock can be held. Set MIGRATIONS_DATABASE_URL to the database's"
@@ -142,10 +148,8 @@ def engine() -> Engine:
 
 @contextmanager
 def connect() -> Iterator[Connection]:
-    """A connection for migrations. Raises CommandError when there is none to be had."""
-    with _explained():
-        connection = engine().connect()
-    with connection:
+    """A connection for migrations. Raises CommandError when it is not to be had or kept."""
+    with _explained(), engine().connect() as connection:
         yield connection
 
 
@@ -155,9 +159,8 @@ def alone(connection: Connection, work: Callable[[], None]) -> None:
     Raises CommandError when the locks are never free, when another process migrates for longer than
     WAIT_SECONDS, and where a pooler lends sessions by the transaction: they could hold no lock.
     """
-    with _explained():
-        if pool_mode(_connector().migrating) == "transaction":
-            raise CommandError(_POOLER)
+    if pool_mode(_connector().migrating) == "transaction":
+        raise CommandError(_POOLER)
     _wait_for_turn(connection)
     try:
         for tries_left in reversed(range(TRIES)):
@@ -218,8 +221,15 @@ def _execute(connection: Connection, statement: str) -> Any:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except (OperationalError, psycopg2.Error) as error:
-        said = str(getattr(error, "orig", error)).strip()
+    except (OperationalError, PendingRollbackError, ProgrammingError, psycopg2.Error) as error:
+        # Alembic ends an autocommit block on the connection that it has just lost.
+        ended = error.__context__ if isinstance(error, PendingRollbackError) else error
+        if isinstance(ended, KeyboardInterrupt):
+            raise ended from None
+        cause = getattr(ended, "orig", ended)
+        if isinstance(error, ProgrammingError) and not isinstance(cause, _NO_RIGHT):
+            raise
+        said = str(cause).strip()
         raise CommandError(f"{said}\n`flask doctor` says more.") from None
 
 
