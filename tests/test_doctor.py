@@ -65,6 +65,8 @@ def refused(ask, capsys):
         (f"postgresql://app:p@{SECRET}/x@h/d", "has an unescaped @ and /."),
         (f"postgresql://app:{SECRET}/x#@h/d", "has an unescaped / and #."),
         (f"postgresql://app:{SECRET}?x@h/d", "has an unescaped ?."),
+        (f"postgresql://app:12?x={SECRET}@h/d", "has an unescaped ?."),
+        (f"postgresql://app@h/d?password=12&{SECRET}", "with special characters percent-encoded"),
         (f"postgresql://app:{SECRET}%@h/d", "has an unescaped %."),
         (f"mysql://root:{SECRET}@h/d", "DATABASE_URL is the URL of a MySQL database."),
         (f"'postgresql://app:{SECRET}@h/d'", "DATABASE_URL has quotes, or a command, around"),
@@ -117,6 +119,17 @@ def test_the_source_and_the_changes_of_a_url_are_told(monkeypatch, tmp_path):
     )
 
 
+def test_an_at_sign_behind_the_address_is_nothing_bad(monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://app:{SECRET}@h/d?application_name=a@b")
+    assert {finding.level for finding in doctor.url.examine()} == {"ok"}
+
+
+def test_what_comes_after_a_password_is_not_told(monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://app@h/d?password=12&{SECRET}=3")
+    *_, changes = doctor.url.examine()
+    assert changes.what == "Normalised: left out keys, which libpq does not know."
+
+
 def test_a_dead_host_is_told_in_ten_seconds(ask, proxy):
     proxy.silent = True
     begun = time.monotonic()
@@ -135,6 +148,16 @@ def test_a_server_that_falls_silent_is_told_in_ten_seconds(ask, proxy):
     code, _ = ask(DATABASE_URL=proxy.url)
     assert time.monotonic() - begun < 10
     assert code == 1
+
+
+def test_one_that_falls_silent_as_migrations_connect_is_told_in_ten_seconds(ask, sql, proxy):
+    proxy.mute = "pg_catalog.version"
+    begun = time.monotonic()
+    code, found = ask(MIGRATIONS_DATABASE_URL=proxy.url)
+    assert time.monotonic() - begun < 10
+    assert code == 1
+    assert found["doctor"]["what"] == "It gives up after 8 s."
+    assert found["schema"]["level"] == "ok"
 
 
 def test_a_server_that_refuses_is_told(ask, database_url):
@@ -171,6 +194,13 @@ def test_a_server_that_refuses_is_told(ask, database_url):
         ("FATAL:  Tenant or user not found", "Supabase's poolers"),
         ('FATAL:  no pg_hba.conf entry for host "192.0.2.7", no encryption', "only with TLS"),
         ("FATAL:  sorry, too many clients already", "is taken"),
+        ('FATAL:  too many connections for role "app"', "the doctor needs 3"),
+        ('FATAL:  role "app" is not permitted to log in', "not one that logs in"),
+        (
+            'FATAL:  permission denied for database "d"  DETAIL:  User does not have CONNECT'
+            " privilege.",
+            "may not connect to this database",
+        ),
         ("FATAL:  the database system is starting up", "up or down"),
         ("session is read-only", "Only standbys"),
     ],
@@ -209,6 +239,16 @@ def test_a_password_that_a_server_quotes_is_not_told():
             *("jit", "warn", "jit is on"),
         ),
         (
+            "ALTER DATABASE {database} CONNECTION LIMIT 12",
+            "ALTER DATABASE {database} CONNECTION LIMIT -1",
+            *("connections", "warn", "the server allows 12."),
+        ),
+        (
+            "ALTER ROLE postgres IN DATABASE {database} SET search_path = nowhere",
+            "ALTER ROLE postgres IN DATABASE {database} RESET search_path",
+            *("schema", "FAIL", "The role postgres may use no schema of its search_path."),
+        ),
+        (
             *(INDEX.format("false"), INDEX.format("true")),
             *("indexes", "warn", "Invalid: projects_name_id_idx."),
         ),
@@ -244,6 +284,11 @@ def test_too_many_connections_are_told(ask, sql):
     assert found["connections"]["what"].startswith("16000 connections are needed while a release")
 
 
+def test_there_is_at_least_one_replica(make_app, database_url):
+    runner = make_app(DATABASE_URL=database_url).test_cli_runner()
+    assert runner.invoke(args=["doctor", "--replicas", "0"]).exit_code == 2
+
+
 def test_distance_and_clock_are_told(ask, sql, monkeypatch):
     monkeypatch.setattr(server, "FAR_MS", 0)
     monkeypatch.setattr(server, "SKEW_SECONDS", -1)
@@ -271,6 +316,9 @@ def test_it_is_read_by_people_and_has_colours_on_a_terminal_only(database_url, s
     assert plain.stdout.startswith("ok    setting     DATABASE_URL comes from the environment.\n")
     assert plain.stdout.endswith("to consider.\n")
     assert max(map(len, plain.stdout.splitlines())) <= 100
+    options["env"] = {**environ, "COLUMNS": "70"}
+    narrow = subprocess.run(command, **options, check=True)
+    assert narrow.stdout.count("\n") > plain.stdout.count("\n")
     options["env"] = {**environ, "DATABASE_URL": f"mysql://root:{SECRET}@h/d"}
     refused = subprocess.run(command, **options, check=False)
     assert (refused.returncode, refused.stderr) == (1, "")

@@ -4,10 +4,14 @@ It looks in the order in which things go wrong: the settings, the way to the ser
 """
 
 import json
+import queue
+import shutil
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import copy_context
 from dataclasses import asdict
 
 import click
@@ -23,12 +27,18 @@ _COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
 
 
 @click.command("doctor")
-@click.option("--replicas", default=1, show_default=True, help="How many servers run this release.")
+@click.option(
+    "--replicas",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many servers run this release.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_appcontext
 def _command(replicas: int, as_json: bool) -> None:
     """Examine the connection to the database; exits with 1 if something does not work."""
-    sys.exit(_report(_examine(replicas), as_json))
+    sys.exit(_report(_in_time(_examine(replicas)), as_json))
 
 
 def init_app(app: Flask) -> None:
@@ -61,6 +71,25 @@ def _examine(replicas: int) -> Iterator[Finding]:
         yield Finding(FAIL, "doctor", f"It cannot go on: {type(error).__name__}.")
 
 
+def _in_time(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """What is found within SECONDS, whatever it is that still waits then."""
+    end = time.monotonic() + SECONDS
+    found: queue.SimpleQueue[Finding | None] = queue.SimpleQueue()
+
+    def search() -> None:
+        for finding in findings:
+            found.put(finding)
+        found.put(None)
+
+    threading.Thread(target=copy_context().run, args=(search,), daemon=True).start()
+    try:
+        while (finding := found.get(timeout=max(0, end - time.monotonic()))) is not None:
+            yield finding
+    except queue.Empty:
+        why = "The server, or what is in the way, answers too slowly for the rest."
+        yield Finding(FAIL, "doctor", f"It gives up after {SECONDS} s.", why)
+
+
 def _report(findings: Iterable[Finding], as_json: bool) -> int:
     """Print the findings, each as soon as it is there; the exit code."""
     seen = []
@@ -90,5 +119,6 @@ def _print(finding: Finding) -> None:
 
 
 def _wrapped(words: str) -> str:
-    lines = textwrap.wrap(words, 82, break_long_words=False, break_on_hyphens=False)
+    width = max(40, min(82, shutil.get_terminal_size((100, 24)).columns - 18))
+    lines = textwrap.wrap(words, width, break_long_words=False, break_on_hyphens=False)
     return f"\n{'':18}".join(lines)

@@ -33,9 +33,11 @@ SELECT pg_postmaster_start_time() || current_database() AS place, current_user A
   extract(epoch FROM clock_timestamp())::float AS clock,
   ARRAY(SELECT name FROM pg_settings WHERE setting = 'off'
         AND name IN ('fsync', 'full_page_writes', 'synchronous_commit')) AS volatile,
-  current_setting('max_connections')::integer
+  least(current_setting('max_connections')::integer
     - current_setting('superuser_reserved_connections')::integer
-    - coalesce(current_setting('reserved_connections', true)::integer, 0) AS slots,
+    - coalesce(current_setting('reserved_connections', true)::integer, 0),
+    nullif(rolconnlimit, -1), (SELECT nullif(datconnlimit, -1) FROM pg_database
+    WHERE datname = current_database())) AS slots,
   coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) OR EXISTS (
     SELECT FROM pg_tables WHERE schemaname = current_schema() AND tablename = ANY (:ours)
     AND pg_has_role(tableowner, 'USAGE')) AS ddl,
@@ -170,6 +172,10 @@ def _clock(facts: Facts) -> Finding:
 
 def _schema(facts: Facts) -> Finding:
     needed, at, role = code_revision(), facts["revision"], facts["role"]
+    if facts["schema"] is None:
+        what = f"The role {role} may use no schema of its search_path."
+        do = f"GRANT USAGE ON SCHEMA public TO {role};"
+        return Finding(FAIL, "schema", what, "It finds no table.", do)
     if at is None or at < needed:
         what = f"The schema is at {at or 'nothing'}, this release needs {needed}."
         if facts["ddl"] or facts["separate"]:

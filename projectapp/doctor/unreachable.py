@@ -82,6 +82,21 @@ _CAUSES = (
         "add ?sslmode=require to {name}, or a line to the server's pg_hba.conf",
     ),
     (
+        r"not permitted to log in",
+        "The role is one that others are members of, not one that logs in.",
+        "ALTER ROLE {user} LOGIN;",
+    ),
+    (
+        r"permission denied for database",
+        "The role may not connect to this database.",
+        "GRANT CONNECT ON DATABASE {dbname} TO {user};",
+    ),
+    (
+        r"too many connections for (role|database)",
+        "Every connection that the role, or the database, is allowed is taken; the doctor needs 3.",
+        "ALTER ROLE {user} CONNECTION LIMIT -1;\nALTER DATABASE {dbname} CONNECTION LIMIT -1;",
+    ),
+    (
         r"too many (clients|connections)|connection slots|[Mm]ax client connections",
         "Every connection that the server allows is taken.",
         "lower WEB_CONCURRENCY or THREADS, raise max_connections, or put a pooler between",
