@@ -157,6 +157,18 @@ def test_squawk_has_something_against_what_stops_traffic(statement, rule):
     assert rule in squawk(f"{migrating.SET}; {statement};")
 
 
+def test_squawk_is_told_of_a_drop_that_is_meant():
+    page = (config.ROOT / "docs" / "migrations.md").read_text()
+    (meant,) = re.findall(r'`op\.execute\("(-- squawk-ignore .*?)"\)`', page)
+    meant = meant.replace("\\n", "\n")
+    said = [
+        squawk(f"{migrating.SET};\n\nBEGIN;\n\n{statement};\n\nCOMMIT;")
+        for statement in (meant, meant.partition("\n")[2])
+    ]
+    assert "Found 0 issues" in said[0]
+    assert "ban-drop-column" in said[1]
+
+
 def test_a_concurrent_build_is_alone_in_its_migration():
     for path in VERSIONS.glob("*.py"):
         text = path.read_text()
