@@ -268,6 +268,18 @@ def test_what_is_wrong_with_a_database_is_told(
     assert code == (level == "FAIL")
 
 
+def test_what_is_to_be_typed_against_invalid_indexes_works(ask, sql):
+    sql("CREATE TABLE scratch (n integer)")
+    for name in "ab":
+        sql(f"CREATE INDEX {name} ON scratch (n)")
+    sql("UPDATE pg_index SET indisvalid = false WHERE indrelid = 'scratch'::regclass")
+    _, found = ask()
+    for statement in found["indexes"]["do"].splitlines():
+        sql(statement)
+    assert sql("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == [(0,)]
+    sql("DROP TABLE scratch")
+
+
 def test_the_url_for_migrations_is_examined_too(ask, sql, database_url):
     name = config.database_url(database_url)["dbname"]
     code, found = ask(MIGRATIONS_DATABASE_URL=database_url)

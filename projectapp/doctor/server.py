@@ -51,7 +51,7 @@ SELECT pg_postmaster_start_time() || current_database() AS place, current_user A
         WHERE NOT indisvalid AND relnamespace = to_regnamespace(current_schema())) AS invalid,
   ARRAY(SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema()
         AND tablename = ANY (:ours) AND NOT rowsecurity
-        AND EXISTS (SELECT FROM pg_roles WHERE rolname = 'anon')) AS open
+        AND EXISTS (SELECT FROM pg_roles WHERE rolname IN ('anon', 'authenticated'))) AS open
 FROM pg_roles WHERE rolname = current_user
 """)
 
@@ -119,7 +119,7 @@ def _examine_migrations(
         yield Finding(FAIL, "migrating", what, why, f"{name}=the direct URL, or session mode")
     elif not facts["ddl"]:
         what = f"The role {facts['role']} of {name} may not change the schema."
-        do = f"GRANT CREATE ON SCHEMA {facts['schema']} TO {facts['role']};"
+        do = f"GRANT USAGE, CREATE ON SCHEMA {facts['schema'] or 'public'} TO {facts['role']};"
         yield Finding(FAIL, "migrating", what, "flask db upgrade will fail.", do)
     else:
         yield Finding(OK, "migrating", f"The role {facts['role']} of {name} migrates.")
@@ -192,7 +192,7 @@ def _indexes(facts: Facts) -> Finding | None:
         return None
     names = ", ".join(facts["invalid"])
     why = "A concurrent build was cut; it costs writes and helps no read."
-    do = f"DROP INDEX CONCURRENTLY {names};   -- a migration of its own tries again"
+    do = "\n".join(f"DROP INDEX CONCURRENTLY {name};" for name in facts["invalid"])
     return Finding(WARN, "indexes", f"Invalid: {names}.", why, do)
 
 
