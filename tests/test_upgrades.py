@@ -249,6 +249,43 @@ def test_after_a_kill_in_a_concurrent_build_the_next_upgrade_completes(
     assert sql(is_valid) == [(True,)]
 
 
+def test_after_a_concurrent_build_statements_give_up_as_soon_as_before(app, sql, later):
+    note = "CREATE TABLE other AS SELECT current_setting('lock_timeout') AS waits"
+    folder = later('op.execute("CREATE TABLE scratch (n integer)")', INDEX, f'op.execute("{note}")')
+    with app.app_context():
+        flask_migrate.upgrade(directory=folder)
+    assert sql("SELECT waits FROM other") == [("500ms",)]
+
+
+def test_the_settings_of_a_role_do_not_bound_a_migration(app, sql, later, direct_url):
+    database = parameters_of(direct_url)["dbname"]
+    names = ("statement_timeout", "idle_in_transaction_session_timeout")
+    for name in names:
+        sql(f"ALTER ROLE postgres IN DATABASE {database} SET {name} = '200ms'")
+    try:
+        with app.app_context():
+            flask_migrate.upgrade(
+                directory=later(
+                    'op.execute("SELECT pg_sleep(0.4)")',
+                    'import time; op.execute("SELECT 1"); time.sleep(0.4); op.execute("SELECT 1")',
+                )
+            )
+    finally:
+        for name in names:
+            sql(f"ALTER ROLE postgres IN DATABASE {database} RESET {name}")
+
+
+def test_who_waits_too_long_for_another_fails_with_a_sentence(app, sql, later, monkeypatch, caplog):
+    monkeypatch.setattr(migrating, "WAIT_SECONDS", 1)
+    sql(f"SELECT pg_advisory_lock{LOCK}")
+    try:
+        with app.app_context(), pytest.raises(SystemExit):
+            flask_migrate.upgrade(directory=later('op.execute("SELECT 1")'))
+    finally:
+        sql(f"SELECT pg_advisory_unlock{LOCK}")
+    assert "Another process has been migrating for 1 s." in caplog.text
+
+
 def test_the_examples_of_the_page_are_migrations(app, sql, later, make_project, head):
     make_project()
     page = (config.ROOT / "docs" / "migrations.md").read_text()
