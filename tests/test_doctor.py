@@ -13,6 +13,7 @@ from projectapp import doctor
 from projectapp.doctor import server
 from projectapp.doctor.unreachable import explain
 from projectapp.health import code_revision
+from tests.conftest import parameters_of, url_of
 
 SECRET = "hunter22"  # noqa: S105 - the tests' own
 AT_HEAD = "UPDATE alembic_version SET version_num = '{head}'"
@@ -288,6 +289,62 @@ def test_the_url_for_migrations_is_examined_too(ask, sql, database_url):
     code, found = ask(MIGRATIONS_DATABASE_URL=database_url.replace(f"/{name}", "/postgres"))
     assert code == 1
     assert "another database than DATABASE_URL" in found["migrating"]["what"]
+
+
+@pytest.fixture
+def role(sql, database_url):
+    """A role that may log in and no more; returns its name and its URL."""
+    name = f"doctor_{os.getpid()}"
+    sql(f"CREATE ROLE {name} LOGIN")
+    yield name, url_of({**parameters_of(database_url), "user": name})
+    sql(f"DROP OWNED BY {name}")
+    sql(f"DROP ROLE {name}")
+
+
+def test_what_a_role_may_and_should_is_told(ask, sql, role, database_url):
+    name, url = role
+    _, found = ask(DATABASE_URL=url)
+    assert found["rights"]["level"] == "FAIL"
+    assert f"The role {name} lacks SELECT on " in found["rights"]["what"]
+    _, found = ask(MIGRATIONS_DATABASE_URL=url)
+    assert found["migrating"]["level"] == "FAIL"
+    assert "may not change the schema" in found["migrating"]["what"]
+
+    sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {name}")
+    code, found = ask(DATABASE_URL=url)
+    assert code == 0
+    assert "no other is named to migrate" in found["rights"]["what"]
+    code, found = ask(DATABASE_URL=url, MIGRATIONS_DATABASE_URL=database_url)
+    assert found["rights"]["what"] == f"The role {name} serves, and may not change the schema."
+
+    sql(f"GRANT CREATE ON SCHEMA public TO {name}")
+    code, found = ask(DATABASE_URL=url, MIGRATIONS_DATABASE_URL=database_url)
+    assert "though another role migrates" in found["rights"]["what"]
+    code, found = ask(DATABASE_URL=url)
+    assert found["rights"]["what"] == f"The role {name} serves and migrates (docs/roles.md: two)."
+
+
+def test_a_pooler_in_transaction_mode_is_told(ask, sql, monkeypatch, database_url):
+    monkeypatch.setattr(server, "pool_mode", lambda connect: "transaction")
+    code, found = ask()
+    assert code == 0
+    assert "flask db upgrade needs a lock" in found["server"]["why"]
+    assert found["connections"]["what"].endswith("The pooler shares them.")
+    code, found = ask(MIGRATIONS_DATABASE_URL=database_url)
+    assert code == 1
+    assert found["server"]["level"] == "ok"
+    assert "cannot hold a lock" in found["migrating"]["what"]
+
+
+def test_a_database_that_cannot_store_most_languages_is_told(ask, sql, database_url):
+    name = f"test_ascii_{os.getpid()}"
+    sql(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
+    try:
+        code, found = ask(DATABASE_URL=url_of({**parameters_of(database_url), "dbname": name}))
+    finally:
+        sql(f"DROP DATABASE {name} WITH (FORCE)")
+    assert code == 1
+    assert found["encoding"]["what"] == "The database's encoding is SQL_ASCII, not UTF8."
 
 
 def test_too_many_connections_are_told(ask, sql):
