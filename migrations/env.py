@@ -41,11 +41,11 @@ def target() -> str | None:
 def is_done(connection) -> bool:
     """Whether the schema is where `flask db upgrade` leads, or a later release has it ahead."""
     context.configure(connection=connection, **options)
+    if context.get_context().opts["fn"].__name__ != "upgrade":  # but downgrade or stamp
+        return False
     at = max(context.get_context().get_current_heads(), default="")
     connection.rollback()
     head = context.get_head_revision()
-    if context.get_context().opts["fn"].__name__ != "upgrade":
-        return False
     if at > head == target():
         log.info("The schema is at %s, ahead of this release, which needs %s.", at, head)
     return at >= head == target()
@@ -70,5 +70,5 @@ else:
     with migrating.connect() as connection:
         if target() == "":
             run(connection)
-        elif not is_done(connection) or migrating.has_open_tables(connection):
+        elif not is_done(connection) or migrating.has_tables_to_close(connection):
             migrating.alone(connection, lambda: is_done(connection) or run(connection))

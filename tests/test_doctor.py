@@ -10,6 +10,7 @@ import pytest
 
 import config
 from projectapp import doctor
+from projectapp.database import migrating
 from projectapp.doctor import server
 from projectapp.doctor.unreachable import explain
 from projectapp.health import code_revision
@@ -82,6 +83,23 @@ def test_what_is_wrong_with_a_url_is_told(refused, url, words):
     assert words in failure["what"]
 
 
+def test_brackets_of_a_template_are_told(monkeypatch):
+    monkeypatch.setenv(
+        "DATABASE_URL", f"postgresql://postgres:[{SECRET}]@db.r.supabase.co/postgres"
+    )
+    found = [finding for finding in doctor.url.examine() if finding.level != "ok"]
+    assert [one.what for one in found] == [
+        "The password in DATABASE_URL stands in square brackets."
+    ]
+
+
+def test_names_in_what_is_to_be_typed_are_quoted_and_of_several_hosts_one_is_named():
+    target = config.database_url("postgresql://postgres.abc@h1,h2/my-db")
+    assert explain("DATABASE_URL", "timed out", target).do == "pg_isready -h h1 -p 5432 -t 3"
+    created = explain("DATABASE_URL", 'database "my-db" does not exist', target).do
+    assert created == 'CREATE DATABASE "my-db" OWNER "postgres.abc";'
+
+
 def test_another_refused_setting_is_told(refused):
     assert refused(PORT="x")["what"] == "PORT must be a whole number from 1 to 65535."
 
@@ -151,13 +169,14 @@ def test_a_server_that_falls_silent_is_told_in_ten_seconds(ask, proxy):
     assert code == 1
 
 
-def test_one_that_falls_silent_as_migrations_connect_is_told_in_ten_seconds(ask, sql, proxy):
+def test_one_that_falls_silent_as_migrations_connect_is_told_in_time(ask, sql, proxy, monkeypatch):
+    monkeypatch.setattr(doctor, "SECONDS", 3)
     proxy.mute = "pg_catalog.version"
     begun = time.monotonic()
     code, found = ask(MIGRATIONS_DATABASE_URL=proxy.url)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 5
     assert code == 1
-    assert found["doctor"]["what"] == "It gives up after 8 s."
+    assert found["doctor"]["what"] == "It gives up after 3 s."
     assert found["schema"]["level"] == "ok"
 
 
@@ -324,16 +343,20 @@ def test_what_a_role_may_and_should_is_told(ask, sql, role, database_url):
     assert found["rights"]["what"] == f"The role {name} serves and migrates (docs/roles.md: two)."
 
 
-def test_a_pooler_in_transaction_mode_is_told(ask, sql, monkeypatch, database_url):
-    monkeypatch.setattr(server, "pool_mode", lambda connect: "transaction")
+def test_tables_that_supabase_serves_to_everybody_are_told(ask, sql, role, monkeypatch):
+    monkeypatch.setattr(migrating, "_WEB", f"rolname = '{role[0]}'")
     code, found = ask()
-    assert code == 0
-    assert "flask db upgrade needs a lock" in found["server"]["why"]
-    assert found["connections"]["what"].endswith("The pooler shares them.")
-    code, found = ask(MIGRATIONS_DATABASE_URL=database_url)
     assert code == 1
-    assert found["server"]["level"] == "ok"
-    assert "cannot hold a lock" in found["migrating"]["what"]
+    for table in ("alembic_version", "idempotency_keys", "projects"):
+        assert table in found["exposure"]["what"]
+    assert found["exposure"]["do"] == "flask db upgrade"
+
+
+def test_a_server_that_is_too_old_is_told(ask, sql, monkeypatch):
+    monkeypatch.setattr(server, "OLDEST", 99)
+    code, found = ask()
+    assert code == 1
+    assert found["server"]["why"] == "99 is the oldest that works here."
 
 
 def test_a_database_that_cannot_store_most_languages_is_told(ask, sql, database_url):

@@ -339,7 +339,9 @@ def test_the_doctor_says_what_a_pooler_is_good_for(bounce, make_app, sql, direct
         said = json.loads(runner.invoke(args=["doctor", "--json"]).output)["findings"]
         return {finding["check"]: finding for finding in said}
 
-    server = found(MIGRATIONS_DATABASE_URL="")["server"]
+    alone = found(MIGRATIONS_DATABASE_URL="")
+    assert alone["connections"]["what"].endswith("The pooler shares them.")
+    server = alone["server"]
     assert server["level"] == "warn"
     assert "is reached by a pooler in transaction mode" in server["what"]
     assert server["do"].startswith("MIGRATIONS_DATABASE_URL=")

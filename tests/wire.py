@@ -121,6 +121,8 @@ class _Link(socketserver.BaseRequestHandler):
             self.server.meanwhile()
         except OSError:
             pass
+        with suppress(OSError):
+            upstream.shutdown(socket.SHUT_RDWR)  # close alone would wait for the reading thread
         upstream.close()
         self.request.close()  # with TLS it is not the one that the server knows
 

@@ -71,8 +71,9 @@ _WEB = "rolname IN ('anon', 'authenticated')"
 _OPEN_TABLES = """
 SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
 WHERE schemaname = current_schema() AND tablename IN ({ours}) AND NOT rowsecurity
-  AND pg_has_role(tableowner, 'USAGE') AND EXISTS (SELECT FROM pg_roles WHERE {web})
+  AND EXISTS (SELECT FROM pg_roles WHERE {web})
 """
+_TO_CLOSE = _OPEN_TABLES + "AND pg_has_role(tableowner, 'USAGE')"
 _CLOSE_TABLES = """
 DO $$
 DECLARE
@@ -107,19 +108,24 @@ _POOLER = (
 )
 
 
-def _open_tables() -> str:
-    ours = ", ".join(f"'{name}'" for name in ("alembic_version", *db.metadata.tables))
-    return _OPEN_TABLES.format(ours=ours, web=_WEB)
+def open_tables(connection: Connection) -> list[str]:
+    """Our tables that Supabase's own API would let anybody use."""
+    return list(connection.scalars(text(_of_ours(_OPEN_TABLES))))
 
 
-def has_open_tables(connection: Connection) -> bool:
-    """Whether Supabase's own API would let anybody use our tables."""
-    return _execute(connection, _open_tables()) is not None
+def has_tables_to_close(connection: Connection) -> bool:
+    """Whether there are such, and the role may close them."""
+    return _execute(connection, _of_ours(_TO_CLOSE)) is not None
 
 
 def close_tables() -> str:
-    """The statement that shuts it out of them."""
-    return _CLOSE_TABLES.format(web=_WEB, open=_open_tables())
+    """The statement that does."""
+    return _CLOSE_TABLES.format(web=_WEB, open=_of_ours(_TO_CLOSE))
+
+
+def _of_ours(query: str) -> str:
+    ours = ", ".join(f"'{name}'" for name in ("alembic_version", *db.metadata.tables))
+    return query.format(ours=ours, web=_WEB)
 
 
 def engine() -> Engine:

@@ -18,13 +18,14 @@ from projectapp.doctor.finding import FAIL, OK, WARN, Finding
 from projectapp.doctor.unreachable import explain
 from projectapp.health import code_revision
 
+OLDEST = 15  # major version of PostgreSQL
 FAR_MS = 10  # a round trip that is felt: each request is one
 SKEW_SECONDS = 1
 ANSWER_SECONDS = 3  # for all that is asked on one connection
 
 _FACTS = text("""
-SELECT pg_postmaster_start_time() || current_database() AS place, current_user AS role,
-  current_schema() AS schema, rolsuper AS superuser,
+SELECT pg_postmaster_start_time() || current_database() AS place, quote_ident(current_user) AS role,
+  quote_ident(current_schema()) AS schema, rolsuper AS superuser,
   current_setting('server_version') AS version,
   current_setting('server_version_num')::integer / 10000 AS major,
   current_setting('server_encoding') AS encoding,
@@ -48,10 +49,7 @@ SELECT pg_postmaster_start_time() || current_database() AS place, current_user A
         UNION ALL SELECT 'SELECT on alembic_version'
         WHERE NOT has_table_privilege(to_regclass('alembic_version'), 'SELECT')) AS missing,
   ARRAY(SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class ON oid = indexrelid
-        WHERE NOT indisvalid AND relnamespace = to_regnamespace(current_schema())) AS invalid,
-  ARRAY(SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema()
-        AND tablename = ANY (:ours) AND NOT rowsecurity
-        AND EXISTS (SELECT FROM pg_roles WHERE rolname IN ('anon', 'authenticated'))) AS open
+        WHERE NOT indisvalid AND relnamespace = to_regnamespace(current_schema())) AS invalid
 FROM pg_roles WHERE rolname = current_user
 """)
 
@@ -84,12 +82,14 @@ def _ask(connection: Connection) -> Facts:
         names = {"tables": tables, "ours": ["alembic_version", *tables]}
         facts = dict(connection.execute(_FACTS, names).mappings().one())
         skew = facts["clock"] - (begun + time.time()) / 2
+        exposed = migrating.open_tables(connection)
         revision = None
         if facts["migrated"] and "SELECT on alembic_version" not in facts["missing"]:
             revision = connection.scalar(text("SELECT max(version_num) FROM alembic_version"))
     info, libpq = link.info, divmod(psycopg2.extensions.libpq_version(), 10000)
     return facts | {
         "revision": revision,
+        "open": exposed,
         "trip": statistics.median(trips) * 1000,
         "skew": skew,
         "tls": info.ssl_attribute("protocol") if info.ssl_in_use else None,
@@ -129,8 +129,8 @@ def _connection(facts: Facts) -> Finding:
     modes = {"": "directly", "transaction": "by a pooler in transaction mode"}
     how = modes.get(facts["pooling"], "by a pooler in session mode")
     what = f"PostgreSQL {facts['version']} is reached {how}, with {facts['driver']}."
-    if facts["major"] < 15:
-        return Finding(FAIL, "server", what, "15 is the oldest that works here.")
+    if facts["major"] < OLDEST:
+        return Finding(FAIL, "server", what, f"{OLDEST} is the oldest that works here.")
     if facts["pooling"] == "transaction" and not facts["separate"]:
         why = "The service works; flask db upgrade needs a lock, which such a pooler cannot hold."
         do = "MIGRATIONS_DATABASE_URL=the direct URL, or session mode"

@@ -102,6 +102,11 @@ _CAUSES = (
         "lower WEB_CONCURRENCY or THREADS, raise max_connections, or put a pooler between",
     ),
     (
+        r"closed the connection unexpectedly",
+        "The server ended the connection, or was silent for longer than the doctor waits.",
+        "flask doctor   # again in a moment; then the server's log",
+    ),
+    (
         r"starting up|shutting down|recovery mode|not accepting connections",
         "The server is on its way up or down.",
         "flask doctor   # again in a moment",
@@ -121,7 +126,15 @@ def explain(name: str, error: object, target: dict[str, str]) -> Finding:
         said = said.replace(target["password"], "***")
     what = f"{name} leads nowhere: {said}"
     values = {"host": "HOST", "port": "5432", "user": "USER", "dbname": "DATABASE", **target}
+    values |= {key: values[key].partition(",")[0] or "5432" for key in ("host", "port")}
+    values |= {key: _identifier(values[key]) for key in ("user", "dbname")}
     for pattern, why, do in _CAUSES:
         if re.search(pattern, said):
             return Finding(FAIL, "connection", what, why, do.format(name=name, **values))
     return Finding(FAIL, "connection", what)
+
+
+def _identifier(name: str) -> str:
+    """A name as SQL has it."""
+    plain = re.fullmatch(r"[a-z_][a-z0-9_]*|USER|DATABASE", name)
+    return name if plain else '"{}"'.format(name.replace('"', '""'))

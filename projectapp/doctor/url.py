@@ -30,9 +30,14 @@ def _explain(name: str, text: str) -> Iterator[Finding]:
     except ValueError as error:
         yield _trouble(name, text) or Finding(FAIL, "url", f"{name} must be {error}.")
         return
-    if "#" in found.get("password", "") and "#" in text:
+    password = found.get("password", "")
+    if "#" in password and "#" in text:
         what = f"The password in {name} has an unescaped #."
         yield Finding(WARN, "url", what, "It works here, but other tools end there.", _ENCODE)
+    if re.fullmatch(r"\[.*\]", password):
+        what = f"The password in {name} stands in square brackets."
+        why = "In the templates of Supabase they are to be replaced, too."
+        yield Finding(WARN, "url", what, why, f"{name}=postgresql://USER:PASSWORD@HOST/DATABASE")
     user, database = found.get("user", "the system's"), found.get("dbname", "the user's")
     host, port = found.get("host", "the local socket"), found.get("port", "5432")
     yield Finding(OK, "url", f"Host {host}, port {port}, database {database}, user {user}.")
