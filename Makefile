@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check faults rehearse format
@@ -13,14 +14,14 @@ run: $(INSTALLED) ## serve the API on PORT (default 8000), with a PostgreSQL of 
 	@exec $(BIN)/gunicorn wsgi:app
 
 test: $(INSTALLED) ## run the tests
-	@$(BIN)/pytest
+	@$(PYTEST)
 
 check: $(INSTALLED) ## the whole gate: format, lint, types, five faults, tests with coverage, drift, migrations down and up
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m faults --smoke
-	@$(BIN)/pytest --cov --cov-report=term-missing:skip-covered
+	@$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 faults: $(INSTALLED) ## break everything that the service stands on, and see what it promised kept (15 minutes)
 	@$(BIN)/python -m faults

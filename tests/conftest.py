@@ -30,6 +30,16 @@ PROJECTS = "/api/v1/projects"
 os.environ["FLASK_SKIP_DOTENV"] = "1"
 
 
+# What these measure is time, so no other of them runs beside it.
+TIMED = ("faults", "serving", "worker", "upgrades", "pooler", "doctor", "embedded", "tls", "roles")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        is_timed = item.path.stem.removeprefix("test_") in TIMED
+        item.add_marker(pytest.mark.xdist_group("timed" if is_timed else "others"))
+
+
 def links(answer: Any) -> dict[str, str]:
     """The URLs of an answer's Link header by relation."""
     found = re.findall(r'<([^>]*)>; rel="(\w+)"', answer.headers["Link"])
