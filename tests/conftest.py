@@ -128,6 +128,9 @@ def binaries() -> Path:
     return folder
 
 
+_servers: list[Server] = []  # kept: a keeper goes on if the other process of the tests needs it
+
+
 @pytest.fixture(scope="session")
 def _urls() -> Iterator[tuple[str, str]]:
     given = [os.environ.pop(name, "") for name in ("DATABASE_URL", "MIGRATIONS_DATABASE_URL")]
@@ -137,6 +140,7 @@ def _urls() -> Iterator[tuple[str, str]]:
         yield given[0], given[1]
         return
     server = Server(config.Testing.DATABASE_HOME, config.Testing(os.environ).PG_BIN, throwaway=True)
+    _servers.append(server)
     server.start()
     name = f"test_{os.getpid()}"
     connection = psycopg2.connect(**server.parameters)
