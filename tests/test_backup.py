@@ -34,16 +34,16 @@ def session(url):
     connection.close()
 
 
-def commands(binaries, folder, database_url, new):
+def commands(binaries, folder, direct_url, new):
     """A function that runs commands as they stand on the page."""
     tools = subprocess.check_output([binaries / "pg_dump", "--version"], text=True)
-    with session(database_url) as sql:
+    with session(direct_url) as sql:
         if major(tools) != int(sql("SHOW server_version_num")[0][0]) // 10000:
             pytest.skip("the tools at hand are not of the server's version")
     environ = {k: v for k, v in os.environ.items() if k not in config.Config.settings()} | {
         "APP_ENV": "testing",
         "PATH": f"{binaries}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "DATABASE_URL": database_url,
+        "DATABASE_URL": direct_url,
         "DUMP": str(folder / "projects.dump"),
         "NEW": new["dbname"],
         "NEW_URL": url_of(new),
@@ -92,17 +92,17 @@ def filled(client, make_project, sql):
 
 
 @pytest.fixture
-def new(sql, database_url):
+def new(sql, direct_url):
     """The parameters of a database that is not there yet, and is gone after the test."""
-    here = parameters_of(database_url)
+    here = parameters_of(direct_url)
     name = f"{here['dbname']}_restored"
     yield here | {"dbname": name}
     sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @pytest.fixture
-def run(database_url, binaries, new, tmp_path):
-    return commands(binaries, tmp_path, database_url, new)
+def run(direct_url, binaries, new, tmp_path):
+    return commands(binaries, tmp_path, direct_url, new)
 
 
 @pytest.fixture
@@ -134,10 +134,10 @@ def contents(run):
 
 
 def test_what_is_restored_equals_what_was_backed_up_and_works(
-    filled, client, make_app, run, contents, database_url, new
+    filled, client, make_app, run, contents, direct_url, new
 ):
     run(BACK_UP)
-    before = contents(database_url)
+    before = contents(direct_url)
     run(RESTORE)
     assert contents(url_of(new)) == before
     assert {name: len(rows) for name, rows in before[1].items()} == {
@@ -174,7 +174,7 @@ def test_what_is_restored_equals_what_was_backed_up_and_works(
 
 
 def test_rows_alone_are_restored_where_the_server_lacks_the_collation(
-    filled, sql, run, contents, database_url, new
+    filled, sql, run, contents, direct_url, new
 ):
     [(ours,)] = sql("SELECT pg_get_functiondef('search_fold'::regproc)")
     sql(re.sub(r"COLLATE [\w\"-]+", 'COLLATE "of-another-version"', ours))
@@ -185,4 +185,4 @@ def test_rows_alone_are_restored_where_the_server_lacks_the_collation(
         run(ROWS_ALONE)
     finally:
         sql(ours)
-    assert contents(url_of(new)) == contents(database_url)
+    assert contents(url_of(new)) == contents(direct_url)

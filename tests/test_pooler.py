@@ -277,6 +277,14 @@ def test_what_a_client_leaves_is_seen(bounce, direct_url, statement):
     assert len(left_in(bouncer, direct_url)) == 1
 
 
+def test_what_others_leave_in_a_session_does_no_harm(bounce, make_app, sql):
+    bouncer = bounce(default_pool_size=1)
+    client = make_app(DATABASE_URL=bouncer.url()).test_client()
+    ask(bouncer.url(), "SELECT set_config('search_path', '', false)")  # as pg_dump does
+    assert client.post(PROJECTS, json={"name": "x"}).status_code == 201
+    assert client.get(f"{PROJECTS}?q=xx&count=exact").status_code == 200
+
+
 # Migrations.
 
 

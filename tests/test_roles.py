@@ -29,8 +29,8 @@ class Place:
     `given`; `main` is the superuser's database.
     """
 
-    def __init__(self, tag, database_url, binaries, make_app):
-        self._here, self._binaries, self._make_app = parameters_of(database_url), binaries, make_app
+    def __init__(self, tag, direct_url, binaries, make_app):
+        self._here, self._binaries, self._make_app = parameters_of(direct_url), binaries, make_app
         self._apps = []
         self.main = self._here["dbname"]
         self.db, self.admin, self.migrate, self.serve, self.old = self._names = [
@@ -100,16 +100,16 @@ class Place:
 
 
 @pytest.fixture
-def place(database_url, binaries, make_app):
-    place = Place("given", database_url, binaries, make_app)
+def place(direct_url, binaries, make_app):
+    place = Place("given", direct_url, binaries, make_app)
     yield place
     place.clean()
 
 
 @pytest.fixture(scope="module")
-def new(database_url, binaries, make_app):
+def new(direct_url, binaries, make_app):
     """A new database with two roles, by the page."""
-    place = Place("new", database_url, binaries, make_app)
+    place = Place("new", direct_url, binaries, make_app)
     place.superuser(f"CREATE ROLE {place.admin} LOGIN CREATEROLE CREATEDB PASSWORD 'secret'")
     place.roles(place.admin)
     place.psql(DATABASE, place.admin, place.main)

@@ -121,7 +121,11 @@ class Connector:
             "statement_timeout": f"{config['DATABASE_STATEMENT_TIMEOUT']}s",
             "idle_in_transaction_session_timeout": f"{config['DATABASE_IDLE_TIMEOUT']}s",
         }
-        self.local_limits = "".join(f"SET LOCAL {k} = '{v}'; " for k, v in self._limits.items())
+        # Who had a pooler's session before may have left it without a search_path, as pg_dump does.
+        local = [f"{name} = '{value}'" for name, value in self._limits.items()]
+        self.local_limits = "".join(
+            f"SET LOCAL {one}; " for one in [*local, "search_path TO DEFAULT"]
+        )
 
     def __call__(self) -> Connection:
         """Return a new connection with its limits set. Raises psycopg2.Error."""
