@@ -23,11 +23,11 @@ PUBLIC = f"postgresql://app:{SECRET}@db.example.com:5432/d"
 
 
 @pytest.fixture
-def ask(make_app, database_url, monkeypatch):
+def ask(make_app, direct_url, monkeypatch):
     """Run the doctor with these settings; returns its exit code and its findings by check."""
 
     def run(*arguments, **environ):
-        environ = {"DATABASE_URL": database_url, **environ}
+        environ = {"DATABASE_URL": direct_url, "MIGRATIONS_DATABASE_URL": "", **environ}
         for name, text in environ.items():
             monkeypatch.setenv(name, text)
         monkeypatch.setattr(sys, "argv", ["flask", "doctor", "--json"])
@@ -180,10 +180,11 @@ def test_one_that_falls_silent_as_migrations_connect_is_told_in_time(ask, sql, p
     assert found["schema"]["level"] == "ok"
 
 
-def test_a_server_that_refuses_is_told(ask, database_url):
-    _, found = ask(DATABASE_URL=database_url.replace("/test_", "/nosuch_test_"))
+def test_a_server_that_refuses_is_told(ask, direct_url):
+    nowhere = {**parameters_of(direct_url), "dbname": "nosuch_test"}
+    _, found = ask(DATABASE_URL=url_of(nowhere))
     assert "does not exist" in found["connection"]["what"]
-    assert found["connection"]["do"].startswith("CREATE DATABASE nosuch_test_")
+    assert found["connection"]["do"].startswith("CREATE DATABASE nosuch_test ")
     _, found = ask(DATABASE_URL=f"postgresql://app:{SECRET}@127.0.0.1:9/d")
     assert found["connection"]["what"].endswith("failed: Connection refused")
     assert found["connection"]["do"] == "pg_isready -h 127.0.0.1 -p 9"
@@ -274,10 +275,8 @@ def test_a_password_that_a_server_quotes_is_not_told():
         ),
     ],
 )
-def test_what_is_wrong_with_a_database_is_told(
-    ask, sql, database_url, do, undo, check, level, words
-):
-    database = config.database_url(database_url)["dbname"]
+def test_what_is_wrong_with_a_database_is_told(ask, sql, direct_url, do, undo, check, level, words):
+    database = config.database_url(direct_url)["dbname"]
     sql(do.format(database=database))
     try:
         code, found = ask()
@@ -300,27 +299,27 @@ def test_what_is_to_be_typed_against_invalid_indexes_works(ask, sql):
     sql("DROP TABLE scratch")
 
 
-def test_the_url_for_migrations_is_examined_too(ask, sql, database_url):
-    name = config.database_url(database_url)["dbname"]
-    code, found = ask(MIGRATIONS_DATABASE_URL=database_url)
+def test_the_url_for_migrations_is_examined_too(ask, sql, direct_url):
+    code, found = ask(MIGRATIONS_DATABASE_URL=direct_url)
     assert code == 0
     assert found["migrating"]["what"].endswith("of MIGRATIONS_DATABASE_URL migrates.")
-    code, found = ask(MIGRATIONS_DATABASE_URL=database_url.replace(f"/{name}", "/postgres"))
+    another = {**parameters_of(direct_url), "dbname": "postgres"}
+    code, found = ask(MIGRATIONS_DATABASE_URL=url_of(another))
     assert code == 1
     assert "another database than DATABASE_URL" in found["migrating"]["what"]
 
 
 @pytest.fixture
-def role(sql, database_url):
+def role(sql, direct_url):
     """A role that may log in and no more; returns its name and its URL."""
     name = f"doctor_{os.getpid()}"
     sql(f"CREATE ROLE {name} LOGIN")
-    yield name, url_of({**parameters_of(database_url), "user": name})
+    yield name, url_of({**parameters_of(direct_url), "user": name})
     sql(f"DROP OWNED BY {name}")
     sql(f"DROP ROLE {name}")
 
 
-def test_what_a_role_may_and_should_is_told(ask, sql, role, database_url):
+def test_what_a_role_may_and_should_is_told(ask, sql, role, direct_url):
     name, url = role
     _, found = ask(DATABASE_URL=url)
     assert found["rights"]["level"] == "FAIL"
@@ -333,11 +332,11 @@ def test_what_a_role_may_and_should_is_told(ask, sql, role, database_url):
     code, found = ask(DATABASE_URL=url)
     assert code == 0
     assert "no other is named to migrate" in found["rights"]["what"]
-    code, found = ask(DATABASE_URL=url, MIGRATIONS_DATABASE_URL=database_url)
+    code, found = ask(DATABASE_URL=url, MIGRATIONS_DATABASE_URL=direct_url)
     assert found["rights"]["what"] == f"The role {name} serves, and may not change the schema."
 
     sql(f"GRANT CREATE ON SCHEMA public TO {name}")
-    code, found = ask(DATABASE_URL=url, MIGRATIONS_DATABASE_URL=database_url)
+    code, found = ask(DATABASE_URL=url, MIGRATIONS_DATABASE_URL=direct_url)
     assert "though another role migrates" in found["rights"]["what"]
     code, found = ask(DATABASE_URL=url)
     assert found["rights"]["what"] == f"The role {name} serves and migrates (docs/roles.md: two)."
@@ -359,11 +358,11 @@ def test_a_server_that_is_too_old_is_told(ask, sql, monkeypatch):
     assert found["server"]["why"] == "99 is the oldest that works here."
 
 
-def test_a_database_that_cannot_store_most_languages_is_told(ask, sql, database_url):
+def test_a_database_that_cannot_store_most_languages_is_told(ask, sql, direct_url):
     name = f"test_ascii_{os.getpid()}"
     sql(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
     try:
-        code, found = ask(DATABASE_URL=url_of({**parameters_of(database_url), "dbname": name}))
+        code, found = ask(DATABASE_URL=url_of({**parameters_of(direct_url), "dbname": name}))
     finally:
         sql(f"DROP DATABASE {name} WITH (FORCE)")
     assert code == 1
@@ -376,8 +375,8 @@ def test_too_many_connections_are_told(ask, sql):
     assert found["connections"]["what"].startswith("16000 connections are needed while a release")
 
 
-def test_there_is_at_least_one_replica(make_app, database_url):
-    runner = make_app(DATABASE_URL=database_url).test_cli_runner()
+def test_there_is_at_least_one_replica(make_app, direct_url):
+    runner = make_app(DATABASE_URL=direct_url).test_cli_runner()
     assert runner.invoke(args=["doctor", "--replicas", "0"]).exit_code == 2
 
 
@@ -399,8 +398,8 @@ def test_a_bug_of_the_doctor_is_no_trace(ask, sql, monkeypatch):
     assert found["doctor"]["what"] == "It cannot go on: KeyError."
 
 
-def test_it_is_read_by_people_and_has_colours_on_a_terminal_only(database_url, sql):
-    environ = {**os.environ, "APP_ENV": "testing", "DATABASE_URL": database_url}
+def test_it_is_read_by_people_and_has_colours_on_a_terminal_only(direct_url, sql):
+    environ = {**os.environ, "APP_ENV": "testing", "DATABASE_URL": direct_url}
     command = [sys.executable, "-m", "flask", "doctor"]
     options = {"cwd": config.ROOT, "env": environ, "capture_output": True, "text": True}
     plain = subprocess.run(command, **options, check=True)

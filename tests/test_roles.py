@@ -70,7 +70,8 @@ class Place:
                 sql(statement)
 
     def app(self, url, **settings):
-        self._apps.append(self._make_app(DATABASE_URL=url, **settings))
+        urls = {"DATABASE_URL": url, "MIGRATIONS_DATABASE_URL": ""}
+        self._apps.append(self._make_app(**urls | settings))
         return self._apps[-1]
 
     def flask(self, *arguments):
