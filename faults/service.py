@@ -52,9 +52,8 @@ class Service:
             "WEB_CONCURRENCY": str(WORKERS),
             "THREADS": str(THREADS),
             "SEEDED_BUG": self.bug,
-            "PWD": str(
-                self.code
-            ),  # to which gunicorn returns on USR2; the system's name follows links
+            # gunicorn returns to it on USR2; the system's own name for the folder follows links.
+            "PWD": str(self.code),
         }
         app = "faults.seeded:app" if self.bug else "wsgi:app"
         process = launch([GUNICORN, app], self.log, environ, self.code)

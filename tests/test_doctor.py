@@ -11,7 +11,7 @@ import pytest
 import config
 from projectapp import doctor
 from projectapp.database import migrating
-from projectapp.doctor import server
+from projectapp.doctor import checks, server
 from projectapp.doctor.unreachable import explain
 from projectapp.health import code_revision
 from tests.conftest import parameters_of, url_of
@@ -352,7 +352,7 @@ def test_tables_that_supabase_serves_to_everybody_are_told(ask, sql, role, monke
 
 
 def test_a_server_that_is_too_old_is_told(ask, sql, monkeypatch):
-    monkeypatch.setattr(server, "OLDEST", 99)
+    monkeypatch.setattr(checks, "OLDEST", 99)
     code, found = ask()
     assert code == 1
     assert found["server"]["why"] == "99 is the oldest that works here."
@@ -381,8 +381,8 @@ def test_there_is_at_least_one_replica(make_app, direct_url):
 
 
 def test_distance_and_clock_are_told(ask, sql, monkeypatch):
-    monkeypatch.setattr(server, "FAR_MS", 0)
-    monkeypatch.setattr(server, "SKEW_SECONDS", -1)
+    monkeypatch.setattr(checks, "FAR_MS", 0)
+    monkeypatch.setattr(checks, "SKEW_SECONDS", -1)
     code, found = ask()
     assert code == 0
     assert found["distance"]["level"] == found["clock"]["level"] == "warn"
@@ -392,7 +392,7 @@ def test_distance_and_clock_are_told(ask, sql, monkeypatch):
 
 
 def test_a_bug_of_the_doctor_is_no_trace(ask, sql, monkeypatch):
-    monkeypatch.setattr(server, "_CHECKS", (lambda facts: facts["nothing"],))
+    monkeypatch.setattr(server, "CHECKS", (lambda facts: facts["nothing"],))
     code, found = ask()
     assert code == 1
     assert found["doctor"]["what"] == "It cannot go on: KeyError."

@@ -170,10 +170,17 @@ def test_squawk_is_told_of_a_drop_that_is_meant():
 
 
 def test_a_concurrent_build_is_alone_in_its_migration():
-    for path in VERSIONS.glob("*.py"):
-        text = path.read_text()
-        upgrade = text[text.index("def upgrade") : text.index("def downgrade")]
-        assert "CONCURRENTLY" not in upgrade.upper() or len(re.findall(r"\bop\.\w+", upgrade)) == 2
+    build = (
+        "with op.get_context().autocommit_block(): op.create_index(postgresql_concurrently=True)"
+    )
+    assert is_alone(f"def upgrade(): {build} def downgrade")
+    assert not is_alone(f"def upgrade(): op.execute('...') {build} def downgrade")
+    assert [path.name for path in VERSIONS.glob("*.py") if not is_alone(path.read_text())] == []
+
+
+def is_alone(text):
+    upgrade = text[text.index("def upgrade") : text.index("def downgrade")]
+    return "CONCURRENTLY" not in upgrade.upper() or len(re.findall(r"\bop\.\w+", upgrade)) == 2
 
 
 def test_the_sql_of_the_migrations_makes_the_same_schema(flask_db, sql, database_url, binaries):

@@ -15,7 +15,7 @@ import psycopg2
 import pytest
 
 import config
-from projectapp.database.connection import pool_mode
+from projectapp.database.pooling import pool_mode
 from projectapp.embedded import keeper
 from projectapp.health import code_revision
 from tests.conftest import PROJECTS, parameters_of, url_of

@@ -161,6 +161,17 @@ def test_who_waits_for_another_then_skips_what_that_one_did(sql, later, upgrade)
     assert sql("SELECT to_regclass('scratch')") == [(None,)]
 
 
+def test_a_schema_that_is_ahead_once_the_wait_is_over_is_left_alone(sql, head, upgrade):
+    sql(f"SELECT pg_advisory_lock{LOCK}")
+    sql("UPDATE alembic_version SET version_num = %s", f"{head - 1:04}")
+    process = upgrade()
+    lines_until(process, "Another process is migrating: this one waits for it.")
+    sql("UPDATE alembic_version SET version_num = '9999'")  # by a newer release
+    sql(f"SELECT pg_advisory_unlock{LOCK}")
+    assert "The schema is at 9999, ahead of this release" in process.communicate(timeout=10)[1]
+    assert process.returncode == 0
+
+
 def test_a_schema_ahead_of_the_code_is_left_alone(client, sql, head, upgrade):
     sql("UPDATE alembic_version SET version_num = '9999'")
     process = upgrade()
@@ -213,7 +224,7 @@ def test_a_lock_that_is_never_free_fails_it_with_a_sentence(
     )
     with app.app_context(), pytest.raises(SystemExit):
         flask_migrate.upgrade(directory=folder)
-    assert "needs a lock that others held in 2 tries; nothing of it is left" in caplog.text
+    assert "needs a lock that others held in 2 tries. Try again later" in caplog.text
     assert "(a report), for" in caplog.text
     assert version(sql) == [(code_revision(),)]
     assert sql("SELECT to_regclass('scratch')") == [(None,)]

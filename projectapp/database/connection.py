@@ -6,7 +6,6 @@ TCP's does: a peer that goes on acknowledging packets but never answers.
 
 import math
 import os
-import random
 import select
 import socket
 import threading
@@ -22,9 +21,8 @@ from sqlalchemy import Engine
 
 from projectapp.embedded import EmbeddedError, Server
 
-_PROBE_SECONDS = 2  # for a statement that takes PostgreSQL no time
+PROBE_SECONDS = 2  # for a statement that takes PostgreSQL no time
 _TURN_SECONDS = 0.2  # for another thread to connect, where nothing is wrong any more
-_LOOKS = 24  # chance alone would have to hide a pooler that often
 
 
 class Connection(psycopg2.extensions.connection):  # type: ignore[misc]
@@ -129,7 +127,7 @@ class Connector:
 
     def __call__(self) -> Connection:
         """Return a new connection with its limits set. Raises psycopg2.Error."""
-        if self._time_left() < _PROBE_SECONDS:
+        if self._time_left() < PROBE_SECONDS:
             raise psycopg2.OperationalError("there is no time left to connect")
         probes = self._away
         if probes and not self._probing.acquire(timeout=_TURN_SECONDS):
@@ -194,7 +192,7 @@ class Connector:
         connection.pooled = found == 0
 
     def _ask(self, connection: Connection, statement: str, values: Any = None) -> int:
-        seconds = min(_PROBE_SECONDS, self._time_left())
+        seconds = min(PROBE_SECONDS, self._time_left())
         with watchdog.limit(connection, seconds), connection.cursor() as cursor:
             cursor.execute(statement, values)
             return cursor.rowcount
@@ -204,46 +202,11 @@ class Connector:
         initialize = engine.dialect.initialize
 
         def bounded(connection: Any) -> None:
-            seconds = min(_PROBE_SECONDS, self._time_left())
+            seconds = min(PROBE_SECONDS, self._time_left())
             with watchdog.limit(connection.connection.dbapi_connection, seconds):
                 initialize(connection)
 
         engine.dialect.initialize = bounded  # type: ignore[method-assign]
-
-
-def pool_mode(connect: Callable[[], Connection]) -> str:
-    """How a pooler lends sessions, as two connections see it: "transaction", "session" or "".
-
-    A pooler makes up the process id that it tells. In transaction mode it lends whichever session
-    is free, so in time two connections meet in one, or one is moved. They ask in no order: whatever
-    a queue of others or a pooler that lends in turn has would give each its own again and again.
-    Raises psycopg2.Error, also where a pooler has no two sessions to lend.
-    """
-    links = [connect(), connect()]
-    try:
-        for link in links:
-            link.autocommit = True
-        own = [_session(link) for link in links]
-        if own == [link.pid for link in links]:
-            return ""
-        order = random.choices((0, 1), k=_LOOKS)  # noqa: S311 - nobody guesses it
-        moved = own[0] == own[1] or any(_session(links[one]) != own[one] for one in order)
-        return "transaction" if moved else "session"
-    finally:
-        for link in links:
-            link.close()
-
-
-def _session(link: Connection) -> int:
-    try:
-        with watchdog.limit(link, _PROBE_SECONDS), link.cursor() as cursor:
-            cursor.execute("SELECT pg_backend_pid()")
-            return int(cursor.fetchone()[0])
-    except psycopg2.Error as error:
-        said = str(error).partition("\n")[0]
-        raise psycopg2.OperationalError(
-            f"no answer, as from a pooler that has no session left to lend: {said}"
-        ) from error
 
 
 def _connect(parameters: Mapping[str, Any], seconds: float | None) -> Connection:

@@ -26,7 +26,8 @@ from sqlalchemy.exc import OperationalError, PendingRollbackError, ProgrammingEr
 from sqlalchemy.pool import NullPool
 
 from projectapp.database import db
-from projectapp.database.connection import Connector, pool_mode
+from projectapp.database.connection import Connector
+from projectapp.database.pooling import pool_mode
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,8 @@ TRIES = 30
 WAIT_SECONDS = 600  # for another process that migrates
 _KEY = int.from_bytes(b"projecta")  # an advisory lock is of one database
 
-SETTINGS = {
-    # Half of what the service's statements wait: none that queues behind a migration's gives up.
+_SETTINGS = {
+    # At most half of DATABASE_LOCK_TIMEOUT: no statement that queues behind this one's gives up.
     "lock_timeout": "500ms",
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
@@ -45,7 +46,7 @@ SETTINGS = {
     "tcp_keepalives_interval": "3",
     "tcp_keepalives_count": "3",
 }
-SET = "; ".join(f"SET {name} = '{value}'" for name, value in SETTINGS.items())
+SET = "; ".join(f"SET {name} = '{value}'" for name, value in _SETTINGS.items())
 
 # What a concurrent build leaves behind when it is cut: IF NOT EXISTS would take it for the index.
 _DROP_BROKEN_INDEXES = """
@@ -114,12 +115,12 @@ def open_tables(connection: Connection) -> list[str]:
 
 
 def has_tables_to_close(connection: Connection) -> bool:
-    """Whether there are such, and the role may close them."""
+    """Whether there are open ones that the role may close."""
     return _execute(connection, _of_ours(_TO_CLOSE)) is not None
 
 
 def close_tables() -> str:
-    """The statement that does."""
+    """The statement that closes those that the role may close."""
     return _CLOSE_TABLES.format(web=_WEB, open=_of_ours(_TO_CLOSE))
 
 
@@ -210,8 +211,8 @@ def _wait_for_turn(connection: Connection) -> None:
 def _blocked(connection: Connection) -> str:
     oldest = _execute(connection, _OLDEST) or "one that is over now"
     return (
-        f"The migration needs a lock that others held in {TRIES} tries; nothing of it is left, try"
-        f" again later. The oldest transaction is {oldest}."
+        f"The migration needs a lock that others held in {TRIES} tries. Try again later: that is"
+        f" safe. The oldest transaction is {oldest}."
     )
 
 
