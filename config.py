@@ -20,6 +20,8 @@ from psycopg2.extensions import parse_dsn
 
 ROOT = Path(__file__).absolute().parent
 
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 
 class ConfigError(SystemExit):
     """A setting is missing or wrong; uncaught, it ends the process with its one sentence."""
@@ -41,6 +43,45 @@ def one_of(*names: str) -> Callable[[str], str]:
         return text.lower()
 
     return parse
+
+
+def some_of(*names: str) -> Callable[[str], tuple[str, ...]]:
+    """A comma list of some of the names, or `none` of them."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        found = tuple(item.strip().lower() for item in text.split(","))
+        if found == ("none",):
+            return ()
+        if not set(found) <= set(names):
+            raise ValueError(f"none, or a comma list of some of {', '.join(names)}")
+        return tuple(dict.fromkeys(found))
+
+    return parse
+
+
+def words(text: str) -> tuple[str, ...]:
+    """A comma list."""
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def rate(text: str) -> tuple[int, int]:
+    """So many requests in so many seconds."""
+    found = re.fullmatch(r"([1-9][0-9]{0,8}) ?/ ?(second|minute|hour|day)", text)
+    if not found:
+        raise ValueError("a number of requests per second, minute, hour or day, such as 100/minute")
+    return int(found[1]), {"second": 1, "minute": 60, "hour": 3600, "day": 86400}[found[2]]
+
+
+def networks(text: str) -> tuple[IPNetwork, ...]:
+    """A comma list of addresses and networks."""
+    try:
+        return tuple(ipaddress.ip_network(item) for item in words(text))
+    except ValueError:
+        raise ValueError("a comma list of addresses and networks, such as 10.0.0.0/8,::1") from None
+
+
+def switch(text: str) -> bool:
+    return one_of("on", "off")(text) == "on"
 
 
 def origins(text: str) -> tuple[str, ...]:
@@ -172,6 +213,18 @@ class Config:
     WEB_CONCURRENCY: Count = 2
     THREADS: Count = 4
     ALLOWED_ORIGINS: Annotated[tuple[str, ...], origins] = ()
+    AUTH: Annotated[tuple[str, ...] | None, some_of("tokens", "jwt")] = ()
+    JWT_ISSUER: Annotated[str, str] = ""
+    JWT_AUDIENCE: Annotated[tuple[str, ...], words] = ()
+    JWT_JWKS_URL: Annotated[str, str] = ""
+    JWT_KEY_FILE: Annotated[Path | None, Path] = None
+    JWT_SECRET: Annotated[str, str] = ""
+    JWT_SCOPES: Annotated[tuple[str, ...], words] = ("projects:read", "projects:write")
+    RATE_LIMIT: Annotated[tuple[int, int] | None, rate] = None
+    RATE_LIMIT_STORE: Annotated[str, str] = ""
+    TRUSTED_PROXIES: Annotated[tuple[IPNetwork, ...], networks] = ()
+    DOCS: Annotated[bool, switch] = True
+    READY_DETAIL: Annotated[bool, switch] = True
     MAX_CONTENT_LENGTH: Annotated[int, integer(1, 2**29)] = 2**20
     READ_TIMEOUT: Seconds = 10
     LOG_LEVEL: Annotated[str, one_of("debug", "info", "warning", "error")] = "info"
@@ -197,6 +250,15 @@ class Config:
                     raise ConfigError(f"{name} must be {error}.") from None
         if self.DATABASE_URL is None and self.MIGRATIONS_DATABASE_URL is not None:
             raise ConfigError("MIGRATIONS_DATABASE_URL is of no use without DATABASE_URL.")
+        if "jwt" in (self.AUTH or ()):
+            keys = ("JWT_JWKS_URL", "JWT_KEY_FILE", "JWT_SECRET")
+            if (
+                not (self.JWT_ISSUER and self.JWT_AUDIENCE)
+                or sum(bool(getattr(self, name)) for name in keys) != 1
+            ):
+                raise ConfigError(
+                    f"AUTH=jwt needs JWT_ISSUER, JWT_AUDIENCE and one of {', '.join(keys)}."
+                )
         for inner, outer in LADDER:
             if getattr(self, inner) >= getattr(self, outer):
                 raise ConfigError(f"{inner} must be less than {outer}.")
@@ -228,12 +290,13 @@ class Testing(Config):
 
 
 class Production(Config):
-    """Everything else: DATABASE_URL must be said, logs are JSON, all interfaces are served."""
+    """Everything else: DATABASE_URL and AUTH must be said, logs are JSON, all interfaces served."""
 
     APP_ENV = "production"
     HOST = "0.0.0.0"  # noqa: S104 - a proxy or a container has to reach it
     LOG_FORMAT = "json"
     DRAIN_SECONDS = 5  # a load balancer has seen it by then
+    AUTH = None
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         super().__init__(environ)
@@ -241,6 +304,11 @@ class Production(Config):
             raise ConfigError(
                 "APP_ENV=production needs DATABASE_URL,"
                 " such as postgresql://USER:PASSWORD@HOST:5432/DATABASE."
+            )
+        if self.AUTH is None:
+            raise ConfigError(
+                "APP_ENV=production needs AUTH: tokens, jwt or tokens,jwt;"
+                " with none, whoever reaches the port may do everything."
             )
 
 

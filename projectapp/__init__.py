@@ -6,7 +6,18 @@ from flask import Flask
 from flask_migrate import Migrate
 
 import config as settings
-from projectapp import cli, cors, database, doctor, errors, health, logs, openapi, projects
+from projectapp import (
+    auth,
+    cli,
+    cors,
+    database,
+    doctor,
+    errors,
+    health,
+    logs,
+    openapi,
+    projects,
+)
 
 __version__ = "0.1.0"
 
@@ -28,6 +39,7 @@ def create_app(config: settings.Config | None = None) -> Flask:
     cors.init_app(app)
     errors.init_app(app)
     database.init_app(app)
+    auth.init_app(app)
     Migrate(app, database.db, directory=str(Path(app.root_path).parent / "migrations"))
 
     app.register_blueprint(health.bp)

@@ -56,6 +56,43 @@ class Invalid(Problem):
         super().__init__(" ".join(told), details)
 
 
+class Unauthorized(Problem):
+    """No credentials, or none of use: RFC 6750, 3.
+
+    `error` and the detail go into WWW-Authenticate; the `reason` is for the log alone.
+    """
+
+    status, code = 401, "unauthorized"
+    error: str | None = None
+
+    def __init__(
+        self,
+        detail: str = "The token is unknown, expired or revoked.",
+        reason: str = "unknown, expired or revoked token",
+    ) -> None:
+        told = f' error="{self.error}", error_description="{detail}"' if self.error else ""
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer" + told})
+        self.reason = reason
+
+
+class InvalidToken(Unauthorized):
+    code = error = "invalid_token"
+
+
+class MalformedToken(Unauthorized):
+    status, code, error = 400, "invalid_request", "invalid_request"
+
+
+class InsufficientScope(Problem):
+    status, code = 403, "insufficient_scope"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(
+            f"This needs the scope {scope}.",
+            headers={"WWW-Authenticate": f'Bearer error="{self.code}", scope="{scope}"'},
+        )
+
+
 class NotFound(Problem):
     """One answer for all that is not there, so that it tells nothing of what is."""
 
@@ -83,6 +120,12 @@ class UnsupportedMediaType(Problem):
 
 class KeyReused(Problem):
     status, code = 422, "idempotency_key_reused"
+
+
+class TooManyRequests(Problem):
+    """Over the RATE_LIMIT; `headers` say when to come back."""
+
+    status, code = 429, "too_many_requests"
 
 
 class Unavailable(Problem):

@@ -45,7 +45,7 @@ class RootSchema(Schema):
 
 
 @bp.get("/health")
-@Operation(returns={200: HealthSchema()})
+@Operation(scope=None, returns={200: HealthSchema()})
 def health() -> Response:
     """Tell whether the process lives.
 
@@ -61,7 +61,7 @@ def health() -> Response:
 
 
 @bp.get("/ready")
-@Operation(returns={200: ReadySchema()}, errors=[503])
+@Operation(scope=None, returns={200: ReadySchema()}, errors=[503])
 def ready() -> Response:
     """Tell whether requests can be served.
 
@@ -84,7 +84,7 @@ def ready() -> Response:
 
 
 @bp.get("/")
-@Operation(returns={200: RootSchema()})
+@Operation(scope=None, returns={200: RootSchema()})
 def root() -> Response:
     """Find the way."""
     return jsonify(

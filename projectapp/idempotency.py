@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Mapped, mapped_column
 
 from projectapp import database
+from projectapp.auth import subject
 from projectapp.database import db
 from projectapp.errors import BadRequest, Conflict, KeyReused, Locked
 
@@ -28,7 +29,7 @@ _SWEPT = 2  # expired keys that go with each new one: more than come, and nothin
 
 
 class IdempotencyKey(db.Model):  # type: ignore[name-defined,misc]
-    """A key and the answer it got; `scope` is whose key it is, "" while there are no callers."""
+    """A key and the answer it got; `scope` is the caller whose key it is, "" while AUTH is none."""
 
     __tablename__ = "idempotency_keys"
 
@@ -67,7 +68,7 @@ def claim() -> Claim | None:
         )
     # As it was sent: what is loaded of it may be more in the next release.
     canonical = json.dumps([request.method, str(request.url_rule), g.sent], sort_keys=True)
-    return Claim("", key, hashlib.sha256(canonical.encode()).digest())
+    return Claim(subject() or "", key, hashlib.sha256(canonical.encode()).digest())
 
 
 def insert_once(

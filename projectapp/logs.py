@@ -16,6 +16,7 @@ access = logging.getLogger("projectapp.access")
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _FIELDS = ("method", "path", "status", "ms")
+_EVENT = ("event", "reason", "caller", "credential", "address")
 
 
 class JsonFormatter(logging.Formatter):
@@ -28,7 +29,11 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             "request_id": record.__dict__.get("request_id") or _request_id(),
-            **{name: record.__dict__[name] for name in _FIELDS if name in record.__dict__},
+            **{
+                name: record.__dict__[name]
+                for name in (*_FIELDS, *_EVENT)
+                if name in record.__dict__
+            },
         }
         if record.exc_info:
             entry["trace"] = self.formatException(record.exc_info)

@@ -8,6 +8,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -18,6 +19,7 @@ from flask import Blueprint, Flask, Response, current_app, jsonify
 from marshmallow import Schema, fields
 
 from projectapp import errors
+from projectapp.auth import admitted
 from projectapp.idempotency import KEY_LENGTH
 from projectapp.inputs import JSON, read_body, read_query
 
@@ -81,11 +83,13 @@ class ProblemSchema(Schema):
 class Operation:
     """Decorates a view with what it takes and returns.
 
-    `returns` maps a status to the schema of its body. A `query` or `body` schema is loaded before
-    the view and passed to it under that name. `request_header` is the one the view heeds,
-    `headers` are those it answers with, `errors` the statuses of its problems.
+    `scope` is what a caller must have, None lets anybody in. `returns` maps a status to the schema
+    of its body. A `query` or `body` schema is loaded before the view and passed to it under that
+    name. `request_header` is the one the view heeds, `headers` are those it answers with, `errors`
+    the statuses of its problems.
     """
 
+    scope: str | None
     returns: dict[int, Schema | None]
     query: Schema | None = None
     body: Schema | None = None
@@ -97,25 +101,26 @@ class Operation:
     def __call__(self, view: Callable[..., Response]) -> Callable[..., Response]:
         @functools.wraps(view)
         def call(**arguments: Any) -> Response:
-            if self.query:
-                arguments["query"] = read_query(self.query)
-            if self.body:
-                arguments["body"] = read_body(self.body, self.content_types)
-            return view(**arguments)
+            with admitted(self.scope) if self.scope else nullcontext():
+                if self.query:
+                    arguments["query"] = read_query(self.query)
+                if self.body:
+                    arguments["body"] = read_body(self.body, self.content_types)
+                return view(**arguments)
 
         call.operation = self  # type: ignore[attr-defined]
         return call
 
 
 @bp.get("/openapi.json")
-@Operation(returns={200: None})
+@Operation(scope=None, returns={200: None})
 def openapi() -> Response:
     """Read this document."""
     return jsonify(document(current_app))
 
 
 @bp.get("/docs")
-@Operation(returns={200: None}, content_types=("text/html",))
+@Operation(scope=None, returns={200: None}, content_types=("text/html",))
 def docs() -> Response:
     """See this document as a page."""
     return current_app.send_static_file("docs/index.html")

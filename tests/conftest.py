@@ -201,7 +201,7 @@ def sql(app: Flask, direct_url: str) -> Iterator[Any]:
             cursor.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
-    run("TRUNCATE projects, idempotency_keys")
+    run("TRUNCATE projects, idempotency_keys, api_tokens")
     yield run
     connection.close()
 

@@ -37,7 +37,7 @@ from sqlalchemy.orm import DeclarativeBase
 from projectapp.database.connection import Connector, watchdog
 from projectapp.database.faults import Fault, classify, ends_link
 from projectapp.embedded import EmbeddedError, Server
-from projectapp.errors import OutcomeUnknown, Unavailable
+from projectapp.errors import OutcomeUnknown, Unauthorized, Unavailable
 
 
 class Base(DeclarativeBase):
@@ -137,17 +137,18 @@ def init_app(app: Flask) -> None:
             context.is_disconnect = True
 
     @event.listens_for(engine, "before_cursor_execute", retval=True)
-    def limit_pooled(
+    def limit_and_guard(
         connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
     ) -> tuple[str, Any]:
         # Sent as one message they are one transaction: one round trip, and nothing stays behind.
-        pooled = cursor.connection.pooled
-        return (connector.local_limits + statement if pooled else statement), parameters
+        limits = connector.local_limits if cursor.connection.pooled else ""
+        return limits + g.get("guard", "") + statement, parameters
 
     @event.listens_for(engine, "after_cursor_execute")
-    def refuse_unreplicated(
+    def see_outcome(
         connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
     ) -> None:
+        g.was_guarded = True
         if cursor.connection.is_unreplicated():
             raise Fault(OutcomeUnknown())
 
@@ -210,6 +211,8 @@ def _settle(settle: Callable[[], Any], fault: Fault) -> Any:
             return settle()
         except OutcomeUnknown:
             raise
+        except Unauthorized as error:
+            raise OutcomeUnknown from error
         except Unavailable as error:
             if time.monotonic() > end:
                 raise OutcomeUnknown from error

@@ -9,7 +9,7 @@ from sqlalchemy import Table
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from projectapp.errors import BadRequest, Conflict, Invalid, Locked, Unavailable
+from projectapp.errors import BadRequest, Conflict, Invalid, InvalidToken, Locked, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 _LATER = ("25", "28", "3D", "3F", "40", "42501", "53", "55", "57014", "XX")
 _ROLLED_BACK = ("40001", "40P01")
 _READ_ONLY = "25006"
+_TOKEN_REFUSED = "PA401"  # noqa: S105 - api_token_check raises it
 # The server's or a pooler's last words: connection, shutdown, system.
 _FAREWELLS = ("08", "57P", "58")
 
@@ -63,6 +64,8 @@ def classify(error: SQLAlchemyError, sent: bool, tables: Iterable[Table] = ()) -
         return Fault(problem, again=not sent, lost=sent)
     if state is None:
         return Fault(error)
+    if state == _TOKEN_REFUSED:
+        return Fault(InvalidToken())
     said = error.orig.diag  # type: ignore[union-attr]
     log.warning("database error %s: %s", state, said.message_primary)  # the rest quotes the row
     if state.startswith("23"):

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from projectapp.auth.caller import OWNER_LENGTH
 from projectapp.database import db, rfc3339
 
 NAME_LENGTH = 200
@@ -32,6 +33,7 @@ class Project(db.Model):  # type: ignore[name-defined,misc]
     updated_at: Mapped[datetime] = mapped_column(
         sa.DateTime(timezone=True), server_default=sa.func.now()
     )
+    owner: Mapped[str | None] = mapped_column(sa.String(OWNER_LENGTH))  # None: of before AUTH
     search: Mapped[str] = mapped_column(
         sa.Text(collation="C"), sa.Computed("project_text(name, description)", persisted=True)
     )
@@ -66,6 +68,11 @@ class Project(db.Model):  # type: ignore[name-defined,misc]
             for keys in ((key, "id"), ("is_active", key, "id"))
         ),
         sa.Index("projects_is_active_id_idx", "is_active", "id"),
+        sa.Index(
+            "projects_owner_created_at_idx",
+            *("owner", "created_at", "id"),
+            postgresql_where=sa.text("owner IS NOT NULL"),
+        ),
         sa.Index(
             "projects_attributes_idx",
             "attributes",

@@ -7,7 +7,7 @@ are built once for each shape and kept.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import eq, ge, gt, le, lt
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -15,7 +15,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
-from projectapp import database
+from projectapp import auth, database
 from projectapp.errors import OutcomeUnknown
 from projectapp.idempotency import Claim, insert_once, insert_row
 from projectapp.listing import Filter, Listing, Page, Start, read
@@ -26,7 +26,8 @@ SORT_KEYS = ("name", "created_at", "updated_at", "is_active")
 
 _table = Project.__table__
 _body = as_json().label("body")
-_this = Project.id == sa.bindparam("this")
+_mine = partial(auth.mine, resource=_table.name)
+_this = sa.and_(Project.id == sa.bindparam("this"), _mine(_table.c.owner))
 _at_version = Project.version == sa.any_(sa.bindparam("versions", type_=sa.ARRAY(sa.Integer)))
 
 _FIND = sa.select(Project.version, _body).where(_this)
@@ -37,7 +38,7 @@ _INSERT_AGAIN = _new.on_conflict_do_update(
     index_elements=[Project.id], set_={"id": _new.excluded.id}
 ).returning(*_made)
 _INSERT_ONCE = insert_once(
-    _table, {"id", "name", "description", "is_active", "attributes"}, as_json
+    _table, {"id", "owner", "name", "description", "is_active", "attributes"}, as_json
 )
 _REMOVE = sa.delete(_table).where(_this).returning(Project.id)
 _REMOVE_AT_VERSION = _REMOVE.where(_at_version)
@@ -50,9 +51,10 @@ def find(project_id: UUID) -> sa.Row[Any] | None:
 def add(values: Mapping[str, Any], claim: Claim | None = None) -> tuple[sa.Row[Any], bool]:
     """Insert a project of `name`, `description`, `is_active` and `attributes`.
 
-    Returns the row with its new `id`, and whether it is what the `claim` had got before.
+    It is the caller's. Returns the row with its new `id`, and whether it is what the `claim` had
+    got before.
     """
-    new = {**values, "id": database.uuid7()}
+    new = {**values, "id": database.uuid7(), "owner": auth.subject()}
     if claim:
         return insert_row(_INSERT_ONCE, new, claim)
     # The same id again: it writes even where it finds the row, and so waits, as a mere look would
@@ -218,7 +220,8 @@ def find_page(
     nothing: then the best matches of a search come first, without a search the newest. `count` is
     one of COUNTS. Raises WrongCursor for a position that is none in this order.
     """
-    shape = frozenset(filters), tuple(sort), frozenset(fields)
+    sees_all = auth.sees(_table.name) is None
+    shape = frozenset(filters), tuple(sort), frozenset(fields), sees_all
     values = {**filters, "size": page_size, "skipped": 0 if isinstance(start, Position) else start}
     if words := values.pop("q", "").split():
         escaped = (re.sub(r"([\\%_])", r"\\\1", word) for word in words)
@@ -235,13 +238,16 @@ def _page(
     names: frozenset[str],
     sort: tuple[str, ...],
     fields: frozenset[str],
+    sees_all: bool,
     count: str,
     begin: Start | None,
 ) -> sa.Select[Any]:
-    return _listing(names, sort, fields).statement(count, begin)
+    return _listing(names, sort, fields, sees_all).statement(count, begin)
 
 
-def _listing(names: frozenset[str], sort: tuple[str, ...], fields: frozenset[str]) -> Listing:
+def _listing(
+    names: frozenset[str], sort: tuple[str, ...], fields: frozenset[str], sees_all: bool
+) -> Listing:
     keys = [(key.removeprefix("-"), key.startswith("-")) for key in sort or ["-created_at"]]
     keys.append(("id", keys[-1][1]))  # the last key's direction, so that one index serves both
     parts: Sequence[Filter] = ()
@@ -254,9 +260,12 @@ def _listing(names: frozenset[str], sort: tuple[str, ...], fields: frozenset[str
         table=_table,
         columns=[*FIELDS, *(["search"] if "q" in names else [])],
         filters=[
-            one._replace(aligned=name.startswith(in_order))
-            for name, one in _FILTERS.items()
-            if name in names
+            Filter(lambda c: _mine(c.owner), aligned=sees_all or keys[0][0] == "created_at"),
+            *(
+                one._replace(aligned=name.startswith(in_order))
+                for name, one in _FILTERS.items()
+                if name in names
+            ),
         ],
         parts=parts,
         keys=keys,

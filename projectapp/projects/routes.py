@@ -7,7 +7,7 @@ from uuid import UUID
 from flask import Blueprint, Response, request, url_for
 from sqlalchemy import Row
 
-from projectapp import conditional, idempotency
+from projectapp import auth, conditional, idempotency
 from projectapp.errors import NotFound, PreconditionFailed
 from projectapp.inputs import JSON
 from projectapp.openapi import Operation
@@ -17,12 +17,18 @@ from projectapp.projects.schemas import ProjectListSchema, ProjectQuery, Project
 
 bp = Blueprint("projects", __name__, url_prefix="/api/v1/projects")
 
+READ, WRITE = "projects:read", "projects:write"
+
 _PATCH_TYPES = ("application/merge-patch+json", JSON)
 
 
 @bp.get("")
 @Operation(
-    returns={200: ProjectListSchema()}, query=ProjectQuery(), headers=["Link"], errors=[400, 503]
+    scope=READ,
+    returns={200: ProjectListSchema()},
+    query=ProjectQuery(),
+    headers=["Link"],
+    errors=[400, 503],
 )
 def list_projects(query: dict[str, Any]) -> Response:
     """List projects.
@@ -33,7 +39,7 @@ def list_projects(query: dict[str, Any]) -> Response:
     cursor = query.pop("cursor", None)
     page = query.pop("page", None if cursor else 1)
     count = query.pop("count", "none" if cursor else "auto")
-    scope = {**query, "sort": sort}
+    scope = {**query, "sort": sort, "sees": auth.sees("projects")}
     start = decode(cursor, scope) if cursor else (page - 1) * size
     found = queries.find_page(query, sort, chosen, count, size, start)
     before, after = (place and encode(place, scope) for place in (found.before, found.after))
@@ -50,6 +56,7 @@ def list_projects(query: dict[str, Any]) -> Response:
 
 @bp.post("")
 @Operation(
+    scope=WRITE,
     returns={201: ProjectSchema()},
     body=ProjectSchema(),
     request_header="Idempotency-Key",
@@ -72,6 +79,7 @@ def create_project(body: dict[str, Any]) -> Response:
 
 @bp.get("/<uuid:project_id>")
 @Operation(
+    scope=READ,
     returns={200: ProjectSchema(), 304: None},
     request_header="If-None-Match",
     headers=["ETag"],
@@ -87,6 +95,7 @@ def get_project(project_id: UUID) -> Response:
 
 @bp.put("/<uuid:project_id>")
 @Operation(
+    scope=WRITE,
     returns={200: ProjectSchema()},
     body=ProjectSchema(partial=True),
     request_header="If-Match",
@@ -103,6 +112,7 @@ def put_project(project_id: UUID, body: dict[str, Any]) -> Response:
 
 @bp.patch("/<uuid:project_id>")
 @Operation(
+    scope=WRITE,
     returns={200: ProjectSchema()},
     body=ProjectSchema(partial=True),
     content_types=_PATCH_TYPES,
@@ -119,7 +129,7 @@ def patch_project(project_id: UUID, body: dict[str, Any]) -> Response:
 
 
 @bp.delete("/<uuid:project_id>")
-@Operation(returns={204: None}, request_header="If-Match", errors=[400, 404, 412, 503])
+@Operation(scope=WRITE, returns={204: None}, request_header="If-Match", errors=[400, 404, 412, 503])
 def delete_project(project_id: UUID) -> Response:
     """Delete a project."""
     versions = conditional.expected_versions()

@@ -65,6 +65,11 @@ class ProjectSchema(Schema):
             examples=[{"team": "core", "tags": ["web"]}],
         ),
     )
+    owner = fields.String(
+        dump_only=True,
+        allow_none=True,
+        metadata=_says("Whose it is; null if it was made while nobody had to say who they are."),
+    )
     version = fields.Integer(dump_only=True, metadata=_says("Grows by one with every change."))
     created_at = fields.DateTime(dump_only=True)
     updated_at = fields.DateTime(dump_only=True)
