@@ -145,5 +145,5 @@ def copy(template: Path, home: Path) -> Path:
 
 def service_environ(url: str) -> dict[str, str]:
     # Empty is as good as not set, and hides what is set for a real database.
-    ours = {"APP_ENV": "production", "HOST": ADDRESS, "DATABASE_URL": url}
+    ours = {"APP_ENV": "production", "AUTH": "none", "HOST": ADDRESS, "DATABASE_URL": url}
     return ours | {"MIGRATIONS_DATABASE_URL": ""}

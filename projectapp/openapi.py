@@ -126,6 +126,13 @@ def docs() -> Response:
     return current_app.send_static_file("docs/index.html")
 
 
+def scopes(app: Flask) -> set[str]:
+    """All scopes that a caller may have: those of the operations, and all of what they are on."""
+    operations = (getattr(view, "operation", None) for view in app.view_functions.values())
+    found = {operation.scope for operation in operations if operation and operation.scope}
+    return found | {f"{scope.partition(':')[0]}:all" for scope in found}
+
+
 @functools.cache
 def document(app: Flask) -> dict[str, Any]:
     """The OpenAPI document of every route of `app` but its static files."""

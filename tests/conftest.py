@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -21,6 +22,7 @@ from flask.testing import FlaskClient
 
 import config
 from projectapp import create_app
+from projectapp.auth import issuing
 from projectapp.embedded import Server, find_binaries
 from tests.wire import Proxy, free_port
 
@@ -217,6 +219,31 @@ def make_project(client: FlaskClient) -> Any:
         answer = client.post(PROJECTS, json={"name": "A project", **over})
         assert answer.status_code == 201, answer.json
         return answer.json
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def guarded_app(app: Flask, make_app: Any) -> Flask:
+    return make_app(AUTH="tokens")
+
+
+@pytest.fixture
+def guarded(guarded_app: Flask, sql: Any) -> FlaskClient:
+    return guarded_app.test_client()
+
+
+@pytest.fixture
+def bearer(guarded_app: Flask, sql: Any) -> Any:
+    """Make an API token; return the headers of a request with it."""
+
+    def make(
+        owner: str = "alice", scopes: str = "projects:read,projects:write", days: int | None = None
+    ) -> dict[str, str]:
+        lifetime = None if days is None else timedelta(days)
+        with guarded_app.app_context():
+            token = issuing.create(f"{owner}'s", owner, scopes.split(","), lifetime)
+        return {"Authorization": f"Bearer {token}"}
 
     return make
 

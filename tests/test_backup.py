@@ -85,6 +85,10 @@ def filled(client, make_project, sql):
     assert (
         client.post(PROJECTS, json=ONCE, headers={"Idempotency-Key": "before"}).status_code == 201
     )
+    sql(
+        "INSERT INTO api_tokens (id, name, owner, scopes, digest)"
+        " VALUES (gen_random_uuid(), 'CI', 'ci', '{projects:read}', sha256('x'))"
+    )
     sql("UPDATE projects SET created_at = '2020-02-29 23:59:59.999999+00' WHERE name = 'ΟΔΟΣ'")
     assert sql("SELECT count(*), max(version), sum(cardinality(bigrams)) > 0 FROM projects") == [
         (8, 3, True)
@@ -143,6 +147,7 @@ def test_what_is_restored_equals_what_was_backed_up_and_works(
     assert {name: len(rows) for name, rows in before[1].items()} == {
         "projects": 8,
         "idempotency_keys": 1,
+        "api_tokens": 1,
         "alembic_version": 1,
     }
     assert before[2:] == (

@@ -18,7 +18,8 @@ def test_app_env_chooses_the_class():
     assert type(load({})) is Development
     assert type(load({"APP_ENV": " "})) is Development
     assert type(load({"APP_ENV": "testing"})) is config.Testing
-    assert type(load({"APP_ENV": "production", "DATABASE_URL": URL})) is Production
+    said = {"APP_ENV": "production", "DATABASE_URL": URL, "AUTH": "none"}
+    assert type(load(said)) is Production
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,15 @@ def test_app_env_chooses_the_class():
             {"APP_ENV": "production"},
             "APP_ENV=production needs DATABASE_URL,"
             " such as postgresql://USER:PASSWORD@HOST:5432/DATABASE.",
+        ),
+        (
+            {"APP_ENV": "production", "DATABASE_URL": URL},
+            "APP_ENV=production needs AUTH: tokens, jwt or tokens,jwt; with none, whoever reaches"
+            " the port may do everything.",
+        ),
+        *(
+            ({"AUTH": bad}, "AUTH must be none, or a comma list of some of tokens, jwt.")
+            for bad in ("off", "tokens;jwt", "none,jwt", "basic", ",")
         ),
         *(
             ({"PORT": bad}, "PORT must be a whole number from 1 to 65535.")

@@ -346,7 +346,7 @@ def test_tables_that_supabase_serves_to_everybody_are_told(ask, sql, role, monke
     monkeypatch.setattr(migrating, "_WEB", f"rolname = '{role[0]}'")
     code, found = ask()
     assert code == 1
-    for table in ("alembic_version", "idempotency_keys", "projects"):
+    for table in ("alembic_version", "api_tokens", "idempotency_keys", "projects"):
         assert table in found["exposure"]["what"]
     assert found["exposure"]["do"] == "flask db upgrade"
 

@@ -71,7 +71,7 @@ def test_text_lines_end_in_the_request_id(app):
 
 def test_production_logs_json_and_development_text(serve, database_url):
     for environ, is_json in (
-        ({"APP_ENV": "production"}, True),
+        ({"APP_ENV": "production", "AUTH": "none"}, True),
         ({"APP_ENV": "development"}, False),
     ):
         with serve(HOST="127.0.0.1", DRAIN_SECONDS="0", **environ) as server:

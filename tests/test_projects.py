@@ -28,6 +28,7 @@ def test_a_created_project_has_the_contracts_fields_and_headers(client):
         "is_active": True,
         "attributes": {},
         "version": 1,
+        "owner": None,
     }
 
 

@@ -16,6 +16,7 @@ def upgrade() -> None:
             ["owner", "created_at", "id"],
             postgresql_where="owner IS NOT NULL",
             postgresql_concurrently=True,
+            if_not_exists=True,
         )
 
 

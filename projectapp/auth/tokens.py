@@ -58,15 +58,15 @@ class ApiToken(db.Model):  # type: ignore[name-defined,misc]
 
 
 _table = ApiToken.__table__
-_this = ApiToken.digest == sa.bindparam("digest")
-_is_good = sa.and_(
+_this = ApiToken.digest == sa.bindparam("hashed")
+is_good = sa.and_(
     ApiToken.revoked_at.is_(None),
     sa.or_(ApiToken.expires_at.is_(None), ApiToken.expires_at > sa.func.now()),
 )
-_FIND = sa.select(ApiToken.id, ApiToken.owner, ApiToken.scopes).where(_this, _is_good)
+_FIND = sa.select(ApiToken.id, ApiToken.owner, ApiToken.scopes).where(_this, is_good)
 _USE = (
     sa.update(_table)
-    .where(_this, _is_good)
+    .where(_this, is_good)
     .where(
         sa.or_(
             ApiToken.last_used_at.is_(None),
@@ -92,7 +92,7 @@ class Known:
         """The caller of a token that was good when this worker first saw it, or is now."""
         caller = self._callers.get(digest)
         if not caller:
-            row = database.one(_FIND, {"digest": digest})
+            row = database.one(_FIND, {"hashed": digest})
             if not row:
                 return None
             caller = Caller(row.owner, frozenset(row.scopes), f"token {row.id}", digest)
@@ -121,7 +121,7 @@ class Known:
             digest = self._uses.get()
             try:
                 with self._app.app_context():
-                    database.one(_USE, {"digest": digest})
+                    database.one(_USE, {"hashed": digest})
             except Problem as problem:
                 log.info("the use of a token was not recorded: %s", problem)
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from projectapp import auth
 from projectapp.auth.caller import OWNER_LENGTH
 from projectapp.database import db, rfc3339
 
@@ -95,3 +96,11 @@ def as_json(row: Any = Project, fields: Iterable[str] = FIELDS) -> sa.ColumnElem
             is_time = isinstance(value.type, sa.DateTime)
             pairs += [sa.literal_column(f"'{name}'"), rfc3339(value) if is_time else value]
     return sa.cast(sa.func.json_build_object(*pairs), sa.Text)
+
+
+def mine(row: Any) -> sa.ColumnElement[bool]:
+    """Whether the caller sees a project: all that a statement finds or changes passes this.
+
+    `row` is the table's columns, or a subquery's.
+    """
+    return auth.mine(row.owner, Project.__tablename__)

@@ -5,10 +5,8 @@ A project comes back as a row of `version`, an integer, and `body`, its JSON tex
 are built once for each shape and kept.
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
-from operator import eq, ge, gt, le, lt
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -18,16 +16,11 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from projectapp import auth, database
 from projectapp.errors import OutcomeUnknown
 from projectapp.idempotency import Claim, insert_once, insert_row
-from projectapp.listing import Filter, Listing, Page, Start, read
-from projectapp.pagination import Position
-from projectapp.projects.models import FIELDS, Project, as_json
-
-SORT_KEYS = ("name", "created_at", "updated_at", "is_active")
+from projectapp.projects.models import Project, as_json, mine
 
 _table = Project.__table__
 _body = as_json().label("body")
-_mine = partial(auth.mine, resource=_table.name)
-_this = sa.and_(Project.id == sa.bindparam("this"), _mine(_table.c.owner))
+_this = sa.and_(Project.id == sa.bindparam("this"), mine(_table.c))
 _at_version = Project.version == sa.any_(sa.bindparam("versions", type_=sa.ARRAY(sa.Integer)))
 
 _FIND = sa.select(Project.version, _body).where(_this)
@@ -42,6 +35,26 @@ _INSERT_ONCE = insert_once(
 )
 _REMOVE = sa.delete(_table).where(_this).returning(Project.id)
 _REMOVE_AT_VERSION = _REMOVE.where(_at_version)
+
+_given = sa.select(Project.id).where(
+    Project.owner.is_not_distinct_from(sa.bindparam("giver", type_=sa.Text)),
+    sa.or_(
+        sa.bindparam("any", type_=sa.Boolean),
+        Project.id == sa.any_(sa.bindparam("some", type_=ARRAY(sa.Uuid))),
+    ),
+)
+_taken = (
+    sa.update(_table)
+    .where(Project.id.in_(_given.limit(1000).with_for_update()))
+    .values(
+        owner=sa.bindparam("taker"),
+        version=Project.version + 1,
+        updated_at=sa.func.clock_timestamp(),
+    )
+    .returning(Project.id)
+    .cte("taken")
+)
+_ASSIGN = sa.select(sa.func.count()).select_from(_taken)
 
 
 def find(project_id: UUID) -> sa.Row[Any] | None:
@@ -154,120 +167,13 @@ def remove(project_id: UUID, versions: Sequence[int] | None) -> bool:
     return database.one(statement, parameters, settle) is not None
 
 
-# Stands before name and description in what is searched, and in no word.
-_MARK: sa.ColumnElement[str] = sa.literal_column(r"E'\x1f'")
-_phrase = sa.func.search_fold(sa.bindparam("phrase"), type_=sa.Text)
-_patterns = sa.func.string_to_array(
-    sa.func.search_fold(sa.bindparam("patterns")), sa.literal_column("' '"), type_=ARRAY(sa.Text)
-)
-_BEGIN = _MARK.concat(_phrase)
-_WHOLE = _BEGIN.concat(_MARK)
+def assign(owner: str, giver: str | None, some: Sequence[UUID] = ()) -> int:
+    """Make `owner` the owner of `giver`'s projects, or of nobody's, and of `some` of them alone.
 
-
-def _has(text: Any, sign: int) -> sa.ColumnElement[bool]:
-    """That a project has all bigrams of a text or, with the sign -1, that its name has."""
-    bigrams = sa.func.search_bigrams(text, sa.literal_column(str(sign)), type_=ARRAY(sa.Integer))
-    return Project.bigrams.contains(bigrams)
-
-
-def _ranked(rank: int, indexed: sa.ColumnElement[bool]) -> Filter:
-    def condition(c: Any) -> sa.ColumnElement[bool]:
-        in_name = sa.func.split_part(c.search, _MARK, 2).like(sa.all_(_patterns))
-        whole, begin = (sa.func.starts_with(c.search, text) for text in (_WHOLE, _BEGIN))
-        found = sa.case((whole, 0), (begin, 1), (in_name, 2), else_=3)
-        return found == sa.literal_column(str(rank))
-
-    return Filter(condition, indexed=indexed)
-
-
-def _compared(column: str, compare: Callable[[Any, Any], Any], parameter: str) -> Filter:
-    bound = sa.bindparam(parameter, type_=_table.c[column].type)
-    return Filter(lambda c: compare(c[column], bound))
-
-
-_ANYWHERE = _has(_phrase, 1)
-_RANKS = [
-    _ranked(0, _has(_WHOLE, -1)),
-    _ranked(1, _has(_BEGIN, -1)),
-    _ranked(2, _has(_phrase, -1)),
-    _ranked(3, _ANYWHERE),
-]
-_SIDES = [Filter(lambda c: sa.not_(c.is_active), True), Filter(lambda c: c.is_active, True)]
-_FILTERS = {
-    "is_active": _compared("is_active", eq, "is_active"),
-    "name": _compared("name", eq, "name"),
-    "attributes": Filter(lambda c: c.attributes.contains(sa.bindparam("attributes", type_=JSONB))),
-    "q": Filter(lambda c: c.search.like(sa.all_(_patterns)), indexed=_ANYWHERE),
-    **{
-        f"{column}_{word}": _compared(column, compare, f"{column}_{word}")
-        for column in ("created_at", "updated_at")
-        for word, compare in {"gte": ge, "gt": gt, "lte": le, "lt": lt}.items()
-    },
-}
-
-
-def find_page(
-    filters: Mapping[str, Any],
-    sort: Sequence[str],
-    fields: Sequence[str],
-    count: str,
-    page_size: int,
-    start: int | Position,
-) -> Page:
-    """Return the page of the projects that match all `filters`, from a row number or position on.
-
-    `filters` are ProjectQuery's by name; `sort` holds SORT_KEYS, with "-" for descending, or
-    nothing: then the best matches of a search come first, without a search the newest. `count` is
-    one of COUNTS. Raises WrongCursor for a position that is none in this order.
+    A few at a time, so that nobody waits for them; return how many there were.
     """
-    sees_all = auth.sees(_table.name) is None
-    shape = frozenset(filters), tuple(sort), frozenset(fields), sees_all
-    values = {**filters, "size": page_size, "skipped": 0 if isinstance(start, Position) else start}
-    if words := values.pop("q", "").split():
-        escaped = (re.sub(r"([\\%_])", r"\\\1", word) for word in words)
-        values |= {"phrase": " ".join(words), "patterns": " ".join(f"%{w}%" for w in escaped)}
-    begin = None
-    if isinstance(start, Position):
-        begin, places = _listing(*shape).parameters(start)
-        values |= places
-    return read(database.one(_page(*shape, count, begin), values), values, count, begin)
-
-
-@lru_cache(maxsize=32)
-def _page(
-    names: frozenset[str],
-    sort: tuple[str, ...],
-    fields: frozenset[str],
-    sees_all: bool,
-    count: str,
-    begin: Start | None,
-) -> sa.Select[Any]:
-    return _listing(names, sort, fields, sees_all).statement(count, begin)
-
-
-def _listing(
-    names: frozenset[str], sort: tuple[str, ...], fields: frozenset[str], sees_all: bool
-) -> Listing:
-    keys = [(key.removeprefix("-"), key.startswith("-")) for key in sort or ["-created_at"]]
-    keys.append(("id", keys[-1][1]))  # the last key's direction, so that one index serves both
-    parts: Sequence[Filter] = ()
-    if "q" in names and not sort:
-        parts = _RANKS
-    elif keys[0][0] == "is_active":
-        parts = _SIDES[::-1] if keys.pop(0)[1] else _SIDES
-    in_order = ("is_active", keys[0][0])
-    return Listing(
-        table=_table,
-        columns=[*FIELDS, *(["search"] if "q" in names else [])],
-        filters=[
-            Filter(lambda c: _mine(c.owner), aligned=sees_all or keys[0][0] == "created_at"),
-            *(
-                one._replace(aligned=name.startswith(in_order))
-                for name, one in _FILTERS.items()
-                if name in names
-            ),
-        ],
-        parts=parts,
-        keys=keys,
-        render=lambda c: as_json(c, fields),
-    )
+    values = {"taker": owner, "giver": giver, "some": list(some), "any": not some}
+    total = 0
+    while count := database.one(_ASSIGN, values)[0]:
+        total += count
+    return total

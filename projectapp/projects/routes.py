@@ -12,7 +12,7 @@ from projectapp.errors import NotFound, PreconditionFailed
 from projectapp.inputs import JSON
 from projectapp.openapi import Operation
 from projectapp.pagination import decode, encode, link_header
-from projectapp.projects import queries
+from projectapp.projects import lists, queries
 from projectapp.projects.schemas import ProjectListSchema, ProjectQuery, ProjectSchema
 
 bp = Blueprint("projects", __name__, url_prefix="/api/v1/projects")
@@ -39,9 +39,11 @@ def list_projects(query: dict[str, Any]) -> Response:
     cursor = query.pop("cursor", None)
     page = query.pop("page", None if cursor else 1)
     count = query.pop("count", "none" if cursor else "auto")
-    scope = {**query, "sort": sort, "sees": auth.sees("projects")}
+    scope = {**query, "sort": sort}
+    if seen := auth.sees("projects"):
+        scope["owner"] = seen
     start = decode(cursor, scope) if cursor else (page - 1) * size
-    found = queries.find_page(query, sort, chosen, count, size, start)
+    found = lists.find_page(query, sort, chosen, count, size, start)
     before, after = (place and encode(place, scope) for place in (found.before, found.after))
     rest = {
         "total": found.total,

@@ -17,6 +17,7 @@ from projectapp.fields import (
     has_a_word,
 )
 from projectapp.listing import COUNTED, COUNTS
+from projectapp.projects.lists import SORT_KEYS
 from projectapp.projects.models import (
     ATTRIBUTES_BYTES,
     ATTRIBUTES_LEVELS,
@@ -24,7 +25,6 @@ from projectapp.projects.models import (
     FIELDS,
     NAME_LENGTH,
 )
-from projectapp.projects.queries import SORT_KEYS
 
 PAGE_SIZE = 10
 Q_LENGTH = 200
@@ -65,14 +65,14 @@ class ProjectSchema(Schema):
             examples=[{"team": "core", "tags": ["web"]}],
         ),
     )
+    version = fields.Integer(dump_only=True, metadata=_says("Grows by one with every change."))
+    created_at = fields.DateTime(dump_only=True)
+    updated_at = fields.DateTime(dump_only=True)
     owner = fields.String(
         dump_only=True,
         allow_none=True,
         metadata=_says("Whose it is; null if it was made while nobody had to say who they are."),
     )
-    version = fields.Integer(dump_only=True, metadata=_says("Grows by one with every change."))
-    created_at = fields.DateTime(dump_only=True)
-    updated_at = fields.DateTime(dump_only=True)
 
     @pre_load
     def drop_read_only(self, data: Mapping[str, Any], **_: Any) -> dict[str, Any]:

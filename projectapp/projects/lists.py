@@ -1,0 +1,142 @@
+"""The list of projects: one statement for a page of them, whatever is searched and sorted.
+
+The statements are built once for each shape and kept.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from operator import eq, ge, gt, le, lt
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from projectapp import auth, database
+from projectapp.listing import Filter, Listing, Page, Start, read
+from projectapp.pagination import Position
+from projectapp.projects.models import FIELDS, Project, as_json, mine
+
+SORT_KEYS = ("name", "created_at", "updated_at", "is_active")
+
+_table = Project.__table__
+
+# Stands before name and description in what is searched, and in no word.
+_MARK: sa.ColumnElement[str] = sa.literal_column(r"E'\x1f'")
+_phrase = sa.func.search_fold(sa.bindparam("phrase"), type_=sa.Text)
+_patterns = sa.func.string_to_array(
+    sa.func.search_fold(sa.bindparam("patterns")), sa.literal_column("' '"), type_=ARRAY(sa.Text)
+)
+_BEGIN = _MARK.concat(_phrase)
+_WHOLE = _BEGIN.concat(_MARK)
+
+
+def _has(text: Any, sign: int) -> sa.ColumnElement[bool]:
+    """That a project has all bigrams of a text or, with the sign -1, that its name has."""
+    bigrams = sa.func.search_bigrams(text, sa.literal_column(str(sign)), type_=ARRAY(sa.Integer))
+    return Project.bigrams.contains(bigrams)
+
+
+def _ranked(rank: int, indexed: sa.ColumnElement[bool]) -> Filter:
+    def condition(c: Any) -> sa.ColumnElement[bool]:
+        in_name = sa.func.split_part(c.search, _MARK, 2).like(sa.all_(_patterns))
+        whole, begin = (sa.func.starts_with(c.search, text) for text in (_WHOLE, _BEGIN))
+        found = sa.case((whole, 0), (begin, 1), (in_name, 2), else_=3)
+        return found == sa.literal_column(str(rank))
+
+    return Filter(condition, indexed=indexed)
+
+
+def _compared(column: str, compare: Callable[[Any, Any], Any], parameter: str) -> Filter:
+    bound = sa.bindparam(parameter, type_=_table.c[column].type)
+    return Filter(lambda c: compare(c[column], bound))
+
+
+_ANYWHERE = _has(_phrase, 1)
+_RANKS = [
+    _ranked(0, _has(_WHOLE, -1)),
+    _ranked(1, _has(_BEGIN, -1)),
+    _ranked(2, _has(_phrase, -1)),
+    _ranked(3, _ANYWHERE),
+]
+_SIDES = [Filter(lambda c: sa.not_(c.is_active), True), Filter(lambda c: c.is_active, True)]
+_FILTERS = {
+    "is_active": _compared("is_active", eq, "is_active"),
+    "name": _compared("name", eq, "name"),
+    "attributes": Filter(lambda c: c.attributes.contains(sa.bindparam("attributes", type_=JSONB))),
+    "q": Filter(lambda c: c.search.like(sa.all_(_patterns)), indexed=_ANYWHERE),
+    **{
+        f"{column}_{word}": _compared(column, compare, f"{column}_{word}")
+        for column in ("created_at", "updated_at")
+        for word, compare in {"gte": ge, "gt": gt, "lte": le, "lt": lt}.items()
+    },
+}
+
+
+def find_page(
+    filters: Mapping[str, Any],
+    sort: Sequence[str],
+    fields: Sequence[str],
+    count: str,
+    page_size: int,
+    start: int | Position,
+) -> Page:
+    """Return the page of the projects that match all `filters`, from a row number or position on.
+
+    `filters` are ProjectQuery's by name; `sort` holds SORT_KEYS, with "-" for descending, or
+    nothing: then the best matches of a search come first, without a search the newest. `count` is
+    one of COUNTS. Raises WrongCursor for a position that is none in this order.
+    """
+    sees_all = auth.sees(_table.name) is None
+    shape = frozenset(filters), tuple(sort), frozenset(fields), sees_all
+    values = {**filters, "size": page_size, "skipped": 0 if isinstance(start, Position) else start}
+    if words := values.pop("q", "").split():
+        escaped = (re.sub(r"([\\%_])", r"\\\1", word) for word in words)
+        values |= {"phrase": " ".join(words), "patterns": " ".join(f"%{w}%" for w in escaped)}
+    begin = None
+    if isinstance(start, Position):
+        begin, places = _listing(*shape).parameters(start)
+        values |= places
+    return read(database.one(_page(*shape, count, begin), values), values, count, begin)
+
+
+@lru_cache(maxsize=32)
+def _page(
+    names: frozenset[str],
+    sort: tuple[str, ...],
+    fields: frozenset[str],
+    sees_all: bool,
+    count: str,
+    begin: Start | None,
+) -> sa.Select[Any]:
+    return _listing(names, sort, fields, sees_all).statement(count, begin)
+
+
+def _listing(
+    names: frozenset[str], sort: tuple[str, ...], fields: frozenset[str], sees_all: bool
+) -> Listing:
+    keys = [(key.removeprefix("-"), key.startswith("-")) for key in sort or ["-created_at"]]
+    keys.append(("id", keys[-1][1]))  # the last key's direction, so that one index serves both
+    # One index has an owner's rows, the newest first; in any order one has those of either state.
+    newest = ("created_at",) if keys[0][0] == "created_at" else ()
+    parts: Sequence[Filter] = ()
+    if "q" in names and not sort:
+        parts = _RANKS
+    elif keys[0][0] == "is_active":
+        parts = _SIDES[::-1] if keys.pop(0)[1] else _SIDES
+    served = ("is_active", keys[0][0]) if sees_all else newest
+    return Listing(
+        table=_table,
+        columns=[*FIELDS, *(["search"] if "q" in names else [])],
+        filters=[
+            Filter(lambda c: mine(c), aligned=bool(served)),
+            *(
+                one._replace(aligned=name.startswith(served))
+                for name, one in _FILTERS.items()
+                if name in names
+            ),
+        ],
+        parts=parts,
+        keys=keys,
+        render=lambda c: as_json(c, fields),
+    )
