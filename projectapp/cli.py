@@ -9,8 +9,8 @@ from typing import Any
 from uuid import UUID
 
 import click
-from flask import Flask, current_app
-from flask.cli import AppGroup
+from flask import Flask
+from flask.cli import AppGroup, ScriptInfo
 
 from projectapp import idempotency, openapi
 from projectapp.auth import issuing, tokens
@@ -55,8 +55,8 @@ def _duration(context: Any, parameter: Any, value: str | None) -> timedelta | No
     return timedelta(**{unit: int(found[1])})
 
 
-def _scopes(context: Any, parameter: Any, value: str) -> list[str]:
-    known = openapi.scopes(current_app)
+def _scopes(context: click.Context, parameter: Any, value: str) -> list[str]:
+    known = openapi.scopes(context.ensure_object(ScriptInfo).load_app())
     found = sorted({item.strip() for item in value.split(",")})
     if not set(found) <= known:
         raise click.BadParameter(f"A comma list of some of {', '.join(sorted(known))}.")

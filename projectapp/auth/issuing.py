@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from projectapp import database
 from projectapp.auth.tokens import ApiToken, hash_token, is_good, new_token
-from projectapp.database import rfc3339
+from projectapp.database import rfc3339, uuid7
 
 _table = ApiToken.__table__
 _now = sa.func.now()
@@ -34,9 +34,9 @@ _ROTATE = (
     .from_select(
         [*_GIVEN, "expires_at"],
         sa.select(
-            sa.bindparam("id", type_=sa.Uuid),
+            sa.bindparam("new_id", type_=sa.Uuid),
             *(_old.c.name, _old.c.owner, _old.c.scopes),
-            sa.bindparam("digest", type_=sa.LargeBinary),
+            sa.bindparam("hashed", type_=sa.LargeBinary),
             _now + (_old.c.expires_at - _old.c.created_at),
         ),
     )
@@ -70,8 +70,8 @@ _LIST = sa.select(
 def create(name: str, owner: str, scopes: list[str], lifetime: timedelta | None) -> str:
     """Make a token that ends after `lifetime`, None for never; return it, which is kept nowhere."""
     token = new_token()
-    given = {"name": name, "owner": owner, "scopes": scopes, "lifetime": lifetime}
-    database.one(_MAKE.returning(_table.c.id), {**given, **_identity(token)})
+    given = {"id": uuid7(), "name": name, "owner": owner, "scopes": scopes, "lifetime": lifetime}
+    database.one(_MAKE.returning(_table.c.id), {**given, "digest": hash_token(token)})
     return token
 
 
@@ -81,9 +81,8 @@ def rotate(token_id: UUID, grace: timedelta) -> str | None:
     The new one has the lifetime that the old one had.
     """
     token = new_token()
-    row = database.one(
-        _ROTATE.returning(_table.c.id), {"this": token_id, "grace": grace, **_identity(token)}
-    )
+    new = {"new_id": uuid7(), "hashed": hash_token(token)}
+    row = database.one(_ROTATE.returning(_table.c.id), {"this": token_id, "grace": grace, **new})
     return token if row else None
 
 
@@ -97,7 +96,3 @@ def revoke(token_id: UUID | None = None, token: str = "") -> str | None:
 def every() -> list[dict[str, Any]]:
     """All tokens, the newest first, as texts; times are RFC 3339, or None."""
     return database.one(_LIST)[0] or []
-
-
-def _identity(token: str) -> dict[str, Any]:
-    return {"id": database.uuid7(), "digest": hash_token(token)}
