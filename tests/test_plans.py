@@ -3,23 +3,27 @@
 import psycopg2
 import pytest
 
+from projectapp.auth import issuing
 from tests.conftest import PROJECTS
 from tests.plans import executed
 
 # Ten rows a timestamp; the older two thirds are archived, and only they have the words "long ago".
+# One owner has a third of all, one a hundred.
 FILL = """
 TRUNCATE projects;
-INSERT INTO projects (id, name, description, is_active, attributes, created_at, updated_at)
+INSERT INTO projects (id, name, description, is_active, attributes, created_at, updated_at, owner)
 SELECT gen_random_uuid(),
   (ARRAY['번역', 'project', '検索', 'Search'])[1 + n % 4] || ' ' || md5(n::text),
   CASE WHEN n < 30000 AND n % 9 = 0 THEN 'long ago' ELSE 'needed by 팀 ' || n % 100 END,
   n > 33000, jsonb_build_object('team', n % 3, 'cost', n % 10000, 'old', n < 1500),
   '2026-01-01Z'::timestamptz + n / 10 * interval '1 s',
-  '2026-01-02Z'::timestamptz + n / 10 * interval '1 s'
+  '2026-01-02Z'::timestamptz + n / 10 * interval '1 s',
+  CASE WHEN n % 3 = 0 THEN 'many' WHEN n % 500 = 1 THEN 'few' END
 FROM generate_series(1, 50000) AS n;
 ANALYZE projects
 """
 CREATED, UPDATED, NAME = (f"projects_{key}_id_idx" for key in ("created_at", "updated_at", "name"))
+OWNER = "projects_owner_created_at_idx"
 IN_STATE = "projects_is_active_{}_id_idx"
 ATTRIBUTES, BIGRAMS = "projects_attributes_idx", "projects_bigrams_idx"
 IN_ORDER = {
@@ -64,6 +68,25 @@ TRIED = {
     "q=nobody&sort=-name": {NAME, BIGRAMS},
     "q=ab0c1&is_active=true": {IN_STATE.format("created_at"), BIGRAMS},
 }
+# An owner's newest are in the order of their own index. In another order the next 4 000 rows are
+# tried; if that is in vain, all that the owner has are fetched by that index. Of words the planner
+# may take theirs as well.
+OWNED = [
+    ("few", {OWNER}, ""),
+    ("many", {OWNER}, ""),
+    ("few", {OWNER}, "sort=created_at"),
+    ("many", {OWNER}, "created_at[lt]=2026-01-01T00:30:00Z"),
+    ("few", {NAME, OWNER}, "sort=name"),
+    ("many", {NAME}, "sort=name"),
+    ("few", {UPDATED, OWNER}, "sort=-updated_at"),
+    ("few", {NAME, OWNER}, "sort=-is_active,name"),
+    ("few", {OWNER}, "is_active=true"),
+    ("many", {OWNER}, "is_active=true"),
+    ("few", {OWNER}, "q=needed"),
+    ("many", {OWNER}, "q=needed"),
+    ("few", {OWNER}, "q=project"),
+    ("few", {OWNER}, 'attributes={"team":1}'),
+]
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +98,9 @@ def many(app, direct_url):
     return app.test_client()
 
 
-def scans(client, query):
+def scans(client, query, headers=None):
     """The indexes that are read, and how many rows of the table, also those that are dropped."""
-    nodes = executed(client, f"{PROJECTS}?count=none&{query}")
+    nodes = executed(client, f"{PROJECTS}?count=none&{query}", headers)
     of_table = [node for node in nodes if node.get("Relation Name") == "projects"]
     indexes = {node["Index Name"] for node in nodes if "Index Name" in node}
     assert not [node for node in of_table if node["Node Type"] == "Seq Scan"]
@@ -148,6 +171,17 @@ def test_a_walk_through_old_matches_tries_where_it_is(many):
     assert rows < 4_000 + 4_000 + 50
 
 
+@pytest.mark.parametrize(("owner", "indexes", "query"), OWNED)
+def test_an_owners_list_reads_some_rows_and_their_own(many, guarded_app, owner, indexes, query):
+    with guarded_app.app_context():
+        token = issuing.create("plans", owner, ["projects:read"], None)
+    client = guarded_app.test_client()
+    found, rows = scans(client, query, {"Authorization": f"Bearer {token}"})
+    assert indexes <= found <= indexes | {BIGRAMS}
+    assert rows < 3 * 4_000 + 200
+
+
 def test_there_is_no_index_without_a_list(many, sql):
     there = {n for (n,) in sql("SELECT indexname FROM pg_indexes WHERE tablename = 'projects'")}
-    assert there - {"projects_pkey"} == {*IN_ORDER.values()}.union(*TRIED.values())
+    of_lists = {*IN_ORDER.values()}.union(*TRIED.values(), *(found for _, found, _ in OWNED))
+    assert there - {"projects_pkey"} == of_lists
