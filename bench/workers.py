@@ -29,9 +29,9 @@ FROM generate_series(1, 10000) AS n
 """
 
 
-def rate(url: str) -> float:
+def rate(url: str, header: str = "X-None: none", seconds: int = SECONDS) -> float:
     """Requests a second that wrk got answered with 200."""
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", url]
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-H", header, url]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in said:
         raise RuntimeError(said)

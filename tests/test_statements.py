@@ -54,6 +54,51 @@ def test_a_request_is_one_round_trip(over_the_wire, method, path, body, status, 
     assert len(proxy.queries) == expected, proxy.queries
 
 
+def asked(proxy):
+    """What was sent for requests: the use of a token is recorded beside them."""
+    return [query for query in proxy.queries if "UPDATE api_tokens" not in query]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        *(("GET", "", None, 200), ("GET", "?q=project&count=exact", None, 200)),
+        *(("GET", "/{id}", None, 200), ("POST", "", {"name": "x"}, 201)),
+        *(("PUT", "/{id}", {"name": "x"}, 200), ("PATCH", "/{id}", {"is_active": False}, 200)),
+        *(("DELETE", "/{id}", None, 204), ("GET", "/{foreign}", None, 404)),
+        *(("POST", "", {"name": ""}, 400), ("GET", "?page=0", None, 400)),
+        *(("POST", "", {"name": "x"}, 403), ("GET", "", None, 401)),
+    ],
+)
+def test_a_request_with_a_token_is_one_round_trip_too(
+    make_app, proxy, guarded, bearer, method, path, body, status
+):
+    client = make_app(AUTH="tokens", DATABASE_URL=proxy.url).test_client()
+    header = bearer(scopes="projects:read" if status == 403 else "projects:read,projects:write")
+    ids = {
+        name: guarded.post(PROJECTS, json={"name": "x"}, headers=bearer(owner)).json["id"]
+        for name, owner in (("id", "alice"), ("foreign", "bob"))
+    }
+    client.get(PROJECTS, headers=header)
+    if status == 401:
+        header = {"Authorization": f"{header['Authorization'][:-1]}_"}
+    proxy.queries.clear()
+    more = {} if body is None else {"json": body}
+    answer = client.open(PROJECTS + path.format(**ids), method=method, headers=header, **more)
+    assert answer.status_code == status, answer.text
+    assert len(asked(proxy)) == (0 if status == 401 else 1), proxy.queries
+
+
+def test_who_has_a_token_is_asked_once_by_each_worker(make_app, proxy, bearer):
+    client = make_app(AUTH="tokens", DATABASE_URL=proxy.url).test_client()
+    client.get(PROJECTS, headers=bearer("bob"))  # the connection is open
+    header = bearer()
+    for trips in (2, 1, 1):
+        proxy.queries.clear()
+        assert client.get(PROJECTS, headers=header).status_code == 200
+        assert len(asked(proxy)) == trips, proxy.queries
+
+
 def test_a_keyed_create_and_its_replay_are_one_round_trip_each(over_the_wire):
     client, _, proxy = over_the_wire
     for trips in (1, 2):

@@ -104,9 +104,8 @@ def _authenticate() -> Caller:
         raise MalformedToken("Authorization must be Bearer and one token.", "malformed header")
     kinds = current_app.config["AUTH"]
     if "tokens" in kinds and token.startswith(tokens.PREFIX):
-        digest = tokens.read(token)
-        caller = tokens.find_caller(digest)
-        g.guard = tokens.guard(digest)
+        caller = tokens.find_caller(token)
+        g.guard = tokens.guard(caller)
         return caller
     if "jwt" in kinds:
         return cast(jwt.Verifier, current_app.extensions["jwt"]).verify(token)
@@ -123,8 +122,8 @@ def _tell(problem: Unauthorized | InsufficientScope) -> None:
     caller: Caller | None = g.get("caller")
     if isinstance(problem, Unauthorized):
         event, reason = "authn_fail", problem.reason
-        if caller and caller.digest:
-            tokens.forget(caller.digest)
+        if caller:
+            tokens.forget(caller)
     else:
         event, reason = "authz_fail", problem.detail
     extra = {"event": event, "reason": reason, "address": request.remote_addr}

@@ -17,7 +17,7 @@ class Caller(NamedTuple):
     subject: str | None
     scopes: frozenset[str]
     credential: str
-    digest: bytes | None = None
+    digest: bytes = b""
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes or self.sees_all(scope.partition(":")[0])

@@ -88,23 +88,27 @@ class Known:
         self._uses: SimpleQueue[bytes] = SimpleQueue()
         self._writer: threading.Thread | None = None
 
-    def find(self, digest: bytes) -> Caller | None:
-        """The caller of a token that was good when this worker first saw it, or is now."""
-        caller = self._callers.get(digest)
-        if not caller:
-            row = database.one(_FIND, {"hashed": digest})
-            if not row:
-                return None
-            caller = Caller(row.owner, frozenset(row.scopes), f"token {row.id}", digest)
-            if len(self._callers) >= _REMEMBERED:
-                self._callers.clear()
-                self._used.clear()
-            self._callers[digest] = caller
+    def get(self, digest: bytes) -> Caller | None:
+        """The caller of a token that this worker has seen."""
+        return self._callers.get(digest)
+
+    def look_up(self, digest: bytes) -> Caller:
+        """The caller of a token that is good now. Raises InvalidToken."""
+        row = database.one(_FIND, {"hashed": digest})
+        if not row:
+            raise InvalidToken()
+        if len(self._callers) >= _REMEMBERED:
+            self._callers.clear()
+            self._used.clear()
+        caller = Caller(row.owner, frozenset(row.scopes), f"token {row.id}", digest)
+        self._callers[digest] = caller
+        return caller
+
+    def note_use(self, digest: bytes) -> None:
         now = time.monotonic()
         if now - self._used.get(digest, -USE_SECONDS) >= USE_SECONDS:
             self._used[digest] = now
             self._record(digest)
-        return caller
 
     def forget(self, digest: bytes) -> None:
         self._callers.pop(digest, None)
@@ -130,30 +134,26 @@ def init_app(app: Flask) -> None:
     app.extensions["tokens"] = Known(app)
 
 
-def read(token: str) -> bytes:
-    """The digest of a token; InvalidToken if it cannot be one of ours."""
-    secret = token.removeprefix(PREFIX)[:-_CHECKSUM]
-    if len(secret) != _SECRET or token != PREFIX + secret + _checksum(secret):
-        raise InvalidToken("The token is mistyped or cut.", "wrong checksum")
-    return hash_token(token)
-
-
-def find_caller(digest: bytes) -> Caller:
-    """The caller with this token; InvalidToken if it is not, or no longer, one of ours."""
-    caller = _known().find(digest)
+def find_caller(token: str) -> Caller:
+    """The caller whose token this is; InvalidToken if it is not, or no longer, one of ours."""
+    known, digest = _known(), hash_token(token)
+    caller = known.get(digest)
     if not caller:
-        raise InvalidToken()
+        if not is_whole(token):
+            raise InvalidToken("The token is mistyped or cut.", "wrong checksum")
+        caller = known.look_up(digest)
+    known.note_use(digest)
     return caller
 
 
-def forget(digest: bytes) -> None:
-    """Have the next request with this token look it up."""
-    _known().forget(digest)
+def forget(caller: Caller) -> None:
+    """Have the next request with this caller's token look it up."""
+    _known().forget(caller.digest)
 
 
-def guard(digest: bytes) -> str:
+def guard(caller: Caller) -> str:
     """The SQL that goes before a statement's own, and raises where the token is not good now."""
-    return f"SELECT api_token_check('\\x{digest.hex()}'); "
+    return f"SELECT api_token_check('\\x{caller.digest.hex()}'); "
 
 
 def new_token() -> str:
@@ -165,6 +165,12 @@ def new_token() -> str:
 def hash_token(token: str) -> bytes:
     """The SHA-256 of a token, which is all that is kept: 256 random bits need no slow hash."""
     return hashlib.sha256(token.encode()).digest()
+
+
+def is_whole(token: str) -> bool:
+    """Whether a token has the form and the checksum of ours."""
+    secret = token.removeprefix(PREFIX)[:-_CHECKSUM]
+    return len(secret) == _SECRET and token == PREFIX + secret + _checksum(secret)
 
 
 def _known() -> Known:
