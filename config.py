@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import psycopg2
 from dotenv import dotenv_values
@@ -78,6 +79,40 @@ def networks(text: str) -> tuple[IPNetwork, ...]:
         return tuple(ipaddress.ip_network(item) for item in words(text))
     except ValueError:
         raise ValueError("a comma list of addresses and networks, such as 10.0.0.0/8,::1") from None
+
+
+def scopes(text: str) -> tuple[str, ...]:
+    """A comma list of RESOURCE:read, RESOURCE:write, RESOURCE:all."""
+    found = words(text)
+    if not found or not all(re.fullmatch(r"\w+:(read|write|all)", item) for item in found):
+        raise ValueError("a comma list of scopes, such as projects:read,projects:write")
+    return found
+
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def https_url(text: str) -> str:
+    """An address that is read over verified TLS; without it only on this machine."""
+    form = ValueError(
+        f"a URL such as https://HOST/PATH, without a login; http:// only with {', '.join(LOOPBACK)}"
+    )
+    try:
+        parts = urlsplit(text)
+        safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+        whole = parts.hostname and parts.port != 0 and "@" not in parts.netloc
+    except ValueError:  # a port or an IPv6 address
+        raise form from None
+    if not (safe and whole and re.fullmatch(r"[!-~]+", text)) or "#" in text:
+        raise form
+    return text
+
+
+def secret(text: str) -> str:
+    """A secret for HS256 of no fewer bytes than its hash has: RFC 7518, 3.2."""
+    if not re.fullmatch(r"(?!-----BEGIN |ssh-|ecdsa-)[ -~]{32,}", text):
+        raise ValueError("a shared secret of 32 ASCII characters or more, and no public key")
+    return text
 
 
 def switch(text: str) -> bool:
@@ -193,6 +228,9 @@ LADDER = (
     ("DRAIN_SECONDS", "GRACEFUL_TIMEOUT"),
 )
 
+JWT_CLAIMS = ("JWT_ISSUER", "JWT_AUDIENCE")
+JWT_KEYS = ("JWT_JWKS_URL", "JWT_KEY_FILE", "JWT_SECRET")
+
 Count = Annotated[int, integer(1, 1000)]
 Seconds = Annotated[int, integer(1, 3600)]
 
@@ -216,10 +254,10 @@ class Config:
     AUTH: Annotated[tuple[str, ...] | None, some_of("tokens", "jwt")] = ()
     JWT_ISSUER: Annotated[str, str] = ""
     JWT_AUDIENCE: Annotated[tuple[str, ...], words] = ()
-    JWT_JWKS_URL: Annotated[str, str] = ""
+    JWT_JWKS_URL: Annotated[str, https_url] = ""
     JWT_KEY_FILE: Annotated[Path | None, Path] = None
-    JWT_SECRET: Annotated[str, str] = ""
-    JWT_SCOPES: Annotated[tuple[str, ...], words] = ("projects:read", "projects:write")
+    JWT_SECRET: Annotated[str, secret] = ""
+    JWT_SCOPES: Annotated[tuple[str, ...], scopes] = ("projects:read", "projects:write")
     RATE_LIMIT: Annotated[tuple[int, int] | None, rate] = None
     RATE_LIMIT_STORE: Annotated[str, str] = ""
     TRUSTED_PROXIES: Annotated[tuple[IPNetwork, ...], networks] = ()
@@ -250,18 +288,25 @@ class Config:
                     raise ConfigError(f"{name} must be {error}.") from None
         if self.DATABASE_URL is None and self.MIGRATIONS_DATABASE_URL is not None:
             raise ConfigError("MIGRATIONS_DATABASE_URL is of no use without DATABASE_URL.")
-        if "jwt" in (self.AUTH or ()):
-            keys = ("JWT_JWKS_URL", "JWT_KEY_FILE", "JWT_SECRET")
-            if (
-                not (self.JWT_ISSUER and self.JWT_AUDIENCE)
-                or sum(bool(getattr(self, name)) for name in keys) != 1
-            ):
-                raise ConfigError(
-                    f"AUTH=jwt needs JWT_ISSUER, JWT_AUDIENCE and one of {', '.join(keys)}."
-                )
+        self._check_jwt()
         for inner, outer in LADDER:
             if getattr(self, inner) >= getattr(self, outer):
                 raise ConfigError(f"{inner} must be less than {outer}.")
+
+    def _check_jwt(self) -> None:
+        keys = [name for name in JWT_KEYS if getattr(self, name)]
+        missing = [name for name in JWT_CLAIMS if not getattr(self, name)]
+        given = [name for name in JWT_CLAIMS if name not in missing] + keys
+        if "jwt" not in (self.AUTH or ()):
+            if given:
+                raise ConfigError(f"{given[0]} is of no use without jwt in AUTH.")
+            return
+        if not keys:
+            missing.append(f"one of {', '.join(JWT_KEYS)}")
+        if missing:
+            raise ConfigError(f"AUTH=jwt needs {' and '.join(missing)}.")
+        if len(keys) > 1:
+            raise ConfigError(f"{' and '.join(keys)} exclude each other.")
 
     @classmethod
     def settings(cls) -> dict[str, Any]:

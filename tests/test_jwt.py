@@ -1,0 +1,763 @@
+"""Tokens of an identity provider: which are good, which are not, and how its keys come and go."""
+
+import datetime
+import json
+import logging
+import ssl
+import threading
+import time
+from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import count
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from joserfc import jwk
+
+import config
+from config import ConfigError
+from projectapp.auth import jwks, jwt
+from projectapp.errors import InvalidToken, Unavailable
+from tests import issuer as answers
+from tests.conftest import PROJECTS
+from tests.issuer import AUDIENCE, EC, RSA, Issuer, encode, make_key, sign
+
+SECRET = "a secret of old Supabase projects, shared"
+OCT = jwk.OctKey.import_key(SECRET)
+ALGORITHMS = {
+    **{f"{kind}{bits}": RSA for kind in ("RS", "PS") for bits in (256, 384, 512)},
+    "ES256": EC,
+    "ES384": make_key("EC", "P-384"),
+    "ES512": make_key("EC", "P-521"),
+    "EdDSA": make_key("OKP", "Ed25519"),
+    "Ed25519": make_key("OKP", "Ed25519"),
+}
+
+
+@contextmanager
+def issuing(tls=None):
+    issuer = Issuer(tls)
+    try:
+        yield issuer
+    finally:
+        issuer.close()
+
+
+@pytest.fixture
+def issuer():
+    with issuing() as issuer:
+        yield issuer
+
+
+@pytest.fixture(scope="module")
+def well():
+    """An issuer whose keys stay as they are, and the service that takes its tokens."""
+    with issuing() as issuer:
+        issuer.published |= {f"{name}-key": key for name, key in ALGORITHMS.items()}
+        yield issuer
+
+
+@pytest.fixture(scope="module")
+def make_service(app, make_app):
+    made = []
+
+    def make(**environ):
+        made.append(make_app(**environ))
+        return made[-1].test_client()
+
+    yield make
+    for one in made:
+        with one.app_context():
+            one.extensions["sqlalchemy"].engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def service(well, make_service):
+    return make_service(**well.settings)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Keys are fetched anew with the first request that is some time after the last."""
+    monkeypatch.setattr(jwks, "FRESH", 0.1)
+    monkeypatch.setattr(jwks, "COOL_DOWN", 0.1)
+    return lambda: time.sleep(0.15)
+
+
+def get(service, token, path=PROJECTS, **headers):
+    return service.get(path, headers={"Authorization": f"Bearer {token}", **headers})
+
+
+def until(true):
+    end = time.monotonic() + 5
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+# Which tokens are good.
+
+
+@pytest.mark.parametrize("alg", ALGORITHMS)
+def test_each_algorithm_of_a_public_key_is_taken(well, service, sql, alg):
+    assert get(service, well.token(f"{alg}-key", alg)).status_code == 200
+
+
+@pytest.mark.parametrize("typ", ["JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt", None])
+def test_a_type_of_token_is_taken(well, service, sql, typ):
+    header = {"alg": "RS256", "kid": "first", "typ": typ, "cat": "cl_B7d4"}
+    header = {name: value for name, value in header.items() if value}
+    assert get(service, sign(header, well.claims(), RSA)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"aud": ["other", AUDIENCE]},
+        {"aud": None, "azp": AUDIENCE},
+        {"exp": time.time() + 600.5},
+        {"exp": int(time.time()) - 20},
+        {"nbf": int(time.time()) + 20, "iat": int(time.time()) + 20},
+        {"iat": None},
+        {"sub": "auth0|사용자"},
+        {"user_metadata": {"scope": {"deep": [1e9, None]}}},
+    ],
+    ids=str,
+)
+def test_claims_are_taken(well, service, sql, claims):
+    assert get(service, well.token(**claims)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("claims", "may"),
+    [
+        ({}, "read write"),
+        ({"scope": "openid projects:read"}, "read"),
+        ({"scope": ""}, ""),
+        ({"scp": ["projects:write"]}, "write"),
+        ({"scp": "projects:read projects:write"}, "read write"),
+        ({"permissions": []}, ""),
+        ({"scope": "openid profile", "permissions": ["projects:read"]}, "read"),
+        ({"scope": "projects:read", "permissions": ["projects:write"]}, "read write"),
+        ({"permissions": ["projects:all"]}, "read write"),
+        ({"user_metadata": {"permissions": ["projects:all"]}, "scope": "x"}, ""),
+    ],
+    ids=str,
+)
+def test_a_token_may_do_what_its_claims_name_and_no_more(well, service, sql, claims, may):
+    headers = {"Authorization": f"Bearer {well.token(**claims)}"}
+    read = service.get(PROJECTS, headers=headers)
+    write = service.post(PROJECTS, headers=headers, json={"name": "x"})
+    assert read.status_code == (200 if "read" in may else 403)
+    assert write.status_code == (201 if "write" in may else 403)
+
+
+def test_what_a_token_without_scopes_may_do_is_a_setting(well, make_service, sql):
+    service = make_service(**well.settings, JWT_SCOPES="projects:read")
+    headers = {"Authorization": f"Bearer {well.token()}"}
+    assert service.get(PROJECTS, headers=headers).status_code == 200
+    assert service.post(PROJECTS, headers=headers, json={"name": "x"}).status_code == 403
+
+
+def test_callers_see_their_own(well, service, sql, problem):
+    ann, bob, root = (
+        {"Authorization": f"Bearer {token}"}
+        for token in (
+            well.token(),
+            well.token(sub="bob"),
+            well.token(sub="root", permissions=["projects:all"]),
+        )
+    )
+    made = service.post(PROJECTS, headers=ann, json={"name": "hers"})
+    assert made.json["owner"] == "ann"
+    path = f"{PROJECTS}/{made.json['id']}"
+    for method in ("get", "put", "delete"):
+        problem(getattr(service, method)(path, headers=bob, json={"name": "his"}), 404, "not_found")
+    assert service.get(PROJECTS, headers=bob).json["total"] == 0
+    assert service.get(PROJECTS, headers=root).json["total"] == 1
+    assert service.get(path, headers=ann).json["name"] == "hers"
+
+
+# Which are not. A builder gets the issuer; what it returns is refused.
+
+PEM = RSA.as_pem(private=False)
+HEADER = {"alg": "RS256", "kid": "first"}
+
+
+def with_header(**header):
+    return lambda issuer: sign(HEADER | header, issuer.claims(), RSA)
+
+
+def with_alg(alg, key):
+    """Signed with a key that the issuer does not have for it."""
+    return lambda issuer: sign(HEADER | {"alg": alg}, issuer.claims(), key)
+
+
+def with_claims(**claims):
+    return lambda issuer: issuer.token(**claims)
+
+
+def with_payload(payload):
+    return lambda issuer: sign(HEADER, payload, RSA)
+
+
+def with_raw(**claims):
+    """Claims as they stand in JSON, which Python's own encoder would not write."""
+
+    def build(issuer):
+        text = json.dumps(issuer.claims() | dict.fromkeys(claims, "@"))
+        for value in claims.values():
+            text = text.replace('"@"', value, 1)
+        return sign(HEADER, text.encode(), RSA)
+
+    return build
+
+
+def with_raw_header(raw):
+    return lambda issuer: sign(raw, issuer.claims(), RSA, "RS256")
+
+
+def unsigned(alg):
+    return lambda i: ".".join(
+        (
+            encode(json.dumps(HEADER | {"alg": alg}).encode()),
+            encode(json.dumps(i.claims()).encode()),
+            "",
+        )
+    )
+
+
+def without_base64(issuer):
+    header = encode(json.dumps(HEADER | {"b64": False, "crit": ["b64"]}).encode())
+    return f"{header}.payload.c2lnbmF0dXJl"
+
+
+def cut_signature(issuer):
+    return issuer.token()[:-12]
+
+
+def other_payload(issuer):
+    ours, theirs = issuer.token().split("."), issuer.token(sub="root").split(".")
+    return ".".join((ours[0], theirs[1], ours[2]))
+
+
+def self_made_key(issuer):
+    own = make_key("RSA", 2048, 1)
+    return sign(HEADER | {"jwk": own.as_dict(False), "kid": "own"}, issuer.claims(), own)
+
+
+HOSTILE = {
+    "an unknown key": lambda issuer: issuer.token("nobody's"),
+    "another key under a known name": lambda issuer: sign(
+        HEADER, issuer.claims(), make_key("RSA", 2048, 1)
+    ),
+    "none": unsigned("none"),
+    "nOnE": unsigned("nOnE"),
+    "no signature": unsigned("RS256"),
+    "a cut signature": cut_signature,
+    "another payload": other_payload,
+    "HS256 with the public key as PEM": with_alg("HS256", jwk.OctKey(PEM, PEM)),
+    "HS256 with the public key as DER": with_alg(
+        "HS256", jwk.OctKey(RSA.as_der(private=False), b"")
+    ),
+    "HS256": with_alg("HS256", OCT),
+    "HS512": with_alg("HS512", OCT),
+    "the alg of another kind of key": with_alg("ES256", EC),
+    "ES256K": with_alg("ES256K", make_key("EC", "secp256k1")),
+    "an unknown alg": lambda i: sign(HEADER | {"alg": "RS999"}, i.claims(), RSA, "RS256"),
+    "alg is a list": lambda i: sign(HEADER | {"alg": ["RS256"]}, i.claims(), RSA, "RS256"),
+    "no alg": lambda i: sign({"kid": "first"}, i.claims(), RSA, "RS256"),
+    "kid is a number": with_header(kid=1),
+    "kid is a path": with_header(kid="../../../../dev/null"),
+    "kid is SQL": with_header(kid="' OR 1=1 --"),
+    "no kid among several": lambda i: sign({"alg": "RS256"}, i.claims(), RSA),
+    "crit": with_header(crit=["exp"]),
+    "crit that is known": with_header(crit=["kid"]),
+    "crit is empty": with_header(crit=[]),
+    "b64 false": without_base64,
+    "b64 true": with_header(b64=True),
+    "a jku": with_header(jku="http://127.0.0.1:9/jwks.json"),
+    "an x5u": with_header(x5u="http://127.0.0.1:9/cert.pem"),
+    "an x5c": with_header(x5c=[b64encode(RSA.as_der(private=False)).decode()[:40]]),
+    "its own jwk": self_made_key,
+    "a long header": with_header(more="x" * 1000),
+    "typ of a logout token": with_header(typ="logout+jwt"),
+    "typ of a proof": with_header(typ="dpop+jwt"),
+    "typ is a number": with_header(typ=1),
+    "typ is null": with_header(typ=None),
+    "a header that is a list": with_raw_header(b'["alg"]'),
+    "a header that is a number": with_raw_header(b"7"),
+    "a header that is no JSON": with_raw_header(b'{"alg": "RS256"'),
+    "a header in UTF-16": with_raw_header(json.dumps(HEADER).encode("utf-16")),
+    "a header with alg twice": with_raw_header(b'{"alg":"none","kid":"first","alg":"RS256"}'),
+    "a header that is nested": with_raw_header(b'{"alg":' + b"[" * 3000),
+    "one part": lambda _: "abcdefghijklmnop",
+    "two parts": lambda issuer: issuer.token().rpartition(".")[0],
+    "four parts": lambda issuer: issuer.token() + ".abcdefghijk",
+    "encrypted": lambda _: "eyJhbGciOiJkaXIiLCJlbmMiOiJBMTI4R0NNIn0..c2VjcmV0aXY.c2VjcmV0.dGFndGFn",
+    "only dots": lambda _: "..",
+    "padding": lambda issuer: issuer.token() + "==",
+    "other base64": lambda issuer: issuer.token().replace(".", "+.", 1),
+    "too long": with_claims(more="x" * 8192),
+    "no exp": with_claims(exp=None),
+    "expired": with_claims(exp=int(time.time()) - 31),
+    "exp is a string": with_claims(exp="9999999999"),
+    "exp is true": with_claims(exp=True),
+    "exp is a list": with_claims(exp=[9999999999]),
+    "exp is null": with_raw(exp="null"),
+    "exp is NaN": with_raw(exp="NaN"),
+    "exp is Infinity": with_raw(exp="Infinity"),
+    "exp is 1e999": with_raw(exp="1e999"),
+    "exp is 1e300": with_raw(exp="1e300"),
+    "exp has 400 digits": with_raw(exp="9" * 400),
+    "exp has 5000 digits": with_raw(exp="9" * 5000),
+    "exp is negative": with_raw(exp="-1"),
+    "exp twice": with_raw(exp='9999999999, "exp": 9999999998'),
+    "nbf in the future": with_claims(nbf=int(time.time()) + 600),
+    "nbf is a string": with_claims(nbf="0"),
+    "nbf is null": with_raw(nbf="null"),
+    "iat in the future": with_claims(iat=int(time.time()) + 600),
+    "iat is false": with_claims(iat=False),
+    "another issuer": with_claims(iss="https://evil.example"),
+    "an issuer with a slash": lambda issuer: issuer.token(iss=issuer.name + "/"),
+    "no issuer": with_claims(iss=None),
+    "issuer is a list": lambda issuer: issuer.token(iss=[issuer.name]),
+    "another audience": with_claims(aud="another-api"),
+    "a longer audience": with_claims(aud=AUDIENCE + "-2"),
+    "no audience": with_claims(aud=None),
+    "audience is empty": with_claims(aud=[]),
+    "audience is an object": with_claims(aud={AUDIENCE: 1}),
+    "audience is a list with a number": with_claims(aud=[AUDIENCE, 1]),
+    "audience is null and azp is right": with_raw(aud="null", azp=f'"{AUDIENCE}"'),
+    "another azp": with_claims(aud=None, azp="https://evil.example"),
+    "another audience and azp is right": with_claims(aud="another-api", azp=AUDIENCE),
+    "no sub": with_claims(sub=None),
+    "sub is empty": with_claims(sub=""),
+    "sub is a number": with_claims(sub=7),
+    "sub is long": with_claims(sub="x" * 256),
+    "sub has a line feed": with_claims(sub="ann\nadmin"),
+    "sub has U+0000": with_claims(sub="ann\0"),
+    "sub has a surrogate": with_claims(sub="ann\ud800"),
+    "scope is an object": with_claims(scope={"projects:all": True}),
+    "scope is null": with_raw(scope="null"),
+    "permissions are numbers": with_claims(permissions=[1]),
+    "claims are a list": with_payload([]),
+    "claims are a string": with_payload("claims"),
+    "claims are no JSON": with_payload(b"{claims}"),
+    "claims are empty": with_payload(b""),
+    "claims are not UTF-8": with_payload(b'{"iss": "\xff"}'),
+    "claims are nested": with_raw(deep="[" * 2500 + "]" * 2500),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_token_is_refused_and_nothing_of_it_told(
+    well, service, sql, problem, caplog, monkeypatch, name
+):
+    monkeypatch.setattr(jwks, "COOL_DOWN", 0.0)  # what has not been fetched will be
+    token = HOSTILE[name](well)
+    with caplog.at_level(logging.DEBUG):
+        answer = get(service, token)
+    problem(answer, 401, "invalid_token")
+    told = answer.headers["WWW-Authenticate"]
+    assert told.startswith('Bearer error="invalid_token", error_description="')
+    assert told.count('"') == 4
+    everything = answer.text + str(answer.headers) + caplog.text + str(caplog.records)
+    everything += "".join(str(record.__dict__) for record in caplog.records)
+    for part in token.split("."):
+        assert len(part) < 8 or part[:24] not in everything
+    assert [r.event for r in caplog.records if hasattr(r, "event")] == ["authn_fail"]
+
+
+@pytest.mark.parametrize("name", ["HS256", "none", "a jku", "no exp", "one part", "too long"])
+def test_what_no_key_can_make_good_is_refused_without_a_fetch(issuer, make_service, name):
+    service = make_service(**issuer.settings)
+    issuer.answer = answers.failing
+    if name != "no exp":  # for which a key is needed first
+        assert get(service, HOSTILE[name](issuer)).status_code == 401
+        assert issuer.fetches == 0
+
+
+def test_a_weak_or_a_symmetric_or_a_private_key_in_a_jwks_is_not_used(issuer, make_service, sql):
+    weak = jwk.RSAKey(native := jwk.RSAKey.binding.generate_private_key(1024), native)
+    issuer.published |= {"weak": weak, "oct": OCT, "private": make_key("RSA", 2048, 1)}
+    listed = issuer.jwks()["keys"]
+    listed[3] |= {"d": "AQAB"}
+    listed += [
+        {"kty": "RSA", "kid": "enc", "use": "enc", "n": listed[0]["n"], "e": "AQAB"},
+        {"kty": "RSA", "kid": "other", "alg": "RSA-OAEP", "n": listed[0]["n"], "e": "AQAB"},
+        {"kty": "EC", "kid": "point", "crv": "P-256", "x": "AAAA", "y": "AAAA"},
+        *({"kty": "AKP", "kid": "new"}, {"kid": "kind"}, {"kty": ["RSA"]}, 7, None, "key"),
+        {"kty": "RSA", "kid": 7, "n": listed[0]["n"], "e": "AQAB"},
+    ]
+    issuer.answer = lambda handler: handler.reply(json.dumps({"keys": listed}).encode())
+    service = make_service(**issuer.settings)
+    assert get(service, issuer.token()).status_code == 200
+    tokens = [
+        issuer.token("weak"),
+        sign(HEADER | {"kid": "oct", "alg": "HS256"}, issuer.claims(), OCT),
+    ]
+    tokens += [issuer.token(kid) for kid in ("private", "enc", "other")]
+    assert [get(service, token).status_code for token in tokens] == [401] * 5
+
+
+def test_a_token_without_kid_is_taken_if_one_key_fits(issuer, make_service, sql):
+    issuer.published["other"] = EC
+    service = make_service(**issuer.settings)
+    token = sign({"alg": "RS256"}, issuer.claims(), RSA)
+    assert get(service, token).status_code == 200
+
+
+def test_a_remembered_token_ends_with_its_exp(well, service, sql, problem):
+    token = well.token(exp=time.time() - jwt.LEEWAY + 0.5)
+    assert get(service, token).status_code == 200
+    time.sleep(0.6)
+    assert "expired" in problem(get(service, token), 401)["detail"]
+
+
+def test_no_more_than_so_many_tokens_are_remembered(well, monkeypatch):
+    monkeypatch.setattr(jwt, "_REMEMBERED", 3)
+    verifier = jwt.Verifier(config.Testing(well.settings).__class__ and vars_of(well))
+    for number in range(10):
+        assert verifier.verify(well.token(sub=str(number))).subject == str(number)
+        assert len(verifier._memory[1]) <= 3
+
+
+def vars_of(issuer, **environ):
+    loaded = config.Testing({**issuer.settings, **environ})
+    return {name: getattr(loaded, name) for name in config.Config.settings()}
+
+
+# Secrets and files.
+
+
+def with_key(issuer, **environ):
+    found = {**issuer.settings, **environ}
+    return {name: value for name, value in found.items() if name != "JWT_JWKS_URL"}
+
+
+def test_a_shared_secret_verifies_hs256_alone(issuer, make_service, sql):
+    service = make_service(**with_key(issuer, JWT_SECRET=SECRET))
+    hs = {alg: sign({"alg": alg, "kid": "x"}, issuer.claims(), OCT) for alg in ("HS256", "HS512")}
+    assert get(service, hs["HS256"]).status_code == 200
+    others = [hs["HS512"], issuer.token(), unsigned("none")(issuer), hs["HS256"][:-4] + "AAAA"]
+    assert [get(service, token).status_code for token in others] == [401] * 4
+    assert issuer.fetches == 0
+
+
+def certificate(key, **names):
+    day = datetime.timedelta(days=1)
+    now = datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    return (
+        x509.CertificateBuilder(name, name, key.public_key, 7, now - day, now + day)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
+        .add_extension(x509.BasicConstraints(True, None), True)
+        .sign(key.private_key, hashes.SHA256())
+        .public_bytes(Encoding.PEM)
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PEM,
+        certificate(RSA),
+        b"Bag Attributes\n" + EC.as_pem(private=False) + b"\n" + PEM,
+        json.dumps({"keys": [RSA.as_dict(False, kid="first")]}).encode(),
+        json.dumps({"keys": [{"kty": "AKP"}, RSA.as_dict(False)]}).encode(),
+    ],
+    ids=["PEM", "a certificate", "two in PEM", "JWKS", "JWKS without kid"],
+)
+def test_a_key_file_verifies(issuer, make_service, sql, tmp_path, content):
+    (tmp_path / "key").write_bytes(content)
+    service = make_service(**with_key(issuer, JWT_KEY_FILE=str(tmp_path / "key")))
+    assert get(service, issuer.token()).status_code == 200
+    assert get(service, sign(HEADER, issuer.claims(), make_key("RSA", 2048, 1))).status_code == 401
+    assert get(service, with_alg("HS256", jwk.OctKey(PEM, PEM))(issuer)).status_code == 401
+    assert issuer.fetches == 0
+
+
+UNUSABLE = (
+    "JWT_KEY_FILE must have a public key in PEM or a JWKS:"
+    " RSA of 2048 bits or more, P-256, P-384, P-521 or Ed25519."
+)
+PRIVATE = "JWT_KEY_FILE has a private key in it: give it public ones alone."
+
+
+def weak_pem():
+    native = jwk.RSAKey.binding.generate_private_key(1024)
+    return jwk.RSAKey(native, native).as_pem(private=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (RSA.as_pem(private=True), PRIVATE),
+        (json.dumps({"keys": [RSA.as_dict(True)]}).encode(), PRIVATE),
+        (json.dumps({"keys": [OCT.as_dict()]}).encode(), PRIVATE),
+        (weak_pem(), UNUSABLE),
+        (make_key("OKP", "X25519").as_pem(private=False), UNUSABLE),
+        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", UNUSABLE),
+        (b"-----BEGIN PUBLIC KEY-----\n", UNUSABLE),
+        (b'{"keys": []}', UNUSABLE),
+        (json.dumps(RSA.as_dict(False)).encode(), UNUSABLE),
+        (b"", UNUSABLE),
+        (None, "JWT_KEY_FILE cannot be read: No such file or directory."),
+    ],
+)
+def test_a_key_file_that_is_wrong_ends_the_start(issuer, make_app, tmp_path, content, sentence):
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    with pytest.raises(ConfigError) as refused:
+        make_app(**with_key(issuer, JWT_KEY_FILE=str(tmp_path / "key")))
+    assert str(refused.value) == sentence
+
+
+URL = (
+    "JWT_JWKS_URL must be a URL such as https://HOST/PATH, without a login;"
+    " http:// only with localhost, 127.0.0.1, ::1."
+)
+GOOD = {
+    "AUTH": "jwt",
+    "JWT_ISSUER": "https://i.example",
+    "JWT_AUDIENCE": "a, b",
+    "JWT_JWKS_URL": "https://i.example/jwks.json",
+}
+
+
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        *(
+            ({"JWT_JWKS_URL": bad}, URL)
+            for bad in (
+                "http://i.example/jwks.json",
+                "http://127.0.0.1.example/",
+                "https://user:pass@i.example/",
+                "https://",
+                "https://i.example:port/",
+                "https://[::1/",
+                "https://i.example/#keys",
+                "https://i.example/a b",
+                "file:///etc/passwd",
+                "i.example",
+            )
+        ),
+        ({"JWT_ISSUER": ""}, "AUTH=jwt needs JWT_ISSUER."),
+        ({"JWT_AUDIENCE": ","}, "AUTH=jwt needs JWT_AUDIENCE."),
+        (
+            {"JWT_AUDIENCE": "", "JWT_JWKS_URL": ""},
+            "AUTH=jwt needs JWT_AUDIENCE and one of JWT_JWKS_URL, JWT_KEY_FILE, JWT_SECRET.",
+        ),
+        ({"JWT_SECRET": SECRET}, "JWT_JWKS_URL and JWT_SECRET exclude each other."),
+        ({"AUTH": "tokens"}, "JWT_ISSUER is of no use without jwt in AUTH."),
+        *(
+            (
+                {"JWT_SECRET": bad},
+                "JWT_SECRET must be a shared secret of 32 ASCII characters or more,"
+                " and no public key.",
+            )
+            for bad in ("x" * 31, PEM.decode(), "ssh-rsa " + "A" * 40)
+        ),
+        *(
+            (
+                {"JWT_SCOPES": bad},
+                "JWT_SCOPES must be a comma list of scopes, such as projects:read,projects:write.",
+            )
+            for bad in ("read", "projects:delete", "projects:read projects:write", ",")
+        ),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_sentence(environ, sentence):
+    with pytest.raises(ConfigError) as refused:
+        config.Testing(GOOD | environ)
+    assert str(refused.value) == sentence
+
+
+@pytest.mark.parametrize(
+    "url", ["https://i.example/?a=b", "http://localhost:1/", "http://[::1]:1/", "HTTPS://i.example"]
+)
+def test_an_address_of_keys_is_taken(url):
+    assert config.Testing(GOOD | {"JWT_JWKS_URL": url}).JWT_JWKS_URL == url
+
+
+# How keys come and go.
+
+
+def test_nothing_is_fetched_before_a_token_needs_it(issuer, make_service, sql):
+    service = make_service(**issuer.settings)
+    assert service.get("/health").status_code == 200
+    assert service.get(PROJECTS).status_code == 401
+    assert issuer.fetches == 0
+    assert [get(service, issuer.token()).status_code for _ in range(5)] == [200] * 5
+    assert issuer.fetches == 1
+
+
+def test_keys_rotate(issuer, make_service, sql, quick, problem):
+    service = make_service(**issuer.settings)
+    old = issuer.token()
+    assert get(service, old).status_code == 200
+    issuer.published["second"] = make_key("RSA", 2048, 1)
+    quick()
+    assert get(service, issuer.token("second")).status_code == 200  # at the first request
+    assert get(service, old).status_code == 200
+    withdrawn = issuer.token(sub="another")
+    del issuer.published["first"]
+    fetches = issuer.fetches
+    quick()
+    assert get(service, old).status_code == 200  # the last one, which has the keys fetched anew
+    until(lambda: get(service, old).status_code == 401)
+    assert issuer.fetches > fetches
+    quick()
+    problem(get(service, withdrawn), 401, "invalid_token")
+    assert get(service, issuer.token("second")).status_code == 200
+
+
+def test_the_same_keys_fetched_again_forget_nothing(issuer, quick):
+    fetched = jwks.Fetched(issuer.settings["JWT_JWKS_URL"], 4)
+    before = fetched.renewed()
+    quick()
+    assert fetched.renewed() is before
+    assert issuer.fetches == 2
+
+
+def test_unknown_keys_cost_one_fetch_in_so_many_seconds(issuer, make_service, sql):
+    service = make_service(**issuer.settings)
+    answered = [get(service, issuer.token(f"unknown {n}")).status_code for n in range(20)]
+    assert answered == [401] * 20
+    assert issuer.fetches == 1
+
+
+def test_without_the_issuer_its_last_keys_serve_on(
+    issuer, make_service, sql, quick, problem, caplog, monkeypatch
+):
+    service = make_service(**issuer.settings)
+    caplog.set_level(logging.INFO, jwks.__name__)
+    assert get(service, issuer.token()).status_code == 200
+    caplog.clear()
+    issuer.answer = answers.failing
+    for _ in range(3):
+        quick()
+        assert get(service, issuer.token()).status_code == 200
+        answer = get(service, issuer.token("unknown"))  # it may be a new one: not the token's fault
+        problem(answer, 503, "unavailable")
+        assert 1 <= int(answer.headers["Retry-After"]) <= 10
+    told = [record.getMessage() for record in caplog.records if record.name == jwks.__name__]
+    assert told == ["The identity provider's keys cannot be fetched: the answer is 500"]
+    caplog.clear()
+    issuer.answer = answers.well
+    quick()
+    until(lambda: get(service, issuer.token("unknown")).status_code == 401)
+    told = [record.getMessage() for record in caplog.records if record.name == jwks.__name__]
+    assert told == ["The identity provider's keys can be fetched again."]
+    issuer.answer = answers.failing
+    monkeypatch.setattr(jwks, "STALE", 0.2)
+    time.sleep(0.3)
+    assert get(service, issuer.token()).status_code == 503
+    issuer.answer = answers.well
+    until(lambda: get(service, issuer.token()).status_code == 200)
+
+
+BAD_ANSWERS = {
+    answers.failing: "the answer is 500",
+    answers.not_json: "is not valid JSON",
+    answers.nested: "is nested too deeply",
+    answers.no_jwks: "is no JWKS",
+    answers.redirecting: "the answer is 302",
+    answers.giant: "the answer is longer than 262144 bytes",
+    answers.numerous: "is no JWKS of at most 100 keys",
+    answers.cut: "IncompleteRead",
+    answers.silent: "timed out",
+    answers.dripping: "",
+    answers.dripping_body: "",
+}
+
+
+@pytest.mark.parametrize("bad", BAD_ANSWERS, ids=lambda bad: bad.__name__)
+def test_a_bad_answer_for_keys_is_a_503_in_time(
+    issuer, make_service, sql, problem, caplog, monkeypatch, bad
+):
+    monkeypatch.setattr(jwks, "TIMEOUT", 0.5)
+    monkeypatch.setattr(jwks, "DEADLINE", 0.8)
+    issuer.answer = bad
+    service = make_service(**issuer.settings)
+    started = time.monotonic()
+    answer = get(service, issuer.token())
+    problem(answer, 503, "unavailable")
+    assert answer.headers["Retry-After"] == "1"
+    assert time.monotonic() - started < 2
+    issuer.answer = answers.well
+    until(lambda: get(service, issuer.token()).status_code == 200)  # and no thread is stuck
+    [told] = [
+        r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "cannot" in r.msg
+    ]
+    assert BAD_ANSWERS[bad] in told
+    assert issuer.name not in told
+
+
+def test_no_issuer_is_a_503(make_service, sql, problem, issuer):
+    service = make_service(**issuer.settings)
+    issuer.close()
+    problem(get(service, issuer.token()), 503, "unavailable")
+
+
+def test_the_issuers_certificate_is_verified(make_service, sql, tmp_path, monkeypatch):
+    (tmp_path / "cert").write_bytes(certificate(EC))
+    (tmp_path / "key").write_bytes(EC.as_pem(private=True))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+    with issuing(tls) as issuer:
+        assert get(make_service(**issuer.settings), issuer.token()).status_code == 503
+        assert issuer.fetches == 0
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert"))
+        assert get(make_service(**issuer.settings), issuer.token()).status_code == 200
+        monkeypatch.setattr(jwks, "DEADLINE", 0.8)
+        issuer.answer = answers.dripping
+        started = time.monotonic()
+        assert get(make_service(**issuer.settings), issuer.token()).status_code == 503
+        assert time.monotonic() - started < 2
+
+
+def test_no_more_than_half_of_the_threads_wait_for_a_silent_issuer(issuer, quick):
+    verifier = jwt.Verifier(vars_of(issuer, THREADS="2"))
+    known = issuer.token()
+    verifier.verify(known)
+    issuer.answer = answers.silent
+    quick()
+    took, names = {}, count()
+
+    def ask(_):
+        started = time.monotonic()
+        with pytest.raises(Unavailable) as refused:
+            verifier.verify(issuer.token(f"unknown {next(names)}"))
+        took[threading.get_ident()] = time.monotonic() - started
+        return int(refused.value.headers["Retry-After"])
+
+    with ThreadPoolExecutor(8) as pool:
+        asked = pool.map(ask, range(8))
+        time.sleep(0.2)
+        started = time.monotonic()
+        assert verifier.verify(known).subject == "ann"
+        verifier.verify(issuer.token(sub="another, not seen before"))
+        assert time.monotonic() - started < 0.2
+        assert set(asked) == {1}
+    waited = sorted(took.values())
+    assert len([seconds for seconds in waited if seconds > 1]) == 2
+    assert waited[-1] < 3.5
+    assert issuer.fetches == 2
+
+
+def test_a_verifier_shows_no_secret():
+    verifier = jwt.Verifier(
+        {"JWT_JWKS_URL": "", "JWT_KEY_FILE": None, "JWT_SECRET": SECRET}
+        | {"JWT_ISSUER": "i", "JWT_AUDIENCE": ("a",), "JWT_SCOPES": ()}
+    )
+    keys = verifier._keys.current()
+    assert SECRET not in repr(verifier) + repr(keys) + str(keys)
+    with pytest.raises(InvalidToken) as refused:
+        verifier.verify("a.b.c")
+    assert refused.value.__suppress_context__
