@@ -24,6 +24,7 @@ import config
 from projectapp import create_app
 from projectapp.auth import issuing
 from projectapp.embedded import Server, find_binaries
+from tests.issuer import Issuer
 from tests.wire import Proxy, free_port
 
 PROJECTS = "/api/v1/projects"
@@ -34,6 +35,7 @@ os.environ["FLASK_SKIP_DOTENV"] = "1"
 
 # What these measure is time, so no other of them runs beside it.
 TIMED = ("faults", "serving", "worker", "upgrades", "pooler", "doctor", "embedded", "tls", "roles")
+TIMED += ("jwks",)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -281,6 +283,12 @@ def proxy(database_url: str) -> Iterator[Proxy]:
     proxy.shutdown()
     proxy.server_close()
     proxy.cut()
+
+
+@pytest.fixture
+def issuer() -> Iterator[Issuer]:
+    with Issuer() as issuer:
+        yield issuer
 
 
 @pytest.fixture

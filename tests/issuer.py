@@ -45,6 +45,10 @@ def sign(header: Any, payload: Any, key: jwk.Key, alg: str | None = None) -> str
     return f"{text}.{encode(model.sign(text.encode(), key))}"
 
 
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
 class Issuer(ThreadingHTTPServer):
     """`published` are the keys by kid; `answer` is how a request for them is answered."""
 
@@ -85,10 +89,10 @@ class Issuer(ThreadingHTTPServer):
     def jwks(self) -> dict[str, Any]:
         return {"keys": [key.as_dict(False, kid=kid) for kid, key in self.published.items()]}
 
-    def close(self) -> None:
+    def server_close(self) -> None:
         self.ended.set()
         self.shutdown()
-        self.server_close()
+        super().server_close()
 
     def handle_error(self, *_: Any) -> None: ...  # who asks may go away
 
