@@ -91,7 +91,9 @@ def test_without_the_issuer_its_last_keys_serve_on(
         problem(answer, 503, "unavailable")
         assert 1 <= int(answer.headers["Retry-After"]) <= 10
     told = [record.getMessage() for record in caplog.records if record.name == jwks.__name__]
-    assert told == ["The identity provider's keys cannot be fetched: the answer is 500"]
+    assert told == [
+        "The identity provider's keys cannot be fetched: HTTPException('the answer is 500')"
+    ]
     caplog.clear()
     issuer.answer = answers.well
     quick()
@@ -116,8 +118,8 @@ BAD_ANSWERS = {
     answers.numerous: "is no JWKS of at most 100 keys",
     answers.cut: "is not valid JSON",
     answers.silent: "timed out",
-    answers.dripping: "",
-    answers.dripping_body: "",
+    answers.dripping: "RemoteDisconnected",
+    answers.dripping_body: "is not valid JSON",
 }
 
 
@@ -141,6 +143,13 @@ def test_a_bad_answer_for_keys_is_a_503_in_time(
     ]
     assert BAD_ANSWERS[bad] in told
     assert issuer.name not in told
+
+
+def test_an_issuer_without_keys_is_told_of(issuer, make_app, sql, problem, caplog):
+    """As Supabase projects with a shared secret are."""
+    issuer.published.clear()
+    problem(get(make_app(**issuer.settings).test_client(), issuer.token()), 401, "invalid_token")
+    assert "The identity provider has 0 keys for this use." in caplog.text
 
 
 def test_no_issuer_is_a_503(make_app, sql, problem, issuer):

@@ -14,7 +14,7 @@ import warnings
 from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -201,7 +201,7 @@ class Fetched:
         try:
             keys = read_jwks(_get(self._url))
         except Exception as error:  # whatever an issuer or a network can do
-            reason = str(error) or type(error).__name__
+            reason = repr(error)[:200]
         with self._ended:
             now = time.monotonic()
             if keys is None:
@@ -211,8 +211,9 @@ class Fetched:
             else:
                 if self._pause:
                     log.info("The identity provider's keys can be fetched again.")
-                if keys != self._keys:
-                    log.info("The identity provider has %s keys that can be used.", len(keys))
+                if keys != self._keys or not self._fetches:
+                    level = logging.INFO if keys else logging.WARNING
+                    log.log(level, "The identity provider has %s keys for this use.", len(keys))
                     self._keys = keys
                 self._pause, self._fetched = 0.0, now
             self._next = now + (self._pause or COOL_DOWN)
@@ -230,7 +231,7 @@ def _get(url: str) -> bytes:
         connection.connect()
         # A timeout is for each read, and a byte may come with each. It is the socket's own shutdown
         # that ends them: that of TLS would take from the reader what it reads with.
-        cut = threading.Timer(DEADLINE, _shut_down, args=(cast(socket.socket, connection.sock),))
+        cut = threading.Timer(DEADLINE, _shut_down, args=(connection.sock,))
         cut.daemon = True
         cut.start()
         try:

@@ -75,28 +75,30 @@ class Verifier:
             raise InvalidToken("The token is too long.", "too long")
         digest = hashlib.sha256(token.encode()).digest()
         keys = self._keys.current()
-        grant = self._remembered(keys).get(digest)
-        if not grant:
-            header = _read_header(token)
-            if header["alg"] not in self._algorithms:
-                raise InvalidToken("The token is signed in a way that is not taken.", "wrong alg")
-            found = _find(keys, header)
-            if not found:
-                keys = self._keys.renewed()
-                found = _find(keys, header)
-            if len(found) != 1:
-                raise InvalidToken("The token is signed with an unknown key.", "unknown key")
-            grant = self._grant(_verify(token, found[0]))
-            remembered = self._remembered(keys)
-            if len(remembered) >= _REMEMBERED:
-                remembered.clear()
-            remembered[digest] = grant
+        grant = self._remembered(keys).get(digest) or self._read(token, digest, keys)
         now = time.time()
         if now >= grant.expires + LEEWAY:
             raise InvalidToken("The token has expired.", "expired")
         if now < grant.not_before - LEEWAY:
             raise InvalidToken("The token is not valid yet.", "not valid yet")
         return grant.caller
+
+    def _read(self, token: str, digest: bytes, keys: jwks.Keys) -> _Grant:
+        header = _read_header(token)
+        if header["alg"] not in self._algorithms:
+            raise InvalidToken("The token is signed in a way that is not taken.", "wrong alg")
+        found = _find(keys, header)
+        if not found:
+            keys = self._keys.renewed()
+            found = _find(keys, header)
+        if len(found) != 1:
+            raise InvalidToken("The token is signed with an unknown key.", "unknown key")
+        grant = self._grant(_verify(token, found[0]))
+        remembered = self._remembered(keys)
+        if len(remembered) >= _REMEMBERED:
+            remembered.clear()
+        remembered[digest] = grant
+        return grant
 
     def _remembered(self, keys: jwks.Keys) -> dict[bytes, _Grant]:
         """The tokens that were verified with these keys."""
