@@ -15,7 +15,7 @@ from joserfc.errors import JoseError
 from joserfc.jws import JWSRegistry
 from joserfc.util import urlsafe_b64decode
 
-from projectapp.auth import jwks
+from projectapp.auth import jwk, jwks
 from projectapp.auth.caller import OWNER_LENGTH, Caller
 from projectapp.errors import InvalidToken
 from projectapp.inputs import parse_json
@@ -57,17 +57,17 @@ class Verifier:
         self._issuer: str = config["JWT_ISSUER"]
         self._audience = frozenset(config["JWT_AUDIENCE"])
         self._scopes = frozenset(config["JWT_SCOPES"])
-        self._algorithms = jwks.PUBLIC_KEY_ALGORITHMS
-        self._keys: jwks.Given | jwks.Fetched
+        self._algorithms = jwk.PUBLIC_KEY_ALGORITHMS
+        self._keys: jwk.Given | jwks.Fetched
         if config["JWT_JWKS_URL"]:
             # At most half of the threads wait, so that the others answer whose keys are known.
             self._keys = jwks.Fetched(config["JWT_JWKS_URL"], waiting=config["THREADS"])
         elif config["JWT_KEY_FILE"]:
-            self._keys = jwks.Given(jwks.read_file(config["JWT_KEY_FILE"]))
+            self._keys = jwk.Given(jwk.read_file(config["JWT_KEY_FILE"]))
         else:
-            self._algorithms = jwks.SECRET_ALGORITHMS
-            self._keys = jwks.Given(jwks.read_secret(config["JWT_SECRET"]))
-        self._memory: tuple[jwks.Keys, dict[bytes, _Grant]] = ((), {})
+            self._algorithms = jwk.SECRET_ALGORITHMS
+            self._keys = jwk.Given(jwk.read_secret(config["JWT_SECRET"]))
+        self._memory: tuple[jwk.Keys, dict[bytes, _Grant]] = ((), {})
 
     def verify(self, token: str) -> Caller:
         """Return the caller that a token names. Raises InvalidToken, Unavailable."""
@@ -83,7 +83,7 @@ class Verifier:
             raise InvalidToken("The token is not valid yet.", "not valid yet")
         return grant.caller
 
-    def _read(self, token: str, digest: bytes, keys: jwks.Keys) -> _Grant:
+    def _read(self, token: str, digest: bytes, keys: jwk.Keys) -> _Grant:
         header = _read_header(token)
         if header["alg"] not in self._algorithms:
             raise InvalidToken("The token is signed in a way that is not taken.", "wrong alg")
@@ -100,7 +100,7 @@ class Verifier:
         remembered[digest] = grant
         return grant
 
-    def _remembered(self, keys: jwks.Keys) -> dict[bytes, _Grant]:
+    def _remembered(self, keys: jwk.Keys) -> dict[bytes, _Grant]:
         """The tokens that were verified with these keys."""
         memory = self._memory
         if memory[0] is not keys:
@@ -145,7 +145,7 @@ def _read_header(token: str) -> dict[str, Any]:
     return header | {"alg": named["alg"]}
 
 
-def _find(keys: jwks.Keys, header: dict[str, Any]) -> list[jwks.Key]:
+def _find(keys: jwk.Keys, header: dict[str, Any]) -> list[jwk.Key]:
     """The keys that can have signed it: that of its kid, else any that verify its alg."""
     kid = header.get("kid")
     named = [key for key in keys if kid is None or key.kid == kid]
@@ -153,7 +153,7 @@ def _find(keys: jwks.Keys, header: dict[str, Any]) -> list[jwks.Key]:
     return [key for key in named if header["alg"] in key.algorithms]
 
 
-def _verify(token: str, key: jwks.Key) -> dict[str, Any]:
+def _verify(token: str, key: jwk.Key) -> dict[str, Any]:
     try:
         found = jws.deserialize_compact(token, key.jwk, registry=_registry)
         return _read_object(found.payload or b"")
