@@ -1,6 +1,5 @@
 """What it costs to know a caller by a JWT: microseconds of `Verifier.verify`; see README.md."""
 
-import argparse
 import statistics
 import sys
 import time
@@ -38,7 +37,7 @@ def median(verify: Callable[[str], object], tokens: list[str]) -> float:
     return statistics.median(rounds)
 
 
-def measure_jwt() -> None:
+def main() -> None:
     with Issuer() as issuer:
         issuer.published = {name: key for name, key in KEYS.items() if name != "HS256"}
         issuer.published.pop("PS256")
@@ -63,9 +62,4 @@ def measure_jwt() -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jwt", action="store_true", help="verify JWTs of each kind of key")
-    if parser.parse_args().jwt:
-        measure_jwt()
-    else:
-        parser.print_help()
+    main()
