@@ -74,11 +74,14 @@ def rate(text: str) -> tuple[int, int]:
 
 
 def networks(text: str) -> tuple[IPNetwork, ...]:
-    """A comma list of addresses and networks."""
+    """A comma list of addresses and networks, none of which is everybody."""
     try:
-        return tuple(ipaddress.ip_network(item) for item in words(text))
+        found = tuple(ipaddress.ip_network(item) for item in words(text))
     except ValueError:
-        raise ValueError("a comma list of addresses and networks, such as 10.0.0.0/8,::1") from None
+        found = ()
+    if not all(network.prefixlen for network in found) or not found:
+        raise ValueError("a comma list of addresses and networks, such as 10.0.0.0/8,::1")
+    return found
 
 
 def scopes(text: str) -> tuple[str, ...]:

@@ -31,6 +31,9 @@ limit_request_fields = 50
 limit_request_field_size = 8190
 sendfile = False  # it would wait for the client
 loglevel = settings.LOG_LEVEL
+# TRUSTED_PROXIES alone says who is believed. Not forwarded_allow_ips, which lets Unix sockets pass.
+secure_scheme_headers = {}
+forwarder_headers = ""
 control_socket_disable = True  # there is one for a user: a second service would take the first's
 
 
@@ -108,16 +111,20 @@ DETAILS = {
 def write_problem(sock, status, reason, message):
     """Answer what never reaches the application, such as a broken request line."""
     # Imported in the worker: what the master imports, a reload would not renew.
-    from projectapp import errors, logs
+    from projectapp import errors, headers, logs
 
     request_id = logs.refused(status)
     detail = DETAILS.get(status, "The request is not well-formed HTTP.")
     body = errors.document(status, detail, request_id=request_id).encode()
-    head = (
-        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nX-Request-ID: {request_id}\r\n"
-        f"Content-Type: {errors.CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    gunicorn.util.write_nonblock(sock, head.encode() + body)
+    fields = {
+        "Connection": "close",
+        "X-Request-ID": request_id,
+        "Content-Type": errors.CONTENT_TYPE,
+        "Content-Length": len(body),
+        **headers.HEADERS,
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    gunicorn.util.write_nonblock(sock, f"HTTP/1.1 {status} {reason}\r\n{head}\r\n".encode() + body)
 
 
 gunicorn.util.write_error = write_problem  # gunicorn has no setting for it

@@ -13,10 +13,12 @@ from projectapp import (
     database,
     doctor,
     errors,
+    headers,
     health,
     logs,
     openapi,
     projects,
+    proxies,
 )
 
 __version__ = "0.1.0"
@@ -27,8 +29,10 @@ def create_app(config: settings.Config | None = None) -> Flask:
 
     Raises ConfigError, a SystemExit, when a setting is missing or wrong.
     """
-    app = Flask(__name__)
-    app.config.from_object(config or doctor.attended(settings.load))
+    config = config or doctor.attended(settings.load)
+    # All there is in static/ is what the docs page needs.
+    app = Flask(__name__, static_folder="static" if config.DOCS else None)
+    app.config.from_object(config)
     app.config["VERSION"] = __version__
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would break a browser's preflight
@@ -36,6 +40,8 @@ def create_app(config: settings.Config | None = None) -> Flask:
     cli.init_app(app)
     doctor.init_app(app)
     logs.init_app(app)
+    proxies.init_app(app)
+    headers.init_app(app)
     cors.init_app(app)
     errors.init_app(app)
     database.init_app(app)
@@ -43,6 +49,8 @@ def create_app(config: settings.Config | None = None) -> Flask:
     Migrate(app, database.db, directory=str(Path(app.root_path).parent / "migrations"))
 
     app.register_blueprint(health.bp)
-    app.register_blueprint(openapi.bp)
+    if config.DOCS:
+        app.register_blueprint(openapi.bp)
     app.register_blueprint(projects.bp)
+    openapi.check_routes(app)
     return app

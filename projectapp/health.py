@@ -1,8 +1,10 @@
 """What a probe or a curious person asks first: /health, /ready and /."""
 
+import logging
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify
 from marshmallow import Schema, fields
@@ -13,6 +15,8 @@ from projectapp.errors import Unavailable
 from projectapp.openapi import Operation
 
 bp = Blueprint("health", __name__)
+
+log = logging.getLogger(__name__)
 
 stopping = False  # the worker says so
 
@@ -32,9 +36,14 @@ class HealthSchema(Schema):
 
 class ReadySchema(Schema):
     status = fields.String(metadata={"enum": ["ready"]})
-    schema = fields.String(metadata={"description": "The revision of the database's schema."})
+    schema = fields.String(
+        metadata={"description": "The revision of the database's schema.", "optional": True}
+    )
     durable = fields.Boolean(
-        metadata={"description": f"False if one of {', '.join(_DURABILITY)} is off."}
+        metadata={
+            "description": f"False if one of {', '.join(_DURABILITY)} is off.",
+            "optional": True,
+        }
     )
 
 
@@ -67,8 +76,39 @@ def ready() -> Response:
 
     The database must be reachable, take writes, and have a schema at least at this code's revision;
     ahead is normal while a new release rolls out. Where it is not durable, a crash may lose writes
-    that were acknowledged.
+    that were acknowledged. A server may be set to say no more than yes or no.
     """
+    if current_app.config["READY_DETAIL"]:
+        return jsonify(status="ready", **_readiness())
+    try:
+        _readiness()
+    except Unavailable as problem:
+        log.info("not ready: %s", problem)
+        raise Unavailable("This server is not ready.", 5) from None
+    return jsonify(status="ready")
+
+
+@bp.get("/")
+@Operation(scope=None, returns={200: RootSchema()})
+def root() -> Response:
+    """Find the way."""
+    docs = {"docs": "/docs", "openapi": "/openapi.json"} if current_app.config["DOCS"] else {}
+    return jsonify(
+        name=current_app.name,
+        version=current_app.config["VERSION"],
+        links={**docs, "health": "/health", "ready": "/ready"},
+    )
+
+
+@cache
+def code_revision() -> str:
+    """The revision of the newest migration: files are numbered, so the names sort."""
+    versions = Path(__file__).parent.parent / "migrations" / "versions"
+    return max(path.name.partition("_")[0] for path in versions.glob("[0-9]*_*.py"))
+
+
+def _readiness() -> dict[str, Any]:
+    """What is known of the database that is ready; Unavailable says why it is not."""
     if stopping:
         raise Unavailable("This server is stopping.", 5)
     row = database.one(_STATE)
@@ -79,23 +119,4 @@ def ready() -> Response:
         )
     if row.transaction_read_only == "on":
         raise Unavailable("The database takes no writes.", 5)
-    durable = "off" not in row[2:]
-    return jsonify(status="ready", schema=current, durable=durable)
-
-
-@bp.get("/")
-@Operation(scope=None, returns={200: RootSchema()})
-def root() -> Response:
-    """Find the way."""
-    return jsonify(
-        name=current_app.name,
-        version=current_app.config["VERSION"],
-        links={"docs": "/docs", "openapi": "/openapi.json", "health": "/health", "ready": "/ready"},
-    )
-
-
-@cache
-def code_revision() -> str:
-    """The revision of the newest migration: files are numbered, so the names sort."""
-    versions = Path(__file__).parent.parent / "migrations" / "versions"
-    return max(path.name.partition("_")[0] for path in versions.glob("[0-9]*_*.py"))
+    return {"schema": current, "durable": "off" not in row[2:]}

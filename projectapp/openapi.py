@@ -20,6 +20,7 @@ from marshmallow import Schema, fields
 
 from projectapp import errors
 from projectapp.auth import admitted
+from projectapp.headers import DOCS_POLICY
 from projectapp.idempotency import KEY_LENGTH
 from projectapp.inputs import JSON, read_body, read_query
 
@@ -52,6 +53,7 @@ _PROBLEM_HEADERS = {
     415: ["Accept", "Accept-Patch", "Accept-Encoding"],
     503: ["Retry-After"],
 }
+_CREDENTIALS = {"tokens": "API token", "jwt": "JWT"}
 _ID = {"required": True, "schema": {"type": "string", "format": "uuid"}}
 _TAGS = {"anyOf": [{"const": "*"}, {"pattern": r'^(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*$'}]}
 _HEADER_FORMS: dict[str, dict[str, Any]] = {
@@ -123,7 +125,16 @@ def openapi() -> Response:
 @Operation(scope=None, returns={200: None}, content_types=("text/html",))
 def docs() -> Response:
     """See this document as a page."""
-    return current_app.send_static_file("docs/index.html")
+    page = current_app.send_static_file("docs/index.html")
+    page.headers["Content-Security-Policy"] = DOCS_POLICY
+    return page
+
+
+def check_routes(app: Flask) -> None:
+    """Raise TypeError for a view that is no Operation: nothing would ask who calls it."""
+    for endpoint, view in app.view_functions.items():
+        if endpoint != "static" and not hasattr(view, "operation"):
+            raise TypeError(f"The view {endpoint} has no @Operation, which says who may call it.")
 
 
 def scopes(app: Flask) -> set[str]:
@@ -144,9 +155,15 @@ def document(app: Flask) -> dict[str, Any]:
         spec.components.parameter(name, "header", {"description": description, "schema": schema})
     for name, description in _RESPONSE_HEADERS.items():
         spec.components.header(name, {"description": description, "schema": {"type": "string"}})
+    kinds = [_CREDENTIALS[kind] for kind in app.config["AUTH"]]
+    if kinds:
+        _add_security(spec, " or ".join(kinds))
     for rule in app.url_map.iter_rules():
         if rule.endpoint != "static":
-            described = _describe(app.view_functions[rule.endpoint], spec, plugin)
+            view: Any = app.view_functions[rule.endpoint]
+            described = _describe(view, spec, plugin)
+            if kinds and view.operation.scope:
+                _require(described, view.operation.scope)
             described["tags"] = [rule.endpoint.partition(".")[0]]
             methods = (rule.methods or set()) - {"HEAD", "OPTIONS"}
             spec.path(
@@ -184,6 +201,22 @@ def _describe(view: Any, spec: APISpec, plugin: Any) -> dict[str, Any]:
     return described
 
 
+def _add_security(spec: APISpec, credentials: str) -> None:
+    about = f"{credentials}. It needs the scope that the operation names, or RESOURCE:all."
+    scheme = {"scheme": "bearer", "bearerFormat": credentials, "description": about}
+    spec.components.security_scheme("bearer", {"type": "http", **scheme})
+    challenge = {"description": "RFC 6750's challenge.", "schema": {"type": "string"}}
+    spec.components.header("WWW-Authenticate", challenge)
+
+
+def _require(described: dict[str, Any], scope: str) -> None:
+    """Add what the credentials need, and the answers to those that do not do."""
+    described["security"] = [{"bearer": [scope]}]
+    for status in (400, 401, 403):
+        answer = described["responses"].setdefault(str(status), _problem(status))
+        answer["headers"]["WWW-Authenticate"] = "WWW-Authenticate"
+
+
 def _parameter(described: dict[str, Any]) -> dict[str, Any]:
     """A query parameter as we read it: a list with commas, an object as JSON."""
     if described["schema"].get("type") == "object":
@@ -202,14 +235,16 @@ def _responses(operation: Operation, spec: APISpec, plugin: Any) -> dict[str, An
             found[str(status)]["content"] = {JSON: {"schema": reference}}
         elif status == 200:
             found[str(status)]["content"] = {operation.content_types[0]: {}}
-    for status in operation.errors:
-        more = _PROBLEM_HEADERS.get(status, [])
-        found[str(status)] = {
-            "description": HTTPStatus(status).phrase,
-            "headers": {name: name for name in ("X-Request-ID", *more)},
-            "content": {errors.CONTENT_TYPE: {"schema": "Problem"}},
-        }
-    return found
+    return found | {str(status): _problem(status) for status in operation.errors}
+
+
+def _problem(status: int) -> dict[str, Any]:
+    more = _PROBLEM_HEADERS.get(status, [])
+    return {
+        "description": HTTPStatus(status).phrase,
+        "headers": {name: name for name in ("X-Request-ID", *more)},
+        "content": {errors.CONTENT_TYPE: {"schema": "Problem"}},
+    }
 
 
 def _add_answer(spec: APISpec, plugin: Any, schema: Schema) -> str:

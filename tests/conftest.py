@@ -34,8 +34,10 @@ os.environ["FLASK_SKIP_DOTENV"] = "1"
 
 
 # What these measure is time, so no other of them runs beside it.
-TIMED = ("faults", "serving", "worker", "upgrades", "pooler", "doctor", "embedded", "tls", "roles")
-TIMED += ("jwks",)
+TIMED = (
+    *("faults", "serving", "worker", "upgrades", "pooler", "doctor", "embedded", "tls", "roles"),
+    *("jwks", "edges", "docs_page"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,6 +10,7 @@ import openapi_spec_validator
 import pytest
 
 import config
+from projectapp.headers import HEADERS
 from projectapp.projects.schemas import ProjectSchema
 from tests.conftest import PROJECTS
 
@@ -24,6 +25,41 @@ def document(client):
 def test_the_document_is_valid_openapi_3_1(document):
     assert document["openapi"] == "3.1.0"
     openapi_spec_validator.validate(document)
+
+
+JWT = {"JWT_ISSUER": "https://issuer.example", "JWT_AUDIENCE": "api", "JWT_SECRET": "s" * 32}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "credentials"),
+    [("tokens", "API token"), ("jwt", "JWT"), ("tokens,jwt", "API token or JWT")],
+)
+def test_the_document_says_what_a_caller_needs(make_app, kinds, credentials):
+    app = make_app(AUTH=kinds, **(JWT if "jwt" in kinds else {}))
+    document = app.test_client().get("/openapi.json").json
+    openapi_spec_validator.validate(document)
+    [(name, scheme)] = document["components"]["securitySchemes"].items()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    assert scheme["bearerFormat"] == credentials
+    for rule in app.url_map.iter_rules():
+        if rule.endpoint == "static":
+            continue
+        path = re.sub(r"<\w+:(\w+)>", r"{\1}", rule.rule)
+        scope = app.view_functions[rule.endpoint].operation.scope
+        for method in rule.methods - {"HEAD", "OPTIONS"}:
+            described = document["paths"][path][method.lower()]
+            assert described.get("security") == ([{name: [scope]}] if scope else None)
+            challenged = {
+                status
+                for status, answer in described["responses"].items()
+                if "WWW-Authenticate" in answer["headers"]
+            }
+            assert challenged == ({"400", "401", "403"} if scope else set())
+
+
+def test_without_callers_the_document_asks_for_nothing(document):
+    assert "securitySchemes" not in document["components"]
+    assert not re.search('"(security|401|403|WWW-Authenticate)"', json.dumps(document))
 
 
 def test_every_route_is_in_the_document(app, document):
@@ -77,7 +113,7 @@ def test_every_header_of_ours_is_documented(
     answer = client.open(url, method=method, **more)
     assert answer.status_code == status
     described = document["paths"][PROJECTS + path][method.lower()]["responses"][str(status)]
-    of_http = {"Content-Type", "Content-Length", "Cache-Control", "Vary"}
+    of_http = {"Content-Type", "Content-Length", "Cache-Control", "Vary", "Server", *HEADERS}
     assert set(answer.headers.keys()) - of_http <= described["headers"].keys()
 
 

@@ -142,7 +142,6 @@ def delete_project(project_id: UUID) -> Response:
 
 @bp.after_request
 def finish(response: Response) -> Response:
-    response.headers["Cache-Control"] = "no-cache"
     if request.method == "OPTIONS" and "PATCH" in response.allow:
         response.headers["Accept-Patch"] = ", ".join(_PATCH_TYPES)
     return response

@@ -1,0 +1,39 @@
+"""The headers of every answer: what a browser may do with it, and who may keep it."""
+
+from flask import Flask, Response, current_app, request
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+DOCS_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def init_app(app: Flask) -> None:
+    @app.after_request
+    def add_headers(response: Response) -> Response:
+        headers = response.headers
+        for name, value in HEADERS.items():
+            headers.setdefault(name, value)
+        # Without it werkzeug tells its version and Python's; gunicorn replaces it by its name.
+        headers["Server"] = current_app.name
+        if request.is_secure:
+            # Of this host alone: what stands beside it is not ours to decide.
+            headers["Strict-Transport-Security"] = "max-age=31536000"
+        if _has_scope():
+            has_callers = bool(current_app.config["AUTH"])
+            headers["Cache-Control"] = "private, no-cache" if has_callers else "no-cache"
+            if has_callers:
+                headers.add("Vary", "Authorization")
+        return response
+
+
+def _has_scope() -> bool:
+    """Whether the answer is, or would have been, that of an operation with a scope."""
+    view = current_app.view_functions.get(request.endpoint or "")
+    operation = getattr(view, "operation", None)
+    return bool(operation and operation.scope)
