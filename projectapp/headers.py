@@ -7,25 +7,26 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-DOCS_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self';"
-    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
+_OF_DOCS = HEADERS | {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
+    " img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'"
+}
 
 
 def init_app(app: Flask) -> None:
+    has_callers = bool(app.config["AUTH"])
+
     @app.after_request
     def add_headers(response: Response) -> Response:
         headers = response.headers
-        for name, value in HEADERS.items():
-            headers.setdefault(name, value)
+        headers.extend(_OF_DOCS if request.endpoint == "openapi.docs" else HEADERS)
         # Without it werkzeug tells its version and Python's; gunicorn replaces it by its name.
-        headers["Server"] = current_app.name
+        headers.add("Server", app.name)
         if request.is_secure:
             # Of this host alone: what stands beside it is not ours to decide.
             headers["Strict-Transport-Security"] = "max-age=31536000"
         if _has_scope():
-            has_callers = bool(current_app.config["AUTH"])
             headers["Cache-Control"] = "private, no-cache" if has_callers else "no-cache"
             if has_callers:
                 headers.add("Vary", "Authorization")
