@@ -124,7 +124,7 @@ def _listing(
         parts = _RANKS
     elif keys[0][0] == "is_active":
         parts = _SIDES[::-1] if keys.pop(0)[1] else _SIDES
-    served = ("is_active", keys[0][0])
+    served = ("is_active", keys[0][0]) if sees_all else newest
     return Listing(
         table=_table,
         columns=[*FIELDS, *(["search"] if "q" in names else [])],
