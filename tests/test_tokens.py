@@ -170,21 +170,29 @@ def test_a_revoked_token_gets_no_answer_but_that(
 
 
 def test_a_bad_token_is_refused_before_its_body_is_read(guarded, bearer, sql):
-    class Unread:
-        """Fails if anything is asked of it."""
+    class Body:
+        reads = 0
 
-    header = bearer()
+        def read(self, size):
+            self.reads += 1
+            return b""
+
+    body, header = Body(), bearer()
     assert guarded.get(PROJECTS, headers=header).status_code == 200
+    unseen = bearer("bob")
     sql("UPDATE api_tokens SET revoked_at = now()")
     assert guarded.get(PROJECTS, headers=header).status_code == 401
-    for token in ("x", "pja_x", tokens.new_token(), header["Authorization"][7:]):
+    bad = [header, unseen, {}]
+    for token in ("x", "pja_x", tokens.new_token()):
+        bad.append({"Authorization": f"Bearer {token}"})
+    for header in bad:
         answer = guarded.post(
             PROJECTS,
             content_type="application/json",
-            environ_overrides={"wsgi.input": Unread(), "CONTENT_LENGTH": "1000"},
-            headers={"Authorization": f"Bearer {token}"},
+            environ_overrides={"wsgi.input": body, "CONTENT_LENGTH": "1000"},
+            headers=header,
         )
-        assert answer.status_code == 401
+        assert (answer.status_code, body.reads) == (401, 0)
 
 
 def test_a_rotated_token_lives_on_for_its_grace(flask, guarded, made, sql):
@@ -352,3 +360,18 @@ def test_many_projects_are_handed_over_in_pieces(flask, sql):
     )
     assert flask("projects", "assign", "alice")[1] == "2500 projects are alice's now."
     assert sql("SELECT DISTINCT owner, version FROM projects") == [("alice", 2)]
+
+
+def test_a_write_whose_answer_is_lost_while_its_token_is_revoked_is_not_called_refused(
+    make_app, proxy, bearer, sql, problem
+):
+    """It may have happened; and nothing is made again for a caller who is no longer let in."""
+    client = make_app(AUTH="tokens", DATABASE_URL=proxy.url).test_client()
+    header = bearer()
+    assert client.get(PROJECTS, headers=header).status_code == 200
+    proxy.meanwhile = lambda: sql("UPDATE api_tokens SET revoked_at = now()")
+    proxy.drop.append("INSERT INTO projects")
+    answer = client.post(PROJECTS, json={"name": "x"}, headers=header)
+    problem(answer, 503, "outcome_unknown")
+    assert sql("SELECT count(*) FROM projects") == [(0,)]
+    problem(client.get(PROJECTS, headers=header), 401, "invalid_token")
