@@ -11,6 +11,7 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_origin, get_type_hints
 from urllib.parse import urlsplit
@@ -71,6 +72,15 @@ def rate(text: str) -> tuple[int, int]:
     if not found:
         raise ValueError("a number of requests per second, minute, hour or day, such as 100/minute")
     return int(found[1]), {"second": 1, "minute": 60, "hour": 3600, "day": 86400}[found[2]]
+
+
+def redis_url(text: str) -> str:
+    """What the client of Redis reads further; it is never quoted, as it may have a password."""
+    if not re.match(r"(rediss?|unix)://.", text):
+        raise ValueError("a URL such as redis://:PASSWORD@HOST:6379/0, rediss:// for TLS")
+    if find_spec("redis") is None:
+        raise ValueError("left out, or its client installed: pip install 'redis~=8.1'")
+    return text
 
 
 def networks(text: str) -> tuple[IPNetwork, ...]:
@@ -262,7 +272,7 @@ class Config:
     JWT_SECRET: Annotated[str, secret] = ""
     JWT_SCOPES: Annotated[tuple[str, ...], scopes] = ("projects:read", "projects:write")
     RATE_LIMIT: Annotated[tuple[int, int] | None, rate] = None
-    RATE_LIMIT_STORE: Annotated[str, str] = ""
+    RATE_LIMIT_STORE: Annotated[str, redis_url] = ""
     TRUSTED_PROXIES: Annotated[tuple[IPNetwork, ...], networks] = ()
     DOCS: Annotated[bool, switch] = True
     READY_DETAIL: Annotated[bool, switch] = True
@@ -291,6 +301,8 @@ class Config:
                     raise ConfigError(f"{name} must be {error}.") from None
         if self.DATABASE_URL is None and self.MIGRATIONS_DATABASE_URL is not None:
             raise ConfigError("MIGRATIONS_DATABASE_URL is of no use without DATABASE_URL.")
+        if self.RATE_LIMIT_STORE and not self.RATE_LIMIT:
+            raise ConfigError("RATE_LIMIT_STORE is of no use without RATE_LIMIT.")
         self._check_jwt()
         for inner, outer in LADDER:
             if getattr(self, inner) >= getattr(self, outer):

@@ -15,6 +15,7 @@ from projectapp import (
     errors,
     headers,
     health,
+    limits,
     logs,
     openapi,
     projects,
@@ -46,6 +47,7 @@ def create_app(config: settings.Config | None = None) -> Flask:
     errors.init_app(app)
     database.init_app(app)
     auth.init_app(app)
+    limits.init_app(app)
     Migrate(app, database.db, directory=str(Path(app.root_path).parent / "migrations"))
 
     app.register_blueprint(health.bp)

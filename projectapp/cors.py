@@ -4,7 +4,10 @@ import re
 
 from flask import Flask, Response, request
 
-_EXPOSED = "ETag, Location, Link, Retry-After, X-Request-ID, Idempotency-Replayed, WWW-Authenticate"
+_EXPOSED = (
+    "ETag, Location, Link, Retry-After, X-Request-ID, Idempotency-Replayed, WWW-Authenticate,"
+    " RateLimit, RateLimit-Policy"
+)
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _ALLOWED = "Content-Type, Authorization, If-Match, If-None-Match, Idempotency-Key, X-Request-ID"
 

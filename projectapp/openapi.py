@@ -42,6 +42,8 @@ _RESPONSE_HEADERS = {
     "Idempotency-Replayed": "true if this is the answer to an earlier request.",
     "Link": "RFC 8288 links: first, prev, next.",
     "Retry-After": "Whole seconds after which to try again.",
+    "RateLimit": "What is left: r requests, more of them in t seconds.",
+    "RateLimit-Policy": "The limit: q requests in w seconds.",
     "Accept": "The content types that are taken.",
     "Accept-Patch": "The content types that PATCH takes.",
     "Accept-Encoding": "The content encodings that are taken.",
@@ -50,6 +52,7 @@ _PROBLEM_HEADERS = {
     409: ["Retry-After"],
     412: ["ETag"],
     415: ["Accept", "Accept-Patch", "Accept-Encoding"],
+    429: ["Retry-After"],
     503: ["Retry-After"],
 }
 _CREDENTIALS = {"tokens": "API token", "jwt": "JWT"}
@@ -161,6 +164,8 @@ def document(app: Flask) -> dict[str, Any]:
             described = _describe(view, spec, plugin)
             if kinds and view.operation.scope:
                 _require(described, view.operation.scope)
+            if app.config["RATE_LIMIT"] and view.operation.scope:
+                _add_limit(described["responses"])
             described["tags"] = [rule.endpoint.partition(".")[0]]
             methods = (rule.methods or set()) - {"HEAD", "OPTIONS"}
             spec.path(
@@ -242,6 +247,12 @@ def _problem(status: int) -> dict[str, Any]:
         "headers": {name: name for name in ("X-Request-ID", *more)},
         "content": {errors.CONTENT_TYPE: {"schema": "Problem"}},
     }
+
+
+def _add_limit(responses: dict[str, Any]) -> None:
+    responses["429"] = _problem(429)
+    for answer in responses.values():
+        answer["headers"] |= {name: name for name in ("RateLimit", "RateLimit-Policy")}
 
 
 def _add_answer(spec: APISpec, plugin: Any, schema: Schema) -> str:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 from flask import Flask, current_app, g, request
 
-from projectapp import database
+from projectapp import database, limits
 from projectapp.auth import jwt, tokens
 from projectapp.auth.caller import Caller
 from projectapp.errors import (
@@ -45,16 +45,18 @@ def init_app(app: Flask) -> None:
 def admitted(scope: str) -> Iterator[None]:
     """Run the block, a whole view, for a caller who may do what `scope` names.
 
-    Raises Unauthorized, InsufficientScope, Unavailable. What the block raises or returns counts
-    only if the caller's token was good at that time: where no statement of the block has asked, one
-    of its own does.
+    Raises Unauthorized, InsufficientScope, TooManyRequests, Unavailable. What the block raises or
+    returns counts only if the caller's token was good at that time: where no statement of the block
+    has asked, one of its own does.
     """
     if not current_app.config["AUTH"]:
         g.caller = _ANYBODY
+        limits.count_request(None)
         yield
         return
     try:
         g.caller = caller = _authenticate()
+        limits.count_request(caller.subject)
         try:
             if not caller.may(scope):
                 raise InsufficientScope(scope)
@@ -118,12 +120,13 @@ def _confirm() -> None:
 
 
 def _tell(problem: Unauthorized | InsufficientScope) -> None:
-    """Log a failure as an event of OWASP's logging vocabulary."""
+    """Log a failure as an event of OWASP's logging vocabulary, unless the address has too many."""
     caller: Caller | None = g.get("caller")
     if isinstance(problem, Unauthorized):
         event, reason = "authn_fail", problem.reason
         if caller:
             tokens.forget(caller)
+        limits.count_failure()
     else:
         event, reason = "authz_fail", problem.detail
     extra = {"event": event, "reason": reason, "address": request.remote_addr}

@@ -1,0 +1,118 @@
+"""RATE_LIMIT: how many requests a caller may make, and an address without good credentials.
+
+A refusal is a 429 that says when to come back (RFC 6585, RFC 9110); what is left stands on every
+answer to a request that was counted, in the fields of draft-ietf-httpapi-ratelimit-headers-10.
+"""
+
+import functools
+import hashlib
+import ipaddress
+import logging
+from dataclasses import dataclass
+
+from flask import Flask, Response, current_app, g, request
+
+from config import ConfigError
+from projectapp.errors import TooManyRequests
+from projectapp.limits.stores import HostStore, RedisStore, Store
+from projectapp.limits.window import Count, Rate
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The rate, and the stores that count: the first that is there."""
+
+    rate: Rate
+    stores: list[Store]
+
+    def count(self, caller: str) -> Count | None:
+        digest = hashlib.blake2b(caller.encode(), digest_size=16).digest()
+        for store in self.stores:
+            if count := store.count(digest):
+                return count
+        return None
+
+
+def init_app(app: Flask) -> None:
+    """Raises ConfigError where there is nothing to count in."""
+    if not app.config["RATE_LIMIT"]:
+        return
+    rate = Rate(*app.config["RATE_LIMIT"])
+    stores: list[Store] = []
+    if app.config["RATE_LIMIT_STORE"]:
+        try:
+            stores.append(RedisStore(rate, app.config["RATE_LIMIT_STORE"]))
+        except ValueError:  # which may tell the password
+            raise ConfigError(
+                "RATE_LIMIT_STORE must be a URL such as redis://:PASSWORD@HOST:6379/0."
+            ) from None
+    try:
+        stores.append(HostStore(rate, app.root_path, app.config["PORT"]))
+    except OSError as error:
+        raise ConfigError(f"RATE_LIMIT needs /dev/shm or TMPDIR to write to: {error}.") from None
+    app.extensions["limits"] = Limits(rate, stores)
+    app.after_request(_add_headers)
+
+
+def count_request(subject: str | None) -> None:
+    """Count the current request of a caller, who without a subject is an address.
+
+    Raises TooManyRequests.
+    """
+    _count(f"caller {subject}" if subject else f"address {_network()}", "requests")
+
+
+def count_failure() -> None:
+    """Count credentials that were no good, to the address: no caller is refused for them.
+
+    Raises TooManyRequests.
+    """
+    _count(f"failures {_network()}", "requests without good credentials")
+
+
+def _count(caller: str, what: str) -> None:
+    limits: Limits | None = current_app.extensions.get("limits")
+    if not limits:
+        return
+    g.count = count = limits.count(caller)
+    if not count or count.passed:
+        return
+    rate, wait = limits.rate, limits.rate.wait(count)
+    told = f"{rate.quota} {what} in {rate.seconds} seconds"
+    if count.refused == 1:  # a flood shall not flood the log
+        event = "excess_rate_limit_exceeded"
+        extra = {"event": event, "reason": told, "address": request.remote_addr}
+        if "caller" in g:
+            extra["caller"] = g.caller.subject
+        log.warning("%s: %s", event, told, extra=extra)
+    raise TooManyRequests(
+        f"More than {told}: come back in {wait} seconds.", headers={"Retry-After": str(wait)}
+    )
+
+
+def _network() -> str:
+    return _network_of(request.remote_addr or "")
+
+
+@functools.lru_cache(1024)
+def _network_of(address: str) -> str:
+    """An address, or of IPv6 the /64, in which a single client has them all."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address  # of a Unix socket there is none
+    if found.version == 6 and not found.ipv4_mapped:
+        return str(ipaddress.IPv6Network((int(found), 64), strict=False))
+    return str((found.version == 6 and found.ipv4_mapped) or found)
+
+
+def _add_headers(response: Response) -> Response:
+    count: Count | None = g.get("count")
+    if count:
+        rate: Rate = current_app.extensions["limits"].rate
+        response.headers["RateLimit-Policy"] = f'"default";q={rate.quota};w={rate.seconds}'
+        left, wait = rate.remaining(count), rate.wait(count)
+        response.headers["RateLimit"] = f'"default";r={left};t={wait}'
+    return response
