@@ -53,7 +53,14 @@ def init_app(app: Flask) -> None:
     except OSError as error:
         raise ConfigError(f"RATE_LIMIT needs /dev/shm or TMPDIR to write to: {error}.") from None
     app.extensions["limits"] = Limits(rate, stores)
-    app.after_request(_add_headers)
+    policy = f'"default";q={rate.quota};w={rate.seconds}'
+
+    @app.after_request
+    def add_headers(response: Response) -> Response:
+        if "rate_limit" in g:
+            response.headers.add("RateLimit-Policy", policy)
+            response.headers.add("RateLimit", g.rate_limit)
+        return response
 
 
 def count_request(subject: str | None) -> None:
@@ -61,7 +68,9 @@ def count_request(subject: str | None) -> None:
 
     Raises TooManyRequests.
     """
-    _count(f"caller {subject}" if subject else f"address {_network()}", "requests")
+    if limits := current_app.extensions.get("limits"):
+        caller = f"caller {subject}" if subject else f"address {_network()}"
+        _count(limits, caller, "requests")
 
 
 def count_failure() -> None:
@@ -69,17 +78,18 @@ def count_failure() -> None:
 
     Raises TooManyRequests.
     """
-    _count(f"failures {_network()}", "requests without good credentials")
+    if limits := current_app.extensions.get("limits"):
+        _count(limits, f"failures {_network()}", "requests without good credentials")
 
 
-def _count(caller: str, what: str) -> None:
-    limits: Limits | None = current_app.extensions.get("limits")
-    if not limits:
+def _count(limits: Limits, caller: str, what: str) -> None:
+    count, rate = limits.count(caller), limits.rate
+    if not count:
         return
-    g.count = count = limits.count(caller)
-    if not count or count.passed:
+    left, wait = rate.left(count)
+    g.rate_limit = f'"default";r={left};t={wait}'
+    if count.passed:
         return
-    rate, wait = limits.rate, limits.rate.wait(count)
     told = f"{rate.quota} {what} in {rate.seconds} seconds"
     if count.refused == 1:  # a flood shall not flood the log
         event = "excess_rate_limit_exceeded"
@@ -106,13 +116,3 @@ def _network_of(address: str) -> str:
     if found.version == 6 and not found.ipv4_mapped:
         return str(ipaddress.IPv6Network((int(found), 64), strict=False))
     return str((found.version == 6 and found.ipv4_mapped) or found)
-
-
-def _add_headers(response: Response) -> Response:
-    count: Count | None = g.get("count")
-    if count:
-        rate: Rate = current_app.extensions["limits"].rate
-        response.headers["RateLimit-Policy"] = f'"default";q={rate.quota};w={rate.seconds}'
-        left, wait = rate.remaining(count), rate.wait(count)
-        response.headers["RateLimit"] = f'"default";r={left};t={wait}'
-    return response

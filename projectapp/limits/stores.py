@@ -17,8 +17,9 @@ from contextlib import suppress
 
 from projectapp.limits.window import Count, Rate
 
-PATIENCE = 0.2  # seconds for a store to answer, or to be connected to
-REST = 5.0  # seconds for which one that failed is left alone
+ANSWER = 0.2  # seconds for a Redis to answer, or to be connected to
+TURN = 2.0  # seconds to wait for who is counting: on a busy host that takes a while
+REST = 5.0  # seconds for which a store that failed is left alone
 
 _RECORD = struct.Struct("<16s4I")  # digest, window, previous, current, refused
 _BUCKET = 8 * _RECORD.size
@@ -81,7 +82,7 @@ class HostStore(Store):
 
     def _count(self, caller: bytes) -> Count:
         start = int.from_bytes(caller[:4], "big") % _BUCKETS * _BUCKET
-        if not self._turn.acquire(timeout=PATIENCE):
+        if not self._turn.acquire(timeout=TURN):
             raise TimeoutError("another thread has it")
         try:
             self._lock(start)
@@ -114,7 +115,7 @@ class HostStore(Store):
 
     def _lock(self, start: int) -> None:
         """Wait for who has the bucket: not for long, as it may be stopped; a dead one has none."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TURN
         while True:
             try:
                 return fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, _BUCKET, start)
@@ -162,8 +163,8 @@ return {passed, tostring(elapsed), previous, current, refused}
         self.errors = (RedisError, OSError)
         self._client = Redis.from_url(
             url,
-            socket_timeout=PATIENCE,
-            socket_connect_timeout=PATIENCE,
+            socket_timeout=ANSWER,
+            socket_connect_timeout=ANSWER,
             retry=Retry(ConstantBackoff(0), 0),
         )
         self._run = self._client.register_script(self._SCRIPT)

@@ -30,17 +30,16 @@ class Rate(NamedTuple):
         """Whether one more request may pass."""
         return int(previous * (1 - elapsed / self.seconds)) + current < self.quota
 
-    def remaining(self, count: Count) -> int:
-        """The requests that may pass now."""
-        used = int(count.previous * (1 - count.elapsed / self.seconds)) + count.current
-        return max(0, self.quota - used)
+    def left(self, count: Count) -> tuple[int, int]:
+        """How many requests may pass now, and the whole seconds, 1 or more, to one more than that.
 
-    def wait(self, count: Count) -> int:
-        """Whole seconds after which one request more may pass than now: 1 or more."""
-        used = self.quota - self.remaining(count)
-        if used > count.current:
-            seconds = self.seconds * (1 - (used - count.current) / count.previous) - count.elapsed
-        else:  # as soon as this window is the one before, unless the quota was larger once
-            later = self.seconds * max(0, 1 - used / count.current)
-            seconds = self.seconds - count.elapsed + later
-        return int(seconds) + 1
+        The quota may have been larger when the requests came.
+        """
+        _, elapsed, previous, current, _ = count
+        left = max(0, self.quota - int(previous * (1 - elapsed / self.seconds)) - current)
+        used = self.quota - left
+        if used > current:
+            wait = self.seconds * (1 - (used - current) / previous) - elapsed
+        else:  # when this window is the one before
+            wait = self.seconds * (1 + max(0, 1 - used / current)) - elapsed
+        return left, int(wait) + 1
