@@ -2,9 +2,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup
+AGE := 3 days
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --exclude-newer '$(AGE)' \
+	--generate-hashes --no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check faults rehearse format
+.PHONY: help run test check faults rehearse format lock audit
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -34,8 +37,21 @@ format: $(INSTALLED) ## format the code and mend what lint can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-$(INSTALLED): requirements.txt requirements-dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON to one.")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+lock: $(BIN)/uv ## write requirements*.lock anew: the newest that requirements*.txt allow and that is AGE (3 days) old
+	@$(COMPILE) requirements-dev.txt --output-file requirements-dev.lock
+	@$(COMPILE) requirements.txt --constraint requirements-dev.lock --output-file requirements.lock
+
+audit: $(BIN)/uv ## ask the network whether what is locked has known vulnerabilities
+	@$(BIN)/uv tool run --exclude-newer '$(AGE)' pip-audit --strict --disable-pip --requirement requirements-dev.lock
+
+$(INSTALLED): requirements-dev.lock | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
+
+$(BIN)/uv: Makefile | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv~=0.13.9'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON to one.")'
+	@$(PYTHON) -m venv .venv
