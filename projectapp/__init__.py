@@ -18,6 +18,7 @@ from projectapp import (
     limits,
     logs,
     openapi,
+    operation,
     projects,
     proxies,
 )
@@ -54,5 +55,5 @@ def create_app(config: settings.Config | None = None) -> Flask:
     if config.DOCS:
         app.register_blueprint(openapi.bp)
     app.register_blueprint(projects.bp)
-    openapi.check_routes(app)
+    operation.check_routes(app)
     return app

@@ -12,7 +12,7 @@ import click
 from flask import Flask
 from flask.cli import AppGroup, ScriptInfo
 
-from projectapp import idempotency, openapi
+from projectapp import idempotency, operation
 from projectapp.auth import issuing, tokens
 from projectapp.auth.caller import OWNER_LENGTH
 from projectapp.errors import Problem
@@ -56,7 +56,7 @@ def _duration(context: Any, parameter: Any, value: str | None) -> timedelta | No
 
 
 def _scopes(context: click.Context, parameter: Any, value: str) -> list[str]:
-    known = openapi.scopes(context.ensure_object(ScriptInfo).load_app())
+    known = operation.scopes(context.ensure_object(ScriptInfo).load_app())
     found = sorted({item.strip() for item in value.split(",")})
     if not set(found) <= known:
         raise click.BadParameter(f"A comma list of some of {', '.join(sorted(known))}.")

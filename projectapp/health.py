@@ -12,7 +12,7 @@ from sqlalchemy import column, func, select, table
 
 from projectapp import database
 from projectapp.errors import Unavailable
-from projectapp.openapi import Operation
+from projectapp.operation import Operation
 
 bp = Blueprint("health", __name__)
 

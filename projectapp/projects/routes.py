@@ -10,7 +10,7 @@ from sqlalchemy import Row
 from projectapp import auth, conditional, idempotency
 from projectapp.errors import NotFound, PreconditionFailed
 from projectapp.inputs import JSON
-from projectapp.openapi import Operation
+from projectapp.operation import Operation
 from projectapp.pagination import decode, encode, link_header
 from projectapp.projects import lists, queries
 from projectapp.projects.schemas import ProjectListSchema, ProjectQuery, ProjectSchema
