@@ -53,6 +53,14 @@ def test_readme_and_env_example_name_every_setting():
     assert set(re.findall(r"^#? ?([A-Z_]+)=", example, re.M)) == names
 
 
+def test_the_security_page_names_tests_that_there_are():
+    page = (config.ROOT / "docs" / "security.md").read_text()
+    there = "".join(path.read_text() for path in (config.ROOT / "tests").glob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 30
+    assert not [name for name in named if f"def {name}(" not in there]
+
+
 def test_no_project_outside_the_loopback_is_named_on_the_docs_page():
     page = (PACKAGE / "static/docs/index.html").read_text()
     assert "//" not in page.replace("<!doctype", "")
