@@ -254,6 +254,7 @@ class Config:
     APP_ENV: ClassVar[str]
     DATABASE_HOME: ClassVar[Path] = ROOT / "instance" / "postgres"  # without a DATABASE_URL
     TESTING = False
+    CALLERS_EXPECTED = False
     PROPAGATE_EXCEPTIONS = False  # also under tests and the debugger an error is a problem document
 
     DATABASE_URL: Annotated[dict[str, str] | None, database_url] = None
@@ -357,6 +358,7 @@ class Production(Config):
     LOG_FORMAT = "json"
     DRAIN_SECONDS = 5  # a load balancer has seen it by then
     AUTH = None
+    CALLERS_EXPECTED = True
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         super().__init__(environ)

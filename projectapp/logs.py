@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 from flask import Flask, Response, g, has_request_context, request
@@ -69,6 +70,13 @@ def refused(status: int) -> str:
     return request_id
 
 
+def who() -> dict[str, Any]:
+    """Where the current request comes from and, where that is known, who makes it: for `extra`."""
+    caller = g.get("caller")
+    known = {"caller": caller.subject, "credential": caller.credential} if caller else {}
+    return {"address": request.remote_addr, **known}
+
+
 def _request_id() -> str | None:
     return g.get("request_id") if has_request_context() else None
 
@@ -85,5 +93,6 @@ def _end(response: Response) -> Response:
     rule = request.url_rule.rule if request.url_rule else "(unknown route)"
     milliseconds = round((time.monotonic() - g.started) * 1000, 1)
     values = (request.method, rule, response.status_code, milliseconds)
-    access.info("%s %s %s %s ms", *values, extra=dict(zip(_FIELDS, values, strict=True)))
+    extra = dict(zip(_FIELDS, values, strict=True)) | who()
+    access.info("%s %s %s %s ms", *values, extra=extra)
     return response

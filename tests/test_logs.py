@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import pytest
 
@@ -38,6 +39,21 @@ def test_a_request_leaves_one_line_with_the_path_template(client, make_project, 
     ]
     assert all(line.ms >= 0 for line in lines)
     assert "secret" not in caplog.text
+
+
+def test_a_line_says_who_called_and_from_where(guarded, bearer, caplog):
+    with caplog.at_level(logging.INFO, "projectapp.access"):
+        guarded.get(PROJECTS, headers=bearer())
+        guarded.get("/health")
+    [known, unknown] = [
+        json.loads(JsonFormatter().format(line))
+        for line in caplog.records
+        if line.name == "projectapp.access"
+    ]
+    assert known["caller"] == "alice"
+    assert re.fullmatch("token [0-9a-f-]{36}", known["credential"])
+    assert known["address"] == unknown["address"] == "127.0.0.1"
+    assert "caller" not in unknown
 
 
 def record(**more):

@@ -7,6 +7,8 @@ from uuid import UUID
 
 import pytest
 
+import config
+from projectapp import create_app
 from projectapp.auth import tokens
 from projectapp.logs import JsonFormatter
 from tests.conftest import PROJECTS
@@ -323,6 +325,13 @@ def test_with_a_dead_database_nobody_is_let_in(make_app, proxy, bearer, problem)
         client.post(PROJECTS, json={}, headers=header),
     ):
         problem(answer, 503, "unavailable")
+
+
+def test_production_without_callers_is_logged_loudly(database_url, caplog):
+    for auth in ("tokens", "none"):
+        create_app(config.Production({"DATABASE_URL": database_url, "AUTH": auth}))
+    [said] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said.startswith("AUTH=none: whoever reaches the port may")
 
 
 def test_where_auth_is_none_credentials_are_not_looked_at(client, bearer):

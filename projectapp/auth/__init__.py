@@ -14,7 +14,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 from flask import Flask, current_app, g, request
 
-from projectapp import database, limits
+from projectapp import database, limits, logs
 from projectapp.auth import jwt, tokens
 from projectapp.auth.caller import Caller
 from projectapp.errors import (
@@ -37,7 +37,7 @@ def init_app(app: Flask) -> None:
     tokens.init_app(app)
     if "jwt" in kinds:
         app.extensions["jwt"] = jwt.Verifier(app.config)
-    if not kinds and not (app.debug or app.testing) and app.config["APP_ENV"] == "production":
+    if not kinds and app.config["CALLERS_EXPECTED"]:
         log.warning("AUTH=none: whoever reaches the port may read, change and delete everything.")
 
 
@@ -129,7 +129,4 @@ def _tell(problem: Unauthorized | InsufficientScope) -> None:
         limits.count_failure()
     else:
         event, reason = "authz_fail", problem.detail
-    extra = {"event": event, "reason": reason, "address": request.remote_addr}
-    if caller:
-        extra |= {"caller": caller.subject, "credential": caller.credential}
-    log.warning("%s: %s", event, reason, extra=extra)
+    log.warning("%s: %s", event, reason, extra={"event": event, "reason": reason, **logs.who()})

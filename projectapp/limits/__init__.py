@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from flask import Flask, Response, current_app, g, request
 
 from config import ConfigError
+from projectapp import logs
 from projectapp.errors import TooManyRequests
 from projectapp.limits.stores import HostStore, RedisStore, Store
 from projectapp.limits.window import Count, Rate
@@ -93,10 +94,7 @@ def _count(limits: Limits, caller: str, what: str) -> None:
     told = f"{rate.quota} {what} in {rate.seconds} seconds"
     if count.refused == 1:  # a flood shall not flood the log
         event = "excess_rate_limit_exceeded"
-        extra = {"event": event, "reason": told, "address": request.remote_addr}
-        if "caller" in g:
-            extra["caller"] = g.caller.subject
-        log.warning("%s: %s", event, told, extra=extra)
+        log.warning("%s: %s", event, told, extra={"event": event, "reason": told, **logs.who()})
     raise TooManyRequests(
         f"More than {told}: come back in {wait} seconds.", headers={"Retry-After": str(wait)}
     )
