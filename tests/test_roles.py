@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import flask_migrate
 import psycopg2
@@ -12,6 +13,8 @@ from psycopg2.errors import InsufficientPrivilege
 
 import config
 from projectapp import database
+from projectapp.auth import issuing
+from projectapp.errors import Unavailable
 from projectapp.health import code_revision
 from tests.conftest import PROJECTS, parameters_of, url_of
 from tests.test_backup import BACK_UP, RESTORE, commands, session
@@ -166,6 +169,23 @@ def test_the_serving_role_can_do_all_that_the_service_does(new, client, serving)
     serving("UPDATE idempotency_keys SET created_at = now() - interval '25 hours'")
     assert new.flask("idempotency", "purge") == "1 expired keys are gone.\n"
     assert serving("SHOW jit") == [("off",)]
+
+
+def test_the_serving_role_knows_callers_but_makes_none(new):
+    with new.app(new.url(new.migrate)).app_context():
+        token = issuing.create("CI", "alice", ["projects:read"], None)
+    serving = new.app(new.url(new.serve), AUTH="tokens")
+    header = {"Authorization": f"Bearer {token}"}
+    assert serving.test_client().get(PROJECTS, headers=header).status_code == 200
+    with new.session(new.migrate) as sql:
+        end = time.monotonic() + 5
+        while sql("SELECT last_used_at FROM api_tokens") == [(None,)]:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        sql("UPDATE api_tokens SET revoked_at = now()")
+    assert serving.test_client().get(PROJECTS, headers=header).status_code == 401
+    with serving.app_context(), pytest.raises(Unavailable):
+        issuing.create("CI", "alice", ["projects:read"], None)
 
 
 @pytest.mark.parametrize(
