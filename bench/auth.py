@@ -6,13 +6,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from pathlib import Path
 from urllib.parse import quote
 
 import psycopg2
-from workers import FILL, ROOT, rate
+from workers import FILL, ROOT, rate, serve
 
 sys.path.insert(0, str(ROOT))
 
@@ -22,22 +20,6 @@ ROUNDS = 25
 PORTS = {"none": 21010, "tokens": 21011}
 FLASK = [sys.executable, "-m", "flask"]
 CREATE = ["tokens", "create", "--name=bench", "--owner=bench", "--scope=projects:read"]
-
-
-def serve(environ: dict[str, str], auth: str) -> subprocess.Popen[bytes]:
-    served = subprocess.Popen(
-        [Path(sys.executable).with_name("gunicorn"), "wsgi:app"],
-        cwd=ROOT,
-        env={**environ, "AUTH": auth, "PORT": str(PORTS[auth])},
-        stderr=subprocess.DEVNULL,
-    )
-    for _ in range(200):
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{PORTS[auth]}/health").close()
-            break
-        except OSError:
-            time.sleep(0.05)
-    return served
 
 
 def main() -> None:
@@ -64,7 +46,9 @@ def main() -> None:
         connection.cursor().execute("VACUUM ANALYZE projects")
         connection.close()
         header = f"Authorization: Bearer {token.strip()}"
-        running = [serve(environ, auth) for auth in PORTS]
+        running = [
+            serve({**environ, "AUTH": auth, "PORT": str(port)}) for auth, port in PORTS.items()
+        ]
         try:
             paths = {
                 "one": f"/api/v1/projects/{one}",
@@ -87,9 +71,9 @@ def main() -> None:
                     f" ratio {middle:.2f} (half of the rounds: {low:.2f}..{high:.2f})"
                 )
         finally:
-            for one in running:
-                one.send_signal(signal.SIGTERM)
-                one.wait()
+            for gunicorn in running:
+                gunicorn.send_signal(signal.SIGTERM)
+                gunicorn.wait()
             server.release()
 
 
