@@ -108,8 +108,11 @@ def create(name: str, owner: str, scopes: list[str], lifetime: timedelta | None)
 @told
 def show() -> None:
     """List all tokens, the newest first; of the tokens themselves nothing is kept."""
-    for found in issuing.every():
-        click.echo("  ".join(str(value or "-") for value in found.values()))
+    rows = [[str(value or "-") for value in found.values()] for found in issuing.every()]
+    rows.insert(0, list(issuing.SHOWN))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 @_tokens.command()

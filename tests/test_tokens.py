@@ -33,7 +33,7 @@ def made(flask):
     """The one token that is there, and its id."""
     code, token, _ = flask(*CREATE)
     assert code == 0
-    return token, flask("tokens", "list")[1].split()[0]
+    return token, flask("tokens", "list")[1].splitlines()[1].split()[0]
 
 
 @pytest.fixture
@@ -110,7 +110,8 @@ def test_the_list_tells_what_there_is_but_no_token(flask, guarded):
     flask(*CREATE, "--expires", "0m", "--name", "old", "--owner", "bob")
     get(guarded, token)
     _, out, _ = flask("tokens", "list")
-    newest, oldest = out.splitlines()
+    header, newest, oldest = out.splitlines()
+    assert header.split()[:5] == ["id", "name", "owner", "scopes", "state"]
     assert newest.split()[1:5] == ["old", "bob", "projects:read", "expired"]
     assert oldest.split()[1:5] == ["CI", "alice", "projects:read", "good"]
     assert token not in out

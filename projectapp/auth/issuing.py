@@ -49,18 +49,21 @@ _REVOKE = _revoke.where(sa.or_(_one, ApiToken.digest == sa.bindparam("hashed")))
 _STATES = sa.case(
     (ApiToken.revoked_at.is_not(None), "revoked"), (sa.not_(is_good), "expired"), else_="good"
 )
-_SHOWN = {
+SHOWN = {
     "id": ApiToken.id,
     "name": ApiToken.name,
     "owner": ApiToken.owner,
     "scopes": sa.func.array_to_string(ApiToken.scopes, ","),
     "state": _STATES,
-    **{name: rfc3339(_table.c[f"{name}_at"]) for name in ("created", "expires", "last_used")},
+    **{
+        name: sa.func.substr(rfc3339(_table.c[f"{name}_at"]), 1, 16).concat("Z")
+        for name in ("created", "expires", "last_used")
+    },
 }
 _LIST = sa.select(
     sa.func.json_agg(
         aggregate_order_by(
-            sa.func.json_build_object(*(part for pair in _SHOWN.items() for part in pair)),
+            sa.func.json_build_object(*(part for pair in SHOWN.items() for part in pair)),
             ApiToken.created_at.desc(),
         )
     )
@@ -94,5 +97,5 @@ def revoke(token_id: UUID | None = None, token: str = "") -> str | None:
 
 
 def every() -> list[dict[str, Any]]:
-    """All tokens, the newest first, as texts; times are RFC 3339, or None."""
+    """All tokens, the newest first: what SHOWN names, as text or None; times in UTC, to a minute."""
     return database.one(_LIST)[0] or []
