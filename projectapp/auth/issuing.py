@@ -97,5 +97,5 @@ def revoke(token_id: UUID | None = None, token: str = "") -> str | None:
 
 
 def every() -> list[dict[str, Any]]:
-    """All tokens, the newest first: what SHOWN names, as text or None; times in UTC, to a minute."""
+    """All tokens, the newest first: what SHOWN names, as text or None; UTC, to the minute."""
     return database.one(_LIST)[0] or []
