@@ -242,6 +242,21 @@ def test_an_estimate_counts_the_callers_own_alone(guarded, bearer, sql):
     sql("ANALYZE projects")
 
 
+def test_the_planner_tells_nobody_of_others_projects(guarded, bearer, sql):
+    """Its statistics are of everybody's, and of what was there when they were made."""
+    sql(
+        "INSERT INTO projects (id, name, owner) SELECT gen_random_uuid(), 'Secret', 'bob'"
+        " FROM generate_series(1, 50000)"
+    )
+    sql("ANALYZE projects")
+    sql("UPDATE projects SET owner = 'carol'")
+    for query in ("?page=2", "?page=2&name=Secret", "?page=2&q=Secret", "?page=2&sort=name"):
+        found = guarded.get(f"{PROJECTS}{query}", headers=bearer("bob")).json
+        assert (found["total"], "total_is_estimate" in found) == (0, False)
+    sql("TRUNCATE projects")
+    sql("ANALYZE projects")
+
+
 def test_a_cursor_is_its_callers(guarded, bearer, problem):
     for owner in ("alice", "bob"):
         for name in "abc":

@@ -43,7 +43,8 @@ class Listing:
 
     Every row is in one of the `parts`, unless there are none. Each key is a column's name and
     whether it descends; the last column is unique, none is ever null. `render` makes an item's JSON
-    text; it, the filters, parts and keys are given the `columns`, by name.
+    text; it, the filters, parts and keys are given the `columns`, by name. Where the list `hides`
+    rows, the planner's estimate knows of them, so what it takes for many is counted, too.
     """
 
     table: sa.Table
@@ -52,6 +53,7 @@ class Listing:
     parts: Sequence[Filter]
     keys: Sequence[tuple[str, bool]]
     render: Callable[[Any], sa.ColumnElement[str]]
+    hides: bool = False
 
     def statement(self, how_many: str, start: Start | None = None) -> sa.Select[Any]:
         """Return the statement for a page: it gives one row, for `read`.
@@ -95,7 +97,8 @@ class Listing:
             reckoned = sa.select(sa.case((is_needed, self._estimate(every))).label("rows"))
             rows = reckoned.select_from(page).cte("reckoned").c.rows
             estimate = sa.select(rows).scalar_subquery()
-            counted = sa.case((estimate <= 2 * COUNTED, count(matches.limit(COUNTED + 1))))
+            counts = estimate.is_not(None) if self.hides else estimate <= 2 * COUNTED
+            counted = sa.case((counts, count(matches.limit(COUNTED + 1))))
         return [counted.label("counted"), estimate.label("estimate")]
 
     def _estimate(self, every: sa.Select[Any]) -> sa.ColumnElement[int]:

@@ -139,4 +139,5 @@ def _listing(
         parts=parts,
         keys=keys,
         render=lambda c: as_json(c, fields),
+        hides=not sees_all,
     )
