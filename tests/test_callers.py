@@ -9,7 +9,8 @@ import re
 import pytest
 from sqlalchemy import event
 
-from projectapp import database
+from config import Development
+from projectapp import create_app, database
 from projectapp.auth import tokens
 from tests.conftest import PROJECTS
 
@@ -132,6 +133,13 @@ def cases(app):
         for method in sorted(rule.methods):
             for which in IDS if "project_id" in rule.arguments else (None,):
                 yield rule, method, which
+
+
+@pytest.mark.parametrize(("host", "is_told"), [("0.0.0.0", True), ("127.0.0.1", False)])  # noqa: S104
+def test_a_learners_machine_that_others_can_reach_is_warned_of(database_url, caplog, host, is_told):
+    create_app(Development({"DATABASE_URL": database_url, "HOST": host}))
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.partition(":")[0] for text in told] == ["AUTH=none"] * is_told
 
 
 def test_every_route_is_declared(guarded_app):

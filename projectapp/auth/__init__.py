@@ -14,6 +14,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 from flask import Flask, current_app, g, request
 
+from config import LOOPBACK
 from projectapp import database, limits, logs
 from projectapp.auth import jwt, tokens
 from projectapp.auth.caller import Caller
@@ -37,7 +38,8 @@ def init_app(app: Flask) -> None:
     tokens.init_app(app)
     if "jwt" in kinds:
         app.extensions["jwt"] = jwt.Verifier(app.config)
-    if not kinds and app.config["CALLERS_EXPECTED"]:
+    is_open = app.config["CALLERS_EXPECTED"] or app.config["HOST"] not in LOOPBACK
+    if is_open and not kinds:
         log.warning("AUTH=none: whoever reaches the port may read, change and delete everything.")
 
 
