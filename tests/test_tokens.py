@@ -363,6 +363,14 @@ def test_what_nobody_owns_is_handed_over(flask, client, guarded, bearer, sql):
     assert guarded.get(PROJECTS, headers=bearer()).json["total"] == 3
 
 
+def test_what_an_owner_has_already_is_left_alone(flask, sql):
+    sql("INSERT INTO projects (id, name, owner) SELECT gen_random_uuid(), 'x', 'alice'")
+    assert (
+        flask("projects", "assign", "alice", "--from", "alice")[1] == "0 projects are alice's now."
+    )
+    assert sql("SELECT DISTINCT owner, version FROM projects") == [("alice", 1)]
+
+
 def test_many_projects_are_handed_over_in_pieces(flask, sql):
     sql(
         "INSERT INTO projects (id, name)"

@@ -38,6 +38,7 @@ _REMOVE_AT_VERSION = _REMOVE.where(_at_version)
 
 _given = sa.select(Project.id).where(
     Project.owner.is_not_distinct_from(sa.bindparam("giver", type_=sa.Text)),
+    Project.owner.is_distinct_from(sa.bindparam("taker", type_=sa.Text)),  # or it would not end
     sa.or_(
         sa.bindparam("any", type_=sa.Boolean),
         Project.id == sa.any_(sa.bindparam("some", type_=ARRAY(sa.Uuid))),
