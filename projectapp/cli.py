@@ -35,11 +35,11 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def text(length: int) -> Callable[[Any, Any, str], str]:
-    """A click callback for a text that fits its column."""
+    """A click callback for a text that fits its column, and can be a sub or stand in a log."""
 
     def check(context: Any, parameter: Any, value: str) -> str:
-        if value is not None and not re.fullmatch(rf"[^\0-\x1f\x7f]{{1,{length}}}", value):
-            raise click.BadParameter(f"1 to {length} characters, none of them a control character.")
+        if value is not None and not (0 < len(value) <= length and value.isprintable()):
+            raise click.BadParameter(f"1 to {length} characters, all of them printable.")
         return value
 
     return check
