@@ -61,6 +61,21 @@ def test_keys_rotate(issuer, make_app, sql, quick, problem):
     assert get(service, issuer.token("second")).status_code == 200
 
 
+def test_a_key_that_was_withdrawn_in_a_quiet_hour_is_not_used(
+    issuer, make_app, sql, quick, problem, monkeypatch
+):
+    monkeypatch.setattr(jwks, "DEADLINE", 0.5)
+    service = make_app(**issuer.settings).test_client()
+    old = issuer.token()
+    assert get(service, old).status_code == 200
+    issuer.published = {"second": make_key("RSA", 2048, 1)}
+    time.sleep(0.7)
+    problem(get(service, old), 401, "invalid_token")
+    issuer.answer = answers.failing
+    time.sleep(0.7)
+    assert get(service, issuer.token("second")).status_code == 200
+
+
 def test_the_same_keys_fetched_again_forget_nothing(issuer, quick):
     fetched = jwks.Fetched(issuer.settings["JWT_JWKS_URL"], 4)
     before = fetched.renewed()

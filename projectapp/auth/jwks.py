@@ -1,7 +1,8 @@
 """The keys of an identity provider, fetched from its JWKS URL (RFC 7517, 5).
 
 A worker fetches them when a token first needs them, never before the fork, in a thread beside those
-that serve. Fetched keys serve on while newer ones are on their way, and while there are none.
+that serve. Fetched keys serve on while newer ones are on their way, and while there are none; where
+nobody came for a while, the first wait for newer ones, as a key may have been withdrawn meanwhile.
 """
 
 import logging
@@ -51,6 +52,9 @@ class Fetched:
                 self._keys = ()
             elif age > FRESH:
                 self._start()
+                if age > FRESH + DEADLINE and self._is_fetching and not self._pause:
+                    with suppress(Unavailable):
+                        self._wait()
             return self._keys
 
     def renewed(self) -> Keys:
