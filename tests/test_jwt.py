@@ -94,6 +94,7 @@ def test_claims_are_taken(well, service, sql, over):
         ({"scope": "openid profile", "permissions": ["projects:read"]}, "read"),
         ({"scope": "projects:read", "permissions": ["projects:write"]}, "read write"),
         ({"permissions": ["projects:all"]}, "read write"),
+        ({"scope": "projects:read\u00a0projects:write"}, ""),  # RFC 6749, 3.3: spaces alone
         ({"user_metadata": {"permissions": ["projects:all"]}, "scope": "x"}, ""),
     ],
     ids=str,

@@ -176,7 +176,7 @@ def _strings(value: Any) -> list[str]:
 
 
 def _words(value: Any) -> list[str]:
-    return value.split() if isinstance(value, str) else _strings(value)
+    return value.split(" ") if isinstance(value, str) else _strings(value)
 
 
 def _date(value: Any) -> float:
