@@ -550,9 +550,10 @@ def test_a_limit_that_cannot_be_is_refused(environ, told):
     assert "s3cret" not in str(error.value)
 
 
-def test_a_store_whose_url_cannot_be_read_is_not_told(make_app):
+@pytest.mark.parametrize("rest", ["h:port/0", "h/0?no_such_key=1"])
+def test_a_store_whose_url_cannot_be_read_is_not_told(make_app, rest):
     with pytest.raises(config.ConfigError, match="RATE_LIMIT_STORE must be") as error:
-        make_app(RATE_LIMIT="1/day", RATE_LIMIT_STORE="redis://:s3cret@h:port/0")
+        make_app(RATE_LIMIT="1/day", RATE_LIMIT_STORE=f"redis://:s3cret@{rest}")
     assert "s3cret" not in str(error.value)
 
 

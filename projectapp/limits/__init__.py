@@ -45,7 +45,7 @@ def init_app(app: Flask) -> None:
     if app.config["RATE_LIMIT_STORE"]:
         try:
             stores.append(RedisStore(rate, app.config["RATE_LIMIT_STORE"]))
-        except ValueError:  # which may tell the password
+        except (TypeError, ValueError):  # which may tell the password
             raise ConfigError(
                 "RATE_LIMIT_STORE must be a URL such as redis://:PASSWORD@HOST:6379/0."
             ) from None

@@ -154,7 +154,7 @@ return {passed, tostring(elapsed), previous, current, refused}
 """
 
     def __init__(self, rate: Rate, url: str) -> None:
-        """Raises ValueError for a URL that cannot be used."""
+        """Raises ValueError or TypeError for a URL that cannot be used."""
         super().__init__(rate)
         from redis import Redis, RedisError
         from redis.backoff import ConstantBackoff
@@ -167,6 +167,8 @@ return {passed, tostring(elapsed), previous, current, refused}
             socket_connect_timeout=ANSWER,
             retry=Retry(ConstantBackoff(0), 0),
         )
+        pool = self._client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # refuses what it does not know in a query
         self._run = self._client.register_script(self._SCRIPT)
 
     def _count(self, caller: bytes) -> Count:
