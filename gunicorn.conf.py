@@ -75,6 +75,13 @@ def drain(server):
 
 def post_fork(server, worker):
     worker.missed = server.SIG_QUEUE  # its copy, to which the master's handlers add until boot
+    worker.log.error_log.addFilter(quote_nothing)
+
+
+def quote_nothing(record):
+    """Cut what gunicorn quotes of a broken request: a header without its colon may be a token."""
+    record.msg = re.sub(r"(Invalid request from [^'\"]*).*", r"\1...", str(record.msg), flags=re.S)
+    return True
 
 
 def post_worker_init(worker):

@@ -198,6 +198,24 @@ def test_security_headers_stand_on_what_gunicorn_answers_itself(server, line):
     assert {f"{name}: {value}" for name, value in HEADERS.items()} <= set(head)
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["GET / HTTP/1.1", "Host: x", "Authorization Bearer s3cret"],
+        ["GET / HTTP/1.1", "Host: x", "Transfer-Encoding: s3cret"],
+        ["GET / HTTP/1.1", "Host: x", "Expect: s3cret"],
+        ["GET s3cret HTTP/1.1", "Host: x"],
+    ],
+)
+def test_of_a_broken_request_nothing_is_quoted_in_the_log(server, lines):
+    told = server.log.read_text().count("Invalid request from ip=127.0.0.1: ")
+    with socket.create_connection(("127.0.0.1", server.port)) as link:
+        exchange(link, *lines)
+    log = server.log.read_text()
+    assert log.count("Invalid request from ip=127.0.0.1: ") == told + 1
+    assert "s3cret" not in log
+
+
 def test_what_may_be_done_is_only_what_is_needed(client):
     assert HEADERS["Content-Security-Policy"].startswith("default-src 'none';")
     with client.get("/docs") as page:
