@@ -145,7 +145,10 @@ def revoke(token_id: str) -> None:
     if token_id == "-":  # noqa: S105
         name = issuing.revoke(token=sys.stdin.readline().strip())
     else:
-        name = issuing.revoke(click.UUID.convert(token_id, None, None))
+        try:
+            name = issuing.revoke(UUID(token_id))
+        except ValueError:  # it may be a token, and is not repeated
+            raise click.UsageError("TOKEN_ID is an id of `flask tokens list`, or -.") from None
     if name is None:
         raise click.ClickException("There is no such token, or it is revoked already.")
     click.echo(f"{name} is revoked.")

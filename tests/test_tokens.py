@@ -138,6 +138,13 @@ def test_a_token_that_was_found_is_revoked_by_itself(flask, guarded, made):
     assert flask("tokens", "revoke", "-", text=tokens.new_token())[0] == 1
 
 
+def test_a_token_in_the_place_of_its_id_is_not_repeated(flask, made):
+    code, out, err = flask("tokens", "revoke", made[0])
+    assert (code, out) == (2, "")
+    assert "an id of `flask tokens list`, or -" in err
+    assert made[0] not in err
+
+
 def test_an_expired_token_is_refused_by_every_worker_at_once(workers, made, sql):
     for client in workers:
         assert get(client, made[0]).status_code == 200
