@@ -144,6 +144,6 @@ def copy(template: Path, home: Path) -> Path:
 
 
 def service_environ(url: str) -> dict[str, str]:
-    # Empty is as good as not set, and hides what is set for a real database.
-    ours = {"APP_ENV": "production", "AUTH": "none", "HOST": ADDRESS, "DATABASE_URL": url}
-    return ours | {"MIGRATIONS_DATABASE_URL": ""}
+    # Empty is as good as not set, and hides what is set for a real service.
+    hidden = dict.fromkeys(config.Config.settings(), "")
+    return hidden | {"APP_ENV": "production", "AUTH": "none", "HOST": ADDRESS, "DATABASE_URL": url}

@@ -37,8 +37,9 @@ _UNKNOWN = "There is no such release here; is this a whole clone? Name one with 
 _FILL = """
 INSERT INTO projects (id, name, description)
 SELECT gen_random_uuid(), 'fill-' || n, 'Number ' || n || ' of those that were there before'
-FROM generate_series(1, %s) AS n RETURNING name, id::text
+FROM generate_series(%s, %s) AS n RETURNING name, id::text
 """
+_AT_ONCE = 20_000  # rows that one statement makes, within its 30 s
 _MIGRATES = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'upgrade'"
 _HELD = """
 SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 'projects'::regclass
@@ -120,7 +121,9 @@ def _failed(one: Attempt) -> bool:
 
 def _fill(stage: Stage, rows: int) -> None:
     """Rows that were there before, in the ledger as any that were acknowledged."""
-    made = stage.cluster.sql(_FILL, rows)
+    made = []
+    for first in range(1, rows + 1, _AT_ONCE):
+        made += stage.cluster.sql(_FILL, first, min(rows, first + _AT_ONCE - 1))
     stage.cluster.sql("VACUUM ANALYZE projects")
     ledger, now = Ledger(stage.ledgers / "fill.jsonl"), time.monotonic()
     for name, id_ in made:
