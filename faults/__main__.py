@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from faults import contention, crashes, hostile, kills, lines, pauses, slow, topology  # noqa: F401 - their rows
+from faults import callers, contention, crashes, hostile, kills, lines, pauses, slow, topology  # noqa: F401 - their rows
 from faults.cluster import make_template
 from faults.playing import play, workshop
 from faults.proof import prove

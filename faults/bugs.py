@@ -18,7 +18,8 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from projectapp import conditional, database, idempotency, inputs
+from projectapp import auth, conditional, database, idempotency, inputs
+from projectapp.auth import tokens
 from projectapp.errors import Unavailable
 from projectapp.projects import queries
 
@@ -90,7 +91,18 @@ def gullible() -> None:
     _wrap(inputs, "parse_json", lambda old, raw: json.loads(raw))
 
 
-BUGS = {bug.__name__: bug for bug in (early, keyless, renamed, denied, careless, gullible)}
+def trusting() -> None:
+    """A worker takes a token that it remembers, without asking whether it is still good."""
+    _wrap(tokens, "guard", lambda old, caller: "")
+
+
+def communal() -> None:
+    """Everybody sees everybody's rows."""
+    _wrap(auth, "sees", lambda old, resource: None)
+
+
+_ALL = (early, keyless, renamed, denied, careless, gullible, trusting, communal)
+BUGS = {bug.__name__: bug for bug in _ALL}
 
 
 def _wrap(module: ModuleType, name: str, by: Callable[..., Any]) -> None:

@@ -12,6 +12,8 @@ from faults.cluster import Cluster
 from faults.ledger import Attempt, operations, outcome
 from faults.workload import create_body
 
+_STORED = "SELECT id::text, name, description, attributes, version, owner FROM projects"
+_NOT_SERVED = (None, 401, 503)
 _RETRIES = 40  # of a create whose outcome is unknown; a quarter of a second apart and more
 
 
@@ -22,6 +24,7 @@ class Stored(NamedTuple):
     description: str
     attributes: dict[str, Any]
     version: int
+    owner: str | None
 
 
 @dataclass
@@ -32,21 +35,22 @@ class Findings:
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     untrue: list[str] = field(default_factory=list)  # stored, or said, and yet it cannot be
+    leaked: list[str] = field(default_factory=list)  # served to who may not have it
 
     def merge(self, other: "Findings") -> None:
         self.lost += other.lost
         self.doubled += other.doubled
         self.untrue += other.untrue
+        self.leaked += other.leaked
 
 
 def stored(cluster: Cluster) -> dict[str, Stored]:
     """All rows by id, straight from PostgreSQL."""
-    rows = cluster.sql("SELECT id::text, name, description, attributes, version FROM projects")
-    return {row[0]: Stored(*row[1:]) for row in rows}
+    return {row[0]: Stored(*row[1:]) for row in cluster.sql(_STORED)}
 
 
 def listed(client: Client) -> list[str]:
-    """All ids by paging the API, in its order; the service must be well."""
+    """All ids that its caller sees by paging the API, in its order; the service must be well."""
     ids: list[str] = []
     cursor = ""
     while True:
@@ -60,13 +64,14 @@ def listed(client: Client) -> list[str]:
             return ids
 
 
-def settle(attempts: Iterable[Attempt], client: Client) -> None:
+def settle(attempts: Iterable[Attempt], clients: Mapping[str | None, Client]) -> None:
     """Ask again for each create with a key whose outcome nobody knows; the client's ledger has it.
 
-    The service must be well.
+    The service must be well; the `clients` are by their callers' names.
     """
     for op, tries in operations(attempts).items():
         if tries[0].kind == "create" and tries[0].key and outcome(tries) == "info":
+            client = clients[tries[0].caller]
             for _ in range(_RETRIES):
                 said = client.send("create", op, "POST", PROJECTS, create_body(op), key=op)
                 if said.outcome == "ok" or said.status == 422:
@@ -75,9 +80,11 @@ def settle(attempts: Iterable[Attempt], client: Client) -> None:
 
 
 def check(
-    attempts: list[Attempt], table: Mapping[str, Stored], paged: Iterable[str] | None = None
+    attempts: list[Attempt],
+    table: Mapping[str, Stored],
+    paged: Mapping[str | None, Iterable[str]],
 ) -> Findings:
-    """Hold what was told against what is stored; `paged` are the ids that paging found."""
+    """Hold what was told against what is stored; `paged` are the ids that each caller found."""
     found = Findings(sum(one.is_write and one.outcome == "ok" for one in attempts))
     writes = operations(one for one in attempts if one.is_write)
     changes: dict[str, list[Attempt]] = defaultdict(list)
@@ -89,8 +96,10 @@ def check(
         found.merge(_changes(row, made, table.get(row)))
     found.untrue += _unknown_to_all(writes, table)
     found.untrue += [flaw for one in attempts for flaw in one.flaws]
-    if paged is not None:
-        found.untrue += _paging(list(paged), table)
+    _admission(attempts, found)
+    for caller, ids in paged.items():
+        own = {row for row, now in table.items() if now.owner == caller}
+        found.untrue += _paging(list(ids), own)
     return found
 
 
@@ -189,12 +198,32 @@ def _unknown_to_all(
     for row, now in table.items():
         if now.name not in writes:
             yield f"{row} is called {now.name}, which nobody sent"
+        elif now.owner != writes[now.name][0].caller:
+            yield f"{row} is {now.owner}'s, and {now.name} was sent by {writes[now.name][0].caller}"
 
 
-def _paging(paged: list[str], table: Mapping[str, Stored]) -> Iterator[str]:
+def _admission(attempts: list[Attempt], found: Findings) -> None:
+    """A token that was revoked gets nothing that is asked after that; any other is taken."""
+    ends = {one.token: one for one in attempts if one.kind == "revoke"}
+    for one in attempts:
+        if not one.token or not one.done or one.kind == "revoke":
+            continue
+        end, told = ends.get(one.token), f"{one.kind} ({one.method} {one.status})"
+        if end and end.done and one.sent > end.done and one.status not in _NOT_SERVED:
+            late = one.sent - end.done
+            found.leaked.append(f"a {told} with a token revoked {late:.2f} s before")
+        # A delete whose answer was lost is told as done where there is nothing, as for a stranger.
+        absent = (404, 204) if one.method == "DELETE" else (404,)
+        if one.kind == "trespass" and one.status not in _NOT_SERVED + absent:
+            found.leaked.append(f"a {told} of {one.caller}'s on {one.path}")
+        if one.status == 401 and not (end and end.sent < one.done):
+            found.untrue.append(f"a {told} was refused for a good token")
+
+
+def _paging(paged: list[str], table: set[str]) -> Iterator[str]:
     if len(set(paged)) != len(paged):
         yield f"paging showed {len(paged) - len(set(paged))} rows twice"
-    if missing := set(table) - set(paged):
+    if missing := table - set(paged):
         yield f"paging did not show {len(missing)} rows that SQL shows"
-    if strange := set(paged) - set(table):
+    if strange := set(paged) - table:
         yield f"paging showed {len(strange)} rows that SQL does not"

@@ -1,12 +1,14 @@
 """One HTTP client with a ledger: every request is written down before it is sent."""
 
 import http.client
+import itertools
 import json
 import re
 import select
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from faults.ledger import Attempt, Ledger
 from faults.processes import ADDRESS
@@ -20,11 +22,25 @@ _LEAKS = re.compile(
 )
 
 
-class Client:
-    """A keep-alive connection to 127.0.0.1; not for several threads."""
+class Caller(NamedTuple):
+    """Who asks: the owner of what they make, and their tokens; nobody, where there is no AUTH."""
 
-    def __init__(self, port: int, ledger: Ledger) -> None:
-        self.ledger = ledger
+    name: str | None = None
+    tokens: Sequence[str] = ("",)
+
+
+NOBODY = Caller()
+
+
+class Client:
+    """A keep-alive connection to 127.0.0.1; not for several threads.
+
+    It shows the tokens of its caller in turn, whether they are any good or not.
+    """
+
+    def __init__(self, port: int, ledger: Ledger, caller: Caller = NOBODY) -> None:
+        self.ledger, self.caller = ledger, caller
+        self._tokens = itertools.cycle(caller.tokens)
         self._link = http.client.HTTPConnection(ADDRESS, port, timeout=TIMEOUT)
         self.body: Any = None  # the JSON of the last answer
 
@@ -51,6 +67,8 @@ class Client:
         headers = {"Content-Type": content_type} if content is not None else {}
         headers |= {"Idempotency-Key": key} if key else {}
         headers |= {"If-Match": if_match} if if_match else {}
+        token = next(self._tokens)
+        headers |= {"Authorization": f"Bearer {token}"} if token else {}
         body = json.dumps(content) if content is not None else None
         self._drop_if_closed()
         attempt = self.ledger.before(
@@ -60,6 +78,8 @@ class Client:
             path=path,
             key=key,
             if_match=if_match,
+            caller=self.caller.name,
+            token=token,
             sent=time.monotonic(),
         )
         try:
@@ -93,11 +113,16 @@ class Client:
             wait=float(wait) if wait.isdigit() else 0.0,
             replayed=answer.headers.get("Idempotency-Replayed") == "true",
             done=done,
-            flaws=_flaws(answer, text, wait),
+            flaws=[*_flaws(answer, text, wait), *self._foreign(said)],
         )
 
     def close(self) -> None:
         self._link.close()
+
+    def _foreign(self, said: dict[str, Any]) -> list[str]:
+        own = self.caller.name
+        others = {one.get("owner", own) for one in said.get("items", [said])} - {own}
+        return [f"{own} was shown what is {other}'s" for other in others]
 
     def _failed(self, attempt: Attempt, error: Exception) -> None:
         self._link.close()

@@ -8,10 +8,10 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from faults.client import PROJECTS, Client
+from faults.client import NOBODY, PROJECTS, Caller, Client
 from faults.ledger import Ledger
 from faults.watchers import probe, walk
 from faults.workload import Worker, create_body
@@ -28,26 +28,39 @@ def main(
     workers: int,
     weights: Mapping[str, int],
     lists: int,
+    callers: Sequence[tuple[str | None, Sequence[str]]],
 ) -> None:
-    """`name` begins the name of every operation; `seed` decides what they are."""
+    """`name` begins the name of every operation; `seed` decides what they are.
+
+    Each of the `callers` has so many `lists`, the clients are the callers in turn, and the walker
+    is the first of them.
+    """
     stop, home = threading.Event(), Path(folder)
-    setup = Client(port, Ledger(home / f"{name}-setup.jsonl"))
-    shared = [_made(setup, f"{name}-list{n}", tags=[]) for n in range(lists)]
-    always = {_made(setup, f"{name}-always{n}") for n in range(ALWAYS)}
-    setup.close()
+    known = [Caller(*given) for given in callers]
 
-    def client(name: str, ledger: Ledger | None = None) -> Client:
-        return Client(port, ledger or Ledger(home / f"{name}.jsonl"))
+    def client(name: str, caller: Caller, ledger: Ledger | None = None) -> Client:
+        return Client(port, ledger or Ledger(home / f"{name}.jsonl"), caller)
 
+    shared = []
+    for number, caller in enumerate(known):
+        setup = client(f"{name}-setup{number}", caller)
+        names = (f"{name}-list{n}" for n in range(number * lists, (number + 1) * lists))
+        shared.append([_made(setup, own, tags=[]) for own in names])
+        if number == 0:
+            always = {_made(setup, f"{name}-always{n}") for n in range(ALWAYS)}
+        setup.close()
     jobs = []
-    for own in (f"{name}-{n}" for n in range(workers)):
-        first = client(own)
-        worker = Worker((first, client(own, first.ledger)), own, shared, stop, seed)
+    for n in range(workers):
+        own, number = f"{name}-{n}", n % len(known)
+        first = client(own, known[number])
+        pair = first, client(own, known[number], first.ledger)
+        foreign = [row for rows in shared if rows is not shared[number] for row in rows]
+        worker = Worker(pair, own, shared[number], foreign, stop, seed)
         jobs.append(threading.Thread(target=worker.run, args=(weights,)))
     walker, prober = f"{name}-walk", f"{name}-probe"
     jobs += [
-        threading.Thread(target=walk, args=(client(walker), walker, always, stop)),
-        threading.Thread(target=probe, args=(client(prober), prober, stop)),
+        threading.Thread(target=walk, args=(client(walker, known[0]), walker, always, stop)),
+        threading.Thread(target=probe, args=(client(prober, NOBODY), prober, stop)),
     ]
     print("ready", flush=True)
     for job in jobs:

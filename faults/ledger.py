@@ -25,12 +25,14 @@ class Attempt:
 
     n: int
     op: str
-    kind: str  # one of WRITES, or read, walk, probe
+    kind: str  # one of WRITES, or read, walk, probe, trespass, revoke
     method: str
     path: str
     sent: float
     key: str | None = None
     if_match: str | None = None
+    caller: str | None = None  # who asks: the owner of what they make
+    token: str = ""  # that was shown, or, by a `revoke`, ended
     status: int | None = None
     id: str | None = None
     etag: str | None = None

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from faults.callers import revoke
 from faults.contention import storm
 from faults.crashes import FORGETFUL, stop_at_once
 from faults.hostile import nest, repeat_names
@@ -12,6 +13,7 @@ from faults.rows import ROWS, Play, Row
 from faults.verdict import Verdict
 
 LOST, DOUBLED, UNTRUE = "acknowledged and lost", "doubled", "untrue"
+LEAKED = "served to a stranger"
 HEADER = "| bug | row | caught by | verdict |\n|---|---|---|---|"
 _LONGEST = 160  # characters of a promise in the table
 
@@ -50,6 +52,8 @@ _BUGS = [
     Planted("If-Match is not checked", storm, (UNTRUE, LOST), "careless"),
     Planted("JSON as Python takes it", nest, ("no 5xx but 503",), "gullible"),
     Planted("JSON as Python takes it", repeat_names, ("a name twice",), "gullible"),
+    Planted("a remembered token is not checked", revoke, (LEAKED,), "trusting"),
+    Planted("everybody sees everybody's rows", revoke, (LEAKED,), "communal"),
     Planted("synchronous_commit=off", stop_at_once, (LOST,), postgres=FORGETFUL),
 ]
 # Without a bug a row must say none of these. How long it took, on a machine that others use as

@@ -16,6 +16,7 @@ class Row:
     title: str
     play: Play
     postgres: Mapping[str, str] = field(default_factory=dict)  # settings of its PostgreSQL
+    settings: Mapping[str, str] = field(default_factory=dict)  # of its service
     database: bool = True  # the database is what fails, so that /health must go on answering
     least: int = 100  # writes that must be acknowledged, or it proves nothing
     loss: str = "never"  # of acknowledged writes: never, may (told, and no failure) or must

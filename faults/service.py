@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Service:
     def __init__(self, log: Path, bug: str = "", code: Path = config.ROOT) -> None:
         self.log, self.bug, self.code = log, bug, code
         self.url = ""  # of the database
+        self.settings: Mapping[str, str] = {}  # beyond those that every service has
         self.port = quiet_port()
         self.started: list[subprocess.Popen[bytes]] = []
         self.master = 0  # the pid of the gunicorn that is to be signalled
@@ -54,6 +56,7 @@ class Service:
             "SEEDED_BUG": self.bug,
             # gunicorn returns to it on USR2; the system's own name for the folder follows links.
             "PWD": str(self.code),
+            **self.settings,
         }
         app = "faults.seeded:app" if self.bug else "wsgi:app"
         process = launch([GUNICORN, app], self.log, environ, self.code)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import config
-from faults.client import Client
+from faults.client import NOBODY, Caller, Client
 from faults.cluster import Cluster, copy
 from faults.ledger import Attempt, Ledger, read
 from faults.processes import PYTHON, NeverReady, end, launch, until
@@ -55,8 +55,10 @@ class Stage:
         self.healed_at: float | None = None  # on the monotonic clock
         self.broken: list[str] = []  # promises of this row that were not kept
         self.remarks: list[str] = []  # what a reader should know and nobody promised
+        self.callers = [NOBODY]  # who all clients are, in turn
         self._loads = 0
         self.service = Service(folder / "service.log", row.bug, code)
+        self.service.settings = row.settings
         self._ends: list[Callable[[], object]] = [self.cluster.end, self.service.end]
 
     def __enter__(self) -> "Stage":
@@ -102,6 +104,7 @@ class Stage:
             "workers": workers,
             "weights": weights,
             "lists": lists,
+            "callers": self.callers,
         }
         log = self.folder / "clients.log"  # where nothing but a failure of theirs is written
         command = [PYTHON, "-m", "faults.clients", json.dumps(plan)]
@@ -129,10 +132,14 @@ class Stage:
         """All that clients asked so far, in order."""
         return read(self.ledgers)
 
-    def client(self) -> Client:
-        """A client of the row's own, whose requests are checked with all others."""
+    def ledger(self) -> Ledger:
+        """A ledger of the row's own, which is checked with all others."""
         self._loads += 1
-        return Client(self.service.port, Ledger(self.ledgers / f"row-{self._loads}.jsonl"))
+        return Ledger(self.ledgers / f"row-{self._loads}.jsonl")
+
+    def client(self, caller: Caller = NOBODY) -> Client:
+        """A client of the row's own."""
+        return Client(self.service.port, self.ledger(), caller)
 
     def pass_time(self, share: float) -> None:
         """Let a share of the row's seconds go by."""

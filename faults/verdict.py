@@ -49,9 +49,9 @@ def judge(stage: Stage) -> Verdict:
     """Wait until the service is well again, read everything, and hold it against the ledger."""
     row, verdict = stage.row, Verdict(stage.row, stage.fired, remarks=stage.remarks)
     stage.wait_until_ready()
-    client = stage.client()
-    settle(stage.attempts(), client)
-    paged = listed(client)
+    clients = {caller.name: stage.client(caller) for caller in stage.callers}
+    settle(stage.attempts(), clients)
+    paged = {name: listed(client) for name, client in clients.items()}
     attempts = stage.attempts()
     found = verdict.findings = check(attempts, stored(stage.cluster), paged)
     _answers(verdict, attempts)
@@ -60,7 +60,7 @@ def judge(stage: Stage) -> Verdict:
     broken += stage.broken
     told = broken if row.loss == "never" else verdict.remarks
     told += _some("acknowledged and lost", found.lost) + _some("untrue", found.untrue)
-    broken += _some("doubled", found.doubled)
+    broken += _some("doubled", found.doubled) + _some("served to a stranger", found.leaked)
     if row.loss == "must" and not found.lost:
         broken.append("void: nothing was lost, so this ledger would see no loss")
     if verdict.fired == 0:

@@ -15,6 +15,7 @@ from faults.ledger import Attempt
 OWN = 40  # rows that a client remembers
 LIST_LENGTH = 900  # tags that fit into a project's attributes
 AFTER_STOP = 6.0  # seconds in which a stopped client still asks what became of its last create
+FINAL = (401, 412)  # there is nothing to wait for
 _THINK = 0.008  # seconds between operations, on average
 _PATIENCE = 1.0  # the longest Retry-After that is honoured in full, in seconds
 
@@ -25,15 +26,23 @@ def create_body(marker: str) -> dict[str, object]:
 
 
 class Worker:
-    """One client thread's work; `lists` are the ids of the rows that all append to.
+    """One client thread's work; `lists` are the ids of the rows that all of its caller append to.
+
+    `foreign` are those of other callers.
 
     It has two connections, of which the second is for what is asked twice at once.
     """
 
     def __init__(
-        self, pair: tuple[Client, Client], name: str, lists: list[str], stop: Event, seed: int
+        self,
+        pair: tuple[Client, Client],
+        name: str,
+        lists: list[str],
+        foreign: list[str],
+        stop: Event,
+        seed: int,
     ) -> None:
-        self.pair, self.name, self.lists, self.stop = pair, name, lists, stop
+        self.pair, self.name, self.lists, self.foreign, self.stop = pair, name, lists, foreign, stop
         self.client = pair[0]
         self.random = random.Random(f"{seed}{name}")  # noqa: S311 - no secret
         self.rows: dict[str, tuple[str, str]] = {}  # id: its ETag and its description
@@ -46,7 +55,7 @@ class Worker:
         while not self.stop.is_set():
             (name,) = self.random.choices(names, list(weights.values()))
             attempt = OPERATIONS[name](self)
-            if attempt is not None and attempt.outcome != "ok" and attempt.status != 412:
+            if attempt is not None and attempt.outcome != "ok" and attempt.status not in FINAL:
                 self._wait(attempt)
             time.sleep(self.random.uniform(0, 2 * _THINK))
 
@@ -140,6 +149,15 @@ class Worker:
             self.client.ledger.note(attempt, f"{row} is not what its writer was told it is")
         return attempt
 
+    def trespass(self) -> Attempt | None:
+        """Ask for another caller's row, which must not be there, or change or delete it."""
+        op, path = self.marker(), f"{PROJECTS}/{self.random.choice(self.foreign)}"
+        method = self.random.choice(["GET", "PUT", "DELETE"])
+        content = {"description": op} if method == "PUT" else None
+        known = None if method == "GET" else self.random.choice([None, '"1"'])
+        attempt = self.client.send("trespass", op, method, path, content, if_match=known)
+        return attempt if attempt.failed else None
+
     def _created(self, attempt: Attempt) -> Attempt:
         if attempt.outcome == "ok" and attempt.id and len(self.rows) < OWN:
             self.rows[attempt.id] = (attempt.etag or "", attempt.op)
@@ -158,6 +176,7 @@ OPERATIONS: dict[str, Callable[[Worker], Attempt | None]] = {
     "change": Worker.change,
     "delete": Worker.delete,
     "read": Worker.read,
+    "trespass": Worker.trespass,
 }
 MIXED = {
     "create": 20,
