@@ -1,16 +1,14 @@
 """What does it cost to know who calls? Interleaved rounds of wrk on two servers; see README.md."""
 
-import os
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from urllib.parse import quote
 
 import psycopg2
-from workers import FILL, ROOT, rate, serve
+from workers import FILL, FLASK, ROOT, migrated, rate, serve
 
 sys.path.insert(0, str(ROOT))
 
@@ -18,7 +16,6 @@ from projectapp.embedded import Server
 
 ROUNDS = 25
 PORTS = {"none": 21010, "tokens": 21011}
-FLASK = [sys.executable, "-m", "flask"]
 CREATE = ["tokens", "create", "--name=bench", "--owner=bench", "--scope=projects:read"]
 
 
@@ -26,15 +23,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))
         server.start()
-        host = quote(server.parameters["host"])
-        environ = {
-            **os.environ,
-            "DATABASE_URL": f"postgresql://postgres@/postgres?host={host}&port=5432",
-            "MIGRATIONS_DATABASE_URL": "",
-            "LOG_LEVEL": "warning",
-            "AUTH": "tokens",
-        }
-        subprocess.run([*FLASK, "db", "upgrade"], cwd=ROOT, env=environ, check=True)
+        environ = migrated(server, AUTH="tokens")
         token = subprocess.check_output([*FLASK, *CREATE], cwd=ROOT, env=environ, text=True)
         connection = psycopg2.connect(**server.parameters)
         with connection, connection.cursor() as cursor:

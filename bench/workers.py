@@ -22,6 +22,7 @@ from projectapp.embedded import Server  # noqa: E402 - the path comes first
 PAIRS = [(1, 4), (2, 1), (2, 2), (2, 4), (2, 8)]
 DEFAULT = (2, 4)
 ROUNDS, SECONDS, CONNECTIONS, PORT = 5, 3, 8, 21000
+FLASK = [sys.executable, "-m", "flask"]
 FILL = """
 INSERT INTO projects (id, name, created_at)
 SELECT gen_random_uuid(), 'project ' || n, now() - n * interval '1 second'
@@ -36,6 +37,20 @@ def rate(url: str, header: str = "X-None: none", seconds: int = SECONDS) -> floa
     if "Non-2xx" in said:
         raise RuntimeError(said)
     return float(re.findall(r"Requests/sec:\s+([\d.]+)", said)[0])
+
+
+def migrated(server: Server, **more: str) -> dict[str, str]:
+    """The environment of a service on the server's database, which has the schema then."""
+    host = quote(server.parameters["host"])
+    environ = {
+        **os.environ,
+        "DATABASE_URL": f"postgresql://postgres@/postgres?host={host}&port=5432",
+        "MIGRATIONS_DATABASE_URL": "",
+        "LOG_LEVEL": "warning",
+        **more,
+    }
+    subprocess.run([*FLASK, "db", "upgrade"], cwd=ROOT, env=environ, check=True)
+    return environ
 
 
 def serve(environ: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -69,17 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))
         server.start()
-        host = quote(server.parameters["host"])
-        environ = {
-            **os.environ,
-            "DATABASE_URL": f"postgresql://postgres@/postgres?host={host}&port=5432",
-            "MIGRATIONS_DATABASE_URL": "",
-            "PORT": str(PORT),
-            "LOG_LEVEL": "warning",
-        }
-        subprocess.run(
-            [sys.executable, "-m", "flask", "db", "upgrade"], cwd=ROOT, env=environ, check=True
-        )
+        environ = migrated(server, PORT=str(PORT))
         connection = psycopg2.connect(**server.parameters)
         with connection, connection.cursor() as cursor:
             cursor.execute(FILL)

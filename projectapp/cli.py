@@ -45,9 +45,11 @@ def text(length: int) -> Callable[[Any, Any, str], str]:
     return check
 
 
-def _duration(context: Any, parameter: Any, value: str | None) -> timedelta | None:
-    if value is None or value == "never":
-        return None
+def _lifetime(context: Any, parameter: Any, value: str) -> timedelta | None:
+    return None if value == "never" else _duration(context, parameter, value)
+
+
+def _duration(context: Any, parameter: Any, value: str) -> timedelta:
     found = re.fullmatch(r"([0-9]{1,5})([mhd])", value)
     if not found:
         raise click.BadParameter("A number of minutes, hours or days, such as 90d.")
@@ -94,7 +96,7 @@ def purge() -> None:
     "--expires",
     "lifetime",
     default="90d",
-    callback=_duration,
+    callback=_lifetime,
     show_default=True,
     help="After how long it ends: 30m, 12h, 90d, never.",
 )

@@ -221,6 +221,12 @@ def test_a_rotated_token_lives_on_for_its_grace(flask, guarded, made, sql):
     assert get(guarded, new).status_code == 200
 
 
+@pytest.mark.parametrize("grace", ["never", "soon", "-1h", ""])
+def test_a_grace_has_an_end(flask, made, sql, grace):
+    assert flask("tokens", "rotate", made[1], "--grace", grace)[0] == 2
+    assert sql("SELECT count(*) FROM api_tokens") == [(1,)]
+
+
 def test_rotation_lengthens_no_life(flask, made, sql):
     sql("UPDATE api_tokens SET expires_at = now() + interval '1 minute'")
     assert flask("tokens", "rotate", made[1], "--grace", "7d")[0] == 0
@@ -381,11 +387,25 @@ def test_what_an_owner_has_already_is_left_alone(flask, sql):
 
 def test_many_projects_are_handed_over_in_pieces(flask, sql):
     sql(
-        "INSERT INTO projects (id, name)"
-        " SELECT gen_random_uuid(), 'x' FROM generate_series(1, 2500)"
+        "INSERT INTO projects (id, name, owner)"
+        " SELECT gen_random_uuid(), 'x', CASE WHEN n % 5 = 0 THEN 'bob' END"
+        " FROM generate_series(1, 2500) AS n"
     )
-    assert flask("projects", "assign", "alice")[1] == "2500 projects are alice's now."
-    assert sql("SELECT DISTINCT owner, version FROM projects") == [("alice", 2)]
+    assert flask("projects", "assign", "alice")[1] == "2000 projects are alice's now."
+    found = "SELECT owner, version, count(*) FROM projects GROUP BY 1, 2 ORDER BY 1"
+    assert sql(found) == [("alice", 2, 2000), ("bob", 1, 500)]
+
+
+def test_a_table_without_projects_to_hand_over_is_walked_once(make_app, sql, proxy):
+    """No statement has to look further than the next, however few there are to find."""
+    sql(
+        "INSERT INTO projects (id, name, owner)"
+        " SELECT gen_random_uuid(), 'x', 'bob' FROM generate_series(1, 2500)"
+    )
+    app = make_app(AUTH="tokens", DATABASE_URL=proxy.url)
+    done = app.test_cli_runner().invoke(args=["projects", "assign", "alice"])
+    assert done.output.endswith("0 projects are alice's now.\n")
+    assert len([query for query in proxy.queries if "UPDATE projects" in query]) == 4
 
 
 def test_a_write_whose_answer_is_lost_while_its_token_is_revoked_is_not_called_refused(

@@ -53,7 +53,7 @@ class Listing:
     parts: Sequence[Filter]
     keys: Sequence[tuple[str, bool]]
     render: Callable[[Any], sa.ColumnElement[str]]
-    hides: bool = False
+    hides: bool
 
     def statement(self, how_many: str, start: Start | None = None) -> sa.Select[Any]:
         """Return the statement for a page: it gives one row, for `read`.

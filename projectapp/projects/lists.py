@@ -129,7 +129,7 @@ def _listing(
         table=_table,
         columns=[*FIELDS, *(["search"] if "q" in names else [])],
         filters=[
-            Filter(lambda c: mine(c), aligned=bool(served)),
+            Filter(mine, aligned=bool(served)),
             *(
                 one._replace(aligned=name.startswith(served))
                 for name, one in _FILTERS.items()

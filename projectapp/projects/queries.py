@@ -36,17 +36,26 @@ _INSERT_ONCE = insert_once(
 _REMOVE = sa.delete(_table).where(_this).returning(Project.id)
 _REMOVE_AT_VERSION = _REMOVE.where(_at_version)
 
-_given = sa.select(Project.id).where(
-    Project.owner.is_not_distinct_from(sa.bindparam("giver", type_=sa.Text)),
-    Project.owner.is_distinct_from(sa.bindparam("taker", type_=sa.Text)),  # or it would not end
-    sa.or_(
-        sa.bindparam("any", type_=sa.Boolean),
-        Project.id == sa.any_(sa.bindparam("some", type_=ARRAY(sa.Uuid))),
-    ),
+_looked_at = (
+    sa.select(Project.id)
+    .where(
+        Project.id > sa.bindparam("after", type_=sa.Uuid),
+        sa.or_(
+            sa.bindparam("any", type_=sa.Boolean),
+            Project.id == sa.any_(sa.bindparam("some", type_=ARRAY(sa.Uuid))),
+        ),
+    )
+    .order_by(Project.id)
+    .limit(1000)
+    .cte("looked_at")
 )
 _taken = (
     sa.update(_table)
-    .where(Project.id.in_(_given.limit(1000).with_for_update()))
+    .where(
+        Project.id.in_(sa.select(_looked_at.c.id)),
+        Project.owner.is_not_distinct_from(sa.bindparam("giver", type_=sa.Text)),
+        Project.owner.is_distinct_from(sa.bindparam("taker", type_=sa.Text)),
+    )
     .values(
         owner=sa.bindparam("taker"),
         version=Project.version + 1,
@@ -55,7 +64,10 @@ _taken = (
     .returning(Project.id)
     .cte("taken")
 )
-_ASSIGN = sa.select(sa.func.count()).select_from(_taken)
+_ASSIGN = sa.select(
+    sa.select(sa.func.count()).select_from(_taken).scalar_subquery().label("moved"),
+    sa.select(sa.func.max(sa.cast(_looked_at.c.id, sa.Text))).scalar_subquery().label("last"),
+)
 
 
 def find(project_id: UUID) -> sa.Row[Any] | None:
@@ -171,10 +183,12 @@ def remove(project_id: UUID, versions: Sequence[int] | None) -> bool:
 def assign(owner: str, giver: str | None, some: Sequence[UUID] = ()) -> int:
     """Make `owner` the owner of `giver`'s projects, or of nobody's, and of `some` of them alone.
 
-    A few at a time, so that nobody waits for them; return how many there were.
+    The table is walked by id, a few rows at a time, so that nobody waits for them and no statement
+    takes longer than another; return how many there were.
     """
     values = {"taker": owner, "giver": giver, "some": list(some), "any": not some}
-    total = 0
-    while count := database.one(_ASSIGN, values)[0]:
-        total += count
+    total, last = 0, str(UUID(int=0))
+    while last:
+        moved, last = database.one(_ASSIGN, {**values, "after": UUID(last)})
+        total += moved
     return total
