@@ -8,18 +8,16 @@ import functools
 import json
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from types import ModuleType
 from typing import Any
 
-from flask import current_app
-from sqlalchemy import create_engine
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
+import psycopg2
+from psycopg2.extras import NamedTupleCursor
 
 from projectapp import auth, conditional, database, idempotency, inputs
 from projectapp.auth import tokens
+from projectapp.database.connection import Connection
 from projectapp.errors import Unavailable
 from projectapp.projects import queries
 
@@ -37,13 +35,15 @@ def early() -> None:
         finally:
             adding.now = False
 
-    def run(old: Callable[..., Any], statement: Any, parameters: Any) -> Any:
+    def run(old: Callable[..., Any], used: Any, prepared: Any, parameters: Any) -> Any:
         if not getattr(adding, "now", False):
-            return old(statement, parameters)
+            return old(used, prepared, parameters)
         try:
-            link = _engine().connect()
-            row = link.execute(statement, parameters).first()
-        except SQLAlchemyError as error:
+            link = used.connector.migrating()
+            cursor = link.cursor(cursor_factory=NamedTupleCursor)
+            cursor.execute(prepared.text, prepared.values(parameters))
+            row = cursor.fetchone()
+        except psycopg2.Error as error:
             raise database.classify(error, True) from error
         later = threading.Timer(LATE, _commit, [link])
         later.daemon = True
@@ -111,12 +111,6 @@ def _wrap(module: ModuleType, name: str, by: Callable[..., Any]) -> None:
     setattr(module, name, functools.partial(by, old))
 
 
-@functools.cache
-def _engine() -> Engine:
-    connect = current_app.extensions["database"]["connector"].migrating
-    return create_engine(database.db.engine.url, creator=connect, poolclass=NullPool)
-
-
 def _commit(link: Connection) -> None:
-    with suppress(SQLAlchemyError), link:
+    with suppress(psycopg2.Error), closing(link):
         link.commit()

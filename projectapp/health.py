@@ -61,9 +61,9 @@ def health() -> Response:
     The database is never touched: degraded means that this worker could not use it when a request
     last needed it.
     """
-    seen = current_app.extensions["database"]
+    is_ok = current_app.extensions["database"].ok
     return jsonify(
-        status="ok" if seen["ok"] else "degraded",
+        status="ok" if is_ok else "degraded",
         timestamp=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
         version=current_app.config["VERSION"],
     )

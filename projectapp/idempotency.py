@@ -20,7 +20,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from projectapp import database
 from projectapp.auth import subject
-from projectapp.database import db
+from projectapp.database import Row, db
 from projectapp.errors import BadRequest, Conflict, KeyReused, Locked
 
 KEY_LENGTH = 255
@@ -121,7 +121,7 @@ def _value(column: Any, is_given: bool) -> sa.ColumnElement[Any]:
 
 def insert_row(
     statement: sa.Select[Any], values: Mapping[str, Any], claim: Claim
-) -> tuple[sa.Row[Any], bool]:
+) -> tuple[Row, bool]:
     """Run an `insert_once` statement for `values`, with a new `id` among them.
 
     Returns the `id`, `version` and `body` of the row, and whether they are an earlier request's.
@@ -148,7 +148,7 @@ def insert_row(
             "A request with this Idempotency-Key is running. Try again shortly.",
             headers={"Retry-After": "1"},
         )
-    if row.fingerprint != claim.fingerprint:
+    if bytes(row.fingerprint) != claim.fingerprint:
         raise KeyReused("This Idempotency-Key was used for another request.")
     return row, row.id != values["id"]
 

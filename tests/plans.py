@@ -1,36 +1,47 @@
 """What PostgreSQL does for a request."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 from flask.testing import FlaskClient
-from sqlalchemy import event
+from psycopg2.extras import NamedTupleCursor
 
 from projectapp import database
+
+
+@contextmanager
+def recorded() -> Iterator[list[tuple[str, Any]]]:
+    """The statements that are sent meanwhile, each with its values."""
+    sent: list[tuple[str, Any]] = []
+
+    class Recorder(NamedTupleCursor):  # type: ignore[misc]
+        def execute(self, statement: str, values: Any = None) -> None:
+            sent.append((statement, values))
+            super().execute(statement, values)
+
+    with patch.object(database, "NamedTupleCursor", Recorder):
+        yield sent
 
 
 def explain(
     client: FlaskClient, path: str, options: str, headers: dict[str, str] | None = None
 ) -> list[Any]:
     """The rows of EXPLAIN ANALYZE of the statement that a GET of `path` runs."""
-    seen: list[Any] = []
-    with client.application.app_context():
-        engine = database.db.engine
-
-    def listen(*given: Any) -> None:
-        seen.append(given[2:4])
-
-    event.listen(engine, "before_cursor_execute", listen)
-    answer = client.get(path, headers=headers)
-    event.remove(engine, "before_cursor_execute", listen)
+    with recorded() as sent:
+        answer = client.get(path, headers=headers)
     if answer.status_code != 200:
         raise ValueError(answer.text)
     # Who calls may have been looked up before, and that they did is recorded beside it.
-    statement, parameters = next(one for one in seen if "FROM projects" in one[0])
-    limits = client.application.extensions["database"]["connector"].local_limits
-    statement = statement.removeprefix(limits)  # it has them behind a pooler
+    statement, parameters = next(one for one in sent if "FROM projects" in one[0])
+    served_by = client.application.extensions["database"]
+    statement = statement.removeprefix(
+        served_by.connector.local_limits
+    )  # it has them behind a pooler
     statement = re.sub(r"^SELECT api_token_check\([^)]*\); ", "", statement)
-    connection = engine.raw_connection()
+    connection = served_by.engine.raw_connection()
     try:
         with connection.cursor() as cursor:
             cursor.execute(f"EXPLAIN (ANALYZE, {options}) {statement}", parameters)

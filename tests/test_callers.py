@@ -7,12 +7,12 @@ import json
 import re
 
 import pytest
-from sqlalchemy import event
 
 from config import Development
-from projectapp import create_app, database
+from projectapp import create_app
 from projectapp.auth import tokens
 from tests.conftest import PROJECTS
+from tests.plans import recorded
 
 READ, WRITE = "projects:read", "projects:write"
 PUBLIC = None
@@ -307,23 +307,13 @@ def test_two_tokens_of_one_owner_see_the_same(guarded, bearer):
 def test_every_statement_on_projects_asks_whose_they_are(guarded, guarded_app, bearer, world):
     """What reaches PostgreSQL names the caller, in whatever way the table is used."""
     ids, _ = world
-    said = []
-    with guarded_app.app_context():
-        engine = database.db.engine
-
-    def listen(connection, cursor, statement, parameters, context, many):
-        said.append((statement, parameters))
-
-    event.listen(engine, "before_cursor_execute", listen)
-    try:
+    with recorded() as sent:
         for rule, method, which in cases(guarded_app):
             if DECLARED[rule.endpoint]:
                 path = rule.rule.replace("<uuid:project_id>", ids.get(which, ""))
                 more = {"json": BODIES[method]} if method in BODIES else {}
                 guarded.open(path, method=method, headers=bearer(), **more)
-    finally:
-        event.remove(engine, "before_cursor_execute", listen)
-    used = [one for one in said if re.search(r"\b(FROM|UPDATE|INTO) projects\b", one[0])]
+    used = [one for one in sent if re.search(r"\b(FROM|UPDATE|INTO) projects\b", one[0])]
     assert len(used) > 15
     for statement, parameters in used:
         assert parameters["owner" if "INTO projects" in statement else "seen"] == "alice"

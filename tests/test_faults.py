@@ -333,7 +333,7 @@ def test_a_connection_that_answered_in_time_is_not_cut_later(app):
         with database.watchdog.limit(link, 0.1):
             pass
         time.sleep(0.4)
-        app.extensions["database"]["connector"].ping(link)
+        app.extensions["database"].connector.ping(link)
 
 
 def test_a_peer_that_is_silent_from_the_first_is_cut(make_app, proxy, sql, problem):

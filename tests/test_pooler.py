@@ -375,8 +375,8 @@ def mode(make_app):
     """How `pool_mode` says that the pooler at a URL lends sessions."""
 
     def find(url):
-        connector = make_app(DATABASE_URL=url, MIGRATIONS_DATABASE_URL="").extensions["database"]
-        return pool_mode(connector["connector"].migrating)
+        database = make_app(DATABASE_URL=url, MIGRATIONS_DATABASE_URL="").extensions["database"]
+        return pool_mode(database.connector.migrating)
 
     return find
 

@@ -12,12 +12,15 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
 import psycopg2
 from flask import Flask, current_app, g
 from flask_sqlalchemy import SQLAlchemy
+from psycopg2.extras import NamedTupleCursor
 from sqlalchemy import (
     ColumnElement,
     Executable,
@@ -36,8 +39,11 @@ from sqlalchemy.orm import DeclarativeBase
 
 from projectapp.database.connection import Connector, watchdog
 from projectapp.database.faults import Fault, classify, ends_link
+from projectapp.database.statements import Prepared, prepare
 from projectapp.embedded import EmbeddedError, Server
 from projectapp.errors import OutcomeUnknown, Unauthorized, Unavailable
+
+Row = Any  # a named tuple of what the statement selects
 
 
 class Base(DeclarativeBase):
@@ -84,6 +90,18 @@ _END = (
 )
 
 
+class Database:
+    """What the statements of an application run on; `ok` says whether the last one came through."""
+
+    def __init__(self, app: Flask, connector: Connector) -> None:
+        self.ok = True
+        self.connector = connector
+        self.statement_timeout: int = app.config["DATABASE_STATEMENT_TIMEOUT"]
+        self.pool_timeout: int = app.config["DATABASE_POOL_TIMEOUT"]
+        with app.app_context():
+            self.engine = db.engine
+
+
 def init_app(app: Flask) -> None:
     server = None
     if app.config["DATABASE_URL"] is None:
@@ -101,15 +119,13 @@ def init_app(app: Flask) -> None:
         "max_overflow": 0,
         "pool_timeout": app.config["DATABASE_POOL_TIMEOUT"],
         "pool_use_lifo": True,
-        "query_cache_size": 40,  # a list takes some 200 KiB, and there are many forms of it
         "hide_parameters": True,  # they are the users'
         "use_native_hstore": False,  # not used, so nobody asks for its oid
         "json_serializer": functools.partial(json.dumps, ensure_ascii=False),
     }
     db.init_app(app)
-    app.extensions["database"] = {"ok": True, "connector": connector}
-    with app.app_context():
-        engine = db.engine
+    app.extensions["database"] = database = Database(app, connector)
+    engine = database.engine
     # Connections made before a fork belong to the parent; closing them here would cut it off.
     os.register_at_fork(after_in_child=functools.partial(engine.dispose, close=False))
     connector.guard_first(engine)
@@ -124,80 +140,75 @@ def init_app(app: Flask) -> None:
         if "idle_since" not in record.info:
             return
         try:
-            if dbapi.has_news():
+            if dbapi.is_over or dbapi.has_news():
                 raise InvalidatePoolError
             if time.monotonic() - record.info["idle_since"] > ping_after:
                 connector.ping(dbapi)
         except psycopg2.Error as error:
             raise InvalidatePoolError from error
 
-    @event.listens_for(engine, "handle_error")
-    def empty_pool(context: Any) -> None:
-        if context.connection is not None and ends_link(context.original_exception):
-            context.is_disconnect = True
-
-    @event.listens_for(engine, "before_cursor_execute", retval=True)
-    def limit_and_guard(
-        connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
-    ) -> tuple[str, Any]:
-        # Sent as one message they are one transaction: one round trip, and nothing stays behind.
-        limits = connector.local_limits if cursor.connection.pooled else ""
-        return limits + g.get("guard", "") + statement, parameters
-
-    @event.listens_for(engine, "after_cursor_execute")
-    def see_outcome(
-        connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
-    ) -> None:
-        g.was_guarded = True
-        if cursor.connection.is_unreplicated():
-            raise Fault(OutcomeUnknown())
-
 
 def one(
     statement: Executable,
-    parameters: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Any] = MappingProxyType({}),
     settle: Callable[[], Any] | None = None,
 ) -> Any:
-    """Run one statement, in one round trip, and return its first row, or None.
+    """Run one statement, in one round trip, and return its first row, a named tuple, or None.
 
     What can be run twice without harm is run again where nothing came of it. For what cannot,
     `settle` finds out what became of it when its answer is lost, and returns what that would have
     been; it is called again while the database is away. Raises the Problem that fits: Unavailable,
     OutcomeUnknown, Conflict, Invalid, BadRequest.
     """
-    health = current_app.extensions["database"]
-    end = time.monotonic() + current_app.config["DATABASE_STATEMENT_TIMEOUT"] / 2
+    database: Database = current_app.extensions["database"]
+    prepared = prepare(statement, database.engine.dialect, frozenset(parameters))
+    end = time.monotonic() + database.statement_timeout / 2
     for last in (False, True):
         try:
-            row = _run(statement, parameters)
+            row = _run(database, prepared, parameters)
         except Fault as fault:
-            health["ok"] = type(fault.problem) is not Unavailable
+            database.ok = type(fault.problem) is not Unavailable
             if fault.lost and settle:
                 return _settle(settle, fault)
             if last or not (fault.again or fault.lost) or time.monotonic() > end:
                 raise fault.problem from fault.__cause__
             _pause()
         else:
-            health["ok"] = True
+            database.ok = True
             return row
 
 
-def _run(statement: Executable, parameters: Mapping[str, Any] | None) -> Any:
-    sent = False
-    _patience(1 + current_app.config["DATABASE_POOL_TIMEOUT"])
+def _run(database: Database, prepared: Prepared, parameters: Mapping[str, Any]) -> Any:
+    values = prepared.values(parameters)
+    link: Any = None
+    _patience(1 + database.pool_timeout)
     try:
-        with db.engine.connect() as connection:
-            link: Any = connection.connection.dbapi_connection
+        with closing(database.engine.raw_connection()) as lease:
             seconds = _patience(1)
-            sent = True
-            with watchdog.limit(link, seconds):
-                return connection.execute(statement, parameters).first()
-    except SQLAlchemyError as error:
-        fault = classify(error, sent, db.metadata.tables.values())
+            link = lease.dbapi_connection
+            # Sent as one message they are one transaction: one round trip, and nothing stays.
+            limits = database.connector.local_limits if link.pooled else ""
+            message = limits + g.get("guard", "") + prepared.text
+            try:
+                with (
+                    watchdog.limit(link, seconds),
+                    link.cursor(cursor_factory=NamedTupleCursor) as cursor,
+                ):
+                    cursor.execute(message, values)
+                    row = cursor.fetchone()
+            except psycopg2.Error as error:
+                link.is_over = ends_link(error)
+                raise
+    except (psycopg2.Error, SQLAlchemyError) as error:
+        fault = classify(error, link is not None, db.metadata.tables.values())
+        fault.pid = link.pid if link and not link.pooled else None
         if fault.problem is error:
             raise
-        fault.pid = link.pid if sent and not link.pooled else None
         raise fault from error
+    g.was_guarded = True
+    if link.is_unreplicated():
+        raise Fault(OutcomeUnknown())
+    return row
 
 
 def _settle(settle: Callable[[], Any], fault: Fault) -> Any:

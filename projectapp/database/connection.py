@@ -29,10 +29,12 @@ class Connection(psycopg2.extensions.connection):  # type: ignore[misc]
     """A connection that another thread can cut.
 
     `pooled` says that a pooler stands before PostgreSQL: then a session is shared with strangers,
-    and limits can only be set inside a statement's own transaction.
+    and limits can only be set inside a statement's own transaction. `is_over` says that this
+    connection, and all that are as old, are of no more use.
     """
 
     pooled = False
+    is_over = False
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

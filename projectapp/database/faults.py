@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 import psycopg2
 from sqlalchemy import Table
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from projectapp.errors import BadRequest, Conflict, Invalid, InvalidToken, Locked, Unavailable
@@ -46,7 +45,7 @@ def ends_link(error: BaseException | None) -> bool:
     return state == _READ_ONLY or state.startswith(_FAREWELLS)
 
 
-def classify(error: SQLAlchemyError, sent: bool, tables: Iterable[Table] = ()) -> Fault:
+def classify(error: Exception, sent: bool, tables: Iterable[Table] = ()) -> Fault:
     """Return the Fault of an error that came before or after a statement was `sent`.
 
     The `info` of a violated constraint of `tables` says which field and what is wrong. What is no
@@ -54,11 +53,11 @@ def classify(error: SQLAlchemyError, sent: bool, tables: Iterable[Table] = ()) -
     """
     if isinstance(error, PoolTimeout):
         return Fault(Unavailable("Every database connection is busy. Try again shortly.", 1))
-    if not isinstance(error, DBAPIError):
+    if not isinstance(error, psycopg2.Error):
         return Fault(error)
-    state = getattr(error.orig, "pgcode", None)
-    if ends_link(error.orig) and state != _READ_ONLY:
-        log.warning("database unreachable: %s", str(error.orig).strip())
+    state = error.pgcode
+    if ends_link(error) and state != _READ_ONLY:
+        log.warning("database unreachable: %s", str(error).strip())
         seconds = random.randint(1, 3)  # noqa: S311 - or all who were sent away return at once
         problem = Unavailable("The database cannot be reached. Try again shortly.", seconds)
         return Fault(problem, again=not sent, lost=sent)
@@ -66,7 +65,7 @@ def classify(error: SQLAlchemyError, sent: bool, tables: Iterable[Table] = ()) -
         return Fault(error)
     if state == _TOKEN_REFUSED:
         return Fault(InvalidToken())
-    said = error.orig.diag  # type: ignore[union-attr]
+    said = error.diag
     log.warning("database error %s: %s", state, said.message_primary)  # the rest quotes the row
     if state.startswith("23"):
         return Fault(_violation(state, said.constraint_name, tables))

@@ -241,5 +241,5 @@ def _explained() -> Iterator[None]:
 
 
 def _connector() -> Connector:
-    connector: Connector = current_app.extensions["database"]["connector"]
+    connector: Connector = current_app.extensions["database"].connector
     return connector

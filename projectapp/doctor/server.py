@@ -52,7 +52,7 @@ FROM pg_roles WHERE rolname = current_user
 
 def examine(replicas: int) -> Iterator[Finding]:
     """Try both URLs; of the server that DATABASE_URL leads to, say all that matters."""
-    connector: Connector = current_app.extensions["database"]["connector"]
+    connector: Connector = current_app.extensions["database"].connector
     serving, other = (current_app.config[f"{of}DATABASE_URL"] for of in ("", "MIGRATIONS_"))
     facts: Facts = {"separate": other is not None, "replicas": replicas}
     try:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.dialects.postgresql.psycopg2 import dialect
 
-from projectapp.database import rfc3339
+from projectapp.database import Row, rfc3339
 from projectapp.listing.parts import SIZE, SKIPPED, Filter, Parts, Start, count, indexed
 from projectapp.pagination import Position, WrongCursor
 
@@ -125,9 +125,7 @@ class Listing:
         return (part, position.backward), {f"at_{n}": value for n, value in enumerate(typed)}
 
 
-def read(
-    row: sa.Row[Any], parameters: Mapping[str, Any], how_many: str, start: Start | None
-) -> Page:
+def read(row: Row, parameters: Mapping[str, Any], how_many: str, start: Start | None) -> Page:
     """Make a Page of the row that the statement gave for these."""
     goes_on = row.found > parameters["size"]
     total, is_estimate = row.matches if row.counted is None else row.counted, False

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
 from projectapp import auth, database
+from projectapp.database import Row
 from projectapp.errors import OutcomeUnknown
 from projectapp.idempotency import Claim, insert_once, insert_row
 from projectapp.projects.models import Project, as_json, mine
@@ -70,11 +71,11 @@ _ASSIGN = sa.select(
 )
 
 
-def find(project_id: UUID) -> sa.Row[Any] | None:
+def find(project_id: UUID) -> Row | None:
     return database.one(_FIND, {"this": project_id})
 
 
-def add(values: Mapping[str, Any], claim: Claim | None = None) -> tuple[sa.Row[Any], bool]:
+def add(values: Mapping[str, Any], claim: Claim | None = None) -> tuple[Row, bool]:
     """Insert a project of `name`, `description`, `is_active` and `attributes`.
 
     It is the caller's. Returns the row with its new `id`, and whether it is what the `claim` had
@@ -90,7 +91,7 @@ def add(values: Mapping[str, Any], claim: Claim | None = None) -> tuple[sa.Row[A
 
 def change(
     project_id: UUID, values: Mapping[str, Any], versions: Sequence[int] | None, merge: bool = False
-) -> sa.Row[Any] | None:
+) -> Row | None:
     """Set `values`; the version and `updated_at` move only if that changes the row.
 
     With `merge`, `attributes` is an RFC 7396 patch. None if there is no such project, or none at
@@ -143,7 +144,7 @@ def _change(names: frozenset[str], merge: bool) -> _Change:
     return _Change(change, change.where(_at_version), look)
 
 
-def _find_out(look: sa.Update, parameters: Mapping[str, Any]) -> sa.Row[Any] | None:
+def _find_out(look: sa.Update, parameters: Mapping[str, Any]) -> Row | None:
     """What became of a change whose answer was lost.
 
     To make it again would overwrite a later editor's. A row that is as was wanted, one version

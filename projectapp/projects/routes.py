@@ -5,9 +5,9 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, request, url_for
-from sqlalchemy import Row
 
 from projectapp import auth, conditional, idempotency
+from projectapp.database import Row
 from projectapp.errors import NotFound, PreconditionFailed
 from projectapp.inputs import JSON
 from projectapp.operation import Operation
@@ -166,7 +166,7 @@ def _unmatched(project_id: UUID, versions: list[int] | None) -> NotFound | Preco
     )
 
 
-def _project(row: Row[Any]) -> Response:
+def _project(row: Row) -> Response:
     return _answer(row.body, headers={"ETag": conditional.etag(row.version)})
 
 
