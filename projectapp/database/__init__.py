@@ -181,10 +181,10 @@ def one(
 def _run(database: Database, prepared: Prepared, parameters: Mapping[str, Any]) -> Any:
     values = prepared.values(parameters)
     link: Any = None
-    _patience(1 + database.pool_timeout)
+    _patience(database, 1 + database.pool_timeout)
     try:
         with closing(database.engine.raw_connection()) as lease:
-            seconds = _patience(1)
+            seconds = _patience(database, 1)
             link = lease.dbapi_connection
             # Sent as one message they are one transaction: one round trip, and nothing stays.
             limits = database.connector.local_limits if link.pooled else ""
@@ -230,12 +230,13 @@ def _settle(settle: Callable[[], Any], fault: Fault) -> Any:
         _pause()
 
 
-def _patience(least: float) -> float:
+def _patience(database: Database, least: float) -> float:
     """Seconds that an answer may take; raises Fault if less than `least` are left for it."""
-    if _time_left() < least:
+    left = _time_left()
+    if left < least:
         raise Fault(Unavailable("The database takes too long. Try again shortly.", 1))
     # One second beyond PostgreSQL's own limit, so that it is the one to say so.
-    return min(current_app.config["DATABASE_STATEMENT_TIMEOUT"] + 1, _time_left())
+    return min(database.statement_timeout + 1, left)
 
 
 def _time_left() -> float:
