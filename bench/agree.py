@@ -17,6 +17,7 @@ LISTS = (
     "?page=5000&page_size=10",
     "?is_active=false&page_size=10",
     "?q=번역&page_size=10&sort=-created_at",
+    "?q=_%&page_size=10&sort=-created_at",
 )
 NEW = {
     "name": "번역 Translation",

@@ -32,6 +32,7 @@ function connect() {
 const isText = (value, least, most) =>
   typeof value === "string" && [...value].length >= least && [...value].length <= most;
 const rules = {
+  __proto__: null,
   name: (value) => isText(value, 1, 200),
   description: (value) => value === null || isText(value, 0, 1000),
   is_active: (value) => typeof value === "boolean",
@@ -112,17 +113,18 @@ function api() {
     return created(c, kept, kept.body);
   });
 
-  app.get(`${PROJECTS}/:id`, async (c) => {
+  app.get(`${PROJECTS}/:id{[0-9a-f-]{36}}`, async (c) => {
     const [project] = await find(c.req.param("id"));
     return project ? single(c, project) : c.notFound();
   });
 
-  app.patch(`${PROJECTS}/:id`, async (c) => {
+  app.patch(`${PROJECTS}/:id{[0-9a-f-]{36}}`, async (c) => {
     const id = c.req.param("id");
     const values = checked(await c.req.text());
     const etag = c.req.header("If-Match") ?? null;
+    const changes = { ...values, version: sql`version + 1`, updated_at: sql`now()` };
     const [project] = await sql`
-      UPDATE projects SET ${sql({ ...values })}, version = version + 1, updated_at = now()
+      UPDATE projects SET ${sql(changes)}
       WHERE id = ${id} AND (${etag}::text IS NULL OR '"' || version || '"' = ${etag})
       RETURNING ${fields}`;
     if (project) return single(c, project);
