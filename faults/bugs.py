@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import Any
 
 import psycopg2
-from psycopg2.extras import NamedTupleCursor
 
 from projectapp import auth, conditional, database, idempotency, inputs
 from projectapp.auth import tokens
@@ -40,9 +39,9 @@ def early() -> None:
             return old(used, prepared, parameters)
         try:
             link = used.connector.migrating()
-            cursor = link.cursor(cursor_factory=NamedTupleCursor)
+            cursor = link.cursor()
             cursor.execute(prepared.text, prepared.values(parameters))
-            row = cursor.fetchone()
+            row = prepared.row(cursor.fetchone())
         except psycopg2.Error as error:
             raise database.classify(error, True) from error
         later = threading.Timer(LATE, _commit, [link])

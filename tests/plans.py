@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partialmethod
 from typing import Any
 from unittest.mock import patch
 
 from flask.testing import FlaskClient
-from psycopg2.extras import NamedTupleCursor
+from psycopg2.extensions import cursor
 
-from projectapp import database
+from projectapp.database.connection import Connection
 
 
 @contextmanager
@@ -17,12 +18,14 @@ def recorded() -> Iterator[list[tuple[str, Any]]]:
     """The statements that are sent meanwhile, each with its values."""
     sent: list[tuple[str, Any]] = []
 
-    class Recorder(NamedTupleCursor):  # type: ignore[misc]
+    class Recorder(cursor):  # type: ignore[misc]
         def execute(self, statement: str, values: Any = None) -> None:
             sent.append((statement, values))
             super().execute(statement, values)
 
-    with patch.object(database, "NamedTupleCursor", Recorder):
+    with patch.object(
+        Connection, "cursor", partialmethod(Connection.cursor, cursor_factory=Recorder)
+    ):
         yield sent
 
 
@@ -37,9 +40,8 @@ def explain(
     # Who calls may have been looked up before, and that they did is recorded beside it.
     statement, parameters = next(one for one in sent if "FROM projects" in one[0])
     served_by = client.application.extensions["database"]
-    statement = statement.removeprefix(
-        served_by.connector.local_limits
-    )  # it has them behind a pooler
+    # Behind a pooler it has its limits.
+    statement = statement.removeprefix(served_by.connector.local_limits)
     statement = re.sub(r"^SELECT api_token_check\([^)]*\); ", "", statement)
     connection = served_by.engine.raw_connection()
     try:

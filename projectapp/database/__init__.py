@@ -20,7 +20,6 @@ from uuid import UUID
 import psycopg2
 from flask import Flask, current_app, g
 from flask_sqlalchemy import SQLAlchemy
-from psycopg2.extras import NamedTupleCursor
 from sqlalchemy import (
     ColumnElement,
     Executable,
@@ -192,7 +191,7 @@ def _run(database: Database, prepared: Prepared, parameters: Mapping[str, Any]) 
             try:
                 with (
                     watchdog.limit(link, seconds),
-                    link.cursor(cursor_factory=NamedTupleCursor) as cursor,
+                    link.cursor() as cursor,
                 ):
                     cursor.execute(message, values)
                     row = cursor.fetchone()
@@ -208,7 +207,7 @@ def _run(database: Database, prepared: Prepared, parameters: Mapping[str, Any]) 
     g.was_guarded = True
     if link.is_unreplicated():
         raise Fault(OutcomeUnknown())
-    return row
+    return row and prepared.row(row)
 
 
 def _settle(settle: Callable[[], Any], fault: Fault) -> Any:

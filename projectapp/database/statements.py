@@ -4,6 +4,7 @@ What it does at each execution takes longer than all else that a request's state
 Python, and a statement in AUTOCOMMIT needs none of it: docs/decisions/0018 has the figures.
 """
 
+from collections import namedtuple
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -13,11 +14,16 @@ from sqlalchemy.engine import Dialect
 
 
 class Prepared:
-    """A statement's `text`, and what makes the values for it of parameters of these `names`."""
+    """A statement's `text`, what makes values for it of parameters of these `names`, and a `row`.
+
+    `row` makes a named tuple of what PostgreSQL gives.
+    """
 
     def __init__(self, statement: Any, dialect: Dialect, names: frozenset[str]) -> None:
         self._compiled = statement.compile(dialect=dialect, column_keys=[*names])
         self.text = str(self._compiled)
+        row: Any = namedtuple("Row", statement.exported_columns.keys(), rename=True)
+        self.row = row._make
         encoders = {
             name: bind.type.dialect_impl(dialect).bind_processor(dialect)
             for name, bind in self._compiled.binds.items()
