@@ -22,7 +22,8 @@ class Prepared:
     def __init__(self, statement: Any, dialect: Dialect, names: frozenset[str]) -> None:
         self._compiled = statement.compile(dialect=dialect, column_keys=[*names])
         self.text = str(self._compiled)
-        row: Any = namedtuple("Row", statement.exported_columns.keys(), rename=True)
+        columns: list[str] = [*statement.exported_columns.keys()]
+        row: Any = namedtuple("Row", columns, rename=True)  # type: ignore[misc]
         self.row = row._make
         encoders = {
             name: bind.type.dialect_impl(dialect).bind_processor(dialect)
