@@ -19,7 +19,7 @@ host = f"[{settings.HOST}]" if ":" in settings.HOST else settings.HOST
 
 bind = f"{host}:{settings.PORT}"
 workers = settings.WEB_CONCURRENCY
-worker_class = runpy.run_path(str(ROOT / "projectapp" / "worker.py"))["Worker"]
+worker_class = runpy.run_path(str(ROOT / "projectapp" / "serving" / "worker.py"))["Worker"]
 # Half of what the process may open: a worker that could not accept would end.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 threads = 2 * settings.THREADS  # half of them for what has no connection, or needs none

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from gunicorn.http.errors import LimitRequestHeaders
 
-from projectapp.framing import framing
+from projectapp.serving.framing import framing
 from tests.conftest import PROJECTS, Served
 from tests.test_bad_input import CHUNKED, GOOD, LIMIT, chunks, post
 from tests.test_serving import children

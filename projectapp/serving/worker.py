@@ -14,101 +14,28 @@ import os
 import select
 import signal
 import socket
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from fcntl import ioctl
 from functools import partial
 from http import HTTPStatus
 from queue import SimpleQueue
 from selectors import EVENT_READ, EVENT_WRITE
-from termios import TIOCOUTQ
 from typing import Any
 
 import gunicorn.util
 from gunicorn.http import get_parser
-from gunicorn.http.errors import LimitRequestHeaders, NoMoreData
+from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from config import load
 
 settings = load()
 
-PIECE = 2**16
 MOST_HELD = max(2**24, 4 * settings.MAX_CONTENT_LENGTH)  # of all clients of a worker
 LINGER = 2.0
 PROBES = (b"GET /health ", b"HEAD /health ")
-MOST_DISCARDED = 2**24  # so that who sends a body too large to the end gets to read its 413
-
-
-class Wire:
-    """A client as a thread sees it: a socket on which nothing waits.
-
-    What can be read of it came before, and what is written stays here until the kernel takes it.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.input = bytearray()
-        self.is_whole = False  # nothing of the request is missing
-        self.ready = 0  # so much of the input is the request that a thread may read
-        self.arrived = 0.0  # when it was whole, on the monotonic clock
-        self.output = bytearray()
-        self.framing: Iterator[int] = iter(())
-        self.keep = False
-        self.step: Callable[[Any], None] = _nothing  # what to do when the socket is ready
-        self.watched = 0
-        self.held = 0
-        self.discarded = 0
-        self.left = 0
-
-    def recv(self, size: int) -> bytes:
-        data = bytes(self.input[: min(size, self.ready)])
-        if not data:
-            raise NoMoreData()
-        self.ready -= len(data)
-        del self.input[: len(data)]
-        return data
-
-    def sendall(self, data: bytes) -> None:
-        self.output += data
-
-    def send(self, data: bytes) -> int:
-        """Drop gunicorn's 100 Continue: it was sent when it was of use."""
-        return len(data)
-
-    def gettimeout(self) -> float:
-        return 0.0
-
-    def setblocking(self, flag: bool) -> None: ...
-
-    def shutdown(self, how: int) -> None:
-        raise OSError("the event loop closes")
-
-    def close(self) -> None: ...
-
-    def flush(self) -> None:
-        """Send what the kernel takes now."""
-        try:
-            if self.output:
-                del self.output[: self.sock.send(self.output)]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.output.clear()  # nobody will read it, which the next read finds out
-
-    def is_taken(self) -> bool:
-        """Whether the client has taken some of what the kernel has for it since it was asked."""
-        before = self.left
-        with suppress(OSError):
-            self.left = int.from_bytes(ioctl(self.sock, TIOCOUTQ, bytes(4)), sys.byteorder)
-        return self.left < before
-
-
-def _nothing(conn: Any) -> None: ...
 
 
 def _say_stopping() -> None:
@@ -142,9 +69,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        from projectapp.framing import framing
+        from projectapp.serving.wire import Wire
 
-        self.framing = framing
+        self.wire = Wire
         application: Any = self.wsgi  # type: ignore[has-type]
 
         def timed(environ: dict[str, Any], start_response: Any) -> Any:
@@ -160,35 +87,25 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if not self.plain:
             return super().enqueue_req(conn)
         if not conn.parser:
-            conn.sock = Wire(conn.sock)
+            conn.sock = self.wire(conn.sock, settings.MAX_CONTENT_LENGTH)
             conn.parser = get_parser(self.cfg, conn.sock, conn.client)
             conn.initialized = conn.data_ready = True
-        wire = conn.sock
-        wire.framing = self.framing(wire.input, settings.MAX_CONTENT_LENGTH, wire.sock.send)
+        conn.sock.begin()
         conn.timeout = self._in(settings.READ_TIMEOUT)
         self._read(conn)
 
     def _read(self, conn: Any) -> None:
         wire = conn.sock
         try:
-            size = next(wire.framing, None) if wire.input else 0
-            if size == 0:
-                data = wire.sock.recv(PIECE)
-                wire.input += data
-                if not wire.input:
-                    return self._close(conn)
-                size = next(wire.framing, None) if data else None
-        except BlockingIOError:
-            size = 0
+            is_ready = wire.read()
         except OSError:
             return self._close(conn)
         except LimitRequestHeaders:
             return self._refuse(conn, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        if size == 0:
+        if not is_ready:
             return self._wait(conn, self._read, EVENT_READ, conn.timeout)
         self.waiting.pop(conn, None)
-        wire.is_whole, wire.ready = size is not None, size or len(wire.input)
-        wire.step, wire.arrived = self._look_away, time.monotonic()
+        wire.step = self._look_away
         pool = self.prober if wire.input.startswith(PROBES) else self.tpool
         pool.submit(self.handle, conn).add_done_callback(
             lambda future: self.method_queue.defer(self.finish_request, conn, future)
@@ -287,11 +204,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._wait(conn, self._discard, EVENT_READ, time.monotonic() + LINGER)
 
     def _discard(self, conn: Any) -> None:
-        data = b""
-        with suppress(OSError):
-            data = conn.sock.sock.recv(PIECE)
-        conn.sock.discarded += len(data)
-        if not data or conn.sock.discarded > MOST_DISCARDED:
+        if not conn.sock.discard():
             self._close(conn)
 
     def _close(self, conn: Any) -> None:
@@ -300,7 +213,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.waiting.pop(conn, None)
         self.held -= wire.held
         self.nr_conns -= 1
-        wire.step = _nothing  # it may be ready, too
+        wire.step = wire.ignore  # it may be ready, too
         wire.sock.close()
 
     def murder_pending(self) -> None:
