@@ -237,6 +237,7 @@ LADDER = (
     ("DATABASE_IDLE_TIMEOUT", "REQUEST_TIMEOUT"),
     ("DATABASE_CONNECT_TIMEOUT", "REQUEST_TIMEOUT"),
     ("DATABASE_POOL_TIMEOUT", "REQUEST_TIMEOUT"),
+    ("QUEUE_TIMEOUT", "REQUEST_TIMEOUT"),
     ("REQUEST_TIMEOUT", "GRACEFUL_TIMEOUT"),
     ("DRAIN_SECONDS", "GRACEFUL_TIMEOUT"),
 )
@@ -279,6 +280,7 @@ class Config:
     READY_DETAIL: Annotated[bool, switch] = True
     MAX_CONTENT_LENGTH: Annotated[int, integer(1, 2**29)] = 2**20
     READ_TIMEOUT: Seconds = 10
+    QUEUE_TIMEOUT: Seconds = 2
     LOG_LEVEL: Annotated[str, one_of("debug", "info", "warning", "error")] = "info"
     LOG_FORMAT: Annotated[str, one_of("text", "json")] = "text"
     DATABASE_CONNECT_TIMEOUT: Seconds = 3

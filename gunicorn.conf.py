@@ -112,6 +112,7 @@ DETAILS = {
     " than 65536, or there are too many.",
     500: "Something went wrong here. The request_id finds it in the log.",
     501: "This transfer coding is not known.",
+    503: "More requests come than can be served. Try again shortly.",
 }
 
 
@@ -128,6 +129,7 @@ def write_problem(sock, status, reason, message):
         "X-Request-ID": request_id,
         "Content-Type": errors.CONTENT_TYPE,
         "Content-Length": len(body),
+        **({"Retry-After": 1} if status == 503 else {}),
         **headers.HEADERS,
     }
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())

@@ -62,9 +62,9 @@ def init_app(app: Flask) -> None:
 
 
 def refused(status: int) -> str:
-    """Log a message that was no readable request, and return the id it is logged under."""
+    """Log a message that never reached the application, and return the id it is logged under."""
     request_id = uuid4().hex
-    values = ("-", "(unreadable)", status, 0)
+    values = ("-", "(unread)", status, 0)
     extra = dict(zip(_FIELDS, values, strict=True)) | {"request_id": request_id}
     access.info("%s %s %s %s ms", *values, extra=extra)
     return request_id

@@ -36,7 +36,7 @@ os.environ["FLASK_SKIP_DOTENV"] = "1"
 # What these measure is time, so no other of them runs beside it.
 TIMED = (
     *("faults", "serving", "worker", "upgrades", "pooler", "doctor", "embedded"),
-    *("jwks", "limits"),
+    *("jwks", "limits", "overload"),
 )
 
 

@@ -57,6 +57,7 @@ def test_app_env_chooses_the_class():
             {"MIGRATIONS_DATABASE_URL": URL},
             "MIGRATIONS_DATABASE_URL is of no use without DATABASE_URL.",
         ),
+        ({"QUEUE_TIMEOUT": "8"}, "QUEUE_TIMEOUT must be less than REQUEST_TIMEOUT."),
         ({"DRAIN_SECONDS": "20"}, "DRAIN_SECONDS must be less than GRACEFUL_TIMEOUT."),
         ({"LOG_FORMAT": "xml"}, "LOG_FORMAT must be one of text, json."),
         *(

@@ -17,9 +17,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
+from itertools import takewhile
 from queue import SimpleQueue
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
@@ -35,7 +36,8 @@ settings = load()
 
 MOST_HELD = max(2**24, 4 * settings.MAX_CONTENT_LENGTH)  # of all clients of a worker
 LINGER = 2.0
-PROBES = (b"GET /health ", b"HEAD /health ")
+HEALTH = (b"GET /health ", b"HEAD /health ")
+READY = (b"GET /ready ", b"HEAD /ready ")  # refused, its load would be sent to the next server
 
 
 def _say_stopping() -> None:
@@ -47,14 +49,16 @@ def _say_stopping() -> None:
 class Worker(ThreadWorker):  # type: ignore[misc]
     """gunicorn's gthread, but for who waits; with TLS of its own it is gthread altogether.
 
-    A connection is with a thread or in `waiting`; `step` of its Wire is what to do when its socket
-    is ready, `timeout` when it is too late.
+    A connection is with the threads or in `waiting`; `step` of its Wire is what to do when its
+    socket is ready, `timeout` when it is too late.
     """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.plain = not self.cfg.is_ssl
         self.waiting: dict[Any, None] = {}  # the longest first
+        self.submitted: dict[Any, Future[bool]] = {}  # with a thread or waiting for one, in order
+        self.was_free = 0.0  # when one of the threads last was
         self.held = 0
         self.swept = 0.0
         self.linger = STOP_KEEPALIVE_LINGER  # seconds for a client of a worker that stops
@@ -106,14 +110,33 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             return self._wait(conn, self._read, EVENT_READ, conn.timeout)
         self.waiting.pop(conn, None)
         wire.step = self._look_away
-        pool = self.prober if wire.input.startswith(PROBES) else self.tpool
-        pool.submit(self.handle, conn).add_done_callback(
+        if wire.input.startswith(HEALTH):
+            future = self.prober.submit(self.handle, conn)
+        else:
+            future = self.submitted[conn] = self.tpool.submit(self.handle, conn)
+        future.add_done_callback(
             lambda future: self.method_queue.defer(self.finish_request, conn, future)
         )
 
     def _look_away(self, conn: Any) -> None:
         """More came while a thread works: the socket is looked at when it has finished."""
         self._watch(conn, 0)
+
+    def _shed(self) -> None:
+        """Refuse who has waited too long for a thread; that is sooner while none has been free.
+
+        Only what no thread has begun can be cancelled, and then none will begin it.
+        """
+        now = time.monotonic()
+        if len(self.submitted) < self.cfg.threads or not self.alive:
+            self.was_free = now
+            return
+        is_standing = now - self.was_free > settings.QUEUE_TIMEOUT
+        since = now - settings.QUEUE_TIMEOUT / (8 if is_standing else 1)
+        for conn in list(takewhile(lambda conn: conn.sock.arrived < since, self.submitted)):
+            if not conn.sock.input.startswith(READY) and self.submitted[conn].cancel():
+                del self.submitted[conn]
+                self._refuse(conn, HTTPStatus.SERVICE_UNAVAILABLE)
 
     # It is answered.
 
@@ -135,15 +158,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def finish_request(self, conn: Any, fs: Any) -> None:
         if not self.plain:
             return super().finish_request(conn, fs)
+        if fs.cancelled():
+            return  # it is refused, and may be closed
+        self.submitted.pop(conn, None)
         wire = conn.sock
         # What is left of a request means that gunicorn sees its end elsewhere.
         left = wire.ready or conn.parser.unreader.buf.getvalue()
-        wire.keep = not (left or fs.cancelled() or fs.exception()) and fs.result()
+        wire.keep = not (left or fs.exception()) and fs.result()
         self._send(conn)
 
     def _refuse(self, conn: Any, status: HTTPStatus) -> None:
-        conn.sock.keep = False
-        gunicorn.util.write_error(conn.sock, status.value, status.phrase, "")
+        wire = conn.sock
+        wire.keep = False
+        gunicorn.util.write_error(wire, status.value, status.phrase, "")
+        if wire.input.startswith(b"HEAD "):
+            del wire.output[wire.output.index(b"\r\n\r\n") + 4 :]
         self._write(conn)
 
     def _write(self, conn: Any) -> None:
@@ -219,6 +248,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def murder_pending(self) -> None:
         """Give up those who are late; of too many clients, those who have waited longest."""
         super().murder_pending()
+        self._shed()
         now = time.monotonic()
         if now > self.swept + 0.2:
             self.swept = now
@@ -275,4 +305,5 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 conn.timeout = min(conn.timeout, deadline)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, 0.1))
+        is_late = not self.alive or len(self.submitted) > self.cfg.threads
+        super().wait_for_and_dispatch_events(min(timeout, 0.1) if is_late else timeout)
