@@ -9,10 +9,11 @@ from faults.client import PROJECTS, Client
 PAGE = 100
 PROBE_EVERY = 0.25  # seconds
 _SORTS = ("-created_at", "name", "-name")
-_PROBES = (  # method, path, content, its type, the answers it may get
-    ("GET", "/api/v1/nothing", None, "", {404}),
-    ("DELETE", PROJECTS, None, "", {405}),
-    ("POST", PROJECTS, "text", "text/plain", {415, 401}),  # who is nobody learns no more, with AUTH
+_PROBES = (  # method, path, content, its type, the answers it may get: 503 if no thread is free
+    ("GET", "/api/v1/nothing", None, "", {404, 503}),
+    ("DELETE", PROJECTS, None, "", {405, 503}),
+    # Who is nobody learns no more, with AUTH.
+    ("POST", PROJECTS, "text", "text/plain", {415, 401, 503}),
 )
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
-from itertools import takewhile
+from itertools import islice, takewhile
 from queue import SimpleQueue
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
@@ -36,6 +36,7 @@ settings = load()
 
 MOST_HELD = max(2**24, 4 * settings.MAX_CONTENT_LENGTH)  # of all clients of a worker
 LINGER = 2.0
+AT_ONCE = 8  # refusals in a turn of the loop, which has others to look after; the next follows
 HEALTH = (b"GET /health ", b"HEAD /health ")
 READY = (b"GET /ready ", b"HEAD /ready ")  # refused, its load would be sent to the next server
 
@@ -133,10 +134,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             return
         is_standing = now - self.was_free > settings.QUEUE_TIMEOUT
         since = now - settings.QUEUE_TIMEOUT / (8 if is_standing else 1)
-        for conn in list(takewhile(lambda conn: conn.sock.arrived < since, self.submitted)):
-            if not conn.sock.input.startswith(READY) and self.submitted[conn].cancel():
-                del self.submitted[conn]
-                self._refuse(conn, HTTPStatus.SERVICE_UNAVAILABLE)
+        late = list(takewhile(lambda conn: conn.sock.arrived < since, self.submitted))
+        can_go = (conn for conn in late if not conn.sock.input.startswith(READY))
+        for conn in islice((conn for conn in can_go if self.submitted[conn].cancel()), AT_ONCE):
+            del self.submitted[conn]
+            self._refuse(conn, HTTPStatus.SERVICE_UNAVAILABLE)
 
     # It is answered.
 
