@@ -160,10 +160,10 @@ class Bench:
         self.run(*RESTORE.get(work, []), *(["VACUUM projects"] if work in RESTORE else []))
         return float(re.findall(r"tps = ([\d.]+)", said)[0])
 
-    def trips(self, urls: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    def trips(self, urls: Mapping[str, str], works: Sequence[str]) -> dict[str, dict[str, float]]:
         """Round trips to PostgreSQL that a request takes; keeps our statements for `limit`."""
         found: dict[str, dict[str, float]] = {}
-        for work in WORKS:
+        for work in works:
             found[work] = {}
             for name, base in urls.items():
                 self.load(base, work, 1, 1)  # its connections are open then
@@ -259,7 +259,7 @@ def main() -> None:
             if differences := disagreements(urls, f"{ROWS}100777"):
                 sys.exit("\n".join(differences))
             bench.run(MADE, "TRUNCATE idempotency_keys", "VACUUM ANALYZE projects")
-            print(counted(bench.trips(urls)))
+            print(counted(bench.trips(urls, options.works)))
         with bench.serving([*CONTENDERS], far=False) as urls:
             rates = bench.rounds(urls, *measure, far=False)
         print(f"\n{table(rates)}")

@@ -1,6 +1,6 @@
 """The headers of every answer: what a browser may do with it, and who may keep it."""
 
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, request
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -19,22 +19,18 @@ def init_app(app: Flask) -> None:
 
     @app.after_request
     def add_headers(response: Response) -> Response:
-        headers = response.headers
-        headers.extend(_OF_DOCS if request.endpoint == "openapi.docs" else HEADERS)
+        headers, endpoint = response.headers, request.endpoint or ""
+        for name, value in (_OF_DOCS if endpoint == "openapi.docs" else HEADERS).items():
+            headers.add(name, value)
         # Without it werkzeug tells its version and Python's; gunicorn replaces it by its name.
         headers.add("Server", app.name)
         if request.is_secure:
             # Of this host alone: what stands beside it is not ours to decide.
             headers["Strict-Transport-Security"] = "max-age=31536000"
-        if _has_scope():
-            headers["Cache-Control"] = "private, no-cache" if has_callers else "no-cache"
+        # The answer is, or would have been, that of an operation with a scope.
+        operation = getattr(app.view_functions.get(endpoint), "operation", None)
+        if operation and operation.scope:
+            headers.add("Cache-Control", "private, no-cache" if has_callers else "no-cache")
             if has_callers:
                 headers.add("Vary", "Authorization")
         return response
-
-
-def _has_scope() -> bool:
-    """Whether the answer is, or would have been, that of an operation with a scope."""
-    view = current_app.view_functions.get(request.endpoint or "")
-    operation = getattr(view, "operation", None)
-    return bool(operation and operation.scope)

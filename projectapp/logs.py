@@ -6,10 +6,10 @@
 import json
 import logging
 import re
+import secrets
 import time
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
 from flask import Flask, Response, g, has_request_context, request
 
@@ -63,7 +63,7 @@ def init_app(app: Flask) -> None:
 
 def refused(status: int) -> str:
     """Log a message that never reached the application, and return the id it is logged under."""
-    request_id = uuid4().hex
+    request_id = secrets.token_hex(16)
     values = ("-", "(unread)", status, 0)
     extra = dict(zip(_FIELDS, values, strict=True)) | {"request_id": request_id}
     access.info("%s %s %s %s ms", *values, extra=extra)
@@ -85,14 +85,15 @@ def _begin() -> None:
     # Where our worker serves, what waited for a thread is told by when it came.
     g.started = request.environ.get("projectapp.arrived", time.monotonic())
     given = request.headers.get("X-Request-ID", "")
-    g.request_id = given if _SANE_ID.fullmatch(given) else uuid4().hex
+    g.request_id = given if _SANE_ID.fullmatch(given) else secrets.token_hex(16)
 
 
 def _end(response: Response) -> Response:
-    response.headers["X-Request-ID"] = g.request_id
-    rule = request.url_rule.rule if request.url_rule else "(unknown route)"
+    request_id, rule = g.request_id, request.url_rule
+    response.headers.add("X-Request-ID", request_id)
     milliseconds = round((time.monotonic() - g.started) * 1000, 1)
-    values = (request.method, rule, response.status_code, milliseconds)
-    extra = dict(zip(_FIELDS, values, strict=True)) | who()
+    path = rule.rule if rule else "(unknown route)"
+    values = (request.method, path, response.status_code, milliseconds)
+    extra = dict(zip(_FIELDS, values, strict=True)) | {"request_id": request_id} | who()
     access.info("%s %s %s %s ms", *values, extra=extra)
     return response

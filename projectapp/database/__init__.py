@@ -180,19 +180,18 @@ def one(
 def _run(database: Database, prepared: Prepared, parameters: Mapping[str, Any]) -> Any:
     values = prepared.values(parameters)
     link: Any = None
-    _patience(database, 1 + database.pool_timeout)
+    end = time.monotonic() + _time_left()
+    _patience(end, 1 + database.pool_timeout)
     try:
         with closing(database.engine.raw_connection()) as lease:
-            seconds = _patience(database, 1)
+            # One second beyond PostgreSQL's own limit, so that it is the one to say so.
+            seconds = min(database.statement_timeout + 1, _patience(end, 1))
             link = lease.dbapi_connection
             # Sent as one message they are one transaction: one round trip, and nothing stays.
             limits = database.connector.local_limits if link.pooled else ""
             message = limits + g.get("guard", "") + prepared.text
             try:
-                with (
-                    watchdog.limit(link, seconds),
-                    link.cursor() as cursor,
-                ):
+                with watchdog.limit(link, seconds), link.cursor() as cursor:
                     cursor.execute(message, values)
                     row = cursor.fetchone()
             except psycopg2.Error as error:
@@ -229,13 +228,12 @@ def _settle(settle: Callable[[], Any], fault: Fault) -> Any:
         _pause()
 
 
-def _patience(database: Database, least: float) -> float:
-    """Seconds that an answer may take; raises Fault if less than `least` are left for it."""
-    left = _time_left()
+def _patience(end: float, least: float) -> float:
+    """Seconds until `end`; raises Fault if there are less than `least`."""
+    left = end - time.monotonic()
     if left < least:
         raise Fault(Unavailable("The database takes too long. Try again shortly.", 1))
-    # One second beyond PostgreSQL's own limit, so that it is the one to say so.
-    return min(database.statement_timeout + 1, left)
+    return left
 
 
 def _time_left() -> float:
