@@ -8,7 +8,7 @@ the next part only while the page is not full. docs/decisions/0005 says why.
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -55,21 +55,31 @@ class Listing:
     render: Callable[[Any], sa.ColumnElement[str]]
     hides: bool
 
-    def statement(self, how_many: str, start: Start | None = None) -> sa.Select[Any]:
+    def statement(
+        self, how_many: str, start: Start | None = None, is_far: bool = False
+    ) -> sa.Select[Any]:
         """Return the statement for a page: it gives one row, for `read`.
 
         Its parameters are `size`, the most that the page holds, and `skipped`, the rows before it.
         With `start`, a part's number and whether to go backward, the page begins beyond the row of
         the keys `at_0`, `at_1`, ... in that part. `how_many`, one of COUNTS, is for the total.
+        Where many rows are skipped, `is_far`, they are not fetched if an index has their keys.
         """
-        first, *others = Parts(self, start, counts=how_many != "none").selects()
+        by_keys = is_far and all(one.aligned for one in self.filters)
+        walked = replace(self, columns=[name for name, _ in self.keys]) if by_keys else self
+        first, *others = Parts(walked, start, counts=how_many != "none").selects()
         chosen = sa.select(sa.union_all(first, *others).subquery()) if others else first
         chosen = chosen.limit(SIZE + 1).offset(SKIPPED)
         number = sa.func.row_number().over().label("number")
-        c = sa.select(number, chosen.subquery()).subquery().c
+        rows = sa.select(number, chosen.subquery())
+        if by_keys:
+            rows = self._fetched(rows.subquery())
+        c = rows.subquery().c
         comma: Any = sa.literal_column("','")
         if start and start[1]:
             comma = aggregate_order_by(comma, c.number.desc())
+        elif by_keys:
+            comma = aggregate_order_by(comma, c.number)
         keys = [c[name] for name, _ in self.keys]
         shown = [rfc3339(key) if isinstance(key.type, sa.DateTime) else key for key in keys]
         place = sa.cast(sa.func.json_build_array(c.part, *shown), sa.Text)
@@ -83,6 +93,12 @@ class Listing:
         ends_here = sa.and_(page.c.found <= SIZE, sa.or_(page.c.found > 0, SKIPPED == 0))
         known = [page.c.matches.is_not(None), *([] if start else [ends_here])]
         return sa.select(page).add_columns(*self._total(how_many, ~sa.or_(*known), page))
+
+    def _fetched(self, found: sa.Subquery) -> sa.Select[Any]:
+        """What was found by its keys, with all columns; the last key is unique."""
+        unique, _ = self.keys[-1]
+        rest = (self.table.c[name] for name in self.columns if name not in found.c)
+        return sa.select(found, *rest).join(self.table, self.table.c[unique] == found.c[unique])
 
     def _total(self, how_many: str, is_needed: sa.ColumnElement[bool], page: sa.CTE) -> list[Any]:
         """How many rows match, `counted` and by the planner's `estimate`, if not known already."""

@@ -20,6 +20,7 @@ from projectapp.projects.models import FIELDS, Project, as_json, mine
 SORT_KEYS = ("name", "created_at", "updated_at", "is_active")
 
 _table = Project.__table__
+_FAR = 1000  # rows skipped, from which on it is cheaper to fetch those of the page once more
 
 # Stands before name and description in what is searched, and in no word.
 _MARK: sa.ColumnElement[str] = sa.literal_column(r"E'\x1f'")
@@ -97,7 +98,8 @@ def find_page(
     if isinstance(start, Position):
         begin, places = _listing(*shape).parameters(start)
         values |= places
-    return read(database.one(_page(*shape, count, begin), values), values, count, begin)
+    statement = _page(*shape, count, begin, values["skipped"] > _FAR)
+    return read(database.one(statement, values), values, count, begin)
 
 
 @lru_cache(maxsize=32)
@@ -108,8 +110,9 @@ def _page(
     sees_all: bool,
     count: str,
     begin: Start | None,
+    is_far: bool,
 ) -> sa.Select[Any]:
-    return _listing(names, sort, fields, sees_all).statement(count, begin)
+    return _listing(names, sort, fields, sees_all).statement(count, begin, is_far)
 
 
 def _listing(
