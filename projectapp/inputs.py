@@ -8,6 +8,7 @@ PostgreSQL cannot store, are refused.
 import json
 import math
 import re
+from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
@@ -48,8 +49,13 @@ def read_body(schema: Schema, content_types: tuple[str, ...] = (JSON,)) -> dict[
 
 def read_query(schema: Schema) -> dict[str, Any]:
     """Return the query string as `schema` loads it; Invalid names each wrong parameter."""
+    return dict(_load_query(schema, request.query_string))
+
+
+@lru_cache(maxsize=256)  # the same few lists are asked for again and again
+def _load_query(schema: Schema, query: bytes) -> dict[str, Any]:
     try:
-        pairs = parse_qsl(request.query_string.decode(), True, errors="strict", max_num_fields=50)
+        pairs = parse_qsl(query.decode(), True, errors="strict", max_num_fields=50)
     except ValueError:
         raise BadRequest("The query string is not percent-encoded UTF-8, or is too long.") from None
     names = [name for name, _ in pairs]

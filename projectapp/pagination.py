@@ -86,15 +86,13 @@ def link_header(
 
     `before` and `after` are the cursors of its neighbours; all other parameters of `query` stay.
     """
-    links: dict[str, dict[str, Any]] = {"first": {"page": 1}}
+    places = {"first": "page=1"}
     if before:
-        links["prev"] = {"cursor": before}
+        places["prev"] = f"cursor={before}"
     elif page and page > 1:
-        links["prev"] = {"page": page - 1}
+        places["prev"] = f"page={page - 1}"
     if after:
-        links["next"] = {"cursor": after}
-    kept = {name: value for name, value in query.items() if name not in ("page", "cursor")}
-    return ", ".join(
-        f'<{path}?{urlencode({**kept, **place})}>; rel="{relation}"'
-        for relation, place in links.items()
-    )
+        places["next"] = f"cursor={after}"
+    kept = urlencode({k: v for k, v in query.items() if k not in ("page", "cursor")})
+    start = f"<{path}?{kept}{'&' if kept else ''}"
+    return ", ".join(f'{start}{place}>; rel="{name}"' for name, place in places.items())
