@@ -7,7 +7,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upg
 	--generate-hashes --no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check faults rehearse format lock audit
+.PHONY: help run test check faults rehearse bench bench-quick format lock audit
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -33,6 +33,12 @@ faults: $(INSTALLED) ## break everything that the service stands on, and see wha
 rehearse: $(INSTALLED) ## deploy this code over the release before it, under traffic that must notice nothing (40 seconds)
 	@$(BIN)/python -m faults.rehearsal
 
+bench: $(INSTALLED) bench/.venv/installed bench/contenders/hono/node_modules ## measure this beside FastAPI, Hono and views by hand (needs wrk and node; 40 minutes)
+	@$(BIN)/python bench/suite.py
+
+bench-quick: $(INSTALLED) ## is this still as quick as views by hand, or nearly? (needs wrk; 2 minutes)
+	@$(BIN)/python bench/suite.py --quick
+
 format: $(INSTALLED) ## format the code and mend what lint can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
@@ -46,6 +52,16 @@ audit: $(BIN)/uv ## ask the network whether what is locked has known vulnerabili
 
 $(INSTALLED): requirements-dev.lock | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+bench/.venv/installed: requirements.lock bench/requirements.txt | $(BIN)/python
+	@$(BIN)/python -m venv bench/.venv
+	@bench/.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@bench/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
+	@touch $@
+
+bench/contenders/hono/node_modules: bench/contenders/hono/package-lock.json
+	@npm ci --silent --prefix bench/contenders/hono
 	@touch $@
 
 $(BIN)/uv: Makefile | $(BIN)/python

@@ -133,7 +133,7 @@ def test_every_page_by_cursor_reads_no_more_than_the_first(many, query, page):
 LOOSE = {"sort=-created_at,name", "sort=-name,is_active", "sort=-updated_at,name"}
 
 
-@pytest.mark.parametrize("query", IN_ORDER.keys() - LOOSE)
+@pytest.mark.parametrize("query", [q for q in IN_ORDER if q not in LOOSE])
 def test_a_page_far_down_fetches_its_own_rows_alone(many, query):
     nodes = executed(many, f"{PROJECTS}?count=none&{query}&page=1400")
     of_table = [node for node in nodes if node.get("Relation Name") == "projects"]
