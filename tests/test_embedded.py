@@ -124,6 +124,8 @@ def test_one_server_serves_all_and_stops_with_the_last(home, user):
     assert [process.stdout.readline() for process in users] == [b"started\n"] * 3
     server = Server(home)
     server.start()
+    # A child that was just forked has its command line for a moment, too.
+    embedded.keeper.wait(lambda: len(pids_naming(server.home, b"-D")) == 1, 5)
     assert len(pids_naming(server.home, b"-D")) == 1
     for process in users:
         process.kill()

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import psycopg2
 from sqlalchemy import Table
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from projectapp.errors import BadRequest, Conflict, Invalid, InvalidToken, Locked, Unavailable
@@ -53,6 +54,8 @@ def classify(error: Exception, sent: bool, tables: Iterable[Table] = ()) -> Faul
     """
     if isinstance(error, PoolTimeout):
         return Fault(Unavailable("Every database connection is busy. Try again shortly.", 1))
+    if isinstance(error, DBAPIError):  # of what SQLAlchemy asks on an engine's first connection
+        error = error.orig or error
     if not isinstance(error, psycopg2.Error):
         return Fault(error)
     state = error.pgcode
