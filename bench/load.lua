@@ -21,9 +21,35 @@ local function id(number)
   return string.format("/00000000-0000-7000-8000-%012d", 100000 + number)
 end
 
+local keys = {"name", "created_at", "updated_at", "is_active"}
+local filters = {
+  "is_active=true", "name=x", "created_at%5Bgt%5D=2026-01-01T00:00:00Z",
+  "updated_at%5Blt%5D=2026-01-01T00:00:00Z", "attributes=%7B%22team%22:%22core%22%7D",
+}
+local bad = {
+  "?page=0", "?sort=owner", "?cursor=none", "?is_active=1", "?unknown=1", "/not-an-id",
+}
+
+-- A list in any of some ten thousand forms, so that what is kept of each is soon another.
+local function form()
+  local parts = {"count=none"}
+  for _, filter in ipairs(filters) do
+    if math.random(2) == 1 then parts[#parts + 1] = filter end
+  end
+  local first, second = math.random(4), math.random(4)
+  local sort = (math.random(2) == 1 and "-" or "") .. keys[first]
+  if first ~= second then sort = sort .. "," .. keys[second] end
+  parts[#parts + 1] = "sort=" .. sort
+  return "?" .. table.concat(parts, "&")
+end
+
 function request()
   if lists[work] then
     return wrk.format("GET", "/api/v1/projects" .. lists[work])
+  elseif work == "forms" then
+    return wrk.format("GET", "/api/v1/projects" .. form())
+  elseif work == "bad" then
+    return wrk.format("GET", "/api/v1/projects" .. bad[math.random(#bad)])
   elseif work == "one" then
     return wrk.format("GET", "/api/v1/projects" .. id(math.random(0, 99999)))
   elseif work == "change" then

@@ -53,20 +53,22 @@ def migrated(server: Server, **more: str) -> dict[str, str]:
     return environ
 
 
-def serve(environ: dict[str, str]) -> subprocess.Popen[bytes]:
-    """A gunicorn that answers already, on the PORT of its environment."""
+def serve(
+    environ: dict[str, str], path: str = "/health", pause: float = 0.05
+) -> subprocess.Popen[bytes]:
+    """A gunicorn that answers a path already, on the PORT of its environment."""
     served = subprocess.Popen(
         [Path(sys.executable).with_name("gunicorn"), "wsgi:app"],
         cwd=ROOT,
         env=environ,
         stderr=subprocess.DEVNULL,
     )
-    for _ in range(200):
+    for _ in range(int(10 / pause)):
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{environ['PORT']}/health").close()
+            urllib.request.urlopen(f"http://127.0.0.1:{environ['PORT']}{path}").close()
             break
         except OSError:
-            time.sleep(0.05)
+            time.sleep(pause)
     return served
 
 
