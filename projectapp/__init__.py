@@ -1,9 +1,6 @@
 """A JSON API for projects on PostgreSQL."""
 
-from pathlib import Path
-
 from flask import Flask
-from flask_migrate import Migrate
 
 import config as settings
 from projectapp import (
@@ -49,7 +46,6 @@ def create_app(config: settings.Config | None = None) -> Flask:
     database.init_app(app)
     auth.init_app(app)
     limits.init_app(app)
-    Migrate(app, database.db, directory=str(Path(app.root_path).parent / "migrations"))
 
     app.register_blueprint(health.bp)
     if config.DOCS:

@@ -12,7 +12,8 @@ import click
 from flask import Flask
 from flask.cli import AppGroup, ScriptInfo
 
-from projectapp import idempotency, operation
+from config import ROOT
+from projectapp import database, idempotency, operation
 from projectapp.auth import issuing, tokens
 from projectapp.auth.caller import OWNER_LENGTH
 from projectapp.errors import Problem
@@ -159,3 +160,12 @@ def revoke(token_id: str) -> None:
 def init_app(app: Flask) -> None:
     app.cli.add_command(_keys)
     app.cli.add_command(_tokens)
+    if click.get_current_context(silent=True):
+        add_migrations(app)
+
+
+def add_migrations(app: Flask) -> None:
+    """Add `flask db`. A server would keep Alembic for nothing, so it comes in a command alone."""
+    from flask_migrate import Migrate
+
+    Migrate(app, database.db, directory=str(ROOT / "migrations"))

@@ -21,7 +21,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 import config
-from projectapp import create_app
+from projectapp import cli, create_app
 from projectapp.auth import issuing
 from projectapp.embedded import Server, find_binaries
 from tests.issuer import Issuer
@@ -180,7 +180,9 @@ def make_app(_urls: tuple[str, str]) -> Any:
 
     def make(**environ: str) -> Flask:
         urls = dict(zip(("DATABASE_URL", "MIGRATIONS_DATABASE_URL"), _urls, strict=True))
-        return create_app(config.Testing({**urls, **environ}))
+        app = create_app(config.Testing({**urls, **environ}))
+        cli.add_migrations(app)
+        return app
 
     return make
 

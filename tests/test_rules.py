@@ -2,10 +2,15 @@
 
 import ast
 import re
+import subprocess
+import sys
+
+import pytest
 
 import config
 
 PACKAGE = config.ROOT / "projectapp"
+JWT = {"JWT_ISSUER": "https://issuer", "JWT_AUDIENCE": "us", "JWT_SECRET": "s" * 32}
 README = (config.ROOT / "README.md").read_text()
 
 
@@ -64,3 +69,23 @@ def test_the_security_page_names_tests_that_there_are():
 def test_no_project_outside_the_loopback_is_named_on_the_docs_page():
     page = (PACKAGE / "static/docs/index.html").read_text()
     assert "//" not in page.replace("<!doctype", "")
+
+
+@pytest.mark.parametrize(
+    ("auth", "kept"),
+    [("tokens", {"sqlalchemy"}), ("jwt", {"sqlalchemy", "cryptography", "joserfc"})],
+)
+def test_a_server_imports_nothing_that_only_a_command_or_another_setting_needs(auth, kept):
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, wsgi; print(*sys.modules)"],
+        cwd=config.ROOT,
+        env={
+            **{"APP_ENV": "production", "DATABASE_URL": "postgresql://localhost/none"},
+            **{"AUTH": auth, **({} if auth == "tokens" else JWT)},
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    watched = {"sqlalchemy", "cryptography", "joserfc", "alembic", "flask_migrate", "redis"}
+    assert watched & {*done.stdout.split()} == kept

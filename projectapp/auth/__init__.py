@@ -16,7 +16,7 @@ from flask import Flask, current_app, g, request
 
 from config import LOOPBACK
 from projectapp import database, limits, logs
-from projectapp.auth import jwt, tokens
+from projectapp.auth import tokens
 from projectapp.auth.caller import Caller
 from projectapp.errors import (
     InsufficientScope,
@@ -37,6 +37,8 @@ def init_app(app: Flask) -> None:
     kinds = app.config["AUTH"]
     tokens.init_app(app)
     if "jwt" in kinds:
+        from projectapp.auth import jwt  # and cryptography
+
         app.extensions["jwt"] = jwt.Verifier(app.config)
     is_open = app.config["CALLERS_EXPECTED"] or app.config["HOST"] not in LOOPBACK
     if is_open and not kinds:
@@ -113,7 +115,7 @@ def _authenticate() -> Caller:
         g.guard = tokens.guard(caller)
         return caller
     if "jwt" in kinds:
-        return cast(jwt.Verifier, current_app.extensions["jwt"]).verify(token)
+        return cast(Caller, current_app.extensions["jwt"].verify(token))
     raise InvalidToken("This is no token of this service.", "no token of this service")
 
 

@@ -19,7 +19,7 @@ from flask import Flask, current_app, g
 from flask.cli import with_appcontext
 
 import config as settings
-from projectapp.doctor import server, url
+from projectapp.doctor import url
 from projectapp.doctor.finding import FAIL, OK, WARN, Finding
 
 SECONDS = 8  # for all of it, whatever does not answer
@@ -62,6 +62,8 @@ def attended(load: Callable[[], settings.Config]) -> settings.Config:
 
 
 def _examine(replicas: int) -> Iterator[Finding]:
+    from projectapp.doctor import server  # and Alembic, as no server needs
+
     # Then it is over when a request's time would be, as all is that asks the database.
     g.started = time.monotonic() + SECONDS - current_app.config["REQUEST_TIMEOUT"]
     try:
