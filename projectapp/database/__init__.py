@@ -148,7 +148,7 @@ def init_app(app: Flask) -> None:
 
 
 def one(
-    statement: Executable,
+    statement: Executable | Prepared,
     parameters: Mapping[str, Any] = MappingProxyType({}),
     settle: Callable[[], Any] | None = None,
 ) -> Any:
@@ -160,11 +160,12 @@ def one(
     OutcomeUnknown, Conflict, Invalid, BadRequest.
     """
     database: Database = current_app.extensions["database"]
-    prepared = prepare(statement, database.engine.dialect, frozenset(parameters))
+    if not isinstance(statement, Prepared):
+        statement = prepare(statement, database.engine.dialect, frozenset(parameters))
     end = time.monotonic() + database.statement_timeout / 2
     for last in (False, True):
         try:
-            row = _run(database, prepared, parameters)
+            row = _run(database, statement, parameters)
         except Fault as fault:
             database.ok = type(fault.problem) is not Unavailable
             if fault.lost and settle:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from projectapp import auth, database
+from projectapp.database.statements import Prepared, prepared
 from projectapp.listing import Filter, Listing, Page, Start, read
 from projectapp.pagination import Position
 from projectapp.projects.models import FIELDS, Project, as_json, mine
@@ -102,7 +103,7 @@ def find_page(
     return read(database.one(statement, values), values, count, begin)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=128)
 def _page(
     names: frozenset[str],
     sort: tuple[str, ...],
@@ -111,8 +112,8 @@ def _page(
     count: str,
     begin: Start | None,
     is_far: bool,
-) -> sa.Select[Any]:
-    return _listing(names, sort, fields, sees_all).statement(count, begin, is_far)
+) -> Prepared:
+    return prepared(_listing(names, sort, fields, sees_all).statement(count, begin, is_far))
 
 
 def _listing(
