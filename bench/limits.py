@@ -16,7 +16,7 @@ import flask_migrate  # noqa: E402 - the path comes first
 from werkzeug.test import EnvironBuilder  # noqa: E402
 
 import config  # noqa: E402
-from projectapp import cli, create_app  # noqa: E402
+from projectapp import create_app  # noqa: E402
 from projectapp.embedded import Server  # noqa: E402
 
 ROUNDS, REQUESTS, COUNTS = 40, 100, 5000
@@ -61,7 +61,6 @@ def measure(url: str) -> None:
                 headers_enabled=True,
                 storage_uri="memory://",
             )
-    cli.add_migrations(apps["off"])
     with apps["off"].app_context():
         flask_migrate.upgrade()
     client = apps["off"].test_client()

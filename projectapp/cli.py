@@ -11,6 +11,7 @@ from uuid import UUID
 import click
 from flask import Flask
 from flask.cli import AppGroup, ScriptInfo
+from werkzeug.local import LocalProxy
 
 from config import ROOT
 from projectapp import database, idempotency, operation
@@ -160,12 +161,15 @@ def revoke(token_id: str) -> None:
 def init_app(app: Flask) -> None:
     app.cli.add_command(_keys)
     app.cli.add_command(_tokens)
+    # A server would keep Alembic, 8 MiB of it, for nothing: it comes when it is asked for.
+    app.extensions["migrate"] = LocalProxy(functools.partial(add_migrations, app))
     if click.get_current_context(silent=True):
         add_migrations(app)
 
 
-def add_migrations(app: Flask) -> None:
-    """Add `flask db`. A server would keep Alembic for nothing, so it comes in a command alone."""
+def add_migrations(app: Flask) -> Any:
+    """Add `flask db`, and return what Flask-Migrate knows of it."""
     from flask_migrate import Migrate
 
     Migrate(app, database.db, directory=str(ROOT / "migrations"))
+    return app.extensions["migrate"]

@@ -16,7 +16,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import config
-from projectapp import database
+from projectapp import create_app, database
 from projectapp.database import migrating
 from projectapp.health import code_revision
 from tests.conftest import PROJECTS, parameters_of, url_of
@@ -75,6 +75,13 @@ def test_every_migration_goes_down_and_up_on_a_filled_table(app, client, make_pr
         flask_migrate.upgrade()
     assert client.get(PROJECTS).json["total"] == 0
     assert client.get("/ready").status_code == 200
+
+
+def test_an_application_made_for_no_command_migrates_in_process_too(direct_url, sql):
+    app = create_app(config.Testing({"DATABASE_URL": direct_url}))
+    with app.app_context():
+        flask_migrate.upgrade()
+    assert sql("SELECT version_num FROM alembic_version") == [(code_revision(),)]
 
 
 def test_migrating_in_process_leaves_the_loggers_alone(app):

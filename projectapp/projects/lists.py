@@ -103,7 +103,7 @@ def find_page(
     return read(database.one(statement, values), values, count, begin)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=64)
 def _page(
     names: frozenset[str],
     sort: tuple[str, ...],
