@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import event
 
 from projectapp import database
 from tests.conftest import PROJECTS
@@ -202,20 +203,41 @@ def test_what_cannot_be_settled_is_a_503_that_says_so(far, proxy, sql, problem, 
     assert sql("SELECT count(*) FROM projects") == [(1 if headers else 2,)]
 
 
-def test_a_commit_that_no_standby_has_is_not_acknowledged(client, sql, problem):
+@pytest.fixture
+def unreplicated(sql):
+    """PostgreSQL warns of each INSERT as of one that it did not wait for a standby to have."""
     sql(
         "CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " RAISE WARNING 'canceling wait for synchronous replication due to user request';"
         " RETURN NEW; END $$"
     )
     sql("CREATE TRIGGER warn BEFORE INSERT ON projects FOR EACH ROW EXECUTE FUNCTION warn()")
+    yield
+    sql("DROP FUNCTION IF EXISTS warn CASCADE")
+
+
+def test_a_commit_that_no_standby_has_is_not_acknowledged(client, sql, problem, unreplicated):
+    problem(client.post(PROJECTS, json={"name": "x"}), 503, "outcome_unknown")
+    problem(client.post(PROJECTS, json={"name": "x"}, headers=KEYED), 503, "outcome_unknown")
+    sql("DROP FUNCTION warn CASCADE")
+    assert client.post(PROJECTS, json={"name": "x"}).status_code == 201
+
+
+def test_a_warning_is_read_by_who_caused_it(client, app, problem, unreplicated):
+    """Who gets the connection next would take it for a warning of what it has done itself."""
+    left = []
+
+    def look(dbapi, record):
+        left.append(dbapi.notices[:])
+
+    with app.app_context():
+        engine = database.db.engine
+    event.listen(engine, "checkin", look)
     try:
         problem(client.post(PROJECTS, json={"name": "x"}), 503, "outcome_unknown")
-        answer = client.post(PROJECTS, json={"name": "x"}, headers=KEYED)
-        problem(answer, 503, "outcome_unknown")
     finally:
-        sql("DROP FUNCTION warn CASCADE")
-    assert client.post(PROJECTS, json={"name": "x"}).status_code == 201
+        event.remove(engine, "checkin", look)
+    assert left == [[]]
 
 
 # Statements that PostgreSQL refuses, and connections that are gone.

@@ -198,15 +198,15 @@ def _run(database: Database, prepared: Prepared, parameters: Mapping[str, Any]) 
             except psycopg2.Error as error:
                 link.is_over = ends_link(error)
                 raise
+            g.was_guarded = True
+            if link.is_unreplicated():  # while no other thread can be told instead
+                raise Fault(OutcomeUnknown())
     except (psycopg2.Error, SQLAlchemyError) as error:
         fault = classify(error, link is not None, db.metadata.tables.values())
         fault.pid = link.pid if link and not link.pooled else None
         if fault.problem is error:
             raise
         raise fault from error
-    g.was_guarded = True
-    if link.is_unreplicated():
-        raise Fault(OutcomeUnknown())
     return row and prepared.row(row)
 
 
