@@ -279,6 +279,30 @@ def test_a_read_only_server_costs_the_pool_its_connections(make_app, proxy, prob
     assert len(proxy.links) > before
 
 
+def test_what_one_connection_finds_out_costs_all_that_are_as_old(make_app, sql):
+    """They lead to what is a standby now, and one of them is given back before it is tried again.
+
+    A new connection leads to the new primary.
+    """
+    client = make_app().test_client()
+    with client.application.app_context():
+        engine = database.db.engine
+    one, another = (engine.raw_connection() for _ in range(2))
+    for link in (one, another):
+        with link.cursor() as cursor:
+            cursor.execute("SET default_transaction_read_only = on")
+    one.close()
+
+    def give_back():
+        while not engine.pool.checkedin():
+            time.sleep(0.001)
+        another.close()
+
+    with ThreadPoolExecutor(1) as beside:
+        event.listen(engine, "checkin", lambda *_: beside.submit(give_back), once=True)
+        assert client.post(PROJECTS, json={"name": "x"}).status_code == 201
+
+
 # Deadlines.
 
 

@@ -139,7 +139,7 @@ def init_app(app: Flask) -> None:
         if "idle_since" not in record.info:
             return
         try:
-            if dbapi.is_over or dbapi.has_news():
+            if dbapi.is_over.is_set() or dbapi.has_news():
                 raise InvalidatePoolError
             if time.monotonic() - record.info["idle_since"] > ping_after:
                 connector.ping(dbapi)
@@ -196,7 +196,8 @@ def _run(database: Database, prepared: Prepared, parameters: Mapping[str, Any]) 
                     cursor.execute(message, values)
                     row = cursor.fetchone()
             except psycopg2.Error as error:
-                link.is_over = ends_link(error)
+                if ends_link(error):
+                    link.is_over.set()
                 raise
             g.was_guarded = True
             if link.is_unreplicated():  # while no other thread can be told instead

@@ -29,12 +29,12 @@ class Connection(psycopg2.extensions.connection):  # type: ignore[misc]
     """A connection that another thread can cut.
 
     `pooled` says that a pooler stands before PostgreSQL: then a session is shared with strangers,
-    and limits can only be set inside a statement's own transaction. `is_over` says that this
-    connection, and all that are as old, are of no more use.
+    and limits can only be set inside a statement's own transaction. `is_over` is shared by all that
+    are as old, and set when they are of no more use.
     """
 
     pooled = False
-    is_over = False
+    is_over: threading.Event
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -114,6 +114,7 @@ class Connector:
         self, config: Mapping[str, Any], server: Server | None, time_left: Callable[[], float]
     ) -> None:
         self._config, self._server, self._time_left = config, server, time_left
+        self._is_over = threading.Event()  # for the connections that are made now
         self._away = False
         self._probing = threading.Lock()
         self._limits = {
@@ -131,12 +132,14 @@ class Connector:
         """Return a new connection with its limits set. Raises psycopg2.Error."""
         if self._time_left() < PROBE_SECONDS:
             raise psycopg2.OperationalError("there is no time left to connect")
-        probes = self._away
+        if self._is_over.is_set():
+            self._is_over = threading.Event()
+        is_over, probes = self._is_over, self._away
         if probes and not self._probing.acquire(timeout=_TURN_SECONDS):
             raise psycopg2.OperationalError("another thread is trying to reach the database")
         try:
             connection = self._open(self._config["DATABASE_URL"])
-            connection.autocommit = True
+            connection.autocommit, connection.is_over = True, is_over
             self._set_limits(connection)
         except psycopg2.Error:
             self._away = True
