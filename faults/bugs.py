@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import psycopg2
+from psycopg2.extras import register_uuid
 
 from projectapp import auth, conditional, database, idempotency, inputs
 from projectapp.auth import tokens
@@ -39,6 +40,7 @@ def early() -> None:
             return old(used, prepared, parameters)
         try:
             link = used.connector.migrating()
+            register_uuid(None, link)  # as SQLAlchemy does where it connects
             cursor = link.cursor()
             cursor.execute(prepared.text, prepared.values(parameters))
             row = prepared.row(cursor.fetchone())
