@@ -41,8 +41,11 @@ ROWS = "00000000-0000-7000-8000-000000"  # and six digits
 CONNECTIONS, WORKERS, THREADS = 8, 2, 4
 PORT = 21100
 
-# As it is served in production, with a line in the log for each request.
-SETTINGS = {"APP_ENV": "production", "LOG_LEVEL": "info", "WEB_CONCURRENCY": str(WORKERS)}
+# As in production, with a line in the log for each request; for whoever comes, as the others.
+SETTINGS = {
+    **{"APP_ENV": "production", "AUTH": "none"},
+    **{"LOG_LEVEL": "info", "WEB_CONCURRENCY": str(WORKERS), "THREADS": str(THREADS)},
+}
 
 # Every hundredth row has the word, and none at its beginning: all rank alike, the newest first.
 FILL = """
