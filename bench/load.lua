@@ -56,7 +56,7 @@ function request()
     -- Each project once, as all are at version 1: 100 000 and the step have no common factor.
     n = (n + 7919) % 100000
     local headers = {["Content-Type"] = "application/json", ["If-Match"] = '"1"'}
-    return wrk.format("PATCH", "/api/v1/projects" .. id(n), headers, '{"name": "changed"}')
+    return wrk.format("PATCH", "/api/v1/projects" .. id(n), headers, '{"description": "changed"}')
   end
   made = made + 1
   local headers = json

@@ -122,6 +122,7 @@ class Bench:
     def restore(self, work: str) -> None:
         """Have the table as it was before the work."""
         if work in RESTORE:
+            time.sleep(0.1)  # what wrk did not wait for is under way still
             self.run(*RESTORE[work], *SETTLE)
 
     @contextmanager
@@ -174,27 +175,31 @@ class Bench:
         self.restore(work)
         return float(re.findall(r"tps = ([\d.]+)", said)[0])
 
-    def trips(self, urls: Mapping[str, str], works: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Round trips to PostgreSQL that a request takes; keeps our statements for `limit`."""
-        found: dict[str, dict[str, float]] = {}
+    def trips(self, urls: Mapping[str, str], works: Sequence[str]) -> None:
+        """Print the round trips that a request takes; keeps our statements for `limit`."""
+        show("round trips", *urls)
+        show(*["---"] * (1 + len(urls)))
         for work in works:
-            found[work] = {}
+            counts = []
             for name, base in urls.items():
                 self.load(base, work, 1, 1)  # its connections are open then
                 before = self.wire.trips
                 count, _ = self.load(base, work, 1, 2)
-                found[work][name] = (self.wire.trips - before) / count
+                counts.append(f"{(self.wire.trips - before) / count:.2f}")
                 if name == OURS:
                     self.statements[work] = as_script(self.wire.query)
-        return found
+            show(WORKS[work], *counts)
 
     def rounds(
         self, urls: Mapping[str, str], works: Sequence[str], rounds: int, seconds: float, far: bool
     ) -> dict[str, dict[str, list[float]]]:
-        """Requests a second by work and contender, one of each round."""
+        """Requests a second by work and contender, one of each round; prints them as a table."""
         found: dict[str, dict[str, list[float]]] = {}
+        others = [name for name in urls if name != OURS] + ([LIMIT] if self.statements else [])
+        show("work", "a second", *(f"to {name}" for name in others))
+        show(*["---"] * (2 + len(others)))
         for work in works:
-            found[work] = {name: [] for name in (*urls, *([LIMIT] if self.statements else []))}
+            found[work] = {name: [] for name in (OURS, *others)}
             for number in range(rounds):
                 for name in sorted(found[work], reverse=bool(number % 2)):
                     if name == LIMIT:
@@ -202,6 +207,9 @@ class Bench:
                     else:
                         _, rate = self.load(urls[name], work, seconds, 1 + number)
                     found[work][name].append(rate)
+            ours = found[work][OURS]
+            ratios = [[a / b for a, b in zip(ours, found[work][o], strict=True)] for o in others]
+            show(WORKS[work], f"{statistics.median(ours):.0f}", *map(spread, ratios))
         return found
 
 
@@ -234,24 +242,8 @@ def spread(ratios: Sequence[float]) -> str:
     return f"{middle:.2f} ({low:.2f}..{high:.2f})"
 
 
-def table(rates: Mapping[str, Mapping[str, list[float]]]) -> str:
-    """Ours a second, and the median of the rounds' ratios to each other one, with its quartiles."""
-    others = [name for name in next(iter(rates.values())) if name != OURS]
-    lines = [["work", "a second", *(f"to {name}" for name in others)]]
-    lines.append(["---"] * len(lines[0]))
-    for work, found in rates.items():
-        ours = found[OURS]
-        ratios = [[a / b for a, b in zip(ours, found[name], strict=True)] for name in others]
-        lines.append([WORKS[work], f"{statistics.median(ours):.0f}", *map(spread, ratios)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def counted(trips: Mapping[str, Mapping[str, float]]) -> str:
-    lines = [["round trips", *next(iter(trips.values()))]]
-    lines.append(["---"] * len(lines[0]))
-    for work, found in trips.items():
-        lines.append([WORKS[work], *(f"{count:.2f}" for count in found.values())])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def show(*cells: str) -> None:
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
@@ -270,22 +262,21 @@ def main() -> None:
         if options.quick:
             with bench.serving([OURS, FLOOR], far=False) as urls:
                 rates = bench.rounds(urls, *measure, far=False)
-            print(table(rates))
             slow = [WORKS[work] for work, found in rates.items() if is_slow(found)]
             sys.exit(f"Below {BOUND} of the views by hand: {', '.join(slow)}." if slow else 0)
         with bench.serving([*CONTENDERS], far=True) as urls:
             if differences := disagreements(urls, f"{ROWS}100777"):
                 sys.exit("\n".join(differences))
             bench.run(MADE, "TRUNCATE idempotency_keys", *SETTLE)
-            print(counted(bench.trips(urls, options.works)))
+            bench.trips(urls, options.works)
         with bench.serving([*CONTENDERS], far=False) as urls:
+            print()
             rates = bench.rounds(urls, *measure, far=False)
-        print(f"\n{table(rates)}")
         draw(ROOT / "docs/benchmarks.svg", rates, WORKS)
         with bench.serving([*CONTENDERS], far=True) as urls:
             for bench.wire.delay in (0.001, 0.005):
-                rates = bench.rounds(urls, *measure, far=True)
-                print(f"\n{bench.wire.delay * 1000:.0f} ms a packet\n\n{table(rates)}")
+                print(f"\n{bench.wire.delay * 1000:.0f} ms a packet\n")
+                bench.rounds(urls, *measure, far=True)
 
 
 def is_slow(found: Mapping[str, list[float]]) -> bool:
