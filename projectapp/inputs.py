@@ -81,9 +81,7 @@ def parse_json(raw: bytes) -> Any:
     """Parse one JSON text; raises NotJSON."""
     try:
         text = raw.decode("utf-8")
-        value = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
-        )
+        value = _DECODER.decode(text)
         # Raw, neither can stand in valid JSON in UTF-8: only an escape brings one in.
         if "\\u" in text and not _storable(value):
             raise NotJSON("has U+0000 or an unpaired surrogate, which cannot be stored.")
@@ -143,6 +141,9 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError
     return number
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
 
 
 def _storable(value: Any) -> bool:
