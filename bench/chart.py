@@ -9,7 +9,9 @@ _COLOURS = ("#1f6feb", "#79b8ff", "#9a6700", "#d4a72c", "#1a7f37", "#8250df", "#
 _COLUMNS, _WIDTH, _BAR, _LABEL, _NUMBER = 3, 360, 16, 130, 50
 
 
-def draw(path: Path, rates: Mapping[str, Mapping[str, list[float]]], titles: Mapping[str, str]):
+def draw(
+    path: Path, rates: Mapping[str, Mapping[str, list[float]]], titles: Mapping[str, str]
+) -> None:
     """Write one panel for each work: the median requests a second of each contender as a bar."""
     height = 40 + _BAR * len(next(iter(rates.values())))
     rows = -(-len(rates) // _COLUMNS)

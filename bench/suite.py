@@ -63,10 +63,7 @@ MADE = "DELETE FROM projects WHERE id > '00000000-0000-7000-8000-000000199999'"
 SETTLE = ("CHECKPOINT", "VACUUM ANALYZE projects")
 RESTORE = {
     "create": [MADE],
-    "keyed": [
-        MADE,
-        "TRUNCATE idempotency_keys",
-    ],
+    "keyed": [MADE, "TRUNCATE idempotency_keys"],
     "change": ["UPDATE projects SET version = 1 WHERE version > 1"],
 }
 
@@ -81,13 +78,8 @@ CONTENDERS = {
     "Flask by hand": [*_STOCK, "--bind=127.0.0.1:{port}", "bench.contenders.handwritten:app"],
     "Flask-SQLAlchemy": [*_STOCK, "--bind=127.0.0.1:{port}", "bench.contenders.tutorial:app"],
     "FastAPI": [
-        *(str(THEIRS / "uvicorn"), f"--workers={WORKERS}"),
-        *(
-            "--no-access-log",
-            "--log-level=warning",
-            "--port={port}",
-            "bench.contenders.fastapi_app:app",
-        ),
+        *(str(THEIRS / "uvicorn"), f"--workers={WORKERS}", "--no-access-log"),
+        *("--log-level=warning", "--port={port}", "bench.contenders.fastapi_app:app"),
     ],
     "Hono": ["node", "bench/contenders/hono/server.mjs"],
 }

@@ -51,6 +51,6 @@ def prepare(statement: Executable, dialect: Dialect, names: frozenset[str]) -> P
     return Prepared(statement, dialect, names)
 
 
-def prepared(statement: Executable) -> Prepared:
+def prepare_select(statement: Executable) -> Prepared:
     """A SELECT for `database.one`, kept by whoever made it in place of what it was made of."""
     return Prepared(statement, current_app.extensions["database"].engine.dialect, frozenset())

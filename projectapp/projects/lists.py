@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from projectapp import auth, database
-from projectapp.database.statements import Prepared, prepared
+from projectapp.database.statements import Prepared, prepare_select
 from projectapp.listing import Filter, Listing, Page, Start, read
 from projectapp.pagination import Position
 from projectapp.projects.models import FIELDS, Project, as_json, mine
@@ -113,7 +113,7 @@ def _page(
     begin: Start | None,
     is_far: bool,
 ) -> Prepared:
-    return prepared(_listing(names, sort, fields, sees_all).statement(count, begin, is_far))
+    return prepare_select(_listing(names, sort, fields, sees_all).statement(count, begin, is_far))
 
 
 def _listing(
