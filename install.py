@@ -4,7 +4,7 @@ It runs before anything is installed, with whatever Python there is: only the st
 only syntax that Python 2.7 can read, so that an old Python is named in a sentence. Each reason to
 stop is one sentence with its remedy, and a status of 1.
 
-docs/decisions/0019 says why nothing is resolved here.
+docs/decisions/0016 says why nothing is resolved here.
 """
 
 from __future__ import print_function
@@ -40,9 +40,9 @@ REMEDIES = (
         " in between, and run it again.",
     ),
     (
-        r"No matching distribution|not a supported wheel|none of the .*wheels",
-        "A package has no ready-made build for this machine. Supported are Linux with glibc, macOS"
-        " and WSL on x86-64 or ARM64, with CPython 3.11 to 3.14.",
+        r"No matching distribution|Failed to build|metadata-generation-failed",
+        "A package has no ready-made build for this machine. Linux with glibc, macOS on Apple"
+        " silicon and WSL have them, with CPython 3.11 to 3.14.",
     ),
 )
 
@@ -62,8 +62,7 @@ def main(lock):
     say("Installing {} packages into .venv ...".format(count))
     # A lock is complete and each file in it has a hash, so nothing is left to be resolved.
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-    options = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--retries", "2"]
-    run(pip + options + ["-r", os.path.join(ROOT, lock)])
+    run(pip + ["--no-deps", "--require-hashes", "--retries", "2", "-r", os.path.join(ROOT, lock)])
     with open(installed, "w") as file:
         file.write(wanted)
     os.remove(INCOMPLETE)

@@ -16,6 +16,8 @@ from projectapp.doctor.unreachable import explain
 from projectapp.health import code_revision
 from tests.conftest import parameters_of, url_of
 
+pytestmark = pytest.mark.slow
+
 SECRET = "hunter22"  # noqa: S105 - the tests' own
 AT_HEAD = "UPDATE alembic_version SET version_num = '{head}'"
 INDEX = "UPDATE pg_index SET indisvalid = {} WHERE indexrelid = 'projects_name_id_idx'::regclass"

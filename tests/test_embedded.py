@@ -16,6 +16,8 @@ import config
 from projectapp import embedded
 from projectapp.embedded import EmbeddedError, Server, find_binaries
 
+pytestmark = pytest.mark.slow
+
 USER = """
 import sys, time
 from pathlib import Path

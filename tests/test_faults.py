@@ -11,6 +11,8 @@ from sqlalchemy import event
 from projectapp import database
 from tests.conftest import PROJECTS
 
+pytestmark = pytest.mark.slow
+
 BRISK = {
     "DATABASE_STATEMENT_TIMEOUT": "2",
     "DATABASE_IDLE_TIMEOUT": "3",

@@ -16,6 +16,8 @@ from tests.conftest import PROJECTS
 from tests.issuer import EC, Issuer, bearer, make_key
 from tests.test_jwt import certificate, get, settings_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def quick(monkeypatch):

@@ -29,6 +29,8 @@ from tests.conftest import PROJECTS
 from tests.test_serving import children
 from tests.wire import free_port
 
+pytestmark = pytest.mark.slow
+
 REDIS = shutil.which("redis-server")
 SHARED = Path("/dev/shm")  # noqa: S108 - where the counters are on Linux
 

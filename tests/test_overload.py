@@ -13,6 +13,8 @@ import pytest
 from tests.conftest import PROJECTS
 from tests.test_worker import connect, exchange, is_problem, statuses
 
+pytestmark = pytest.mark.slow
+
 # One connection and two threads; a locked table is waited for longer than any test takes.
 FEW = {
     "WEB_CONCURRENCY": "1",

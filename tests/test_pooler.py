@@ -24,7 +24,10 @@ from tests.wire import free_port
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 SECONDS = "1800"  # after which one that nobody ended is ended
 
-pytestmark = pytest.mark.skipif(not PGBOUNCER, reason="PgBouncer is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PGBOUNCER, reason="PgBouncer is not installed"),
+]
 
 # What asks the database, of the tests of the contract; the rest is the same with it.
 CONTRACT = (

@@ -21,6 +21,8 @@ from tests.conftest import PROJECTS
 from tests.test_embedded import is_free, pids_naming
 from tests.wire import free_port
 
+pytestmark = pytest.mark.slow
+
 FORKS = """
 import os, sys
 import config

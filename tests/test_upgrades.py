@@ -18,6 +18,8 @@ from projectapp.database import migrating
 from projectapp.health import code_revision
 from tests.conftest import PROJECTS, parameters_of, url_of
 
+pytestmark = pytest.mark.slow
+
 LOCK = f"({int.from_bytes(b'projecta')})"
 REVISION = '''"""{number}"""
 

@@ -24,6 +24,8 @@ from tests.conftest import PROJECTS, Served
 from tests.test_bad_input import CHUNKED, GOOD, LIMIT, chunks, post
 from tests.test_serving import children
 
+pytestmark = pytest.mark.slow
+
 GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = GET.replace(b"x\r\n", b"x\r\nConnection: close\r\n")
 ONE = LAST.replace(b"/health", b"/api/v1/projects?page_size=1")
