@@ -1,22 +1,44 @@
-"""The README's tour does what it says."""
+"""The tours of both READMEs answer as they say, in bash and, where it is installed, in zsh."""
 
 import re
+import shutil
 import subprocess
+
+import pytest
 
 import config
 
-TOUR = re.search(r"```sh\n(.*?)```", (config.ROOT / "README.md").read_text(), re.S)
+READMES = ("README.md", "README.ko.md")
 
 
-def test_the_tour_answers_as_the_readme_says(server, sql):
-    assert TOUR
-    script = TOUR[1].replace("localhost:8000", f"127.0.0.1:{server.port}")
-    expected = re.findall(r"  # (\d{3})\b", script)
-    telling = "curl() { command curl -w '%{stderr}%{http_code}\\n' \"$@\"; }\n"
+def tour_of(readme):
+    """The commands of a tour, and the status codes that the text before each block promises."""
+    text = (config.ROOT / readme).read_text()
+    section = re.search(r"^## (A tour|둘러보기)\n(.*?)^## ", text, re.M | re.S)[2]
+    prose = re.sub(r"```sh\n.*?```", "", section, flags=re.S)
+    return "".join(re.findall(r"```sh\n(.*?)```", section, re.S)), re.findall(r"`(\d{3})`", prose)
+
+
+@pytest.mark.parametrize("readme", READMES)
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_tour_prints_the_status_codes_that_it_promises(server, sql, shell, readme):
+    program = shutil.which(shell) or pytest.skip(f"there is no {shell}")
+    script, promised = tour_of(readme)
+    script = script.replace("localhost:8000", f"127.0.0.1:{server.port}")
+    # Interactive, as for a person who pastes the lines: only then does zsh refuse comments.
     done = subprocess.run(
-        ["bash", "-euc", telling + script], capture_output=True, text=True, timeout=60
+        [program, "-f" if shell == "zsh" else "--norc", "-i"],
+        input=script,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
-    assert done.stderr.split() == expected
-    assert len(expected) == script.count("curl ")
+    assert re.findall(r"=> (\d{3})", done.stdout) == promised, done.stdout + done.stderr
+    assert len(promised) == script.count('call "') + script.count("call -G") > 0
     assert '"l": 2' in done.stdout
     assert sql("SELECT name FROM projects ORDER BY 1") == [("Once",), ("Search",)]
+
+
+def test_both_tours_have_the_same_commands():
+    english, korean = (tour_of(readme) for readme in READMES)
+    assert english == korean

@@ -12,7 +12,7 @@ from projectapp import database
 
 PACKAGE = config.ROOT / "projectapp"
 JWT = {"JWT_ISSUER": "https://issuer", "JWT_AUDIENCE": "us", "JWT_SECRET": "s" * 32}
-README = (config.ROOT / "README.md").read_text()
+SETTING_ROW = re.compile(r"^\| `([A-Z_]+)`", re.M)
 
 
 def imports(path):
@@ -58,9 +58,12 @@ def test_only_config_reads_the_environment():
     assert readers == []
 
 
-def test_readme_and_env_example_name_every_setting():
+def test_the_settings_page_and_env_example_name_every_setting():
     names = {"APP_ENV", *config.Config.settings()}
-    assert set(re.findall(r"^\| `([A-Z_]+)`", README, re.M)) == names
+    listed = SETTING_ROW.findall((config.ROOT / "docs" / "settings.md").read_text())
+    assert sorted(listed) == sorted(names)
+    for readme in ("README.md", "README.ko.md"):
+        assert {*SETTING_ROW.findall((config.ROOT / readme).read_text())} < names
     example = (config.ROOT / ".env.example").read_text()
     assert set(re.findall(r"^#? ?([A-Z_]+)=", example, re.M)) == names
 

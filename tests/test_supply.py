@@ -23,7 +23,7 @@ def asked(name):
 
 
 def locked(name):
-    """The pins of a lock, for all machines, as {(name, version, hashes): marker}."""
+    """The pins of a lock, for all machines, as {(name, version, hashes): the requirement}."""
     pins = {}
     for line in (config.ROOT / name).read_text().replace("\\\n", "").splitlines():
         if not line.startswith("#"):
@@ -33,17 +33,22 @@ def locked(name):
             assert specifier.operator == "==", line
             assert hashes, line
             assert all(re.fullmatch("sha256:[0-9a-f]{64}", text) for text in hashes), line
-            pins[canonicalize_name(pin.name), specifier.version, frozenset(hashes)] = pin.marker
+            pins[canonicalize_name(pin.name), specifier.version, frozenset(hashes)] = pin
     return pins
 
 
 def pinned(lock):
     """Of these pins those for this machine, as {name: version}."""
-    return {name: v for (name, v, _), marker in lock.items() if not marker or marker.evaluate()}
+    return {
+        name: version
+        for (name, version, _), pin in lock.items()
+        if not pin.marker or pin.marker.evaluate()
+    }
 
 
-RUN, ALL = locked("requirements.lock"), locked("requirements-dev.lock")
+RUN, DEVDB, ALL = (locked(f"requirements{kind}.lock") for kind in ("", "-devdb", "-dev"))
 PINS = pinned(ALL)
+EXTRAS = {name: pin.extras for (name, _, _), pin in ALL.items()}
 
 
 def needed(requirements):
@@ -54,6 +59,8 @@ def needed(requirements):
         name = canonicalize_name(requirement.name)
         assert name in PINS, f"{requirement} is not locked: make lock"
         assert requirement.specifier.contains(PINS[name]), f"{requirement} is not met: make lock"
+        # Without its extra in the lock, pip would resolve it to a release that is not locked.
+        assert requirement.extras <= EXTRAS[name], f"{requirement} is locked without its extra"
         for extra in {"", *requirement.extras} - {e for n, e in seen if n == name}:
             seen.add((name, extra))
             children = map(Requirement, metadata.requires(name) or [])
@@ -63,15 +70,15 @@ def needed(requirements):
 
 @pytest.mark.parametrize(
     ("lock", "requirements"),
-    [(RUN, "requirements.txt"), (ALL, "requirements-dev.txt")],
-    ids=["run", "dev"],
+    [(RUN, "requirements.txt"), (DEVDB, "requirements-devdb.txt"), (ALL, "requirements-dev.txt")],
+    ids=["run", "devdb", "dev"],
 )
 def test_a_lock_has_all_that_is_asked_for_and_nothing_else(lock, requirements):
     assert needed(asked(requirements)) == set(pinned(lock)), "make lock"
 
 
 def test_production_gets_what_was_tested():
-    assert RUN.keys() <= ALL.keys(), "make lock"
+    assert RUN.keys() <= DEVDB.keys() <= ALL.keys(), "make lock"
 
 
 def test_the_versions_installed_are_the_locked_ones():

