@@ -293,3 +293,23 @@ def test_the_application_starts_its_server_at_the_first_statement(tmp_path):
         timeout=60,
     )
     assert done.stdout.split() == ["200", "0", "503", "1"], done.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_a_remedy(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(EmbeddedError, match=r"needs a folder .*Not a directory.* DATABASE_URL"):
+        Server(tmp_path / "file" / "postgres").start()
+
+
+def test_a_full_disk_is_named_with_a_remedy(tmp_path):
+    programs = {
+        "postgres": "echo postgres (PostgreSQL) 18.0",
+        "initdb": "echo initdb: could not write: No space left on device >&2; exit 1",
+    }
+    for name, line in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    server = Server(tmp_path / "home", tmp_path)
+    with pytest.raises(EmbeddedError, match="the disk is full. Free 100 MB"):
+        server.start()
+    server.release()

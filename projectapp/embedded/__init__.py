@@ -95,10 +95,16 @@ class Server:
     def start(self) -> None:
         """Have the server running, and count this process as a user of it until it ends.
 
-        Raises EmbeddedError with the server's own last words when it does not start.
+        Raises EmbeddedError with the end of the server's log if it does not start.
         """
-        _private_folder(self.home)
-        _private_folder(self._sockets)
+        for folder in (self.home, self._sockets):
+            try:
+                _private_folder(folder)
+            except OSError as error:
+                raise EmbeddedError(
+                    f"PostgreSQL needs a folder {folder}: {error.strerror}. Make its parent"
+                    " writable, or set DATABASE_URL."
+                ) from None
         with opened(self.home / "start.lock") as starting:
             fcntl.flock(starting, fcntl.LOCK_EX)
             if self._users is None:

@@ -130,6 +130,8 @@ def _initdb(home: Path, binaries: Path) -> None:
         text=True,
     )
     if made.returncode:
+        if "No space left on device" in made.stderr:
+            raise RuntimeError("the disk is full. Free 100 MB, and start again.")
         raise RuntimeError(made.stderr.strip()[-500:])
     fresh.rename(home / "data")
 
