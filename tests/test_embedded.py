@@ -303,7 +303,7 @@ def test_a_folder_that_cannot_be_made_is_named_with_a_remedy(tmp_path):
 
 def test_a_full_disk_is_named_with_a_remedy(tmp_path):
     programs = {
-        "postgres": "echo postgres (PostgreSQL) 18.0",
+        "postgres": "echo 'postgres (PostgreSQL) 18.0'",
         "initdb": "echo initdb: could not write: No space left on device >&2; exit 1",
     }
     for name, line in programs.items():
