@@ -9,13 +9,17 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
+import time
 import tomllib
+import venv
 from pathlib import Path
 
 import pytest
 import yaml
 
 import config
+from tests.test_serving import end, upgrade
 from tests.wire import free_port
 
 PAGE = (config.ROOT / "docs" / "deploy.md").read_text()
@@ -288,3 +292,53 @@ def test_systemd_learns_of_the_start_and_keeps_the_port(app, database_url, tmp_p
             finally:
                 process.terminate()
                 process.wait(timeout=30)
+
+
+def release(folder):
+    """A release with packages of its own: each start of its Python leaves the place of them."""
+    folder.mkdir()
+    for name in ("config.py", "gunicorn.conf.py", "migrations", "projectapp", "wsgi.py"):
+        (folder / name).symlink_to(config.ROOT / name)
+    venv.create(folder / ".venv", symlinks=True)
+    (packages,) = folder.glob(".venv/lib/python*/site-packages")
+    (packages / "others.pth").write_text(
+        f"{sysconfig.get_path('purelib')}\n"
+        "import os, sys; open(f'{os.environ[\"MARKS\"]}/{os.getpid()}', 'w').write(sys.prefix)\n"
+    )
+    script = folder / ".venv" / "bin" / "gunicorn"
+    script.write_text(f"#!{script.parent}/python\nfrom gunicorn.app.wsgiapp import run\nrun()\n")
+    script.chmod(0o755)
+
+
+def test_a_second_master_has_the_code_and_the_packages_of_the_new_release(
+    app, database_url, tmp_path
+):
+    page = (config.ROOT / "docs" / "operations.md").read_text()
+    start, link = re.search(r"^ {6}(cd current .*)$.*?^ {6}(ln .*?)  ", page, re.S | re.M).groups()
+    for name in ("OLD", "NEW"):
+        release(tmp_path / name)
+    (tmp_path / "current").symlink_to("OLD")
+    (tmp_path / "marks").mkdir()
+    environ = {k: v for k, v in os.environ.items() if k not in config.Config.settings()}
+    environ |= {"APP_ENV": "testing", "DATABASE_URL": database_url, "PORT": str(free_port())}
+    environ["MARKS"] = str(tmp_path / "marks")
+    with (tmp_path / "log").open("wb") as log:
+        old = subprocess.Popen(["bash", "-c", start], cwd=tmp_path, env=environ, stderr=log)
+    new = None
+    try:
+        limit = time.monotonic() + 30
+        while (tmp_path / "log").read_text().count("Worker ready") < 2:
+            assert time.monotonic() < limit, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        subprocess.run(["bash", "-c", link], cwd=tmp_path, check=True)
+        new = upgrade(old.pid, tmp_path / "log")
+        assert old.wait(timeout=30) == 0
+        assert os.readlink(f"/proc/{new}/cwd") == str(tmp_path / "NEW")
+        prefix = (tmp_path / "marks" / str(new)).read_text()
+        assert Path(prefix).resolve() == tmp_path / "NEW" / ".venv"
+    finally:
+        if new:
+            end(new)
+        if old.poll() is None:
+            old.kill()
+            old.wait()
