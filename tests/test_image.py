@@ -204,26 +204,24 @@ def call(port, method, path, token, body=None):
 @pytest.fixture(scope="module")
 def image():
     """The image of what git would check out here, with secrets beside it."""
-    folder = Path(tempfile.mkdtemp(prefix="projectapp-image-"))  # pytest's own is closed to others
-    os.chmod(folder, 0o755)  # noqa: S103
-    listed = subprocess.check_output(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=config.ROOT
-    )
-    for name in filter(None, listed.decode().split("\0")):
-        (folder / "context" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(config.ROOT / name, folder / "context" / name)
-    for name in SECRETS:
-        (folder / "context" / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "context" / name).write_text("a secret of whoever builds the image")
-    image = Image(folder / "context", folder / "image")
-    for path in [image.root / "app", image.root / "venv", *image.files()]:
-        if not path.is_symlink():
-            path.chmod(path.stat().st_mode & ~0o222)
-    yield image
-    for path in [image.root / "app", image.root / "venv", *image.files()]:
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(0o755)
-    shutil.rmtree(folder)
+    # Not below tmp_path, which is closed to other users.
+    with tempfile.TemporaryDirectory(prefix="projectapp-image-") as temporary:
+        folder = Path(temporary)
+        os.chmod(folder, 0o755)  # noqa: S103
+        listed = subprocess.check_output(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=config.ROOT
+        )
+        for name in filter(None, listed.decode().split("\0")):
+            (folder / "context" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(config.ROOT / name, folder / "context" / name)
+        for name in SECRETS:
+            (folder / "context" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "context" / name).write_text("a secret of the person who builds the image")
+        image = Image(folder / "context", folder / "image")
+        for path in [image.root / "app", image.root / "venv", *image.files()]:
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode & ~0o222)
+        yield image
 
 
 @pytest.fixture
