@@ -27,7 +27,8 @@ _ABOUT = (
 )
 _REQUEST_HEADERS = {
     "If-Match": "Act only on one of these versions: entity tags, or * for any.",
-    "If-None-Match": "Answer 304 if it still has one of these versions.",
+    "If-None-Match": "If it is at one of these versions (entity tags, or * for any), a GET gets a 304"
+    " and a write is refused with a 412.",
     "Idempotency-Key": "1 to 255 printable characters, bare or quoted.",
     "X-Request-ID": "Returned and logged.",
 }
@@ -133,9 +134,7 @@ def document(app: Flask) -> dict[str, Any]:
 def _describe(view: Any, spec: APISpec, plugin: Any) -> dict[str, Any]:
     operation: Operation = view.operation
     summary, _, description = inspect.cleandoc(view.__doc__).partition("\n")
-    parameters: list[Any] = ["X-Request-ID"]
-    if operation.request_header:
-        parameters.append(operation.request_header)
+    parameters: list[Any] = ["X-Request-ID", *operation.request_headers]
     if operation.query:
         queried = plugin.converter.schema2parameters(operation.query, location="query")
         parameters += map(_parameter, queried)

@@ -22,7 +22,7 @@ class Operation:
 
     `scope` is what a caller must have, None lets anybody in. `returns` maps a status to the schema
     of its body. A `query` or `body` schema is loaded before the view and passed to it under that
-    name. `request_header` is the one the view heeds, `headers` are those it answers with, `errors`
+    name. `request_headers` are those the view heeds, `headers` are those it answers with, `errors`
     the statuses of its problems.
     """
 
@@ -31,7 +31,7 @@ class Operation:
     query: Schema | None = None
     body: Schema | None = None
     content_types: tuple[str, ...] = (JSON,)
-    request_header: str | None = None
+    request_headers: Sequence[str] = ()
     headers: Sequence[str] = ()
     errors: Sequence[int] = ()
 
