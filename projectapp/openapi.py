@@ -27,8 +27,8 @@ _ABOUT = (
 )
 _REQUEST_HEADERS = {
     "If-Match": "Act only on one of these versions: entity tags, or * for any.",
-    "If-None-Match": "If it is at one of these versions (entity tags, or * for any), a GET gets a 304"
-    " and a write is refused with a 412.",
+    "If-None-Match": "At one of these versions (entity tags, or * for any) a GET is answered with"
+    " 304 and a write is refused with 412.",
     "Idempotency-Key": "1 to 255 printable characters, bare or quoted.",
     "X-Request-ID": "Returned and logged.",
 }

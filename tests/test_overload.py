@@ -24,6 +24,7 @@ FEW = {
     "DATABASE_POOL_TIMEOUT": "9",
     "DATABASE_IDLE_TIMEOUT": "6",
     "REQUEST_TIMEOUT": "15",
+    "ALLOWED_ORIGINS": "https://a.example",
 }
 HEAD = b"HEAD /api/v1/projects HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -98,6 +99,20 @@ def test_who_waits_too_long_for_a_thread_is_told_when_to_come_back(server, stall
         assert "More requests come" in body["detail"]
         assert body["request_id"] == headers["x-request-id"]
         assert log.count(f" 503 0 ms  [{body['request_id']}]") == log.count(body["request_id"]) == 1
+
+
+def test_a_page_may_read_the_503_of_an_overload(server, stall, clients):
+    with stall():
+        wait_for(crowd(clients, server), 18)  # the other two hold the threads
+        for origin in ("https://a.example", "https://b.example"):
+            sent = HEAD.replace(b"HEAD", b"GET").replace(
+                b"x\r\n", f"x\r\nOrigin: {origin}\r\n".encode()
+            )
+            answer = exchange(server, sent)
+            is_problem(answer, 503)
+            allowed = b"\r\nAccess-Control-Allow-Origin: https://a.example\r\n" in answer
+            assert allowed == (origin == "https://a.example")
+            assert (b"Access-Control" in answer) == allowed
 
 
 def test_while_no_thread_is_free_the_next_are_refused_sooner(server, stall, clients):

@@ -163,7 +163,7 @@ def _change(project_id: UUID, values: dict[str, Any], merge: bool = False) -> Re
 def _unmatched(
     project_id: UUID, versions: conditional.Versions | None
 ) -> NotFound | PreconditionFailed:
-    """Why a statement found no row; only a precondition leaves two reasons, and costs a second look."""
+    """Why a statement found no row: a precondition leaves two reasons, and costs a second look."""
     row = queries.find(project_id) if versions is not None else None
     if not row:
         return NotFound()
