@@ -1,4 +1,7 @@
-"""The routes of projects. A view parses, calls and responds; its docstring is its documentation."""
+"""Create, find, change and delete projects.
+
+A view parses, calls and responds; its docstring is its documentation.
+"""
 
 import json
 from typing import Any
