@@ -106,7 +106,7 @@ def docs() -> Response:
 def document(app: Flask) -> dict[str, Any]:
     """The OpenAPI document of every route of `app` but its static files."""
     plugin: Any = MarshmallowPlugin(schema_name_resolver=_component)
-    info = {"description": _ABOUT, "license": {"name": "MIT", "identifier": "MIT"}}
+    info = {"description": _ABOUT, "license": {"name": "MIT License", "identifier": "MIT"}}
     spec = APISpec(app.name, app.config["VERSION"], "3.1.0", [plugin], info=info)
     for name, blueprint in app.blueprints.items():
         about = inspect.getdoc(sys.modules[blueprint.import_name]) or ""

@@ -25,6 +25,7 @@ FEW = {
     "DATABASE_IDLE_TIMEOUT": "6",
     "REQUEST_TIMEOUT": "15",
     "ALLOWED_ORIGINS": "https://a.example",
+    "SCRIPT_NAME": "/backend",
 }
 HEAD = b"HEAD /api/v1/projects HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -132,13 +133,14 @@ def test_whether_it_lives_is_told_at_once_and_whether_it_is_ready_not_refused(
     with stall():
         asked = crowd(clients, server)
         ready = crowd(clients, server, "GET", "/ready", size=1)
-        lives = [ask(server, path="/health") for _ in range(40)]
+        ready += crowd(clients, server, "GET", "/backend/ready", size=1)
+        lives = [ask(server, path=path) for path in ("/health", "/backend/health") * 20]
         wait_for(asked, 18)
         lives += [ask(server, path="/health") for _ in range(40)]
         time.sleep(0.3)
     assert {answer[0] for answer in lives} == {200}
     assert statistics.quantiles([answer[3] for answer in lives], n=10)[-1] < 0.1
-    assert [answer[0] for answer in found(ready)] == [200]
+    assert [answer[0] for answer in found(ready)] == [200, 200]
 
 
 def test_a_burst_that_was_refused_does_not_lengthen_the_wait_of_the_next(server, stall, clients):
