@@ -201,7 +201,7 @@ def test_under_script_name_all_urls_have_it_whether_a_proxy_passes_it_on(below, 
 
 
 def test_under_script_name_another_path_is_404(below):
-    for path in ("/backendx", "/backendx/health", "/x/backend/health", "/backend/backend/health"):
+    for path in ("/backendx", "/backendhealth", "/x/backend/health", "/backend/backend/health"):
         answer = below.get(path)
         assert (answer.status_code, answer.json["error"]) == (404, "not_found")
     assert below.get("/backend").status_code == below.get("/backend/").status_code == 200

@@ -13,6 +13,7 @@ from projectapp.logs import add_request_id
 from projectapp.serving.log_lines import JsonFormatter, TextFormatter
 from tests.conftest import PROJECTS
 from tests.test_serving import children
+from tests.wire import free_port
 
 
 @pytest.mark.parametrize(
@@ -147,6 +148,15 @@ def test_in_development_all_lines_are_text_of_one_form(serve):
     assert len([line for line in lines if "Starting gunicorn" in line]) == 1
     [access] = [line for line in lines if " 404 " in line]
     assert access.endswith("  [abc]")
+
+
+def test_a_line_of_a_request_has_its_id_whoever_writes_it(serve):
+    away = f"postgresql://someone@127.0.0.1:{free_port()}/db"
+    with serve(LOG_FORMAT="json", READY_DETAIL="off", DATABASE_URL=away) as server:
+        server.request("GET", "/ready", **{"X-Request-ID": "abc"})
+        server.stop()
+    [line] = [line for line in lines_of(server) if line["logger"] == "projectapp.health"]
+    assert (line["request_id"], line["message"][:9]) == ("abc", "not ready")
 
 
 def test_a_log_level_is_that_of_gunicorns_lines_too(serve):
