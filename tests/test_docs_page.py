@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from tests.conftest import PROJECTS
+
 PAGE = ".scheme-container .authorize"
 DIALOG = ".modal-ux"
 LIST = "#operations-projects-list_projects"
@@ -96,6 +98,10 @@ def test_the_page_keeps_to_its_policy_and_sends_the_token_it_was_given(
             f"{LIST} .live-responses-table .response .response-col_status", "innerText"
         )
     assert status.strip() == "200"
+    loaded = "performance.getEntriesByType('resource').map(e => new URL(e.name).pathname).join()"
+    paths = browser.run(loaded).split(",")
+    assert f"{prefix}{PROJECTS}" in paths
+    assert [path for path in paths if not path.startswith(f"{prefix}/")] == []
     assert browser.run("localStorage.length + sessionStorage.length + document.cookie.length") == 0
     assert browser.complaints() == []
 
