@@ -11,7 +11,7 @@ from typing import Any
 
 from flask import Flask, Response, g, has_request_context, request
 
-from projectapp.serving.log_lines import FIELDS, make_handler
+from projectapp.serving.log_lines import FIELDS, make_formatter
 
 access = logging.getLogger("projectapp.access")
 
@@ -19,8 +19,9 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def init_app(app: Flask) -> None:
-    # A server has its handler already, from gunicorn.conf.py.
-    handler = make_handler(app.config["LOG_FORMAT"])
+    handler: logging.Handler = logging.StreamHandler()
+    handler.setFormatter(make_formatter(app.config["LOG_FORMAT"]))
+    # gunicorn.conf.py has made a handler already, and that one stays.
     logging.basicConfig(handlers=[handler], level=app.config["LOG_LEVEL"].upper())
     for handler in logging.root.handlers:
         handler.addFilter(add_request_id)

@@ -46,16 +46,16 @@ class TextFormatter(logging.Formatter):
         return super().format(record)
 
 
-def make_handler(form: str) -> logging.Handler:
-    """A handler that writes lines of the `form` that LOG_FORMAT names."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    return handler
+def make_formatter(form: str) -> logging.Formatter:
+    """The formatter for what LOG_FORMAT names."""
+    return JsonFormatter() if form == "json" else TextFormatter()
 
 
 def log_everything(level: str, form: str) -> None:
     """Log what a server says through one handler: also warnings, and what ends a thread."""
-    logging.basicConfig(handlers=[make_handler(form)], level=level.upper(), force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(make_formatter(form))
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(True)
     threading.excepthook = _log_end_of_thread
 
