@@ -151,7 +151,7 @@ def test_in_development_all_lines_are_text_of_one_form(serve):
 
 
 def test_a_line_of_a_request_has_its_id_whoever_writes_it(serve):
-    away = f"postgresql://someone@127.0.0.1:{free_port()}/db"
+    away = f"postgresql://someone@127.0.0.1:{free_port()}/test"
     with serve(LOG_FORMAT="json", READY_DETAIL="off", DATABASE_URL=away) as server:
         server.request("GET", "/ready", **{"X-Request-ID": "abc"})
         server.stop()

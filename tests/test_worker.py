@@ -299,16 +299,23 @@ NOT_SERVED = {
 }
 
 
-@pytest.mark.parametrize(("sent", "status"), NOT_SERVED.values(), ids=NOT_SERVED.keys())
+ORIGIN = b"Origin: https://a.example.com"
+
+
 @pytest.mark.parametrize(
-    ("fields", "is_let_in"),
+    ("sent", "status", "fields", "is_let_in"),
     [
-        (b"Origin: https://a.example.com", True),
-        (b"oRIGIN:https://a.example.com \t", True),
-        (b"Origin: https://example.com", False),
-        (b"Origin: https://a.example.com.evil.org", False),
-        (b"X-Origin: https://a.example.com", False),
-        (b"Origin: https://a.example.com\r\nOrigin: https://b.example.com", False),
+        *((*case, ORIGIN, True) for case in NOT_SERVED.values()),
+        *(
+            (*NOT_SERVED["501"], fields, is_let_in)
+            for fields, is_let_in in [
+                (b"oRIGIN:https://a.example.com \t", True),
+                (b"Origin: https://example.com", False),
+                (b"Origin: https://a.example.com.evil.org", False),
+                (b"X-" + ORIGIN, False),
+                (ORIGIN + b"\r\nOrigin: https://b.example.com", False),
+            ]
+        ),
     ],
 )
 def test_a_page_may_read_what_never_reaches_the_application_as_all_else(
@@ -345,7 +352,12 @@ def test_a_request_id_is_returned_and_logged_with_what_never_reaches_the_applica
     is_problem(answer, status)
     assert f"\r\nX-Request-ID: {request_id}\r\n".encode() in answer
     assert server.log.read_text().count(f" {status} 0 ms  [{request_id}]") == 1
-    is_problem(exchange(server, sent % b"X-Request-ID: a b"), status)
+
+
+def test_a_request_id_that_is_none_is_replaced(server):
+    answer = exchange(server, NOT_SERVED["501"][0] % b"X-Request-ID: a b")
+    is_problem(answer, 501)
+    assert re.search(rb"\r\nX-Request-ID: [0-9a-f]{32}\r\n", answer)
 
 
 @pytest.mark.parametrize(
