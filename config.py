@@ -128,6 +128,13 @@ def secret(text: str) -> str:
     return text
 
 
+def path_prefix(text: str) -> str:
+    """The path that the application is mounted at; "/" is none."""
+    if not re.fullmatch(r"(/[\w.~-]+)*/?", text, re.ASCII):
+        raise ValueError("a path such as /backend")
+    return text.rstrip("/")
+
+
 def switch(text: str) -> bool:
     return one_of("on", "off")(text) == "on"
 
@@ -275,6 +282,7 @@ class Config:
     JWT_SCOPES: Annotated[tuple[str, ...], scopes] = ("projects:read", "projects:write")
     RATE_LIMIT: Annotated[tuple[int, int] | None, rate] = None
     RATE_LIMIT_STORE: Annotated[str, redis_url] = ""
+    SCRIPT_NAME: Annotated[str, path_prefix] = ""
     TRUSTED_PROXIES: Annotated[tuple[IPNetwork, ...], networks] = ()
     DOCS: Annotated[bool, switch] = True
     READY_DETAIL: Annotated[bool, switch] = True

@@ -7,7 +7,7 @@ import runpy
 import signal
 import time
 
-import gunicorn.util
+from gunicorn.glogging import Logger
 from gunicorn.http.errors import InvalidHeader
 
 from config import ROOT, load
@@ -15,11 +15,15 @@ from config import ROOT, load
 HOST = re.compile(r"[\w.~!$&'()*+,;=%:\[\]-]*", re.ASCII)
 
 settings = load()
+serving = ROOT / "projectapp" / "serving"
+runpy.run_path(str(serving / "log_lines.py"))["log_everything"](
+    settings.LOG_LEVEL, settings.LOG_FORMAT
+)
 host = f"[{settings.HOST}]" if ":" in settings.HOST else settings.HOST
 
 bind = f"{host}:{settings.PORT}"
 workers = settings.WEB_CONCURRENCY
-worker_class = runpy.run_path(str(ROOT / "projectapp" / "serving" / "worker.py"))["Worker"]
+worker_class = runpy.run_path(str(serving / "worker.py"))["Worker"]
 # Half of what the process may open: a worker that could not accept would end.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 threads = 2 * settings.THREADS  # half of them for what has no connection, or needs none
@@ -31,10 +35,22 @@ limit_request_fields = 50
 limit_request_field_size = 8190
 sendfile = False  # it would wait for the client
 loglevel = settings.LOG_LEVEL
+http_parser = "python"  # the worker's Request is made of it
+raw_env = [f"SCRIPT_NAME={settings.SCRIPT_NAME}"]  # where gunicorn looks for it
 # TRUSTED_PROXIES alone says who is believed. Not forwarded_allow_ips, which lets Unix sockets pass.
 secure_scheme_headers = {}
 forwarder_headers = ""
 control_socket_disable = True  # there is one for a user: a second service would take the first's
+
+
+class logger_class(Logger):
+    """gunicorn's own lines go where all others go, unless --error-logfile names another place."""
+
+    def setup(self, cfg):
+        super().setup(cfg)
+        if cfg.errorlog == "-":
+            self.error_log.handlers.clear()
+            self.error_log.propagate = True
 
 
 def on_starting(server):
@@ -92,6 +108,9 @@ def pre_request(worker, req):
     hosts = [value for name, value in req.headers if name == "HOST"]
     if (req.version >= (1, 1) and not hosts) or not all(map(HOST.fullmatch, hosts)):
         raise InvalidHeader("HOST", req=req)  # RFC 9112, 3.2: it MUST be refused
+    prefix = settings.SCRIPT_NAME
+    if prefix and not f"{req.path}/".startswith(f"{prefix}/"):
+        req.path = prefix + req.path  # a proxy has removed it, or a probe knows nothing of it
 
 
 def when_ready(server):
@@ -102,38 +121,3 @@ def when_ready(server):
 def on_exit(server):
     if server.embedded:
         server.embedded.release()
-
-
-DETAILS = {
-    408: f"The request was not whole after {settings.READ_TIMEOUT} seconds.",
-    414: f"The request line is longer than {limit_request_line} bytes.",
-    417: "This expectation cannot be met.",
-    431: f"A header is longer than {limit_request_field_size} bytes, all together are longer"
-    " than 65536, or there are too many.",
-    500: "Something went wrong here. The request_id finds it in the log.",
-    501: "This transfer coding is not known.",
-    503: "More requests come than can be served. Try again shortly.",
-}
-
-
-def write_problem(sock, status, reason, message):
-    """Answer what never reaches the application, such as a broken request line."""
-    # Imported in the worker: what the master imports, a reload would not renew.
-    from projectapp import errors, headers, logs
-
-    request_id = logs.refused(status)
-    detail = DETAILS.get(status, "The request is not well-formed HTTP.")
-    body = errors.document(status, detail, request_id=request_id).encode()
-    fields = {
-        "Connection": "close",
-        "X-Request-ID": request_id,
-        "Content-Type": errors.CONTENT_TYPE,
-        "Content-Length": len(body),
-        **({"Retry-After": 1} if status == 503 else {}),
-        **headers.HEADERS,
-    }
-    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    gunicorn.util.write_nonblock(sock, f"HTTP/1.1 {status} {reason}\r\n{head}\r\n".encode() + body)
-
-
-gunicorn.util.write_error = write_problem  # gunicorn has no setting for it

@@ -47,9 +47,10 @@ def create_app(config: settings.Config | None = None) -> Flask:
     auth.init_app(app)
     limits.init_app(app)
 
+    # In the order of the documentation.
+    app.register_blueprint(projects.bp)
     app.register_blueprint(health.bp)
     if config.DOCS:
         app.register_blueprint(openapi.bp)
-    app.register_blueprint(projects.bp)
     operation.check_routes(app)
     return app

@@ -1,7 +1,8 @@
 """Conditional requests (RFC 9110, 13): a row's version is its strong ETag."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from flask import Response, request
 
@@ -11,20 +12,38 @@ _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _LIST = re.compile(rf"[ \t,]*{_TAG}(?:[ \t]*,[ \t,]*{_TAG})*[ \t,]*")
 
 
+@dataclass(frozen=True)
+class Versions:
+    """The versions that are `listed` or, if `is_complement`, all but those."""
+
+    listed: list[int]
+    is_complement: bool = False
+
+    def __contains__(self, version: object) -> bool:
+        return (version in self.listed) != self.is_complement
+
+
+OF_WRITES = ("If-Match", "If-None-Match")
+NO_VERSION = Versions([])
+
+
 def etag(version: int) -> str:
     return f'"{version}"'
 
 
-def expected_versions() -> list[int] | None:
-    """The versions that If-Match lets pass; None when any will do. BadRequest if it is malformed.
+def expected_versions() -> Versions | None:
+    """The versions that a write may change; None when any will do. BadRequest if it is malformed.
 
-    The comparison is strong, so weak tags, like tags that were never ours, match nothing.
+    If-Match and If-None-Match must both let a version pass (RFC 9110, 13.2.2). The first compares
+    strongly, so weak tags, like tags that were never ours, match nothing; the second weakly.
     """
-    tags = _tags("If-Match")
-    if tags is None or tags == "*":
-        return None
-    own = [re.fullmatch(r'"([1-9][0-9]{0,9})"', tag) for tag in tags]
-    return [version for match in own if match and (version := int(match[1])) < 2**31]
+    wanted, unwanted = _tags("If-Match"), _tags("If-None-Match")
+    if unwanted == "*":
+        return NO_VERSION
+    excluded = _versions(tag.removeprefix("W/") for tag in unwanted or ())
+    if wanted is None or wanted == "*":
+        return Versions(excluded, is_complement=True) if excluded else None
+    return Versions([version for version in _versions(wanted) if version not in excluded])
 
 
 def not_modified(version: int) -> Response | None:
@@ -33,6 +52,11 @@ def not_modified(version: int) -> Response | None:
     if tags is None or (tags != "*" and etag(version) not in (t.removeprefix("W/") for t in tags)):
         return None
     return Response(status=304, headers={"ETag": etag(version)})
+
+
+def _versions(tags: Iterable[str]) -> list[int]:
+    own = [re.fullmatch(r'"([1-9][0-9]{0,9})"', tag) for tag in tags]
+    return [version for match in own if match and (version := int(match[1])) < 2**31]
 
 
 def _tags(header: str) -> Sequence[str] | None:

@@ -1,6 +1,7 @@
 """CORS (Fetch standard): which web pages of other origins may use the API (ALLOWED_ORIGINS)."""
 
 import re
+from functools import lru_cache
 
 from flask import Flask, Response, request
 
@@ -14,8 +15,6 @@ _ALLOWED = "Content-Type, Authorization, If-Match, If-None-Match, Idempotency-Ke
 
 def init_app(app: Flask) -> None:
     allowed = app.config["ALLOWED_ORIGINS"]
-    everyone = "*" in allowed
-    pattern = re.compile("|".join(map(_pattern, allowed)), re.IGNORECASE | re.ASCII)
 
     @app.before_request
     def answer_preflight() -> Response | None:
@@ -25,20 +24,31 @@ def init_app(app: Flask) -> None:
 
     @app.after_request
     def add_headers(response: Response) -> Response:
-        headers = response.headers
-        if not everyone:
-            headers.add("Vary", "Origin")
-        origin = request.headers.get("Origin")
-        if origin and (everyone or pattern.fullmatch(origin)):
-            headers["Access-Control-Allow-Origin"] = "*" if everyone else origin
-            headers["Access-Control-Expose-Headers"] = _EXPOSED
-            if not everyone:
-                headers["Access-Control-Allow-Credentials"] = "true"
-            if _is_preflight():
-                headers["Access-Control-Allow-Methods"] = _METHODS
-                headers["Access-Control-Allow-Headers"] = _ALLOWED
-                headers["Access-Control-Max-Age"] = "600"
+        headers = response_headers(allowed, request.headers.get("Origin"))
+        if _is_preflight() and "Access-Control-Allow-Origin" in headers:
+            headers["Access-Control-Allow-Methods"] = _METHODS
+            headers["Access-Control-Allow-Headers"] = _ALLOWED
+            headers["Access-Control-Max-Age"] = "600"
+        for name, value in headers.items():
+            response.headers.add(name, value)
         return response
+
+
+def response_headers(allowed: tuple[str, ...], origin: str | None) -> dict[str, str]:
+    """The headers of any answer to `origin`, where pages of the `allowed` origins may read it."""
+    everyone = "*" in allowed
+    headers = {} if everyone else {"Vary": "Origin"}
+    if origin and (everyone or _matcher(allowed).fullmatch(origin)):
+        headers["Access-Control-Allow-Origin"] = "*" if everyone else origin
+        headers["Access-Control-Expose-Headers"] = _EXPOSED
+        if not everyone:
+            headers["Access-Control-Allow-Credentials"] = "true"
+    return headers
+
+
+@lru_cache(maxsize=8)
+def _matcher(allowed: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(_pattern, allowed)), re.IGNORECASE | re.ASCII)
 
 
 def _pattern(origin: str) -> str:

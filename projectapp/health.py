@@ -1,24 +1,31 @@
-"""What a probe or a curious person asks first: /health, /ready and /."""
+"""Whether this server runs and can serve, and where to begin."""
 
 import logging
+from base64 import b64encode
 from datetime import UTC, datetime
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Response, current_app, jsonify
+from flask import Blueprint, Response, current_app, jsonify, render_template, request, url_for
 from marshmallow import Schema, fields
 from sqlalchemy import column, func, select, table
 
 from projectapp import database
 from projectapp.errors import Unavailable
-from projectapp.operation import Operation
+from projectapp.headers import page_policy
+from projectapp.inputs import JSON
+from projectapp.operation import HTML, Operation
 
 bp = Blueprint("health", __name__)
 
 log = logging.getLogger(__name__)
 
 stopping = False  # the worker says so
+
+_STYLE = (Path(__file__).parent / "templates" / "root.css").read_text()
+_STYLE_HASH = f"'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}'"
 
 _DURABILITY = ("fsync", "full_page_writes", "synchronous_commit")
 
@@ -89,15 +96,36 @@ def ready() -> Response:
 
 
 @bp.get("/")
-@Operation(scope=None, returns={200: RootSchema()})
+@Operation(scope=None, returns={200: RootSchema()}, content_types=(JSON, HTML))
 def root() -> Response:
-    """Find the way."""
-    docs = {"docs": "/docs", "openapi": "/openapi.json"} if current_app.config["DOCS"] else {}
-    return jsonify(
-        name=current_app.name,
-        version=current_app.config["VERSION"],
-        links={**docs, "health": "/health", "ready": "/ready"},
-    )
+    """Show where to begin.
+
+    A browser gets a page in English or Korean, any other client JSON.
+    """
+    parts, has_docs = current_app.blueprints, current_app.config["DOCS"]
+    resources = {n: request.script_root + p.url_prefix for n, p in parts.items() if p.url_prefix}
+    docs = {"docs": "openapi.docs", "openapi": "openapi.openapi"} if has_docs else {}
+    others = {**docs, "health": "health.health", "ready": "health.ready"}
+    found = {
+        "name": current_app.name,
+        "version": current_app.config["VERSION"],
+        "links": {**resources, **{name: url_for(endpoint) for name, endpoint in others.items()}},
+    }
+    if request.accept_mimetypes.best_match([JSON, HTML]) == HTML:
+        accepted = (tag.partition("-")[0].lower() for tag in request.accept_languages.values())
+        page = render_template(
+            "root.html",
+            **found,
+            resources=resources,
+            needs_token=bool(current_app.config["AUTH"]),
+            language=next((tag for tag in accepted if tag in ("en", "ko")), "en"),
+            style=_STYLE,
+        )
+        response = Response(page, headers=page_policy(style=_STYLE_HASH), mimetype=HTML)
+    else:
+        response = jsonify(found)
+    response.headers.add("Vary", "Accept, Accept-Language")
+    return response
 
 
 @cache

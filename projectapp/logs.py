@@ -3,69 +3,44 @@
 `X-Request-ID` is taken from the client where it is sane, else made, and always returned.
 """
 
-import json
 import logging
 import re
 import secrets
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 from flask import Flask, Response, g, has_request_context, request
 
+from projectapp.serving.log_lines import FIELDS, make_formatter
+
 access = logging.getLogger("projectapp.access")
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-_FIELDS = ("method", "path", "status", "ms")
-_EVENT = ("event", "reason", "caller", "credential", "address")
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (RFC 3339, UTC), level, logger, message, request_id, extras."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        entry = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            "request_id": record.__dict__.get("request_id") or _request_id(),
-            **{
-                name: record.__dict__[name]
-                for name in (*_FIELDS, *_EVENT)
-                if name in record.__dict__
-            },
-        }
-        if record.exc_info:
-            entry["trace"] = self.formatException(record.exc_info)
-        return json.dumps(entry)
-
-
-class TextFormatter(logging.Formatter):
-    """The same for a person at a terminal."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(message)s%(request)s", "%H:%M:%S")
-
-    def format(self, record: logging.LogRecord) -> str:
-        request_id = record.__dict__.get("request_id") or _request_id()
-        record.request = f"  [{request_id}]" if request_id else ""
-        return super().format(record)
 
 
 def init_app(app: Flask) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if app.config["LOG_FORMAT"] == "json" else TextFormatter())
+    handler: logging.Handler = logging.StreamHandler()
+    handler.setFormatter(make_formatter(app.config["LOG_FORMAT"]))
+    # gunicorn.conf.py has made a handler already, and that one stays.
     logging.basicConfig(handlers=[handler], level=app.config["LOG_LEVEL"].upper())
+    for handler in logging.root.handlers:
+        handler.addFilter(add_request_id)
     app.before_request(_begin)
     app.after_request(_end)
 
 
-def refused(status: int) -> str:
+def add_request_id(record: logging.LogRecord) -> bool:
+    """Have a record know the request that it comes from; a filter that lets all pass."""
+    if "request_id" not in record.__dict__:
+        record.request_id = g.get("request_id") if has_request_context() else None
+    return True
+
+
+def log_refusal(status: int, request_id: str) -> str:
     """Log a message that never reached the application, and return the id it is logged under."""
-    request_id = secrets.token_hex(16)
+    request_id = _sane_id(request_id)
     values = ("-", "(unread)", status, 0)
-    extra = dict(zip(_FIELDS, values, strict=True)) | {"request_id": request_id}
+    extra = dict(zip(FIELDS, values, strict=True)) | {"request_id": request_id}
     access.info("%s %s %s %s ms", *values, extra=extra)
     return request_id
 
@@ -77,15 +52,14 @@ def who() -> dict[str, Any]:
     return {"address": request.remote_addr, **known}
 
 
-def _request_id() -> str | None:
-    return g.get("request_id") if has_request_context() else None
+def _sane_id(request_id: str) -> str:
+    return request_id if _SANE_ID.fullmatch(request_id) else secrets.token_hex(16)
 
 
 def _begin() -> None:
     # Where our worker serves, what waited for a thread is told by when it came.
     g.started = request.environ.get("projectapp.arrived", time.monotonic())
-    given = request.headers.get("X-Request-ID", "")
-    g.request_id = given if _SANE_ID.fullmatch(given) else secrets.token_hex(16)
+    g.request_id = _sane_id(request.headers.get("X-Request-ID", ""))
 
 
 def _end(response: Response) -> Response:
@@ -94,6 +68,6 @@ def _end(response: Response) -> Response:
     milliseconds = round((time.monotonic() - g.started) * 1000, 1)
     path = rule.rule if rule else "(unknown route)"
     values = (request.method, path, response.status_code, milliseconds)
-    extra = dict(zip(_FIELDS, values, strict=True)) | {"request_id": request_id} | who()
+    extra = dict(zip(FIELDS, values, strict=True)) | {"request_id": request_id} | who()
     access.info("%s %s %s %s ms", *values, extra=extra)
     return response

@@ -1,4 +1,6 @@
-"""The OpenAPI 3.1 document, made from the routes themselves, and the page that shows it.
+"""This document, and the page that shows it.
+
+The OpenAPI 3.1 document is made from the routes themselves, and its tags from their modules.
 
 Beyond its Operation a view says of itself what its docstring has; its first line is the summary.
 """
@@ -6,28 +8,32 @@ Beyond its Operation a view says of itself what its docstring has; its first lin
 import functools
 import inspect
 import re
+import sys
 from http import HTTPStatus
 from typing import Any
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from flask import Blueprint, Flask, Response, current_app, jsonify
+from flask import Blueprint, Flask, Response, current_app, jsonify, render_template, request
 from marshmallow import Schema, fields
 
 from projectapp import errors
+from projectapp.headers import page_policy
 from projectapp.idempotency import KEY_LENGTH
 from projectapp.inputs import JSON
-from projectapp.operation import Operation
+from projectapp.operation import HTML, Operation
 
 bp = Blueprint("openapi", __name__)
 
 _ABOUT = (
+    "An API for the projects of a team: create, find, change and archive them. Bodies are JSON.\n\n"
     "HEAD works wherever GET does, OPTIONS answers with Allow, a trailing slash is accepted. Every"
     " error is a problem document (RFC 9457). No text may hold U+0000."
 )
 _REQUEST_HEADERS = {
     "If-Match": "Act only on one of these versions: entity tags, or * for any.",
-    "If-None-Match": "Answer 304 if it still has one of these versions.",
+    "If-None-Match": "At one of these versions (entity tags, or * for any) a GET is answered with"
+    " 304 and a write is refused with 412.",
     "Idempotency-Key": "1 to 255 printable characters, bare or quoted.",
     "X-Request-ID": "Returned and logged.",
 }
@@ -83,21 +89,28 @@ class ProblemSchema(Schema):
 @Operation(scope=None, returns={200: None})
 def openapi() -> Response:
     """Read this document."""
-    return jsonify(document(current_app))
+    # Relative to where this document is: what stands before may have another host.
+    servers = [{"url": request.script_root or "/"}]
+    return jsonify({**document(current_app), "servers": servers})
 
 
 @bp.get("/docs")
-@Operation(scope=None, returns={200: None}, content_types=("text/html",))
+@Operation(scope=None, returns={200: None}, content_types=(HTML,))
 def docs() -> Response:
     """See this document as a page."""
-    return current_app.send_static_file("docs/index.html")
+    policy = page_policy(script="'self'", style="'self'", connect="'self'")
+    return Response(render_template("docs.html"), headers=policy, mimetype=HTML)
 
 
 @functools.cache
 def document(app: Flask) -> dict[str, Any]:
     """The OpenAPI document of every route of `app` but its static files."""
     plugin: Any = MarshmallowPlugin(schema_name_resolver=_component)
-    spec = APISpec(app.name, app.config["VERSION"], "3.1.0", [plugin], info={"description": _ABOUT})
+    info = {"description": _ABOUT, "license": {"name": "MIT License", "identifier": "MIT"}}
+    spec = APISpec(app.name, app.config["VERSION"], "3.1.0", [plugin], info=info)
+    for name, blueprint in app.blueprints.items():
+        about = inspect.getdoc(sys.modules[blueprint.import_name]) or ""
+        spec.tag({"name": name, "description": about.partition("\n")[0]})
     _add_answer(spec, plugin, ProblemSchema())
     for name, description in _REQUEST_HEADERS.items():
         schema = {"type": "string", **_HEADER_FORMS.get(name, {})}
@@ -133,9 +146,7 @@ def document(app: Flask) -> dict[str, Any]:
 def _describe(view: Any, spec: APISpec, plugin: Any) -> dict[str, Any]:
     operation: Operation = view.operation
     summary, _, description = inspect.cleandoc(view.__doc__).partition("\n")
-    parameters: list[Any] = ["X-Request-ID"]
-    if operation.request_header:
-        parameters.append(operation.request_header)
+    parameters: list[Any] = ["X-Request-ID", *operation.request_headers]
     if operation.query:
         queried = plugin.converter.schema2parameters(operation.query, location="query")
         parameters += map(_parameter, queried)
@@ -178,14 +189,15 @@ def _parameter(described: dict[str, Any]) -> dict[str, Any]:
 
 def _responses(operation: Operation, spec: APISpec, plugin: Any) -> dict[str, Any]:
     headers = {name: name for name in ("X-Request-ID", *operation.headers)}
+    kinds = (JSON,) if operation.body else operation.content_types
     found: dict[str, Any] = {}
     for status, schema in operation.returns.items():
         found[str(status)] = {"description": HTTPStatus(status).phrase, "headers": headers}
-        if schema:
-            reference = _add_answer(spec, plugin, schema)
-            found[str(status)]["content"] = {JSON: {"schema": reference}}
-        elif status == 200:
-            found[str(status)]["content"] = {operation.content_types[0]: {}}
+        if schema or status == 200:
+            content: dict[str, Any] = {kind: {} for kind in kinds}
+            if schema:
+                content[JSON] = {"schema": _add_answer(spec, plugin, schema)}
+            found[str(status)]["content"] = content
     return found | {str(status): _problem(status) for status in operation.errors}
 
 

@@ -15,6 +15,8 @@ from marshmallow import Schema
 from projectapp.auth import admitted
 from projectapp.inputs import JSON, read_body, read_query
 
+HTML = "text/html"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
@@ -22,8 +24,9 @@ class Operation:
 
     `scope` is what a caller must have, None lets anybody in. `returns` maps a status to the schema
     of its body. A `query` or `body` schema is loaded before the view and passed to it under that
-    name. `request_header` is the one the view heeds, `headers` are those it answers with, `errors`
-    the statuses of its problems.
+    name. `content_types` are those of the body or, where none is taken, of the answer.
+    `request_headers` are those the view heeds, `headers` are those it answers with, `errors` the
+    statuses of its problems.
     """
 
     scope: str | None
@@ -31,7 +34,7 @@ class Operation:
     query: Schema | None = None
     body: Schema | None = None
     content_types: tuple[str, ...] = (JSON,)
-    request_header: str | None = None
+    request_headers: Sequence[str] = ()
     headers: Sequence[str] = ()
     errors: Sequence[int] = ()
 

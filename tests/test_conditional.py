@@ -73,6 +73,74 @@ def test_a_malformed_if_none_match_is_400(client, url, problem, tags):
     problem(client.get(url, headers={"If-None-Match": tags}), 400, "bad_request")
 
 
+@pytest.mark.parametrize(("method", "body"), CHANGES)
+@pytest.mark.parametrize("tags", MALFORMED)
+def test_a_malformed_if_none_match_changes_nothing(client, url, problem, method, body, tags):
+    for other in ({}, {"If-Match": '"1"'}):
+        answer = send(client, method, url, body, **{"If-None-Match": tags, **other})
+        assert "If-None-Match" in problem(answer, 400, "bad_request")["detail"]
+    assert client.get(url).json["version"] == 1
+
+
+@pytest.mark.parametrize(("method", "body"), CHANGES)
+@pytest.mark.parametrize("tags", ["*", ' "1"', 'W/"1"', '"9", W/"1", "x"'])
+@pytest.mark.parametrize("wanted", [None, "*", '"1"', '"1", "2"'])
+def test_if_none_match_refuses_to_write_the_versions_it_names(
+    client, url, problem, method, body, tags, wanted
+):
+    headers = {"If-None-Match": tags, **({"If-Match": wanted} if wanted else {})}
+    answer = send(client, method, url, body, **headers)
+    problem(answer, 412, "precondition_failed")
+    assert answer.headers["ETag"] == '"1"'
+    assert client.get(url).json["name"] == "A project"
+
+
+@pytest.mark.parametrize(("method", "body"), CHANGES)
+@pytest.mark.parametrize("tags", ['"2"', '"2", W/"3"', '"x"', '""', 'W/"01"', f'"{2**31}"'])
+@pytest.mark.parametrize("wanted", [None, "*", '"1"', '"1", "2"'])
+def test_if_none_match_with_other_tags_lets_a_write_pass(client, url, method, body, tags, wanted):
+    headers = {"If-None-Match": tags, **({"If-Match": wanted} if wanted else {})}
+    assert send(client, method, url, body, **headers).status_code in (200, 204)
+    if body:
+        assert client.get(url).json["name"] == "new"
+
+
+@pytest.mark.parametrize(("method", "body"), CHANGES)
+def test_an_if_match_that_fails_refuses_whatever_if_none_match_says(
+    client, url, problem, method, body
+):
+    for tags in ("*", '"1"', '"3"'):
+        headers = {"If-Match": '"2"', "If-None-Match": tags}
+        problem(send(client, method, url, body, **headers), 412)
+
+
+@pytest.mark.parametrize(("method", "body"), CHANGES)
+@pytest.mark.parametrize("tags", ["*", '"1"'])
+def test_if_none_match_on_a_missing_project_is_404(client, url, problem, method, body, tags):
+    client.delete(url)
+    problem(send(client, method, url, body, **{"If-None-Match": tags}), 404, "not_found")
+
+
+def test_if_none_match_on_a_create_is_ignored(client):
+    """The new project has an id of its own, so no representation of it can be there already."""
+    answer = client.post(PROJECTS, json={"name": "x"}, headers={"If-None-Match": "*"})
+    assert answer.status_code == 201
+
+
+def test_a_write_that_waits_compares_if_none_match_with_what_it_finds_then(app, client, url, sql):
+    """The version that it names comes about while the write waits for the row's lock."""
+    sql("BEGIN")
+    sql("UPDATE projects SET version = 2")
+    with ThreadPoolExecutor(1) as pool:
+        headers = {"If-None-Match": '"2"'}
+        sent = pool.submit(app.test_client().put, url, json={"name": "new"}, headers=headers)
+        while sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(0,)]:
+            assert not sent.done()
+        sql("COMMIT")
+        assert sent.result().status_code == 412
+    assert client.get(url).json["name"] == "A project"
+
+
 def test_of_racing_editors_one_wins_each_version(app, client, url):
     def edit(n):
         answer = app.test_client().put(url, json={"name": f"by {n}"}, headers={"If-Match": '"1"'})

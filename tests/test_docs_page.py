@@ -1,4 +1,4 @@
-"""The docs page in a real browser: its policy lets it work, and it sends the token it was given."""
+"""The pages in a real browser: their policies let them work, by day, by night and on a phone."""
 
 import json
 import shutil
@@ -7,6 +7,8 @@ import threading
 import time
 
 import pytest
+
+from tests.conftest import PROJECTS
 
 PAGE = ".scheme-container .authorize"
 DIALOG = ".modal-ux"
@@ -77,10 +79,13 @@ def browser(tmp_path):
             last.cancel()
 
 
-def test_the_page_keeps_to_its_policy_and_sends_the_token_it_was_given(serve, bearer, browser):
+@pytest.mark.parametrize("prefix", ["", "/backend"])
+def test_the_page_keeps_to_its_policy_and_sends_the_token_it_was_given(
+    serve, bearer, browser, prefix
+):
     token = bearer(scopes="projects:read")["Authorization"].removeprefix("Bearer ")
-    with serve(AUTH="tokens") as server:
-        browser("Page.navigate", url=f"http://127.0.0.1:{server.port}/docs")
+    with serve(AUTH="tokens", SCRIPT_NAME=prefix) as server:
+        browser("Page.navigate", url=f"http://127.0.0.1:{server.port}{prefix}/docs")
         browser.wait_for(PAGE, "click()")
         browser.wait_for(f"{DIALOG} input", "focus()")
         browser("Input.insertText", text=token)
@@ -93,5 +98,35 @@ def test_the_page_keeps_to_its_policy_and_sends_the_token_it_was_given(serve, be
             f"{LIST} .live-responses-table .response .response-col_status", "innerText"
         )
     assert status.strip() == "200"
+    loaded = "performance.getEntriesByType('resource').map(e => new URL(e.name).pathname).join()"
+    paths = browser.run(loaded).split(",")
+    assert f"{prefix}{PROJECTS}" in paths
+    assert [path for path in paths if not path.startswith(f"{prefix}/")] == []
     assert browser.run("localStorage.length + sessionStorage.length + document.cookie.length") == 0
     assert browser.complaints() == []
+
+
+@pytest.mark.parametrize(("path", "landmark"), [("/", "main ul"), ("/docs", LIST)])
+def test_a_page_fits_a_phone_and_is_dark_by_night(server, browser, path, landmark):
+    phone = {"width": 320, "height": 640, "deviceScaleFactor": 1, "mobile": True}
+    browser("Emulation.setDeviceMetricsOverride", **phone)
+    texts = set()
+    for scheme in ("light", "dark"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser("Emulation.setEmulatedMedia", features=[feature])
+        browser("Page.navigate", url=f"http://127.0.0.1:{server.port}{path}")
+        browser.wait_for(landmark, "textContent")
+        assert browser.run("document.documentElement.scrollWidth") <= 320
+        assert browser.run(f"matchMedia('(prefers-color-scheme: {scheme})').matches")
+        texts.add(browser.run(f"getComputedStyle(document.querySelector('{landmark}')).color"))
+    assert len(texts) == 2
+    assert browser.complaints() == []
+
+
+def test_the_docs_page_begins_with_what_the_api_is_and_shows_projects_first(server, browser):
+    browser("Page.navigate", url=f"http://127.0.0.1:{server.port}/docs")
+    browser.wait_for(LIST, "textContent")
+    about = browser.run("document.querySelector('.info .description').innerText")
+    assert about.startswith("An API for the projects of a team")
+    tags = browser.run("[...document.querySelectorAll('.opblock-tag')].map(e => e.id).join()")
+    assert tags.split(",")[0] == "operations-tag-projects"

@@ -2,15 +2,23 @@
 
 import logging
 import random
+import re
 import socket
 import threading
 import time
+from contextlib import closing
+from http.client import HTTPConnection
+from json import dumps, loads
+from types import SimpleNamespace
 from urllib.request import urlopen
 from uuid import uuid4
 
 import pytest
 from flask import Blueprint
+from werkzeug.exceptions import NotFound
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.serving import make_server
+from werkzeug.test import Client
 
 import config
 from projectapp import projects
@@ -118,6 +126,92 @@ def test_everybody_cannot_be_trusted():
     for text in ("0.0.0.0/0", "10.0.0.0/8,::/0", "10.0.0.1/8", "proxy", ","):
         with pytest.raises(config.ConfigError, match="TRUSTED_PROXIES must be a comma list"):
             config.load({"TRUSTED_PROXIES": text})
+
+
+# Under a path.
+
+
+def paths_of(client, prefix):
+    """All URLs that the application gives, seen from a client below `prefix`."""
+    made = client.post(f"{prefix}{PROJECTS}", json={"name": "x"})
+    assert made.status_code == 201
+    root, document = client.get(f"{prefix}/"), client.get(f"{prefix}/openapi.json")
+    page, docs = (
+        client.get(f"{prefix}{path}", headers={"Accept": "text/html"}).text
+        for path in ("/", "/docs/")
+    )
+    [server] = document.json["servers"]
+    described = [path for path in document.json["paths"] if "{" not in path]
+    return [
+        made.headers["Location"],
+        *root.json["links"].values(),
+        *re.findall(r'(?:href|src|data-document)="(/[^"]*)"', page + docs),
+        *(server["url"].rstrip("/") + path for path in described),
+    ]
+
+
+@pytest.mark.parametrize("prefix", ["", "/backend", "/a/b"])
+def test_all_urls_have_the_prefix_that_the_application_is_mounted_at(app, sql, prefix):
+    mounted = DispatcherMiddleware(NotFound(), {prefix: app}) if prefix else app
+    client = Client(mounted)
+    paths = paths_of(client, prefix)
+    assert len(paths) > 20
+    for path in paths:
+        assert path.startswith(f"{prefix}/")
+        with client.get(path) as answer:
+            assert answer.status_code == 200, path
+
+
+class Remote:
+    """A client of a running server, as far as `paths_of` needs one."""
+
+    def __init__(self, port):
+        self.port = port
+
+    def get(self, path, headers=None):
+        return self.open("GET", path, headers=headers or {})
+
+    def post(self, path, json):
+        return self.open("POST", path, dumps(json), {"Content-Type": "application/json"})
+
+    def open(self, method, path, body=None, headers=None):
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=20)) as link:
+            link.request(method, path, body, headers or {})
+            answer = link.getresponse()
+            text = answer.read().decode()
+        found = loads(text) if "json" in answer.headers["Content-Type"] else None
+        return SimpleNamespace(
+            status_code=answer.status, headers=answer.headers, text=text, json=found
+        )
+
+
+@pytest.fixture(scope="module")
+def below(serve):
+    with serve(SCRIPT_NAME="/backend/") as server:
+        yield Remote(server.port)
+
+
+@pytest.mark.parametrize("sent", ["/backend", ""], ids=["kept", "removed by a proxy"])
+def test_under_script_name_all_urls_have_it_whether_a_proxy_passes_it_on(below, sql, sent):
+    paths = paths_of(below, sent)
+    assert len(paths) > 20
+    for path in paths:
+        assert path.startswith("/backend/")
+        assert below.get(path).status_code == 200, path
+
+
+def test_under_script_name_another_path_is_404(below):
+    for path in ("/backendx", "/backendhealth", "/x/backend/health", "/backend/backend/health"):
+        answer = below.get(path)
+        assert (answer.status_code, answer.json["error"]) == (404, "not_found")
+    assert below.get("/backend").status_code == below.get("/backend/").status_code == 200
+
+
+@pytest.mark.parametrize("text", ["backend", "/a b", "/a//b", "//a", "https://a/b", "/a?b"])
+def test_a_script_name_that_is_no_path_is_refused(text):
+    with pytest.raises(config.ConfigError, match="SCRIPT_NAME must be a path such as /backend"):
+        config.load({"SCRIPT_NAME": text})
+    assert config.load({"SCRIPT_NAME": "/"}).SCRIPT_NAME == ""
 
 
 def exchange(link, *lines):
@@ -295,7 +389,7 @@ def test_a_web_page_may_read_the_challenge(make_app):
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST"])
 @pytest.mark.parametrize(
-    "path", ["/docs", "/docs/", "/openapi.json", "/static/docs/show.js", "/static/docs/index.html"]
+    "path", ["/docs", "/docs/", "/openapi.json", "/static/docs/show.js", "/static/docs/page.css"]
 )
 def test_closed_docs_are_as_if_they_were_not_there(make_app, path, method):
     client = make_app(DOCS="off").test_client()
@@ -311,8 +405,11 @@ def test_closed_docs_are_as_if_they_were_not_there(make_app, path, method):
 
 
 def test_closed_docs_are_not_linked(make_app):
-    links = make_app(DOCS="off").test_client().get("/").json["links"]
-    assert links == {"health": "/health", "ready": "/ready"}
+    client = make_app(DOCS="off").test_client()
+    links = client.get("/").json["links"]
+    assert links == {"projects": PROJECTS, "health": "/health", "ready": "/ready"}
+    page = client.get("/", headers={"Accept": "text/html"}).text
+    assert sorted(re.findall(r'href="(/[^"]*)"', page)) == sorted(links.values())
 
 
 def test_ready_without_detail_says_yes_or_no(make_app, sql, direct_url, problem, caplog):

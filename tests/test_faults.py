@@ -143,6 +143,35 @@ def test_a_change_of_one_of_several_versions_is_not_made_twice(far, client, prox
     assert (far.get(url).json["name"], far.get(url).json["version"]) == ("Another's", 3)
 
 
+@pytest.mark.parametrize("headers", [{"If-None-Match": '"9"'}, {"If-Match": '"1", "2"'}])
+@pytest.mark.parametrize("name", ["Mine", "First"])
+def test_a_lost_change_that_its_preconditions_allow_is_answered(far, proxy, url, headers, name):
+    proxy.lose.append("UPDATE projects SET")
+    answer = far.put(url, json={"name": name}, headers=headers)
+    assert (answer.status_code, answer.json["name"]) == (200, name)
+    assert answer.json["version"] == (2 if name == "Mine" else 1)
+    assert proxy.lose == []
+
+
+@pytest.mark.parametrize("name", ["Mine", "First"])
+def test_a_lost_change_of_a_version_that_if_none_match_names_is_not_called_made(
+    far, proxy, url, problem, name
+):
+    proxy.lose.append("UPDATE projects SET")
+    answer = far.put(url, json={"name": name}, headers={"If-None-Match": '"1"'})
+    problem(answer, 503, "outcome_unknown")
+    assert (far.get(url).json["name"], far.get(url).json["version"]) == ("First", 1)
+
+
+@pytest.mark.parametrize("harm", ["lose", "drop"])
+def test_a_lost_delete_of_a_version_that_if_none_match_names_is_a_412(
+    far, proxy, url, problem, harm
+):
+    getattr(proxy, harm).append("DELETE")
+    problem(far.delete(url, headers={"If-None-Match": '"1"'}), 412)
+    assert far.get(url).status_code == 200
+
+
 def test_what_was_sent_has_no_effect_once_its_loss_is_settled(
     make_app, proxy, sql, problem, database_url, direct_url
 ):

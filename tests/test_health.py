@@ -1,9 +1,13 @@
 """/health, /ready and /."""
 
+import re
 from datetime import datetime, timedelta
+
+import pytest
 
 from projectapp import __version__
 from projectapp.health import code_revision
+from tests.conftest import PROJECTS
 
 
 def test_health_tells_status_time_and_version(client):
@@ -48,9 +52,65 @@ def test_a_schema_behind_is_not_ready_and_one_ahead_is(client, sql, problem):
         sql("INSERT INTO alembic_version VALUES (%s)", code_revision())
 
 
-def test_the_root_shows_the_way(client):
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
+
+
+def test_the_root_links_to_the_api_the_docs_and_the_health_checks(client):
     found = client.get("/").json
     assert (found["name"], found["version"]) == ("projectapp", __version__)
+    assert found["links"].keys() == {"projects", "docs", "openapi", "health", "ready"}
+    assert found["links"]["projects"] == PROJECTS
     for path in found["links"].values():
         with client.get(path) as answer:
             assert answer.status_code == 200, path
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_page"),
+    [
+        *((BROWSER, True), ("text/html", True), ("text/html, application/json;q=0.9", True)),
+        *((None, False), ("*/*", False), ("application/json", False), ("", False)),
+        *(("application/json, text/html;q=0.9", False), ("image/png", False)),
+        *(("application/json, text/plain, */*", False), ("text/html;q=0, */*", False)),
+    ],
+)
+def test_the_root_is_a_page_for_a_browser_and_json_for_all_others(client, accept, is_page):
+    headers = {} if accept is None else {"Accept": accept}
+    answer = client.get("/", headers=headers)
+    assert answer.status_code == 200
+    kind = "text/html; charset=utf-8" if is_page else "application/json"
+    assert answer.content_type == kind
+    assert "Accept" in ", ".join(answer.headers.getlist("Vary")).split(", ")
+    head = client.head("/", headers=headers)
+    assert (head.status_code, head.content_type, head.data) == (200, kind, b"")
+    assert head.content_length == len(answer.data)
+
+
+@pytest.mark.parametrize(
+    ("languages", "language"),
+    [
+        ("", "en"),
+        ("ko-KR,ko;q=0.9,en;q=0.8", "ko"),
+        ("en-US,ko;q=0.5", "en"),
+        ("fr, *;q=0.5", "en"),
+    ],
+)
+def test_the_page_of_the_root_has_the_links_of_its_json_in_the_readers_language(
+    client, languages, language
+):
+    answer = client.get("/", headers={"Accept": BROWSER, "Accept-Language": languages})
+    assert f'<html lang="{language}">' in answer.text
+    assert ("상태 확인" in answer.text) == (language == "ko")
+    assert "Accept-Language" in ", ".join(answer.headers.getlist("Vary")).split(", ")
+    linked = re.findall(r'<a href="([^"]*)"', answer.text)
+    assert sorted(linked) == sorted(client.get("/").json["links"].values())
+    assert not re.search(r"https?:|//|<script", answer.text.replace("<!doctype", ""))
+    policy = answer.headers["Content-Security-Policy"]
+    assert "unsafe" not in policy
+    assert "script-src" not in policy
+
+
+def test_the_page_of_the_root_says_whether_a_token_is_needed(client, guarded):
+    for asked, is_needed in ((client, False), (guarded, True)):
+        page = asked.get("/", headers={"Accept": BROWSER}).text
+        assert ("Authorization: Bearer" in page) == is_needed

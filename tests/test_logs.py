@@ -2,12 +2,18 @@
 
 import json
 import logging
+import os
 import re
+import signal
+import time
 
 import pytest
 
-from projectapp.logs import JsonFormatter, TextFormatter
+from projectapp.logs import add_request_id
+from projectapp.serving.log_lines import JsonFormatter, TextFormatter
 from tests.conftest import PROJECTS
+from tests.test_serving import children
+from tests.wire import free_port
 
 
 @pytest.mark.parametrize(
@@ -59,6 +65,7 @@ def test_a_line_says_who_called_and_from_where(guarded, bearer, caplog):
 def record(**more):
     made = logging.LogRecord("some.logger", logging.INFO, "", 1, "line %s\n2", ("1",), None)
     made.__dict__.update(more)
+    assert add_request_id(made)
     return made
 
 
@@ -85,15 +92,99 @@ def test_text_lines_end_in_the_request_id(app):
         assert TextFormatter().format(record()).endswith("[abc]")
 
 
-def test_production_logs_json_and_development_text(serve, database_url):
-    for environ, is_json in (
-        ({"APP_ENV": "production", "AUTH": "none"}, True),
-        ({"APP_ENV": "development"}, False),
-    ):
-        with serve(HOST="127.0.0.1", DRAIN_SECONDS="0", **environ) as server:
-            server.request("GET", "/nowhere")
+PRODUCTION = {"APP_ENV": "production", "AUTH": "none", "HOST": "127.0.0.1", "DRAIN_SECONDS": "0"}
+TEXT = re.compile(r"\d\d:\d\d:\d\d (DEBUG|INFO|WARNING|ERROR|CRITICAL) +\S")
+
+UNABLE = """
+import threading, warnings
+exec(open("gunicorn.conf.py").read())
+def post_worker_init(worker):
+    warnings.warn("something is old")
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    raise {error}
+"""
+
+
+def wait_for_line(server, text):
+    end = time.monotonic() + 30
+    while text not in server.log.read_text():
+        assert time.monotonic() < end, server.log.read_text()
+        time.sleep(0.05)
+
+
+def lines_of(server):
+    """All that the server has said, each line as JSON."""
+    return [json.loads(line) for line in server.log.read_text().splitlines()]
+
+
+def test_in_production_all_lines_are_json_gunicorns_own_among_them(serve):
+    with serve("--timeout", "2", WEB_CONCURRENCY="1", **PRODUCTION) as server:
+        server.request("GET", "/nowhere")
+        [worker] = children(server.process.pid)
+        os.kill(worker, signal.SIGSTOP)
+        wait_for_line(server, "SIGKILL")
+        server.wait_until_serving()
+        server.stop()
+    lines = lines_of(server)
+    own = [line for line in lines if line["logger"] == "gunicorn.error"]
+    said = [line["message"] for line in own]
+    for start in ("Starting gunicorn", "Listening at", "Booting worker", "Worker exiting"):
+        assert any(message.startswith(start) for message in said), start
+    timeout = ("critical", f"WORKER TIMEOUT (pid:{worker})")
+    assert timeout in [(line["level"], line["message"]) for line in own]
+    assert len(said) == len({*said})
+    [access] = [line for line in lines if line.get("status") == 404]
+    assert (access["logger"], len(access["request_id"])) == ("projectapp.access", 32)
+
+
+def test_in_development_all_lines_are_text_of_one_form(serve):
+    with serve(LOG_FORMAT="text") as server:
+        server.request("GET", "/nowhere", **{"X-Request-ID": "abc"})
+        server.stop()
+    lines = server.log.read_text().splitlines()
+    assert [line for line in lines if not TEXT.match(line)] == []
+    assert len([line for line in lines if "Starting gunicorn" in line]) == 1
+    [access] = [line for line in lines if " 404 " in line]
+    assert access.endswith("  [abc]")
+
+
+def test_a_line_of_a_request_has_its_id_whoever_writes_it(serve):
+    away = f"postgresql://someone@127.0.0.1:{free_port()}/test"
+    with serve(LOG_FORMAT="json", READY_DETAIL="off", DATABASE_URL=away) as server:
+        server.request("GET", "/ready", **{"X-Request-ID": "abc"})
+        server.stop()
+    [line] = [line for line in lines_of(server) if line["logger"] == "projectapp.health"]
+    assert (line["request_id"], line["message"][:9]) == ("abc", "not ready")
+
+
+def test_a_log_level_is_that_of_gunicorns_lines_too(serve):
+    with serve(LOG_LEVEL="warning", LOG_FORMAT="json", WEB_CONCURRENCY="1") as server:
+        [worker] = children(server.process.pid)
+        os.kill(worker, signal.SIGKILL)
+        server.wait_until_serving()
+        server.stop()
+    assert [line["level"] for line in lines_of(server)] == ["error"]
+
+
+@pytest.mark.parametrize("error", ["RuntimeError('line 1\\nline 2')", "SystemExit('A sentence.')"])
+def test_warnings_and_what_ends_a_worker_or_a_thread_are_one_line_each(serve, tmp_path, error):
+    (tmp_path / "conf.py").write_text(UNABLE.format(error=error))
+    arguments = ("-c", str(tmp_path / "conf.py"))
+    with serve(*arguments, wait=False, LOG_FORMAT="json", WEB_CONCURRENCY="1") as server:
+        wait_for_line(server, "Worker exiting")
+        if "SystemExit" in error:
             server.stop()
-            [line] = [text for text in server.log.read_text().splitlines() if " 404 " in text]
-        assert line.startswith("{") == is_json
-        if is_json:
-            assert json.loads(line)["status"] == 404
+        server.process.wait(timeout=30)
+    lines = lines_of(server)
+    assert any(
+        line["logger"] == "py.warnings" and "something is old" in line["message"] for line in lines
+    )
+    assert any("ZeroDivisionError" in line.get("trace", "") for line in lines)
+    if "SystemExit" in error:
+        assert ("error", "A sentence.") in [(line["level"], line["message"]) for line in lines]
+    else:
+        [end] = [line for line in lines if "RuntimeError" in line.get("trace", "")]
+        assert (end["level"], server.process.returncode) == ("error", 3)
+        assert "line 1\nline 2" in end["trace"]

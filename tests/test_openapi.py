@@ -77,6 +77,36 @@ def test_every_route_is_in_the_document(app, document):
     assert described == routes
 
 
+def test_the_document_says_first_what_the_api_is_and_has_projects_before_the_rest(document):
+    assert document["info"]["description"].startswith("An API for the projects of a team: ")
+    tags = document["tags"]
+    assert [tag["name"] for tag in tags] == ["projects", "health", "openapi"]
+    assert all(tag["description"] for tag in tags)
+    used = {
+        tag
+        for item in document["paths"].values()
+        for method in item.keys() - {"parameters"}
+        for tag in item[method]["tags"]
+    }
+    assert used == {tag["name"] for tag in tags}
+
+
+def test_the_root_is_described_as_json_and_as_a_page(document):
+    content = document["paths"]["/"]["get"]["responses"]["200"]["content"]
+    assert content == {
+        "application/json": {"schema": {"$ref": "#/components/schemas/Root"}},
+        "text/html": {},
+    }
+
+
+def test_writes_are_described_with_both_preconditions(document):
+    for method in ("put", "patch", "delete"):
+        described = document["paths"][f"{PROJECTS}/{{project_id}}"][method]
+        named = [one["$ref"].rpartition("/")[2] for one in described["parameters"]]
+        assert {"If-Match", "If-None-Match"} <= {*named}
+        assert "412" in described["responses"]
+
+
 def test_every_operation_says_what_it_is_for(document):
     for item in document["paths"].values():
         for method in item.keys() - {"parameters"}:
@@ -128,7 +158,7 @@ def test_the_docs_page_and_its_assets_are_served_by_us(server, client):
         text = page.text
     assert not re.search(r"https?:|src=\"//", text)
     assets = re.findall(r'(?:src|href)="(/[^"]+)"', text)
-    assert len(assets) == 3
+    assert len(assets) == 4
     for path in assets:
         with client.get(path) as asset:
             assert asset.status_code == 200, path

@@ -26,6 +26,8 @@ FEW = {
     "DATABASE_POOL_TIMEOUT": "9",
     "DATABASE_IDLE_TIMEOUT": "6",
     "REQUEST_TIMEOUT": "15",
+    "ALLOWED_ORIGINS": "https://a.example",
+    "SCRIPT_NAME": "/backend",
 }
 HEAD = b"HEAD /api/v1/projects HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -102,6 +104,20 @@ def test_who_waits_too_long_for_a_thread_is_told_when_to_come_back(server, stall
         assert log.count(f" 503 0 ms  [{body['request_id']}]") == log.count(body["request_id"]) == 1
 
 
+def test_a_page_may_read_the_503_of_an_overload(server, stall, clients):
+    with stall():
+        wait_for(crowd(clients, server), 18)  # the other two hold the threads
+        for origin in ("https://a.example", "https://b.example"):
+            sent = HEAD.replace(b"HEAD", b"GET").replace(
+                b"x\r\n", f"x\r\nOrigin: {origin}\r\n".encode()
+            )
+            answer = exchange(server, sent)
+            is_problem(answer, 503)
+            allowed = b"\r\nAccess-Control-Allow-Origin: https://a.example\r\n" in answer
+            assert allowed == (origin == "https://a.example")
+            assert (b"Access-Control" in answer) == allowed
+
+
 def test_while_no_thread_is_free_the_next_are_refused_sooner(server, stall, clients):
     with stall():
         asked = crowd(clients, server)
@@ -119,13 +135,14 @@ def test_whether_it_lives_is_told_at_once_and_whether_it_is_ready_not_refused(
     with stall():
         asked = crowd(clients, server)
         ready = crowd(clients, server, "GET", "/ready", size=1)
-        lives = [ask(server, path="/health") for _ in range(40)]
+        ready += crowd(clients, server, "GET", "/backend/ready", size=1)
+        lives = [ask(server, path=path) for path in ("/health", "/backend/health") * 20]
         wait_for(asked, 18)
         lives += [ask(server, path="/health") for _ in range(40)]
         time.sleep(0.3)
     assert {answer[0] for answer in lives} == {200}
     assert statistics.quantiles([answer[3] for answer in lives], n=10)[-1] < 0.1
-    assert [answer[0] for answer in found(ready)] == [200]
+    assert [answer[0] for answer in found(ready)] == [200, 200]
 
 
 def test_a_burst_that_was_refused_does_not_lengthen_the_wait_of_the_next(server, stall, clients):

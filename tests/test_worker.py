@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from gunicorn.http.errors import LimitRequestHeaders
 
+from projectapp.headers import HEADERS
 from projectapp.serving.framing import framing
 from tests.conftest import PROJECTS, Served
 from tests.test_bad_input import CHUNKED, GOOD, LIMIT, chunks, post
@@ -69,6 +70,9 @@ def is_problem(answer, status):
     found = json.loads(body)
     assert statuses(head) == [status] == [found["status"]]
     assert b"Content-Type: application/problem+json" in head
+    assert re.search(rb"\r\nDate: \w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT\r\n", head)
+    assert b"\r\nVary: Origin" in head
+    assert all(f"\r\n{name}: {value}".encode() in head for name, value in HEADERS.items())
     assert f"X-Request-ID: {found['request_id']}".encode() in head
     return found["detail"]
 
@@ -83,7 +87,8 @@ def get_one(server):
 @pytest.fixture(scope="module")
 def server(serve):
     """As few threads as can be: four who held one would hold all."""
-    with serve(WEB_CONCURRENCY="1", THREADS="1", READ_TIMEOUT="1") as running:
+    few = {"WEB_CONCURRENCY": "1", "THREADS": "1", "READ_TIMEOUT": "1"}
+    with serve(**few, ALLOWED_ORIGINS="https://*.example.com") as running:
         yield running
 
 
@@ -281,6 +286,136 @@ def test_what_can_only_be_refused_is_not_waited_for(server, sql, sent, status):
 def test_a_body_a_little_over_the_limit_is_413_when_it_is_whole(server):
     sent = post(b"Transfer-Encoding: chunked", b"Connection: close") + chunks(b" " * (LIMIT + 10))
     is_problem(exchange(server, sent, b"0\r\n\r\n", pause=0.2), 413)
+
+
+LONG = b"X-A: " + b"a" * 4000 + b"\r\n"
+NOT_SERVED = {
+    "408, half a body": (post(b"Content-Length: 50", b"%s"), 408),
+    "408, half a head": (GET.replace(b"\r\n\r\n", b"\r\n%s\r\nX"), 408),
+    "431, endless": (GET.replace(b"\r\n\r\n", b"\r\n%s\r\n" + LONG * 17), 431),
+    "431, too many": (GET.replace(b"\r\n\r\n", b"\r\n%s\r\n" + b"a: b\r\n" * 60 + b"\r\n"), 431),
+    "400, two hosts": (GET.replace(b"Host: x", b"Host: x\r\nHost: x\r\n%s"), 400),
+    "414": (GET.replace(b"/health", b"/" * 9000).replace(b"x\r\n", b"x\r\n%s\r\n"), 414),
+    "417": (post(b"Content-Length: 13", b"Expect: a", b"%s"), 417),
+    "501": (post(b"Transfer-Encoding: br", b"%s"), 501),
+}
+
+
+ORIGIN = b"Origin: https://a.example.com"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "fields", "is_let_in"),
+    [
+        *((*case, ORIGIN, True) for case in NOT_SERVED.values()),
+        *(
+            (*NOT_SERVED["501"], fields, is_let_in)
+            for fields, is_let_in in [
+                (b"oRIGIN:https://a.example.com \t", True),
+                (b"Origin: https://example.com", False),
+                (b"Origin: https://a.example.com.evil.org", False),
+                (b"X-" + ORIGIN, False),
+                (ORIGIN + b"\r\nOrigin: https://b.example.com", False),
+            ]
+        ),
+    ],
+)
+def test_a_page_may_read_what_never_reaches_the_application_as_all_else(
+    server, sent, status, fields, is_let_in
+):
+    answer = exchange(server, sent % fields)
+    is_problem(answer, status)
+    assert (b"\r\nAccess-Control-Allow-Origin: https://a.example.com\r\n" in answer) == is_let_in
+    assert (b"\r\nAccess-Control-Expose-Headers: ETag, " in answer) == is_let_in
+    assert (b"\r\nAccess-Control-Allow-Credentials: true\r\n" in answer) == is_let_in
+
+
+def test_an_origin_whose_line_has_not_come_to_its_end_is_not_answered(server):
+    answer = exchange(server, GET.replace(b"\r\n\r\n", b"\r\nOrigin: https://a.example.com"))
+    is_problem(answer, 408)
+    assert b"Access-Control" not in answer
+
+
+def test_the_head_of_the_request_before_says_nothing_of_the_next(server):
+    first = GET.replace(b"x\r\n", b"x\r\nOrigin: https://a.example.com\r\nX-Request-ID: abc\r\n")
+    answer = exchange(server, first + GET[:9])
+    second = answer[answer.index(b"HTTP/1.1 408") :]
+    is_problem(second, 408)
+    assert b"Access-Control" not in second
+    assert b"abc" not in second
+
+
+@pytest.mark.parametrize(("sent", "status"), NOT_SERVED.values(), ids=NOT_SERVED.keys())
+def test_a_request_id_is_returned_and_logged_with_what_never_reaches_the_application(
+    server, sent, status
+):
+    request_id = f"mine-{random.random()}"  # noqa: S311
+    answer = exchange(server, sent % f"X-Request-ID: {request_id}".encode())
+    is_problem(answer, status)
+    assert f"\r\nX-Request-ID: {request_id}\r\n".encode() in answer
+    assert server.log.read_text().count(f" {status} 0 ms  [{request_id}]") == 1
+
+
+def test_a_request_id_that_is_none_is_replaced(server):
+    answer = exchange(server, NOT_SERVED["501"][0] % b"X-Request-ID: a b")
+    is_problem(answer, 501)
+    assert re.search(rb"\r\nX-Request-ID: [0-9a-f]{32}\r\n", answer)
+
+
+@pytest.mark.parametrize(
+    "line", [b"Host: a b", b"Expect: a", b"Transfer-Encoding: br", b"no colon"]
+)
+def test_a_refusal_of_a_head_has_no_body(server, line):
+    answer = exchange(server, b"HEAD /health HTTP/1.1\r\n" + line + b"\r\n\r\n")
+    assert answer.endswith(b"\r\n\r\n")
+    assert statuses(answer)[0] >= 400
+    assert re.search(rb"\r\nContent-Length: [1-9]", answer)
+
+
+# Targets that are not ASCII.
+
+
+def test_raw_utf8_in_a_query_is_what_it_is_percent_encoded(server, sql):
+    sql("INSERT INTO projects (id, name) VALUES (gen_random_uuid(), '번역 é')")
+    for query in ("q=번역", "name=번역 é", "name=번역+%C3%A9", "q=%EB%B2%88역"):
+        line = f"GET {PROJECTS}?{query.replace(' ', '%20')}"
+        assert (
+            '"total": 1' in exchange(server, LAST.replace(b"GET /health", line.encode())).decode()
+        )
+        answer = exchange(server, LAST.replace(b"GET /health", b"HEAD" + line[3:].encode()))
+        assert statuses(answer) == [200]
+    sent = post(b"Content-Length: 13", b"Connection: close").replace(b" HTTP", "?é HTTP".encode())
+    assert statuses(exchange(server, sent + GOOD)) == [201]
+
+
+@pytest.mark.parametrize("target", [f"{PROJECTS}/번역", "/번역", f"http://x{PROJECTS}/é?é#é"])
+def test_raw_utf8_in_a_path_is_what_it_is_percent_encoded(server, target):
+    for method in (b"GET ", b"PUT "):
+        is_problem(exchange(server, LAST.replace(b"GET /health", method + target.encode())), 404)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [b"/\xff", b"/health?q=\xb9\xf8\xbf\xaa", b"/\xc0\xaf", b"/\xed\xa0\x80", "/é".encode()[:2]],
+)
+def test_a_target_that_is_not_utf8_is_a_400_that_says_to_encode_it(server, target):
+    detail = is_problem(exchange(server, LAST.replace(b"/health", target)), 400)
+    assert detail == "The path or the query is not UTF-8. Percent-encode it."
+    assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "line", ["GÉT / HTTP/1.1", "GET / HTTP/1.1é", "GET /é /é HTTP/1.1", "é", "GET é HTTP/1.1"]
+)
+def test_other_raw_utf8_in_the_first_line_is_a_400(server, line):
+    is_problem(exchange(server, LAST.replace(b"GET /health HTTP/1.1", line.encode())), 400)
+
+
+def test_a_byte_that_only_latin_1_takes_for_a_space_ends_no_target(server):
+    for byte in ("\x85", "\xa0", "\u2028"):
+        line = f"GET /health{byte}HTTP/1.1 HTTP/1.1"
+        sent = LAST.replace(b"GET /health HTTP/1.1", line.encode())
+        is_problem(exchange(server, sent), 404)
 
 
 def test_http_1_0_needs_no_host(server):

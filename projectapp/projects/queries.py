@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
 from projectapp import auth, database
+from projectapp.conditional import NO_VERSION, Versions
 from projectapp.database import Row
 from projectapp.errors import OutcomeUnknown
 from projectapp.idempotency import Claim, insert_once, insert_row
@@ -22,7 +23,9 @@ from projectapp.projects.models import Project, as_json, mine
 _table = Project.__table__
 _body = as_json().label("body")
 _this = sa.and_(Project.id == sa.bindparam("this"), mine(_table.c))
-_at_version = Project.version == sa.any_(sa.bindparam("versions", type_=sa.ARRAY(sa.Integer)))
+_at_version = (
+    Project.version == sa.any_(sa.bindparam("versions", type_=sa.ARRAY(sa.Integer)))
+) != sa.bindparam("is_complement", type_=sa.Boolean)
 
 _FIND = sa.select(Project.version, _body).where(_this)
 _new = insert(_table)
@@ -90,14 +93,14 @@ def add(values: Mapping[str, Any], claim: Claim | None = None) -> tuple[Row, boo
 
 
 def change(
-    project_id: UUID, values: Mapping[str, Any], versions: Sequence[int] | None, merge: bool = False
+    project_id: UUID, values: Mapping[str, Any], versions: Versions | None, merge: bool = False
 ) -> Row | None:
     """Set `values`; the version and `updated_at` move only if that changes the row.
 
     With `merge`, `attributes` is an RFC 7396 patch. None if there is no such project, or none at
     one of `versions`, where None means any.
     """
-    if not values:
+    if not values or versions == NO_VERSION:
         row = find(project_id)
         return row if row and (versions is None or row.version in versions) else None
     made = _change(frozenset(values), merge)
@@ -105,12 +108,14 @@ def change(
     if versions is None:
         statement = made.change
     else:
-        statement, parameters["versions"] = made.change_at_version, versions
+        statement = made.change_at_version
+        parameters |= _condition(versions)
 
     def settle() -> Any:
         # With one version expected it can be made again: that has an effect at most once.
-        again = len(versions or ()) == 1 and database.one(statement, parameters)
-        return again or _find_out(made.look, parameters)
+        is_one = versions is not None and len(versions.listed) == 1 and not versions.is_complement
+        again = is_one and database.one(statement, parameters)
+        return again or _find_out(made.look, parameters, versions)
 
     return database.one(statement, parameters, settle)
 
@@ -144,18 +149,28 @@ def _change(names: frozenset[str], merge: bool) -> _Change:
     return _Change(change, change.where(_at_version), look)
 
 
-def _find_out(look: sa.Update, parameters: Mapping[str, Any]) -> Row | None:
+def _condition(versions: Versions) -> dict[str, Any]:
+    return {"versions": versions.listed, "is_complement": versions.is_complement}
+
+
+def _find_out(
+    look: sa.Update, parameters: Mapping[str, Any], versions: Versions | None
+) -> Row | None:
     """What became of a change whose answer was lost.
 
-    To make it again would overwrite a later editor's. A row that is as was wanted, one version
-    further, is taken for the change made (RFC 9110, 13.1.1), though somebody may have wanted the
-    same. None if another editor has certainly won.
+    To make it again would overwrite a later editor's. A row that is as was wanted, at a version
+    that may be changed or one further, is taken for the change made (RFC 9110, 13.1.1), though
+    somebody may have wanted the same. None if another editor has certainly won.
     """
     seen = database.one(look, parameters)
-    versions = parameters.get("versions")
-    if seen and seen.is_as_wanted and (versions is None or seen.version - 1 in versions):
-        return seen
-    if not seen or versions is None or any(version + 1 < seen.version for version in versions):
+    if seen and seen.is_as_wanted:
+        if versions is None or seen.version in versions:
+            return seen
+        if not versions.is_complement and seen.version - 1 in versions:
+            return seen
+    if not seen or versions is None or versions.is_complement:
+        raise OutcomeUnknown
+    if any(version + 1 < seen.version for version in versions.listed):
         raise OutcomeUnknown
     return None
 
@@ -165,12 +180,12 @@ def _shown(value: Any) -> Any:
     return sa.cast(value, sa.Text) if isinstance(value.type, JSONB) else value
 
 
-def remove(project_id: UUID, versions: Sequence[int] | None) -> bool:
+def remove(project_id: UUID, versions: Versions | None) -> bool:
     """Delete a project; False as None for `change`."""
+    if versions == NO_VERSION:
+        return False
     statement = _REMOVE if versions is None else _REMOVE_AT_VERSION
-    parameters: dict[str, Any] = {"this": project_id}
-    if versions is not None:
-        parameters["versions"] = versions
+    parameters = {"this": project_id, **(_condition(versions) if versions else {})}
 
     def settle() -> Any:
         removed = database.one(statement, parameters)

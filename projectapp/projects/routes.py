@@ -1,4 +1,7 @@
-"""The routes of projects. A view parses, calls and responds; its docstring is its documentation."""
+"""Create, find, change and delete projects.
+
+A view parses, calls and responds; its docstring is its documentation.
+"""
 
 import json
 from typing import Any
@@ -61,7 +64,7 @@ def list_projects(query: dict[str, Any]) -> Response:
     scope=WRITE,
     returns={201: ProjectSchema()},
     body=ProjectSchema(),
-    request_header="Idempotency-Key",
+    request_headers=["Idempotency-Key"],
     headers=["ETag", "Location", "Idempotency-Replayed"],
     errors=[400, 409, 413, 415, 422, 503],
 )
@@ -83,7 +86,7 @@ def create_project(body: dict[str, Any]) -> Response:
 @Operation(
     scope=READ,
     returns={200: ProjectSchema(), 304: None},
-    request_header="If-None-Match",
+    request_headers=["If-None-Match"],
     headers=["ETag"],
     errors=[400, 404, 503],
 )
@@ -100,7 +103,7 @@ def get_project(project_id: UUID) -> Response:
     scope=WRITE,
     returns={200: ProjectSchema()},
     body=ProjectSchema(partial=True),
-    request_header="If-Match",
+    request_headers=conditional.OF_WRITES,
     headers=["ETag"],
     errors=[400, 404, 412, 413, 415, 503],
 )
@@ -118,7 +121,7 @@ def put_project(project_id: UUID, body: dict[str, Any]) -> Response:
     returns={200: ProjectSchema()},
     body=ProjectSchema(partial=True),
     content_types=_PATCH_TYPES,
-    request_header="If-Match",
+    request_headers=conditional.OF_WRITES,
     headers=["ETag"],
     errors=[400, 404, 412, 413, 415, 503],
 )
@@ -131,7 +134,12 @@ def patch_project(project_id: UUID, body: dict[str, Any]) -> Response:
 
 
 @bp.delete("/<uuid:project_id>")
-@Operation(scope=WRITE, returns={204: None}, request_header="If-Match", errors=[400, 404, 412, 503])
+@Operation(
+    scope=WRITE,
+    returns={204: None},
+    request_headers=conditional.OF_WRITES,
+    errors=[400, 404, 412, 503],
+)
 def delete_project(project_id: UUID) -> Response:
     """Delete a project."""
     versions = conditional.expected_versions()
@@ -155,8 +163,10 @@ def _change(project_id: UUID, values: dict[str, Any], merge: bool = False) -> Re
     return _project(row)
 
 
-def _unmatched(project_id: UUID, versions: list[int] | None) -> NotFound | PreconditionFailed:
-    """Why a statement found no row; only If-Match leaves two reasons, and costs a second look."""
+def _unmatched(
+    project_id: UUID, versions: conditional.Versions | None
+) -> NotFound | PreconditionFailed:
+    """Why a statement found no row: a precondition leaves two reasons, and costs a second look."""
     row = queries.find(project_id) if versions is not None else None
     if not row:
         return NotFound()

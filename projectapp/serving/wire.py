@@ -11,7 +11,7 @@ from typing import Any
 
 from gunicorn.http.errors import NoMoreData
 
-from projectapp.serving.framing import framing
+from projectapp.serving.framing import MOST_HEAD, framing
 
 PIECE = 2**16
 MOST_DISCARDED = 2**24  # so that who sends a body too large to the end gets to read its 413
@@ -30,6 +30,7 @@ class Wire:
         self.input = bytearray()
         self.is_whole = False  # nothing of the request is missing
         self.ready = 0  # so much of the input is the request that a thread may read
+        self.head = b""  # for an answer that the application does not make
         self.arrived = 0.0  # when it was whole, on the monotonic clock
         self.output = bytearray()
         self.framing: Iterator[int] = iter(())
@@ -94,8 +95,14 @@ class Wire:
         if size == 0:
             return False
         self.is_whole, self.ready = size is not None, size or len(self.input)
+        self.keep_head()
         self.arrived = time.monotonic()
         return True
+
+    def keep_head(self) -> None:
+        """Remember what there is of the request's head: a thread takes it off the input."""
+        end = self.input.find(b"\r\n\r\n", 2, MOST_HEAD)
+        self.head = bytes(self.input[: MOST_HEAD if end < 0 else end + 2])
 
     def flush(self) -> None:
         """Send what the kernel takes now."""

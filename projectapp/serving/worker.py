@@ -11,9 +11,11 @@ imports stays as it was, so nothing of projectapp is imported here but in a work
 
 import math
 import os
+import re
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -26,8 +28,9 @@ from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
 import gunicorn.util
-from gunicorn.http import get_parser
-from gunicorn.http.errors import LimitRequestHeaders
+from gunicorn.arbiter import Arbiter
+from gunicorn.http import Request, RequestParser, get_parser
+from gunicorn.http.errors import InvalidRequestLine, LimitRequestHeaders
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from config import load
@@ -37,14 +40,36 @@ settings = load()
 MOST_HELD = max(2**24, 4 * settings.MAX_CONTENT_LENGTH)  # of all clients of a worker
 LINGER = 2.0
 AT_ONCE = 8  # refusals in a turn of the loop, which has others to look after; the next follows
-HEALTH = (b"GET /health ", b"HEAD /health ")
-READY = (b"GET /ready ", b"HEAD /ready ")  # refused, its load would be sent to the next server
+_PROBES = [
+    f"{method} {prefix}" for method in ("GET", "HEAD") for prefix in {"", settings.SCRIPT_NAME}
+]
+HEALTH = tuple(f"{probe}/health ".encode() for probe in _PROBES)
+# Refused, its load would be sent to the next server.
+READY = tuple(f"{probe}/ready ".encode() for probe in _PROBES)
 
 
 def _say_stopping() -> None:
     from projectapp import health
 
     health.stopping = True
+
+
+class UTF8Request(Request):  # type: ignore[misc]
+    """A request whose target may have raw UTF-8, as curl sends it: the same as percent-encoded.
+
+    Only bytes from 0x80 on are encoded, so where the line, the head and the request end is what
+    it was to a proxy.
+    """
+
+    def parse_request_line(self, line_bytes: bytes) -> None:
+        parts = line_bytes.split(b" ", 2)
+        if len(parts) == 3 and not parts[1].isascii():
+            try:
+                parts[1].decode()
+            except UnicodeDecodeError:
+                raise InvalidRequestLine("not UTF-8") from None
+            parts[1] = re.sub(rb"[\x80-\xff]", lambda byte: b"%%%02X" % ord(byte[0]), parts[1])
+        super().parse_request_line(b" ".join(parts))
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -67,6 +92,19 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.missed: SimpleQueue[int] = SimpleQueue()  # signals from before it had handlers
         self.thread = threading.local()
 
+    def init_process(self) -> None:
+        # gunicorn would print what it has logged, and Python what a sentence has to say.
+        try:
+            super().init_process()
+        except SystemExit as error:
+            if isinstance(error.code, str):
+                self.log.error(error.code)
+                sys.exit(1)
+            raise
+        except Exception:
+            self.log.exception("Exception in worker process")
+            sys.exit(-1 if self.booted else Arbiter.WORKER_BOOT_ERROR)
+
     def get_thread_pool(self) -> ThreadPoolExecutor:
         # Whether this process lives is to be seen also when all threads wait for the database.
         self.prober = ThreadPoolExecutor(1)
@@ -74,9 +112,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
+        from projectapp.serving.refusal import write_refusal
         from projectapp.serving.wire import Wire
 
         self.wire = Wire
+        # gunicorn has no setting for either.
+        gunicorn.util.write_error = partial(write_refusal, settings, self.cfg)
+        RequestParser.mesg_class = UTF8Request
         application: Any = self.wsgi  # type: ignore[has-type]
 
         def timed(environ: dict[str, Any], start_response: Any) -> Any:
@@ -172,9 +214,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _refuse(self, conn: Any, status: HTTPStatus) -> None:
         wire = conn.sock
         wire.keep = False
+        wire.keep_head()
         gunicorn.util.write_error(wire, status.value, status.phrase, "")
-        if wire.input.startswith(b"HEAD "):
-            del wire.output[wire.output.index(b"\r\n\r\n") + 4 :]
         self._write(conn)
 
     def _write(self, conn: Any) -> None:
