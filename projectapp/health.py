@@ -2,15 +2,15 @@
 
 import logging
 from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify
 from marshmallow import Schema, fields
-from sqlalchemy import column, func, select, table
+from sqlalchemy import func, select
 
 from projectapp import database
+from projectapp.database import schema
+from projectapp.database.schema import code_revision as code_revision
 from projectapp.errors import Unavailable
 from projectapp.operation import Operation
 
@@ -22,10 +22,12 @@ stopping = False  # the worker says so
 
 _DURABILITY = ("fsync", "full_page_writes", "synchronous_commit")
 
+_SETTINGS = ("server_encoding", "transaction_read_only", *_DURABILITY)
 _STATE = select(
-    column("version_num"),
-    *(func.current_setting(name).label(name) for name in ("transaction_read_only", *_DURABILITY)),
-).select_from(table("alembic_version"))
+    *schema.REVISIONS.subquery().c,
+    *schema.COLUMNS.subquery().c,
+    *(func.current_setting(name).label(name) for name in _SETTINGS),
+)
 
 
 class HealthSchema(Schema):
@@ -100,23 +102,20 @@ def root() -> Response:
     )
 
 
-@cache
-def code_revision() -> str:
-    """The revision of the newest migration: files are numbered, so the names sort."""
-    versions = Path(__file__).parent.parent / "migrations" / "versions"
-    return max(path.name.partition("_")[0] for path in versions.glob("[0-9]*_*.py"))
-
-
 def _readiness() -> dict[str, Any]:
     """What is known of the database that is ready; Unavailable says why it is not."""
     if stopping:
         raise Unavailable("This server is stopping.", 5)
-    row = database.one(_STATE)
-    current, needed = row.version_num if row else "none", code_revision()
-    if not row or current < needed:
+    row = database.one(_STATE, {"tables": list(database.db.metadata.tables)})
+    if row.server_encoding != schema.ENCODING:
+        raise Unavailable(str(schema.wrong_encoding(row.server_encoding)), 5)
+    if obstacle := schema.find_obstacle(row.revisions, row.columns, database.db.metadata):
+        raise Unavailable(str(obstacle), 5)
+    current, needed = max(row.revisions, default="none"), code_revision()
+    if not row.revisions or current < needed:
         raise Unavailable(
             f"The database's schema is at {current}, this code needs {needed}: flask db upgrade.", 5
         )
     if row.transaction_read_only == "on":
         raise Unavailable("The database takes no writes.", 5)
-    return {"schema": current, "durable": "off" not in row[2:]}
+    return {"schema": current, "durable": "off" not in (getattr(row, s) for s in _DURABILITY)}

@@ -11,6 +11,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+import click
 from flask import Flask, Response, g, has_request_context, request
 
 access = logging.getLogger("projectapp.access")
@@ -53,12 +54,30 @@ class TextFormatter(logging.Formatter):
         return super().format(record)
 
 
+class CommandFormatter(logging.Formatter):
+    """The message alone, for a person who typed a command."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = super().format(record)
+        return f"Warning: {message}" if record.levelno == logging.WARNING else message
+
+
 def init_app(app: Flask) -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if app.config["LOG_FORMAT"] == "json" else TextFormatter())
-    logging.basicConfig(handlers=[handler], level=app.config["LOG_LEVEL"].upper())
+    handler.setFormatter(_formatter(app.config["LOG_FORMAT"]))
+    level = app.config["LOG_LEVEL"].upper()
+    logging.basicConfig(handlers=[handler], level=level)
+    # It says at each start what its dialect is.
+    logging.getLogger("alembic.runtime").setLevel(level if level == "DEBUG" else "WARNING")
     app.before_request(_begin)
     app.after_request(_end)
+
+
+def _formatter(form: str) -> logging.Formatter:
+    command = click.get_current_context(silent=True)
+    if command and command.info_name != "run":  # which serves
+        return CommandFormatter()
+    return JsonFormatter() if form == "json" else TextFormatter()
 
 
 def refused(status: int) -> str:

@@ -124,7 +124,7 @@ def lines_until(process, words):
 
 def did_nothing(process):
     said = process.communicate(timeout=10)[1]
-    return process.returncode == 0 and "Running" not in said and "waits" not in said
+    return process.returncode == 0 and "Applied" not in said and "waits" not in said
 
 
 def test_of_five_upgrades_at_once_one_migrates_and_the_others_wait_for_it(
@@ -137,7 +137,7 @@ def test_of_five_upgrades_at_once_one_migrates_and_the_others_wait_for_it(
     words = "".join(process.communicate(timeout=60)[1] for process in processes)
     assert {process.returncode for process in processes} == {0}
     for number in range(1, head + 3):
-        assert words.count(f" -> {number:04}, ") == 1
+        assert words.count(f"Applied {number:04}: ") == 1
     assert version(sql) == [(f"{head + 2:04}",)]
     assert sql("SELECT bool_and(indisvalid) FROM pg_index") == [(True,)]
 
@@ -253,7 +253,7 @@ def test_after_a_kill_in_a_concurrent_build_the_next_upgrade_completes(
     time.sleep(1)  # longer than any other statement of a migration waits
     process.send_signal(signal.SIGKILL)
     process = upgrade(folder)
-    lines_until(process, "Running upgrade")  # once PostgreSQL has ended the killed one's session
+    lines_until(process, "The schema is at")  # once PostgreSQL has ended the killed one's session
     other_session("ROLLBACK")
     process.communicate(timeout=20)
     assert process.returncode == 0

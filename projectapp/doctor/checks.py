@@ -7,10 +7,11 @@ from typing import Any
 from flask import current_app
 
 from config import is_public
+from projectapp.database import db, schema
+from projectapp.database.schema import OLDEST_POSTGRESQL as OLDEST
+from projectapp.database.schema import code_revision
 from projectapp.doctor.finding import FAIL, OK, WARN, Finding
-from projectapp.health import code_revision
 
-OLDEST = 15  # major version of PostgreSQL
 FAR_MS = 10  # a round trip that is felt: each request is one
 SKEW_SECONDS = 1
 
@@ -63,11 +64,14 @@ def _clock(facts: Facts) -> Finding:
 
 
 def _schema(facts: Facts) -> Finding:
-    needed, at, role = code_revision(), facts["revision"], facts["role"]
+    needed, at, role = code_revision(), max(facts["revisions"], default=None), facts["role"]
     if facts["schema"] is None:
         what = f"The role {role} may use no schema of its search_path."
         do = f"GRANT USAGE ON SCHEMA public TO {role};"
         return Finding(FAIL, "schema", what, "It finds no table.", do)
+    if obstacle := schema.find_obstacle(facts["revisions"], facts["columns"], db.metadata):
+        why = "The service does not touch what may be another application's: /ready says 503."
+        return Finding(FAIL, "schema", obstacle.what, why, obstacle.remedy)
     if at is None or at < needed:
         what = f"The schema is at {at or 'nothing'}, this release needs {needed}."
         if facts["ddl"] or facts["separate"]:
@@ -139,15 +143,15 @@ def _durability(facts: Facts) -> Finding:
 
 
 def _text(facts: Facts) -> Finding | None:
-    if facts["encoding"] == "UTF8":
+    if facts["encoding"] == schema.ENCODING:
         return None
-    what = f"The database's encoding is {facts['encoding']}, not UTF8."
-    do = "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0;"
+    what = f"The database's encoding is {facts['encoding']}, not {schema.ENCODING}."
+    do = f"CREATE DATABASE ... ENCODING '{schema.ENCODING}' TEMPLATE template0;"
     return Finding(FAIL, "encoding", what, "Most languages cannot be stored.", do)
 
 
 def _jit(facts: Facts) -> Finding | None:
-    if not facts["jit"] or facts["revision"] is None:  # the migrations turn it off
+    if not facts["jit"] or not facts["revisions"]:  # the migrations turn it off
         return None
     why = "Searches for frequent words would compile their plans, for a tenth of a second each."
     do = "ALTER DATABASE ... SET jit = off;"

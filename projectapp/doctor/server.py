@@ -10,7 +10,7 @@ from flask import current_app
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from projectapp.database import db, migrating
+from projectapp.database import db, migrating, schema
 from projectapp.database.connection import Connector, watchdog
 from projectapp.database.pooling import pool_mode
 from projectapp.doctor.checks import CHECKS, Facts
@@ -77,12 +77,14 @@ def _ask(connection: Connection) -> Facts:
         facts = dict(connection.execute(_FACTS, names).mappings().one())
         skew = facts["clock"] - (begun + time.time()) / 2
         exposed = migrating.open_tables(connection)
-        revision = None
+        columns = connection.scalar(schema.COLUMNS, {"tables": tables})
+        revisions = []
         if facts["migrated"] and "SELECT on alembic_version" not in facts["missing"]:
-            revision = connection.scalar(text("SELECT max(version_num) FROM alembic_version"))
+            revisions = connection.scalar(schema.REVISIONS)
     info, libpq = link.info, divmod(psycopg2.extensions.libpq_version(), 10000)
     return facts | {
-        "revision": revision,
+        "revisions": revisions,
+        "columns": columns,
         "open": exposed,
         "trip": statistics.median(trips) * 1000,
         "skew": skew,
