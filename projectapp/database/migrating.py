@@ -19,7 +19,7 @@ import psycopg2
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from flask import current_app
-from psycopg2.errors import DeadlockDetected, LockNotAvailable
+from psycopg2.errors import DeadlockDetected, LockNotAvailable, ReadOnlySqlTransaction
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
@@ -286,7 +286,7 @@ def _explain(error: Exception, is_connected: bool) -> str:
         raise ended from None
     cause: Any = getattr(ended, "orig", ended)
     message = str(cause).strip()
-    if ends_link(cause):
+    if ends_link(cause) and not isinstance(cause, ReadOnlySqlTransaction):
         return f"{message}\n{_LOST if is_connected else _DOCTOR}"
     state = getattr(cause, "pgcode", None) or ""
     if state in _EXISTS:
