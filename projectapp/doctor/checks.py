@@ -142,6 +142,29 @@ def _durability(facts: Facts) -> Finding:
     return Finding(WARN, "durability", what, why, do + " SELECT pg_reload_conf();")
 
 
+def _failover(facts: Facts) -> Finding | None:
+    target = current_app.config["DATABASE_URL"] or {}
+    hosts = 1 + max(target.get(name, "").count(",") for name in ("host", "hostaddr"))
+    if hosts == 1 or facts["standby"]:
+        return None
+    if not facts["synchronous"]:
+        what = f"DATABASE_URL names {hosts} hosts, and commits wait for no synchronous standby."
+        why = (
+            "A failover loses acknowledged writes. If the old primary is not stopped, it goes on"
+            " acknowledging writes that are lost."
+        )
+        do = (
+            "synchronous_standby_names (Patroni: synchronous_mode), or a proxy or a watchdog"
+            "\nthat fences the old primary: docs/reliability.md, Failover"
+        )
+        return Finding(WARN, "failover", what, why, do)
+    if all(state in ("async", "potential") for state in facts["standbys"]):
+        what = "synchronous_standby_names is set, but no synchronous standby is connected."
+        do = "SELECT application_name, state, sync_state FROM pg_stat_replication;"
+        return Finding(WARN, "failover", what, "Every write waits for one, and answers 503.", do)
+    return Finding(OK, "failover", "Commits wait for a synchronous standby.")
+
+
 def _text(facts: Facts) -> Finding | None:
     if facts["encoding"] == schema.ENCODING:
         return None
@@ -177,5 +200,5 @@ def _connections(facts: Facts) -> Finding:
 
 CHECKS: tuple[Callable[[Facts], Finding | None], ...] = (
     *(_server, _tls, _distance, _clock, _text, _schema, _indexes, _rights, _exposure),
-    *(_writes, _durability, _jit, _connections),
+    *(_writes, _durability, _failover, _jit, _connections),
 )

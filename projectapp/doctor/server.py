@@ -30,6 +30,10 @@ SELECT pg_postmaster_start_time() || current_database() AS place, quote_ident(cu
   extract(epoch FROM clock_timestamp())::float AS clock,
   ARRAY(SELECT name FROM pg_settings WHERE setting = 'off'
         AND name IN ('fsync', 'full_page_writes', 'synchronous_commit')) AS volatile,
+  current_setting('synchronous_standby_names') <> ''
+    AND current_setting('synchronous_commit') NOT IN ('off', 'local') AS synchronous,
+  ARRAY(SELECT sync_state FROM pg_stat_replication) AS standbys,  -- NULL where it is not shown
+  pg_is_in_recovery() AS standby,
   least(current_setting('max_connections')::integer
     - current_setting('superuser_reserved_connections')::integer
     - coalesce(current_setting('reserved_connections', true)::integer, 0),
