@@ -4,6 +4,7 @@ import logging
 
 from alembic import context
 from alembic.operations.ops import MigrationScript
+from alembic.util import CommandError
 
 from projectapp.database import db, migrating
 
@@ -69,7 +70,12 @@ def is_done(connection) -> bool:
 
 def run(connection) -> None:
     # Not inside a transaction: Alembic would take it for one that spans all migrations.
-    at = read_revision(connection)
+    at, head = read_revision(connection), context.get_head_revision()
+    if at > head and context.get_context().opts["fn"].__name__ != "do_stamp":
+        raise CommandError(
+            f"The schema is at {at}, ahead of this release, which knows up to {head}: use the"
+            " release that brought it there."
+        )
     if target() != "":
         log.info("The schema is at %s.", at or "nothing yet")
     with context.begin_transaction():

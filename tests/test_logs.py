@@ -3,10 +3,12 @@
 import json
 import logging
 import re
+from contextlib import nullcontext
 
+import click
 import pytest
 
-from projectapp.logs import JsonFormatter, TextFormatter
+from projectapp.logs import CommandFormatter, JsonFormatter, TextFormatter, _formatter
 from tests.conftest import PROJECTS
 
 
@@ -83,6 +85,30 @@ def test_text_lines_end_in_the_request_id(app):
     with app.test_request_context(headers={"X-Request-ID": "abc"}):
         app.preprocess_request()
         assert TextFormatter().format(record()).endswith("[abc]")
+
+
+@pytest.mark.parametrize(
+    ("command", "form", "line"),
+    [
+        ("upgrade", "json", "line 1\n2"),
+        ("upgrade", "text", "line 1\n2"),
+        ("run", "json", '{"time": '),
+        ("run", "text", "INFO    line 1"),
+        (None, "json", '{"time": '),
+        (None, "text", "INFO    line 1"),
+    ],
+)
+def test_a_command_logs_plain_text_and_a_server_what_log_format_says(command, form, line):
+    context = click.Context(click.Command("flask"), info_name=command) if command else nullcontext()
+    with context:
+        text = _formatter(form).format(record())
+    assert line in text
+    assert text.startswith(line) or command != "upgrade"
+
+
+def test_a_command_marks_its_warnings():
+    made = record(levelno=logging.WARNING)
+    assert CommandFormatter().format(made) == "Warning: line 1\n2"
 
 
 def test_production_logs_json_and_development_text(serve, database_url):

@@ -399,6 +399,19 @@ def test_a_role_that_may_not_migrate_is_a_sentence(sql, later, upgrade, direct_u
         sql(f"DROP ROLE {role}")
 
 
+@pytest.mark.parametrize("command", ["downgrade", "current", "migrate", "check"])
+def test_a_command_that_needs_the_migrations_of_a_later_release_says_so(
+    app, sql, head, caplog, command
+):
+    sql("UPDATE alembic_version SET version_num = '9999'")
+    with app.app_context(), pytest.raises(SystemExit):
+        getattr(flask_migrate, command)()
+    assert f"The schema is at 9999, ahead of this release, which knows up to {head:04}" in (
+        caplog.text
+    )
+    assert version(sql) == [("9999",)]
+
+
 def test_a_schema_ahead_can_be_stamped(app, sql, head):
     sql("UPDATE alembic_version SET version_num = '9999'")
     with app.app_context():
