@@ -107,9 +107,10 @@ def _readiness() -> dict[str, Any]:
     if stopping:
         raise Unavailable("This server is stopping.", 5)
     row = database.one(_STATE, {"tables": list(database.db.metadata.tables)})
-    if row.server_encoding != schema.ENCODING:
-        raise Unavailable(str(schema.wrong_encoding(row.server_encoding)), 5)
-    if obstacle := schema.find_obstacle(row.revisions, row.columns, database.db.metadata):
+    obstacle = schema.find_encoding_obstacle(row.server_encoding) or schema.find_obstacle(
+        row.revisions, row.columns, database.db.metadata
+    )
+    if obstacle:
         raise Unavailable(str(obstacle), 5)
     current, needed = max(row.revisions, default="none"), code_revision()
     if not row.revisions or current < needed:

@@ -328,6 +328,7 @@ def test_what_a_role_may_and_should_is_told(ask, sql, role, direct_url):
     _, found = ask(DATABASE_URL=url)
     assert found["rights"]["level"] == "FAIL"
     assert f"The role {name} lacks SELECT on " in found["rights"]["what"]
+    assert "schema" not in found  # what cannot be read is not called foreign
     _, found = ask(MIGRATIONS_DATABASE_URL=url)
     assert found["migrating"]["level"] == "FAIL"
     assert "may not change the schema" in found["migrating"]["what"]

@@ -205,9 +205,10 @@ def check_database(connection: Connection, revisions: Sequence[str]) -> None:
             f"This is PostgreSQL {version}, which is too old: {schema.OLDEST_POSTGRESQL} is the"
             " oldest that works."
         )
-    if encoding != schema.ENCODING:
-        raise CommandError(str(schema.wrong_encoding(encoding)))
-    if obstacle := schema.find_obstacle(revisions, columns, db.metadata):
+    obstacle = schema.find_encoding_obstacle(encoding) or schema.find_obstacle(
+        revisions, columns, db.metadata
+    )
+    if obstacle:
         raise CommandError(str(obstacle))
 
 

@@ -15,7 +15,10 @@ from sqlalchemy import MetaData, column, text
 OLDEST_POSTGRESQL = 15
 ENCODING = "UTF8"
 
-_OWN_DATABASE = "Give this service a database or a schema of its own (docs/database.md)."
+_REMEDY = (
+    "Give this service a database or a schema of its own (docs/database.md), or have it take over"
+    " the rows of the other application (docs/adopt.md)."
+)
 
 # Migration 0001 makes these, and every release has them.
 _ALWAYS = {"projects": ("attributes", "version")}
@@ -49,7 +52,9 @@ def code_revision() -> str:
     return max(path.name.partition("_")[0] for path in versions.glob("[0-9]*_*.py"))
 
 
-def wrong_encoding(encoding: str) -> Obstacle:
+def find_encoding_obstacle(encoding: str) -> Obstacle | None:
+    if encoding == ENCODING:
+        return None
     what = f"The database's encoding is {encoding}, not {ENCODING}: most languages do not fit."
     return Obstacle(what, f"Create it with ENCODING '{ENCODING}' TEMPLATE template0.")
 
@@ -61,11 +66,15 @@ def find_obstacle(
 
     A schema of a later release is ours: it has the columns of this one, too (docs/migrations.md).
     """
+    if not revisions and columns:
+        table, names = next(iter(columns.items()))
+        what = f"There is a table {table} ({', '.join(names)}), and no recorded migration made it."
+        return Obstacle(what, _REMEDY)
     if not revisions:
-        return _find_foreign_table(columns)
+        return None
     if len(revisions) > 1 or not re.fullmatch(r"[0-9]{4}", revisions[0]):
         what = f"alembic_version is another application's: it says {', '.join(revisions)}."
-        return Obstacle(what, _OWN_DATABASE)
+        return Obstacle(what, _REMEDY)
     needed: Mapping[str, Sequence[str]] = _ALWAYS
     if revisions[0] >= code_revision():
         needed = {name: table.c.keys() for name, table in models.tables.items()}
@@ -80,12 +89,4 @@ def find_obstacle(
     what = f"alembic_version says {revisions[0]}, but there is no {', no '.join(missing[:3])}"
     rest = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     what += f"{rest}: it is another application's, or columns were dropped."
-    return Obstacle(what, _OWN_DATABASE)
-
-
-def _find_foreign_table(columns: Mapping[str, Sequence[str]]) -> Obstacle | None:
-    for table, names in columns.items():
-        what = f"There is a table {table} that this service did not make ({', '.join(names)})."
-        remedy = "docs/adopt.md says how to take over its rows; or give this service a database"
-        return Obstacle(what, f"{remedy} of its own.")
-    return None
+    return Obstacle(what, _REMEDY)

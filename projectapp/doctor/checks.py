@@ -63,15 +63,18 @@ def _clock(facts: Facts) -> Finding:
     return Finding(WARN, "clock", what, why, "timedatectl set-ntp true   # where it is wrong")
 
 
-def _schema(facts: Facts) -> Finding:
-    needed, at, role = code_revision(), max(facts["revisions"], default=None), facts["role"]
+def _schema(facts: Facts) -> Finding | None:
+    role = facts["role"]
     if facts["schema"] is None:
         what = f"The role {role} may use no schema of its search_path."
         do = f"GRANT USAGE ON SCHEMA public TO {role};"
         return Finding(FAIL, "schema", what, "It finds no table.", do)
+    if facts["revisions"] is None:  # _rights says so
+        return None
     if obstacle := schema.find_obstacle(facts["revisions"], facts["columns"], db.metadata):
         why = "The service does not touch what may be another application's: /ready says 503."
         return Finding(FAIL, "schema", obstacle.what, why, obstacle.remedy)
+    needed, at = code_revision(), max(facts["revisions"], default=None)
     if at is None or at < needed:
         what = f"The schema is at {at or 'nothing'}, this release needs {needed}."
         if facts["ddl"] or facts["separate"]:

@@ -82,7 +82,7 @@ def _ask(connection: Connection) -> Facts:
         skew = facts["clock"] - (begun + time.time()) / 2
         exposed = migrating.open_tables(connection)
         columns = connection.scalar(schema.COLUMNS, {"tables": tables})
-        revisions = []
+        revisions: list[str] | None = None if facts["migrated"] else []  # None: not readable
         if facts["migrated"] and "SELECT on alembic_version" not in facts["missing"]:
             revisions = connection.scalar(schema.REVISIONS)
     info, libpq = link.info, divmod(psycopg2.extensions.libpq_version(), 10000)
