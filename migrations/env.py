@@ -4,7 +4,7 @@ import logging
 
 from alembic import context
 from alembic.operations.ops import MigrationScript
-from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 
 from projectapp.database import db, migrating
 
@@ -18,8 +18,16 @@ def number(migration_context, revision, directives: list[MigrationScript]) -> No
         print("The models and the migrations agree: there is nothing to migrate.")
         directives.clear()
         return
-    head = ScriptDirectory.from_config(context.config).get_current_head()
-    script.rev_id = f"{int(head or 0) + 1:04}"
+    script.rev_id = f"{int(context.script.get_current_head() or 0) + 1:04}"
+
+
+def report(*, step, heads, **_) -> None:
+    """Say what was done, while the transaction that does it is still open."""
+    if step.is_stamp:
+        log.info("alembic_version says %s now.", ", ".join(sorted(heads)) or "nothing")
+        return
+    done = "Applied" if step.is_upgrade else "Reverted"
+    log.info("%s %s: %s", done, step.up_revision_id, " ".join(step.up_revision.doc.split()))
 
 
 options = {
@@ -38,26 +46,43 @@ def target() -> str | None:
         return ""
 
 
+def read_revision(connection) -> str:
+    """The schema's revision, or "". Raises CommandError unless the database is this service's."""
+    context.configure(connection=connection, on_version_apply=report, **options)
+    revisions = context.get_context().get_current_heads()
+    connection.rollback()
+    migrating.check_database(connection, revisions)
+    return max(revisions, default="")
+
+
 def is_done(connection) -> bool:
     """Whether the schema is where `flask db upgrade` leads, or a later release has it ahead."""
-    context.configure(connection=connection, **options)
-    if context.get_context().opts["fn"].__name__ != "upgrade":  # but downgrade or stamp
+    at, head = read_revision(connection), context.get_head_revision()
+    is_upgrade = context.get_context().opts["fn"].__name__ == "upgrade"  # not downgrade or stamp
+    if not (is_upgrade and at >= head == target()):
         return False
-    at = max(context.get_context().get_current_heads(), default="")
-    connection.rollback()
-    head = context.get_head_revision()
-    if at > head == target():
+    if at > head:
         log.info("The schema is at %s, ahead of this release, which needs %s.", at, head)
-    return at >= head == target()
+    else:
+        log.info("The schema is at %s: up to date.", at)
+    return True
 
 
 def run(connection) -> None:
     # Not inside a transaction: Alembic would take it for one that spans all migrations.
-    context.configure(connection=connection, **options)
+    at, head = read_revision(connection), context.get_head_revision()
+    if at > head and context.get_context().opts["fn"].__name__ != "do_stamp":
+        raise CommandError(
+            f"The schema is at {at}, ahead of this release, which knows up to {head}: use the"
+            " release that brought it there."
+        )
+    if target() != "":
+        log.info("The schema is at %s.", at or "nothing yet")
     with context.begin_transaction():
         context.run_migrations()
 
 
+migrating.check_files(context.script)
 if context.is_offline_mode():
     # Named parameters: the style of psycopg2 would double each % of the SQL.
     named = {"paramstyle": "named"}

@@ -17,19 +17,27 @@ from config import ROOT
 from projectapp import database, idempotency, operation
 from projectapp.auth import issuing, tokens
 from projectapp.auth.caller import OWNER_LENGTH
-from projectapp.errors import Problem
+from projectapp.errors import OutcomeUnknown, Problem, Unavailable
 
 _keys = AppGroup("idempotency", help="The keys of POST requests.")
 _tokens = AppGroup("tokens", help="API tokens, for servers and scripts (AUTH=tokens).")
 
 
 def told(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a command end with what a Problem says, instead of a trace."""
+    """Have a command end with what a Problem says, instead of a traceback.
+
+    Every command can be run again without harm, unless an OutcomeUnknown has another remedy.
+    """
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> Any:
         try:
             return command(*arguments, **options)
+        except OutcomeUnknown as problem:
+            remedy = problem.remedy or "Run the command again: it does only what is left to do."
+            raise click.ClickException(f"{problem.what} {remedy}") from problem
+        except Unavailable as problem:
+            raise click.ClickException(f"{problem.detail} `flask doctor` says more.") from problem
         except Problem as problem:
             raise click.ClickException(problem.detail) from problem
 
@@ -154,7 +162,7 @@ def revoke(token_id: str) -> None:
         except ValueError:  # it may be a token, and is not repeated
             raise click.UsageError("TOKEN_ID is an id of `flask tokens list`, or -.") from None
     if name is None:
-        raise click.ClickException("There is no such token, or it is revoked already.")
+        raise click.ClickException("There is no such token.")
     click.echo(f"{name} is revoked.")
 
 

@@ -146,16 +146,18 @@ class Locked(Unavailable):
 
 
 class OutcomeUnknown(Unavailable):
-    """The answer to a write was lost, and what became of it could not be found out."""
+    """The answer to a write was lost, and what became of it could not be found out.
+
+    `remedy` says what to do about it where a command cannot simply be run again.
+    """
 
     code = "outcome_unknown"
+    what = "The database's answer was lost: this may or may not have happened."
 
-    def __init__(self) -> None:
-        super().__init__(
-            "The database's answer was lost: this may or may not have happened. Repeat it with the"
-            " same Idempotency-Key, or read first.",
-            retry_after=1,
-        )
+    def __init__(self, remedy: str | None = None) -> None:
+        repeat = "Repeat it with the same Idempotency-Key, or read first."
+        super().__init__(f"{self.what} {repeat}", retry_after=1)
+        self.remedy = remedy
 
 
 _KINDS: list[type[Problem]] = [*Problem.__subclasses__(), Problem]

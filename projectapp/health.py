@@ -3,16 +3,16 @@
 import logging
 from base64 import b64encode
 from datetime import UTC, datetime
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify, render_template, request, url_for
 from marshmallow import Schema, fields
-from sqlalchemy import column, func, select, table
+from sqlalchemy import func, select
 
 from projectapp import database
+from projectapp.database import schema
 from projectapp.errors import Unavailable
 from projectapp.headers import page_policy
 from projectapp.inputs import JSON
@@ -29,10 +29,12 @@ _STYLE_HASH = f"'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}'"
 
 _DURABILITY = ("fsync", "full_page_writes", "synchronous_commit")
 
+_SETTINGS = ("server_encoding", "transaction_read_only", *_DURABILITY)
 _STATE = select(
-    column("version_num"),
-    *(func.current_setting(name).label(name) for name in ("transaction_read_only", *_DURABILITY)),
-).select_from(table("alembic_version"))
+    *schema.REVISIONS.subquery().c,
+    *schema.COLUMNS.subquery().c,
+    *(func.current_setting(name).label(name) for name in _SETTINGS),
+)
 
 
 class HealthSchema(Schema):
@@ -128,23 +130,21 @@ def root() -> Response:
     return response
 
 
-@cache
-def code_revision() -> str:
-    """The revision of the newest migration: files are numbered, so the names sort."""
-    versions = Path(__file__).parent.parent / "migrations" / "versions"
-    return max(path.name.partition("_")[0] for path in versions.glob("[0-9]*_*.py"))
-
-
 def _readiness() -> dict[str, Any]:
     """What is known of the database that is ready; Unavailable says why it is not."""
     if stopping:
         raise Unavailable("This server is stopping.", 5)
-    row = database.one(_STATE)
-    current, needed = row.version_num if row else "none", code_revision()
-    if not row or current < needed:
+    row = database.one(_STATE, {"tables": list(database.db.metadata.tables)})
+    obstacle = schema.find_encoding_obstacle(row.server_encoding) or schema.find_obstacle(
+        row.revisions, row.columns, database.db.metadata
+    )
+    if obstacle:
+        raise Unavailable(str(obstacle), 5)
+    current, needed = max(row.revisions, default="none"), schema.code_revision()
+    if not row.revisions or current < needed:
         raise Unavailable(
             f"The database's schema is at {current}, this code needs {needed}: flask db upgrade.", 5
         )
     if row.transaction_read_only == "on":
         raise Unavailable("The database takes no writes.", 5)
-    return {"schema": current, "durable": "off" not in row[2:]}
+    return {"schema": current, "durable": "off" not in (getattr(row, s) for s in _DURABILITY)}

@@ -9,6 +9,7 @@ import secrets
 import time
 from typing import Any
 
+import click
 from flask import Flask, Response, g, has_request_context, request
 
 from projectapp.serving.log_lines import FIELDS, make_formatter
@@ -18,15 +19,33 @@ access = logging.getLogger("projectapp.access")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
+class CommandFormatter(logging.Formatter):
+    """The message alone, for a person who typed a command."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = super().format(record)
+        return f"Warning: {message}" if record.levelno == logging.WARNING else message
+
+
 def init_app(app: Flask) -> None:
     handler: logging.Handler = logging.StreamHandler()
-    handler.setFormatter(make_formatter(app.config["LOG_FORMAT"]))
+    handler.setFormatter(_formatter(app.config["LOG_FORMAT"]))
+    level = app.config["LOG_LEVEL"].upper()
     # gunicorn.conf.py has made a handler already, and that one stays.
-    logging.basicConfig(handlers=[handler], level=app.config["LOG_LEVEL"].upper())
+    logging.basicConfig(handlers=[handler], level=level)
     for handler in logging.root.handlers:
         handler.addFilter(add_request_id)
+    # It says at each start what its dialect is.
+    logging.getLogger("alembic.runtime").setLevel(level if level == "DEBUG" else "WARNING")
     app.before_request(_begin)
     app.after_request(_end)
+
+
+def _formatter(form: str) -> logging.Formatter:
+    command = click.get_current_context(silent=True)
+    if command and command.info_name != "run":  # which serves
+        return CommandFormatter()
+    return make_formatter(form)
 
 
 def add_request_id(record: logging.LogRecord) -> bool:

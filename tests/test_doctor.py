@@ -5,15 +5,19 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import closing
 
+import psycopg2
+import psycopg2.extras
 import pytest
 
 import config
 from projectapp import doctor
 from projectapp.database import migrating
+from projectapp.database.schema import code_revision
 from projectapp.doctor import checks, server
 from projectapp.doctor.unreachable import explain
-from projectapp.health import code_revision
+from projectapp.embedded import Server
 from tests.conftest import parameters_of, url_of
 
 pytestmark = pytest.mark.slow
@@ -326,6 +330,7 @@ def test_what_a_role_may_and_should_is_told(ask, sql, role, direct_url):
     _, found = ask(DATABASE_URL=url)
     assert found["rights"]["level"] == "FAIL"
     assert f"The role {name} lacks SELECT on " in found["rights"]["what"]
+    assert "schema" not in found  # what cannot be read is not called foreign
     _, found = ask(MIGRATIONS_DATABASE_URL=url)
     assert found["migrating"]["level"] == "FAIL"
     assert "may not change the schema" in found["migrating"]["what"]
@@ -369,6 +374,103 @@ def test_a_database_that_cannot_store_most_languages_is_told(ask, sql, direct_ur
         sql(f"DROP DATABASE {name} WITH (FORCE)")
     assert code == 1
     assert found["encoding"]["what"] == "The database's encoding is SQL_ASCII, not UTF8."
+
+
+@pytest.fixture(scope="module")
+def primary(tmp_path_factory):
+    """A server of our own, whose replication may be set: URL parameters that name it twice."""
+    binaries = config.Testing(os.environ).PG_BIN
+    server = Server(tmp_path_factory.mktemp("primary"), binaries)
+    server.start()
+    yield server.parameters
+    server.release()
+
+
+@pytest.fixture
+def configure(primary):
+    """Set settings of `primary`; returns what runs SQL there."""
+    connection = psycopg2.connect(**primary)
+    connection.autocommit = True
+    cursor = connection.cursor()
+
+    def run(**settings):
+        for name, value in settings.items():
+            cursor.execute(f"ALTER SYSTEM SET {name} = %s", (value,))
+        cursor.execute("SELECT pg_reload_conf()")
+        for name, value in settings.items():
+            wait_until(cursor, f"SELECT current_setting('{name}') = %s", value)
+        return cursor
+
+    yield run
+    cursor.execute("ALTER SYSTEM RESET ALL")
+    cursor.execute("SELECT pg_reload_conf()")
+    wait_until(cursor, "SELECT current_setting('synchronous_standby_names') = %s", "")
+    connection.close()
+
+
+def wait_until(cursor, query, *values):
+    end = time.monotonic() + 30
+    while cursor.execute(query, values) or not cursor.fetchone()[0]:
+        assert time.monotonic() < end, query
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def standby(primary, configure):
+    """A connection that asks for the primary's WAL, and says that it has it on its disk."""
+    run = configure()
+    run.execute("SELECT pg_current_wal_flush_lsn(), pg_current_wal_flush_lsn() - '0/0'")
+    text, number = run.fetchone()
+    kind = psycopg2.extras.PhysicalReplicationConnection
+    with closing(
+        psycopg2.connect(**primary, application_name="standby", connection_factory=kind)
+    ) as connection:
+        cursor = connection.cursor()
+        cursor.start_replication(start_lsn=text)
+        cursor.send_feedback(flush_lsn=int(number), force=True)
+        wait_until(run, "SELECT bool_or(state = 'streaming') FROM pg_stat_replication")
+        yield
+
+
+def failover(ask, primary, hosts=2, **over):
+    twice = {name: ",".join([primary[name]] * hosts) for name in ("host", "port")}
+    return ask(DATABASE_URL=url_of({**primary, **twice, **over}))[1].get("failover")
+
+
+def test_several_hosts_without_a_synchronous_standby_are_warned_of(ask, primary, configure):
+    found = failover(ask, primary)
+    assert found["level"] == "warn"
+    assert found["what"] == (
+        "DATABASE_URL names 2 hosts, and commits wait for no synchronous standby."
+    )
+    assert "docs/reliability.md, Failover" in found["do"]
+    assert failover(ask, primary, hosts=1) is None
+
+
+def test_an_asynchronous_standby_does_not_help(ask, primary, configure, standby):
+    assert failover(ask, primary)["level"] == "warn"
+
+
+def test_commits_that_do_not_wait_for_the_standby_are_warned_of(ask, primary, configure, standby):
+    configure(synchronous_standby_names="standby", synchronous_commit="local")
+    assert failover(ask, primary)["what"].endswith("commits wait for no synchronous standby.")
+
+
+def test_a_synchronous_standby_that_is_not_connected_is_told(ask, primary, configure):
+    configure(synchronous_standby_names="standby")
+    found = failover(ask, primary)
+    assert (found["level"], found["do"].split()[0]) == ("warn", "SELECT")
+    assert "no synchronous standby is connected" in found["what"]
+
+
+def test_several_hosts_with_a_synchronous_standby_are_well(ask, primary, configure, standby):
+    run = configure(synchronous_standby_names="standby")
+    wait_until(run, "SELECT bool_or(sync_state = 'sync') FROM pg_stat_replication")
+    assert failover(ask, primary)["level"] == "ok"
+    run.execute("SET synchronous_commit = local")  # or it would wait for the pretended standby
+    run.execute("CREATE ROLE app LOGIN")
+    assert failover(ask, primary, user="app")["level"] == "ok"  # it may not see the standby's state
+    run.execute("DROP ROLE app")
 
 
 def test_too_many_connections_are_told(ask, sql):

@@ -310,6 +310,6 @@ def test_a_full_disk_is_named_with_a_remedy(tmp_path):
         (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
         (tmp_path / name).chmod(0o755)
     server = Server(tmp_path / "home", tmp_path)
-    with pytest.raises(EmbeddedError, match="the disk is full. Free 100 MB"):
+    with pytest.raises(EmbeddedError, match=r"the disk is full\. Free 100 MB"):
         server.start()
     server.release()

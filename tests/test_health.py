@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from projectapp import __version__
-from projectapp.health import code_revision
+from projectapp.database.schema import code_revision
 from tests.conftest import PROJECTS
 
 

@@ -6,10 +6,12 @@ import os
 import re
 import signal
 import time
+from contextlib import nullcontext
 
+import click
 import pytest
 
-from projectapp.logs import add_request_id
+from projectapp.logs import CommandFormatter, _formatter, add_request_id
 from projectapp.serving.log_lines import JsonFormatter, TextFormatter
 from tests.conftest import PROJECTS
 from tests.test_serving import children
@@ -90,6 +92,30 @@ def test_text_lines_end_in_the_request_id(app):
     with app.test_request_context(headers={"X-Request-ID": "abc"}):
         app.preprocess_request()
         assert TextFormatter().format(record()).endswith("[abc]")
+
+
+@pytest.mark.parametrize(
+    ("command", "form", "line"),
+    [
+        ("upgrade", "json", "line 1\n2"),
+        ("upgrade", "text", "line 1\n2"),
+        ("run", "json", '{"time": '),
+        ("run", "text", "INFO    line 1"),
+        (None, "json", '{"time": '),
+        (None, "text", "INFO    line 1"),
+    ],
+)
+def test_a_command_logs_plain_text_and_a_server_what_log_format_says(command, form, line):
+    context = click.Context(click.Command("flask"), info_name=command) if command else nullcontext()
+    with context:
+        text = _formatter(form).format(record())
+    assert line in text
+    assert text.startswith(line) or command != "upgrade"
+
+
+def test_a_command_marks_its_warnings():
+    made = record(levelno=logging.WARNING)
+    assert CommandFormatter().format(made) == "Warning: line 1\n2"
 
 
 PRODUCTION = {"APP_ENV": "production", "AUTH": "none", "HOST": "127.0.0.1", "DRAIN_SECONDS": "0"}

@@ -16,8 +16,8 @@ import pytest
 
 import config
 from projectapp.database.pooling import pool_mode
+from projectapp.database.schema import code_revision
 from projectapp.embedded import keeper
-from projectapp.health import code_revision
 from tests.conftest import PROJECTS, parameters_of, url_of
 from tests.wire import free_port
 
@@ -327,7 +327,7 @@ def test_an_upgrade_needs_a_direct_url(bounce, empty, upgrade):
         assert ask(empty, NOTHING) == []
     assert left_in(bouncer, empty) == []
     code, said = upgrade(pooled, empty)
-    assert (code, said.count("Running upgrade")) == (0, int(code_revision()))
+    assert (code, said.count("Applied ")) == (0, int(code_revision()))
     assert ask(empty, VERSION) == [(code_revision(),)]
     code, said = upgrade(pooled)
     assert code == 0
@@ -339,7 +339,7 @@ def test_an_upgrade_needs_a_direct_url(bounce, empty, upgrade):
 def test_an_upgrade_through_a_pooler_in_session_mode_leaves_nothing_in_it(bounce, empty, upgrade):
     bouncer = bounce(pool_mode="session", default_pool_size=3)
     code, said = upgrade(through(bouncer, empty))
-    assert (code, said.count("Running upgrade")) == (0, int(code_revision()))
+    assert (code, said.count("Applied ")) == (0, int(code_revision()))
     assert ask(empty, VERSION) == [(code_revision(),)]
     assert left_in(bouncer, empty) == []
 

@@ -14,8 +14,8 @@ from psycopg2.errors import InsufficientPrivilege
 import config
 from projectapp import database
 from projectapp.auth import issuing
+from projectapp.database.schema import code_revision
 from projectapp.errors import Unavailable
-from projectapp.health import code_revision
 from tests.conftest import PROJECTS, parameters_of, url_of
 from tests.test_backup import BACK_UP, RESTORE, commands, session
 from tests.wire import Proxy

@@ -1,5 +1,6 @@
 """`flask db upgrade` beneath traffic: any number at once, killed at any point, in nobody's way."""
 
+import functools
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ import pytest
 
 import config
 from projectapp.database import migrating
-from projectapp.health import code_revision
+from projectapp.database.schema import code_revision
 from tests.conftest import PROJECTS, parameters_of, url_of
 
 pytestmark = pytest.mark.slow
@@ -126,7 +127,7 @@ def lines_until(process, words):
 
 def did_nothing(process):
     said = process.communicate(timeout=10)[1]
-    return process.returncode == 0 and "Running" not in said and "waits" not in said
+    return process.returncode == 0 and "Applied" not in said and "waits" not in said
 
 
 def test_of_five_upgrades_at_once_one_migrates_and_the_others_wait_for_it(
@@ -139,7 +140,7 @@ def test_of_five_upgrades_at_once_one_migrates_and_the_others_wait_for_it(
     words = "".join(process.communicate(timeout=60)[1] for process in processes)
     assert {process.returncode for process in processes} == {0}
     for number in range(1, head + 3):
-        assert words.count(f" -> {number:04}, ") == 1
+        assert words.count(f"Applied {number:04}: ") == 1
     assert version(sql) == [(f"{head + 2:04}",)]
     assert sql("SELECT bool_and(indisvalid) FROM pg_index") == [(True,)]
 
@@ -200,6 +201,7 @@ def test_a_long_reader_holds_up_the_migration_and_nobody_else(
     make_project()
     other_session("SELECT count(*) FROM projects")
     process = upgrade(later('op.execute("ALTER TABLE projects ADD COLUMN scratch text")'))
+    lines_until(process, "The schema is at")  # however long that took, it tries only now
     begun, slowest, statuses = time.monotonic(), 0.0, set()
     while time.monotonic() < begun + 4 or process.poll() is None:
         asked = time.monotonic()
@@ -255,7 +257,7 @@ def test_after_a_kill_in_a_concurrent_build_the_next_upgrade_completes(
     time.sleep(1)  # longer than any other statement of a migration waits
     process.send_signal(signal.SIGKILL)
     process = upgrade(folder)
-    lines_until(process, "Running upgrade")  # once PostgreSQL has ended the killed one's session
+    lines_until(process, "The schema is at")  # once PostgreSQL has ended the killed one's session
     other_session("ROLLBACK")
     process.communicate(timeout=20)
     assert process.returncode == 0
@@ -338,12 +340,51 @@ def test_a_migration_that_is_ended_is_a_sentence(sql, later, upgrade, other_sess
     said = process.communicate(timeout=20)[1]
     assert process.returncode == 1
     assert "Error: " in said
+    assert ("`flask db current` says where the schema is" in said) == ("terminate" in end)
     assert "Traceback" not in said
     other_session("ROLLBACK")
     process = upgrade(folder)
     process.communicate(timeout=20)
     assert process.returncode == 0
     assert sql("SELECT bool_and(indisvalid) FROM pg_index") == [(True,)]
+
+
+@pytest.mark.parametrize(
+    "words", ["CREATE TABLE scratch", "UPDATE alembic_version", "CREATE INDEX CONC", "COMMIT"]
+)
+def test_an_upgrade_that_loses_an_answer_says_that_the_step_is_unknown_and_can_be_repeated(
+    sql, later, head, upgrade, proxy, words
+):
+    folder = later('op.execute("CREATE TABLE scratch (n integer)")', INDEX)
+    proxy.lose.append(words)
+    process = upgrade(folder, proxy.url)
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 1
+    assert said.endswith(
+        "\nThe connection was lost, so the last step may or may not have happened. `flask db"
+        " current` says where the schema is; `flask db upgrade` can always be run again.\n"
+    )
+    assert proxy.lose == []
+    process = upgrade(folder)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert version(sql) == [(f"{head + 2:04}",)]
+    assert sql("SELECT bool_and(indisvalid) FROM pg_index") == [(True,)]
+
+
+def test_an_upgrade_prints_one_line_for_each_migration_and_no_json(sql, later, head, upgrade):
+    folder = later('op.execute("CREATE TABLE scratch (n integer)")', 'op.execute("SELECT 1")')
+    production = {"APP_ENV": "production", "AUTH": "tokens"}
+    said = upgrade(folder, **production).communicate(timeout=30)[1]
+    assert said == (
+        f"The schema is at {head:04}.\n"
+        f"Applied {head + 1:04}: {head + 1:04}\nApplied {head + 2:04}: {head + 2:04}\n"
+    )
+    up_to_date = f"The schema is at {head + 2:04}: up to date.\n"
+    assert upgrade(folder, **production).communicate(timeout=30)[1] == up_to_date
+    said = upgrade(folder, **production, LOG_LEVEL="debug").communicate(timeout=30)[1]
+    assert "Context impl PostgresqlImpl.\nWill assume transactional DDL.\n" in said
+    assert up_to_date in said
 
 
 def test_a_role_that_may_not_migrate_is_a_sentence(sql, later, upgrade, direct_url):
@@ -358,6 +399,19 @@ def test_a_role_that_may_not_migrate_is_a_sentence(sql, later, upgrade, direct_u
         assert "Traceback" not in said
     finally:
         sql(f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("command", ["downgrade", "current", "migrate", "check"])
+def test_a_command_that_needs_the_migrations_of_a_later_release_says_so(
+    app, sql, head, caplog, command
+):
+    sql("UPDATE alembic_version SET version_num = '9999'")
+    with app.app_context(), pytest.raises(SystemExit):
+        getattr(flask_migrate, command)()
+    assert f"The schema is at 9999, ahead of this release, which knows up to {head:04}" in (
+        caplog.text
+    )
+    assert version(sql) == [("9999",)]
 
 
 def test_a_schema_ahead_can_be_stamped(app, sql, head):
@@ -380,6 +434,52 @@ def test_the_sql_of_migrations_has_their_limits_too(app, capsys):
     assert said.startswith(migrating.SET)
     transactions = int(code_revision()) + said.count("CONCURRENTLY")  # which stands between two
     assert said.count("BEGIN;") == said.count("COMMIT;") == transactions
+
+
+def add_file(folder, name, number, before):
+    text = REVISION.format(number=number, before=before, upgrade="pass", downgrade="pass")
+    (folder / "versions" / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (
+            [("{1}_other.py", "{1}", "{0}")],
+            "{1}_other.py and {1}_scratch.py have the same number, {1}. Give one of them the next",
+        ),
+        ([("{2}_other.py", "{2}", "{0}")], "{1} and {2} both follow the same migration. Give one"),
+        ([("{2}_other.py", "{1}", "{0}")], "Revision {1} is present more than once: see"),
+        ([("{3}_other.py", "{3}", "{2}")], "Revision {2} referenced from {2} -> {3} (head)"),
+    ],
+    ids=["same number", "two heads", "same revision", "one is missing"],
+)
+def test_migrations_of_two_branches_are_refused_before_they_do_harm(
+    app, sql, later, head, caplog, capsys, files, words
+):
+    folder = later('op.execute("CREATE TABLE scratch (n integer)")')
+    numbers = [f"{head + step:04}" for step in range(4)]
+    for file in files:
+        add_file(folder, *(part.format(*numbers) for part in file))
+    before = sorted(path.name for path in folder.glob("versions/*.py"))
+    commands = {
+        "upgrade": flask_migrate.upgrade,
+        "upgrade --sql": functools.partial(flask_migrate.upgrade, sql=True),
+        "downgrade": flask_migrate.downgrade,
+        "migrate": functools.partial(flask_migrate.migrate, message="another"),
+        "revision": functools.partial(flask_migrate.revision, message="another"),
+        "stamp": flask_migrate.stamp,
+    }
+    for name, command in commands.items():
+        caplog.clear()
+        with app.app_context(), pytest.raises(SystemExit):
+            command(directory=folder)
+        assert f"Error: {words.format(*numbers)}" in caplog.text, name
+        assert "docs/migrations.md" in caplog.text
+    assert capsys.readouterr().out == ""
+    assert version(sql) == [(f"{head:04}",)]
+    assert sql("SELECT to_regclass('scratch')") == [(None,)]
+    assert sorted(path.name for path in folder.glob("versions/*.py")) == before
 
 
 @pytest.fixture

@@ -178,6 +178,17 @@ def one(
             return row
 
 
+def write_repeatably(statement: Executable, parameters: Mapping[str, Any]) -> Any:
+    """`one`, for a write that can be run again: that changes nothing more and returns the same."""
+
+    def settle() -> Any:
+        row = one(statement, parameters)
+        one(BARRIER)  # or it might have found what a crash of the server can still undo
+        return row
+
+    return one(statement, parameters, settle)
+
+
 def _run(database: Database, prepared: Prepared, parameters: Mapping[str, Any]) -> Any:
     values = prepared.values(parameters)
     link: Any = None

@@ -8,25 +8,25 @@ the session that does the work: whatever ends the one ends the other.
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import psycopg2
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from flask import current_app
-from psycopg2.errors import (
-    DeadlockDetected,
-    InsufficientPrivilege,
-    InvalidSchemaName,
-    LockNotAvailable,
-)
+from psycopg2.errors import DeadlockDetected, LockNotAvailable, ReadOnlySqlTransaction
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import OperationalError, PendingRollbackError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from projectapp.database import db
+from projectapp.database import db, schema
 from projectapp.database.connection import Connector
+from projectapp.database.faults import ends_link
 from projectapp.database.pooling import pool_mode
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,16 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS
 ORDER BY xact_start LIMIT 1
 """
 
-_NO_RIGHT = (InsufficientPrivilege, InvalidSchemaName)
+# SQLSTATE classes and codes that tell of the server, the role or the disk, and not of a mistake in
+# a migration, whose author needs the traceback: PostgreSQL, appendix A.
+_FORESEEN = ("08", "25", "28", "3D", "3F", "42501", "53", "55", "57", "58")
+_EXISTS = ("42701", "42710", "42723", "42P06", "42P07")
+_LOST = (
+    "The connection was lost, so the last step may or may not have happened. `flask db current`"
+    " says where the schema is; `flask db upgrade` can always be run again."
+)
+_DOCTOR = "`flask doctor` says more."
+_NOT_OURS = "No migration made it. Drop or rename it, or give this service a database of its own."
 _POOLER = (
     "The URL for migrations (MIGRATIONS_DATABASE_URL, else DATABASE_URL) leads to a pooler in"
     " transaction mode, where no lock can be held. Set MIGRATIONS_DATABASE_URL to the database's"
@@ -156,8 +165,51 @@ def engine() -> Engine:
 @contextmanager
 def connect() -> Iterator[Connection]:
     """A connection for migrations. Raises CommandError when it is not to be had or kept."""
-    with _explained(), engine().connect() as connection:
-        yield connection
+    connection = None
+    try:
+        with engine().connect() as connection:
+            yield connection
+    except (DBAPIError, PendingRollbackError, psycopg2.Error) as error:
+        raise CommandError(_explain(error, is_connected=connection is not None)) from None
+
+
+def check_files(script: ScriptDirectory) -> None:
+    """Raise CommandError unless the migrations are one line, each with a number of its own.
+
+    Two branches may each have added one. Alembic only warns of two with the same number, and drops
+    one of them.
+    """
+    names = sorted(path.name for path in Path(script.versions).glob("[0-9]*_*.py"))
+    renumber = "Give one of them the next number: docs/migrations.md, Two branches."
+    for number, files in groupby(names, lambda name: name.partition("_")[0]):
+        if len(same := list(files)) > 1:
+            raise CommandError(f"{' and '.join(same)} have the same number, {number}. {renumber}")
+    try:
+        with warnings.catch_warnings(action="error", category=UserWarning):
+            heads = sorted(script.get_heads())
+    except UserWarning as warning:
+        raise CommandError(f"{str(warning).rstrip('.')}: see docs/migrations.md.") from None
+    if len(heads) > 1:
+        raise CommandError(f"{' and '.join(heads)} both follow the same migration. {renumber}")
+
+
+def check_database(connection: Connection, revisions: Sequence[str]) -> None:
+    """Raise CommandError if this is no database for this service, or another application's."""
+    columns = connection.scalar(schema.COLUMNS, {"tables": list(db.metadata.tables)})
+    connection.rollback()
+    server: Any = connection.connection.dbapi_connection
+    version = server.info.server_version // 10000
+    encoding = server.info.parameter_status("server_encoding")
+    if version < schema.OLDEST_POSTGRESQL:
+        raise CommandError(
+            f"This is PostgreSQL {version}, which is too old: {schema.OLDEST_POSTGRESQL} is the"
+            " oldest that works."
+        )
+    obstacle = schema.find_encoding_obstacle(encoding) or schema.find_obstacle(
+        revisions, columns, db.metadata
+    )
+    if obstacle:
+        raise CommandError(str(obstacle))
 
 
 def alone(connection: Connection, work: Callable[[], None]) -> None:
@@ -224,20 +276,25 @@ def _execute(connection: Connection, statement: str) -> Any:
     return value
 
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except (OperationalError, PendingRollbackError, ProgrammingError, psycopg2.Error) as error:
-        # Alembic ends an autocommit block on the connection that it has just lost.
-        ended = error.__context__ if isinstance(error, PendingRollbackError) else error
-        if isinstance(ended, KeyboardInterrupt):
-            raise ended from None
-        cause = getattr(ended, "orig", ended)
-        if isinstance(error, ProgrammingError) and not isinstance(cause, _NO_RIGHT):
-            raise
-        said = str(cause).strip()
-        raise CommandError(f"{said}\n`flask doctor` says more.") from None
+def _explain(error: Exception, is_connected: bool) -> str:
+    """What an error of the database means to whoever typed the command.
+
+    Raises the error itself where it is a mistake in a migration, or Ctrl-C.
+    """
+    # Alembic ends an autocommit block on the connection that it has just lost.
+    ended = error.__context__ if isinstance(error, PendingRollbackError) else error
+    if isinstance(ended, KeyboardInterrupt):
+        raise ended from None
+    cause: Any = getattr(ended, "orig", ended)
+    message = str(cause).strip()
+    if ends_link(cause) and not isinstance(cause, ReadOnlySqlTransaction):
+        return f"{message}\n{_LOST if is_connected else _DOCTOR}"
+    state = getattr(cause, "pgcode", None) or ""
+    if state in _EXISTS:
+        return f"{cause.diag.message_primary}\n{_NOT_OURS}"
+    if not state.startswith(_FORESEEN):
+        raise error
+    return f"{cause.diag.message_primary}\n{_DOCTOR}"
 
 
 def _connector() -> Connector:

@@ -7,10 +7,11 @@ from typing import Any
 from flask import current_app
 
 from config import is_public
+from projectapp.database import db, schema
+from projectapp.database.schema import OLDEST_POSTGRESQL as OLDEST
+from projectapp.database.schema import code_revision
 from projectapp.doctor.finding import FAIL, OK, WARN, Finding
-from projectapp.health import code_revision
 
-OLDEST = 15  # major version of PostgreSQL
 FAR_MS = 10  # a round trip that is felt: each request is one
 SKEW_SECONDS = 1
 
@@ -62,12 +63,18 @@ def _clock(facts: Facts) -> Finding:
     return Finding(WARN, "clock", what, why, "timedatectl set-ntp true   # where it is wrong")
 
 
-def _schema(facts: Facts) -> Finding:
-    needed, at, role = code_revision(), facts["revision"], facts["role"]
+def _schema(facts: Facts) -> Finding | None:
+    role = facts["role"]
     if facts["schema"] is None:
         what = f"The role {role} may use no schema of its search_path."
         do = f"GRANT USAGE ON SCHEMA public TO {role};"
         return Finding(FAIL, "schema", what, "It finds no table.", do)
+    if facts["revisions"] is None:  # _rights says so
+        return None
+    if obstacle := schema.find_obstacle(facts["revisions"], facts["columns"], db.metadata):
+        why = "The service does not touch what may be another application's: /ready says 503."
+        return Finding(FAIL, "schema", obstacle.what, why, obstacle.remedy)
+    needed, at = code_revision(), max(facts["revisions"], default=None)
     if at is None or at < needed:
         what = f"The schema is at {at or 'nothing'}, this release needs {needed}."
         if facts["ddl"] or facts["separate"]:
@@ -138,16 +145,39 @@ def _durability(facts: Facts) -> Finding:
     return Finding(WARN, "durability", what, why, do + " SELECT pg_reload_conf();")
 
 
-def _text(facts: Facts) -> Finding | None:
-    if facts["encoding"] == "UTF8":
+def _failover(facts: Facts) -> Finding | None:
+    target = current_app.config["DATABASE_URL"] or {}
+    hosts = 1 + max(target.get(name, "").count(",") for name in ("host", "hostaddr"))
+    if hosts == 1 or facts["standby"]:
         return None
-    what = f"The database's encoding is {facts['encoding']}, not UTF8."
-    do = "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0;"
+    if not facts["synchronous"]:
+        what = f"DATABASE_URL names {hosts} hosts, and commits wait for no synchronous standby."
+        why = (
+            "A failover loses acknowledged writes. If the old primary is not stopped, it goes on"
+            " acknowledging writes that are lost."
+        )
+        do = (
+            "synchronous_standby_names (Patroni: synchronous_mode), or a proxy or a watchdog"
+            "\nthat fences the old primary: docs/reliability.md, Failover"
+        )
+        return Finding(WARN, "failover", what, why, do)
+    if all(state in ("async", "potential") for state in facts["standbys"]):
+        what = "synchronous_standby_names is set, but no synchronous standby is connected."
+        do = "SELECT application_name, state, sync_state FROM pg_stat_replication;"
+        return Finding(WARN, "failover", what, "Every write waits for one, and answers 503.", do)
+    return Finding(OK, "failover", "Commits wait for a synchronous standby.")
+
+
+def _text(facts: Facts) -> Finding | None:
+    if facts["encoding"] == schema.ENCODING:
+        return None
+    what = f"The database's encoding is {facts['encoding']}, not {schema.ENCODING}."
+    do = f"CREATE DATABASE ... ENCODING '{schema.ENCODING}' TEMPLATE template0;"
     return Finding(FAIL, "encoding", what, "Most languages cannot be stored.", do)
 
 
 def _jit(facts: Facts) -> Finding | None:
-    if not facts["jit"] or facts["revision"] is None:  # the migrations turn it off
+    if not facts["jit"] or not facts["revisions"]:  # the migrations turn it off
         return None
     why = "Searches for frequent words would compile their plans, for a tenth of a second each."
     do = "ALTER DATABASE ... SET jit = off;"
@@ -173,5 +203,5 @@ def _connections(facts: Facts) -> Finding:
 
 CHECKS: tuple[Callable[[Facts], Finding | None], ...] = (
     *(_server, _tls, _distance, _clock, _text, _schema, _indexes, _rights, _exposure),
-    *(_writes, _durability, _jit, _connections),
+    *(_writes, _durability, _failover, _jit, _connections),
 )

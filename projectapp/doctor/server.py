@@ -10,7 +10,7 @@ from flask import current_app
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from projectapp.database import db, migrating
+from projectapp.database import db, migrating, schema
 from projectapp.database.connection import Connector, watchdog
 from projectapp.database.pooling import pool_mode
 from projectapp.doctor.checks import CHECKS, Facts
@@ -30,6 +30,10 @@ SELECT pg_postmaster_start_time() || current_database() AS place, quote_ident(cu
   extract(epoch FROM clock_timestamp())::float AS clock,
   ARRAY(SELECT name FROM pg_settings WHERE setting = 'off'
         AND name IN ('fsync', 'full_page_writes', 'synchronous_commit')) AS volatile,
+  current_setting('synchronous_standby_names') <> ''
+    AND current_setting('synchronous_commit') NOT IN ('off', 'local') AS synchronous,
+  ARRAY(SELECT sync_state FROM pg_stat_replication) AS standbys,  -- NULL where it is not shown
+  pg_is_in_recovery() AS standby,
   least(current_setting('max_connections')::integer
     - current_setting('superuser_reserved_connections')::integer
     - coalesce(current_setting('reserved_connections', true)::integer, 0),
@@ -77,12 +81,14 @@ def _ask(connection: Connection) -> Facts:
         facts = dict(connection.execute(_FACTS, names).mappings().one())
         skew = facts["clock"] - (begun + time.time()) / 2
         exposed = migrating.open_tables(connection)
-        revision = None
+        columns = connection.scalar(schema.COLUMNS, {"tables": tables})
+        revisions: list[str] | None = None if facts["migrated"] else []  # None: not readable
         if facts["migrated"] and "SELECT on alembic_version" not in facts["missing"]:
-            revision = connection.scalar(text("SELECT max(version_num) FROM alembic_version"))
+            revisions = connection.scalar(schema.REVISIONS)
     info, libpq = link.info, divmod(psycopg2.extensions.libpq_version(), 10000)
     return facts | {
-        "revision": revision,
+        "revisions": revisions,
+        "columns": columns,
         "open": exposed,
         "trip": statistics.median(trips) * 1000,
         "skew": skew,

@@ -40,8 +40,8 @@ _INSERT_ONCE = insert_once(
 _REMOVE = sa.delete(_table).where(_this).returning(Project.id)
 _REMOVE_AT_VERSION = _REMOVE.where(_at_version)
 
-_looked_at = (
-    sa.select(Project.id)
+_window = (
+    sa.select(Project.id, Project.owner)
     .where(
         Project.id > sa.bindparam("after", type_=sa.Uuid),
         sa.or_(
@@ -51,26 +51,27 @@ _looked_at = (
     )
     .order_by(Project.id)
     .limit(1000)
-    .cte("looked_at")
+    .cte("window")
 )
+_giver, _taker = (sa.bindparam(name, type_=sa.Text) for name in ("giver", "taker"))
+_GIVERS = sa.select(
+    sa.func.array_agg(sa.cast(_window.c.id, sa.Text))
+    .filter(_window.c.owner.is_not_distinct_from(_giver))
+    .filter(_window.c.owner.is_distinct_from(_taker))
+    .label("ids"),
+    sa.func.max(sa.cast(_window.c.id, sa.Text)).label("last"),
+)
+_these = Project.id == sa.any_(sa.bindparam("ids", type_=ARRAY(sa.Uuid)))
 _taken = (
     sa.update(_table)
-    .where(
-        Project.id.in_(sa.select(_looked_at.c.id)),
-        Project.owner.is_not_distinct_from(sa.bindparam("giver", type_=sa.Text)),
-        Project.owner.is_distinct_from(sa.bindparam("taker", type_=sa.Text)),
-    )
-    .values(
-        owner=sa.bindparam("taker"),
-        version=Project.version + 1,
-        updated_at=sa.func.clock_timestamp(),
-    )
+    .where(_these, Project.owner.is_not_distinct_from(_giver))
+    .values(owner=_taker, version=Project.version + 1, updated_at=sa.func.clock_timestamp())
     .returning(Project.id)
     .cte("taken")
 )
-_ASSIGN = sa.select(
-    sa.select(sa.func.count()).select_from(_taken).scalar_subquery().label("moved"),
-    sa.select(sa.func.max(sa.cast(_looked_at.c.id, sa.Text))).scalar_subquery().label("last"),
+# It counts the same when it is run again: those that it takes, and those that are taken already.
+_TAKE = sa.select(sa.func.count().label("taken")).where(
+    _these, sa.or_(Project.owner == _taker, Project.id.in_(sa.select(_taken.c.id)))
 )
 
 
@@ -197,14 +198,17 @@ def remove(project_id: UUID, versions: Versions | None) -> bool:
 
 
 def assign(owner: str, giver: str | None, some: Sequence[UUID] = ()) -> int:
-    """Make `owner` the owner of `giver`'s projects, or of nobody's, and of `some` of them alone.
+    """Make `owner` the owner of `giver`'s projects, or of those without an owner; return how many.
 
-    The table is walked by id, a few rows at a time, so that nobody waits for them and no statement
-    takes longer than another; return how many there were.
+    `some` limits it to these projects. It walks the table by id, at most 1000 rows a statement, so
+    that each one is short and locks few rows.
     """
-    values = {"taker": owner, "giver": giver, "some": list(some), "any": not some}
+    people = {"taker": owner, "giver": giver}
     total, last = 0, str(UUID(int=0))
     while last:
-        moved, last = database.one(_ASSIGN, {**values, "after": UUID(last)})
-        total += moved
+        window = {"after": UUID(last), "some": list(some), "any": not some}
+        ids, last = database.one(_GIVERS, {**people, **window})
+        if ids:
+            theirs = {**people, "ids": [UUID(project_id) for project_id in ids]}
+            total += database.write_repeatably(_TAKE, theirs).taken
     return total
