@@ -139,10 +139,13 @@ _servers: list[Server] = []  # kept: a keeper goes on if the other process of th
 
 @pytest.fixture(scope="session")
 def _urls() -> Iterator[tuple[str, str]]:
-    given = [os.environ.pop(name, "") for name in ("DATABASE_URL", "MIGRATIONS_DATABASE_URL")]
+    names = ("DATABASE_URL", "MIGRATIONS_DATABASE_URL")
+    given = [os.environ.pop(name, "") for name in names]
     if given[0]:
-        if not all("test" in parameters_of(url)["dbname"] for url in given if url):
-            pytest.exit("The tests empty their database: its name must contain 'test'.", 2)
+        try:
+            config.Testing(dict(zip(names, given, strict=True)))
+        except config.ConfigError as error:
+            pytest.exit(f"The tests empty their database. {error}", 2)
         yield given[0], given[1]
         return
     server = Server(config.Testing.DATABASE_HOME, config.Testing(os.environ).PG_BIN, throwaway=True)
