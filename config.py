@@ -170,6 +170,8 @@ def origins(text: str) -> tuple[str, ...]:
 
 _HOST_NAME = r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?"
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\*\.)?(\[.+\]|[^]:/?#@[]+)(?::([0-9]{1,5}))?/?", re.I)
+_JOINERS = dict.fromkeys((0x200C, 0x200D))
+_VARIATION_SELECTORS = dict.fromkeys(range(0xFE00, 0xFE10))
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -181,7 +183,7 @@ def _origin(text: str) -> str:
     if not parts:
         raise ValueError
     scheme, star, host, port = parts[1].lower(), parts[2] or "", parts[3], parts[4]
-    if host.startswith("["):
+    if host.startswith("[") and not star:
         host = f"[{ipaddress.IPv6Address(host[1:-1])}]"
     elif not re.fullmatch(_HOST_NAME, host := _host_to_ascii(host)):
         raise ValueError
@@ -201,6 +203,9 @@ def _host_to_ascii(host: str) -> str:
     def fold(text: str) -> str:
         return "".join({"ß": "ß", "ẞ": "ß", "ς": "ς"}.get(one, one.casefold()) for one in text)
 
+    if not host.translate(_JOINERS).isprintable():  # what cannot be seen was not meant
+        raise ValueError
+    host = host.translate(_VARIATION_SELECTORS)  # of emoji
     mapped = unicodedata.normalize("NFKC", fold(unicodedata.normalize("NFKC", fold(host))))
     labels = mapped.replace("。", ".").split(".")
     return ".".join(
