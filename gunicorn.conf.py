@@ -134,11 +134,11 @@ def post_fork(server, worker):
 
 
 def load_or_halt(server, worker):
-    """Load the application; if the first workers cannot, none will: end the server."""
+    """Load the application; if the first worker cannot, none will: end the server."""
     try:
         type(worker).load_wsgi(worker)
     except SystemExit as error:
-        if worker.age > server.cfg.workers:
+        if worker.age > 1:  # gunicorn ends badly if a second one tells it to
             raise
         print(error, file=sys.stderr, flush=True)
         sys.exit(server.APP_LOAD_ERROR)
