@@ -10,6 +10,7 @@ import config
 from config import ConfigError, Development, Production, load
 
 URL = "postgresql://u:p@h/d"
+TEST_URL = "postgresql://u:p@h/my_Test_1"
 ROOTS = "/etc/ssl/certs/ca-certificates.crt"
 PRIMARY, REQUIRE = {"target_session_attrs": "primary"}, {"sslmode": "require"}
 VERIFIED = {"sslmode": "verify-full", "sslrootcert": ROOTS}
@@ -28,7 +29,7 @@ HOST_SENTENCE = (
 def test_app_env_chooses_the_class():
     assert type(load({})) is Development
     assert type(load({"APP_ENV": " "})) is Development
-    assert type(load({"APP_ENV": "testing"})) is config.Testing
+    assert type(load({"APP_ENV": " testing ", "DATABASE_URL": TEST_URL})) is config.Testing
     said = {"APP_ENV": "production", "DATABASE_URL": URL, "AUTH": "none"}
     assert type(load(said)) is Production
 
@@ -91,6 +92,22 @@ def test_app_env_chooses_the_class():
             )
         ),
         *(({"HOST": bad}, HOST_SENTENCE) for bad in BAD_HOSTS),
+        *(
+            (
+                {"APP_ENV": "testing", **urls},
+                f"APP_ENV=testing needs a test database: the name of the database in {name} must"
+                " contain test.",
+            )
+            for name, urls in (
+                ("DATABASE_URL", {"DATABASE_URL": URL}),
+                ("DATABASE_URL", {"DATABASE_URL": "postgresql://test@test/"}),
+                ("DATABASE_URL", {"DATABASE_URL": "postgresql://h/test?dbname=production"}),
+                (
+                    "MIGRATIONS_DATABASE_URL",
+                    {"DATABASE_URL": TEST_URL, "MIGRATIONS_DATABASE_URL": URL},
+                ),
+            )
+        ),
         *(
             ({"PORT": bad}, "PORT must be a whole number from 1 to 65535.")
             for bad in ("8000/tcp", "80 00", "tcp://10.0.0.1:80", "８０００", "8000.0", "+80")

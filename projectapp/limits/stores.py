@@ -190,7 +190,7 @@ return {passed, tostring(elapsed), previous, current, refused}
 def _worth(bucket: bytes, at: int, now: int) -> tuple[int, int, int]:
     """The order in which records give up their place; a window to come is of before a reboot."""
     _, window, previous, current, _ = _RECORD.unpack_from(bucket, at)
-    return window if window <= now else 0, current, previous
+    return window if window <= now else -1, current, previous
 
 
 def _open(name: str) -> int:
