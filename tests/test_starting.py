@@ -201,7 +201,6 @@ JWT = "AUTH=jwt\nJWT_ISSUER=i\nJWT_AUDIENCE=a\nJWT_KEY_FILE=missing\n"
 REFUSED = "The reload is refused, and the workers go on as they are: "
 BAD_FILES = {
     "a value": (".env", b"THREADS=x\n", "THREADS must be a whole number from 1 to 1000."),
-    "an encoding": (".env", "THREADS=2".encode("utf-16"), ".env is not UTF-8 text"),
     "an address": (".env", b"HOST=192.0.2.1\n", "This machine has no address 192.0.2.1"),
     "a key file": (".env", JWT.encode(), "JWT_KEY_FILE cannot be read"),
     "code": ("wsgi.py", b"app = \n", "SyntaxError: "),
