@@ -348,8 +348,10 @@ def test_a_limit_of_another_window_costs_no_counter_its_place(make_store, before
     counts = [new.count(in_one_bucket(100 + number)).current for number in (0, 1, 2, 0, 1, 2)]
     if after > 1:  # else a window may end meanwhile
         assert counts == [1, 1, 1, 2, 2, 2]
-    records = [new.count(in_one_bucket(number)).current for number in range(8)]
-    assert records == [1] * 8
+        for number in range(8):
+            old.count(in_one_bucket(200 + number))  # by a worker of before the change
+        assert [new.count(in_one_bucket(100 + number)).current for number in range(3)] == [3, 3, 3]
+    assert [new.count(in_one_bucket(number)).current for number in range(8)] == [1] * 8
 
 
 def test_a_limit_of_another_quota_goes_on_counting(make_store):

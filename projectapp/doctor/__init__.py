@@ -73,8 +73,8 @@ def create_or_explain(create_app: Callable[[], Flask]) -> Flask:
         return create_app()
     except settings.ConfigError as error:
         context = click.get_current_context(silent=True)
-        # A command of Flask's own, such as `flask routes`, is running already and needs the app.
-        if not context or not isinstance(context.command, FlaskGroup) or context.invoked_subcommand:
+        # Of a command of Flask's own, such as `flask routes`, the context is that command's.
+        if not context or not isinstance(context.command, FlaskGroup):
             raise
         app = Flask(__name__)
         app.extensions["settings_error"] = error
