@@ -2,14 +2,19 @@
 
 `load` picks the class by APP_ENV; the name does nothing else. An annotated class attribute is a
 setting: its name is the variable's, its value the default; an empty variable counts as not set.
-`.env` beside this file is read first and never overrides the environment.
+`.env` beside this file is read first and never overrides the environment. Testing takes nothing
+from it.
 """
 
+import errno
+import io
 import ipaddress
 import json
 import os
 import re
+import socket
 import ssl
+import unicodedata
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +22,8 @@ from typing import Annotated, Any, ClassVar, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import psycopg2
-from dotenv import dotenv_values
+from dotenv import dotenv_values, find_dotenv
+from dotenv.parser import parse_stream
 from psycopg2.extensions import parse_dsn
 
 ROOT = Path(__file__).absolute().parent
@@ -139,17 +145,79 @@ def switch(text: str) -> bool:
     return one_of("on", "off")(text) == "on"
 
 
+def listen_host(text: str) -> str:
+    """An address or a name to listen at; an IPv6 address may stand in brackets, as in a URL."""
+    try:
+        if "%" in text:  # gunicorn cannot listen at an address with a zone
+            raise ValueError
+        if text.startswith("[") and text.endswith("]"):
+            return str(ipaddress.IPv6Address(text[1:-1]))
+        if re.fullmatch(r"[0-9.]+", text) or ":" in text:
+            return str(ipaddress.ip_address(text))
+        if not re.fullmatch(_HOST_NAME, text, re.IGNORECASE):
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            "an address or a name of this machine, such as 127.0.0.1, 0.0.0.0, :: or localhost,"
+            " without a scheme or a port (that is PORT)"
+        ) from None
+    return text.lower()
+
+
 def origins(text: str) -> tuple[str, ...]:
     """A comma or JSON list; `https://*.example.com` is any subdomain, `*` alone any origin."""
-    form = ValueError("a list of origins such as https://app.example.com,https://*.example.com")
     try:
         listed = json.loads(text) if text.startswith("[") else text.split(",")
-        found = tuple(item.strip().rstrip("/") for item in listed if item.strip())
+        return tuple(dict.fromkeys(_origin(item.strip()) for item in listed if item.strip()))
     except (ValueError, AttributeError):
-        raise form from None
-    if not all(re.fullmatch(r"\*|https?://(\*\.)?[\w.-]+(:\d+)?", item) for item in found):
-        raise form
-    return found
+        raise ValueError(
+            "a list of origins such as https://app.example.com,https://*.example.com"
+        ) from None
+
+
+_HOST_NAME = r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?"
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\*\.)?(\[.+\]|[^]:/?#@[]+)(?::([0-9]{1,5}))?/?", re.I)
+_JOINERS = dict.fromkeys((0x200C, 0x200D))
+_VARIATION_SELECTORS = dict.fromkeys(range(0xFE00, 0xFE10))
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def _origin(text: str) -> str:
+    """An origin, or the pattern of one, as browsers send it. Raises ValueError."""
+    if text == "*":
+        return text
+    parts = _ORIGIN.fullmatch(text)
+    if not parts:
+        raise ValueError
+    scheme, star, host, port = parts[1].lower(), parts[2] or "", parts[3], parts[4]
+    if host.startswith("[") and not star:
+        host = f"[{ipaddress.IPv6Address(host[1:-1])}]"
+    elif not re.fullmatch(_HOST_NAME, host := _host_to_ascii(host)):
+        raise ValueError
+    number = int(port) if port else None
+    if number and number > 65535:
+        raise ValueError
+    end = "" if number in (None, _DEFAULT_PORTS.get(scheme)) else f":{number}"
+    return f"{scheme}://{star}{host}{end}"
+
+
+def _host_to_ascii(host: str) -> str:
+    """A host's name as browsers send it (UTS 46, nontransitional), for instance xn--3e0b707e.kr.
+
+    Python's idna codec follows IDNA 2003: it makes fass.de of faß.de, which is another site.
+    """
+
+    def fold(text: str) -> str:
+        return "".join({"ß": "ß", "ẞ": "ß", "ς": "ς"}.get(one, one.casefold()) for one in text)
+
+    if not host.translate(_JOINERS).isprintable():  # what cannot be seen was not meant
+        raise ValueError
+    host = host.translate(_VARIATION_SELECTORS)  # of emoji
+    mapped = unicodedata.normalize("NFKC", fold(unicodedata.normalize("NFKC", fold(host))))
+    labels = mapped.replace("。", ".").split(".")
+    return ".".join(
+        label if label.isascii() else f"xn--{label.encode('punycode').decode()}" for label in labels
+    )
 
 
 def database_url(text: str) -> dict[str, str]:
@@ -268,7 +336,7 @@ class Config:
     DATABASE_URL: Annotated[dict[str, str] | None, database_url] = None
     MIGRATIONS_DATABASE_URL: Annotated[dict[str, str] | None, database_url] = None
     PG_BIN: Annotated[Path | None, Path] = None
-    HOST: Annotated[str, str] = "127.0.0.1"
+    HOST: Annotated[str, listen_host] = "127.0.0.1"
     PORT: Annotated[int, integer(1, 65535)] = 8000
     WEB_CONCURRENCY: Count = 2
     THREADS: Count = 4
@@ -359,6 +427,16 @@ class Testing(Config):
     DATABASE_HOME = ROOT / "instance" / "testing"
     TESTING = True
 
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        super().__init__(environ)
+        for name, kind in self.settings().items():
+            url = getattr(self, name) if database_url in kind.__metadata__ else None
+            if url is not None and "test" not in url.get("dbname", "").lower():
+                raise ConfigError(
+                    f"APP_ENV=testing needs a test database: the name of the database in {name}"
+                    " must contain test."
+                )
+
 
 class Production(Config):
     """Everything else: DATABASE_URL and AUTH must be said, logs are JSON, all interfaces served."""
@@ -403,14 +481,104 @@ def load(environ: Mapping[str, str] | None = None) -> Config:
 def find(name: str) -> tuple[str, str]:
     """A setting's text as it was given, and where; two empty strings if it was not."""
     text = _environ().get(name, "").strip()
-    in_file = _dotenv().get(name, "").strip() == text
+    in_file = _read_dotenv(ROOT / ".env").get(name, "").strip() == text
     return text, text and (".env" if in_file else "the environment")
 
 
+def check_address(host: str, port: int) -> None:
+    """Raise ConfigError if nothing can listen at this address now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gunicorn does
+            probe.bind((host, port))
+    except OSError as error:
+        other = port + 1 if 1023 < port < 65535 else 8000
+        choose = f"hoose another one: PORT={other} (make run PORT={other})."
+        if error.errno == errno.EADDRINUSE:
+            reason = f"Port {port} is in use. Stop the other program, or c{choose}"
+        elif error.errno == errno.EACCES:
+            reason = f"Only root may listen at port {port}. C{choose}"
+        else:
+            reason = (
+                f"This machine has no address {host} ({error.strerror}). Set HOST to 127.0.0.1"
+                " to serve this machine alone, or to 0.0.0.0 to serve its networks."
+            )
+        raise ConfigError(reason) from None
+
+
 def _environ() -> Mapping[str, str]:
-    given = os.environ
-    return given if given.get("APP_ENV") == Testing.APP_ENV else {**_dotenv(), **given}
+    """The process's environment, and below it `.env`, of which Testing takes APP_ENV alone."""
+    given = dict(os.environ)
+    if given.get("APP_ENV", "").strip() != Testing.APP_ENV:
+        own = _read_dotenv(ROOT / ".env")
+        values = own | given
+        if values.get("APP_ENV", "").strip() != Testing.APP_ENV:
+            _refuse_other_files(own)
+            return values
+        given["APP_ENV"] = Testing.APP_ENV
+    # Of a variable with the same value in both nobody can tell whether Flask put it there.
+    taken = {
+        name for file in _flask_files().values() for name in file if given.get(name) == file[name]
+    }
+    return {name: text for name, text in given.items() if name == "APP_ENV" or name not in taken}
 
 
-def _dotenv() -> dict[str, str]:
-    return {name: text or "" for name, text in dotenv_values(ROOT / ".env").items()}
+def _refuse_other_files(own: Mapping[str, str]) -> None:
+    """Have the flask command and the service agree: `.env` beside this file is the only one."""
+    for path, file in _flask_files().items():
+        for name in {"APP_ENV", *Config.settings()} & file.keys():
+            if own.get(name) != file[name] == os.environ.get(name):
+                raise ConfigError(
+                    f"The flask command has taken {name} from {path}, which the service does not"
+                    " read: set FLASK_SKIP_DOTENV=1, or move the setting to .env."
+                )
+
+
+def _flask_files() -> dict[Path, dict[str, str]]:
+    """The files that the flask command has put into the environment before it runs this.
+
+    They are those of the working directory or, where it has none, of the nearest one above it.
+    """
+    if os.environ.get("FLASK_RUN_FROM_CLI") != "true":
+        return {}
+    paths = [Path(find_dotenv(name, usecwd=True)) for name in (".flaskenv", ".env")]
+    files = {path: _read_dotenv(path) for path in paths if path.name}
+    # Where it stands in a file itself, it comes too late for Flask.
+    is_skipped = not any("FLASK_SKIP_DOTENV" in file for file in files.values()) and (
+        os.environ.get("FLASK_SKIP_DOTENV", "").lower() not in ("", "0", "false", "no")
+    )
+    return {} if is_skipped else files
+
+
+def _read_dotenv(path: Path) -> dict[str, str]:
+    """The variables of a `.env` file, none if there is none. Raises ConfigError."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(
+            f"{path.name} cannot be read ({error.strerror}): it must be a file that this user"
+            " may read."
+        ) from None
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # as of UTF-16
+        raise ConfigError(
+            f"{path.name} is not UTF-8 text: save it with the encoding UTF-8"
+            " (in PowerShell: Out-File -Encoding utf8)."
+        )
+    for line in parse_stream(io.StringIO(text)):
+        if line.error:
+            blank = len(line.original.string) - len(line.original.string.lstrip())
+            number = line.original.line + line.original.string[:blank].count("\n")
+            raise ConfigError(
+                f"{path.name}, line {number}: write NAME=VALUE, and close a quote that is opened."
+            )
+    return {name: text or "" for name, text in dotenv_values(stream=io.StringIO(text)).items()}
+
+
+if __name__ == "__main__":  # before anything is done for a server that could not listen
+    settings = load()
+    check_address(settings.HOST, settings.PORT)

@@ -1,16 +1,20 @@
 """How gunicorn serves wsgi:app; what the environment may say is in config.py."""
 
 import functools
+import os
 import re
 import resource
 import runpy
 import signal
+import subprocess
+import sys
 import time
 
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import InvalidHeader
+from gunicorn.systemd import listen_fds
 
-from config import ROOT, load
+from config import ROOT, check_address, load
 
 HOST = re.compile(r"[\w.~!$&'()*+,;=%:\[\]-]*", re.ASCII)
 
@@ -34,7 +38,9 @@ limit_request_line = 8190  # gunicorn's most: a cursor beside a search and a lon
 limit_request_fields = 50
 limit_request_field_size = 8190
 sendfile = False  # it would wait for the client
-loglevel = settings.LOG_LEVEL
+# What gunicorn says at a start is for the log of a service: a learner gets the lines below.
+is_terse = settings.APP_ENV == "development" and settings.LOG_LEVEL == "info"
+loglevel = "warning" if is_terse else settings.LOG_LEVEL
 http_parser = "python"  # the worker's Request is made of it
 raw_env = [f"SCRIPT_NAME={settings.SCRIPT_NAME}"]  # where gunicorn looks for it
 # TRUSTED_PROXIES alone says who is believed. Not forwarded_allow_ips, which lets Unix sockets pass.
@@ -56,6 +62,9 @@ class logger_class(Logger):
 def on_starting(server):
     """Start the database of development, so that it lives as long as the master."""
     on_reload(server)
+    inherits_sockets = server.master_pid or listen_fds(unset_environment=False)
+    if uses_own_address(server) and not inherits_sockets:
+        check_address(settings.HOST, settings.PORT)
     server.embedded = None  # here, since a reload runs this file again
     if settings.DATABASE_URL is None:
         from projectapp.embedded import EmbeddedError, Server
@@ -67,8 +76,53 @@ def on_starting(server):
             raise SystemExit(str(error)) from None
 
 
+def uses_own_address(server):
+    """Whether HOST and PORT say where it listens, and no option of gunicorn does."""
+    return server.cfg.bind == [bind] and not server.cfg.reuse_port
+
+
 def on_reload(server):
     server.handle_term = functools.partial(drain, server)
+    server.handle_hup = functools.partial(reload_safely, server)
+
+
+def reload_safely(server):
+    """The master's SIGHUP: only what starts elsewhere takes the place of the workers."""
+    try:
+        check_start(server)
+        new = load()
+        if uses_own_address(server) and (new.HOST, new.PORT) != (settings.HOST, settings.PORT):
+            check_address(new.HOST, new.PORT)
+        type(server).handle_hup(server)
+    except SystemExit as error:
+        if os.getpid() != server.pid:  # a new worker, which has ended
+            raise
+        server.app.cfg = server.cfg
+        server.log.error("The reload is refused, and the workers go on as they are: %s", error)
+
+
+def check_start(server):
+    """Load the configuration and the application in a process of its own. Raises SystemExit.
+
+    In the master a failure would end it, and in a new worker take the old ones with it.
+    """
+    arguments = [*server.START_CTX["args"][2:], "--check-config"]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "gunicorn", *arguments],
+            cwd=server.START_CTX["cwd"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=timeout,
+        )
+    except subprocess.TimeoutExpired:
+        raise SystemExit(f"the application does not load within {timeout} seconds.") from None
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").split("\n")
+        raise SystemExit(
+            next((line for line in reversed(lines) if line.strip()), "no reason given")
+        )
 
 
 def drain(server):
@@ -92,6 +146,18 @@ def drain(server):
 def post_fork(server, worker):
     worker.missed = server.SIG_QUEUE  # its copy, to which the master's handlers add until boot
     worker.log.error_log.addFilter(quote_nothing)
+    worker.load_wsgi = functools.partial(load_or_halt, server, worker)
+
+
+def load_or_halt(server, worker):
+    """Load the application; if the first worker cannot, none will: end the server."""
+    try:
+        type(worker).load_wsgi(worker)
+    except SystemExit as error:
+        if worker.age > 1:  # gunicorn ends badly if a second one tells it to
+            raise
+        worker.log.error(str(error))
+        sys.exit(server.APP_LOAD_ERROR)
 
 
 def quote_nothing(record):
@@ -114,8 +180,25 @@ def pre_request(worker, req):
 
 
 def when_ready(server):
-    where = server.embedded.home / "data" if server.embedded else "where DATABASE_URL says"
-    server.log.info("projectapp: http://%s:%s  data: %s", host, settings.PORT, where)
+    url = ", ".join(map(str, server.LISTENERS)) or f"http://{bind}"
+    url = re.sub(r"//(0\.0\.0\.0|\[::\])", "//localhost", url) + settings.SCRIPT_NAME
+    if settings.APP_ENV != "development":
+        server.log.info("projectapp: %s  data: %s", url, describe_data(server))
+        return
+    lines = [
+        f"  API   {url}/api/v1/projects",
+        f"  docs  {url}/docs" if settings.DOCS else None,
+        f"  data  {describe_data(server)}",
+        "  stop  Ctrl+C",
+    ]
+    print(*filter(None, lines), sep="\n", file=sys.stderr, flush=True)
+
+
+def describe_data(server):
+    if server.embedded:
+        return server.embedded.home / "data"
+    url = settings.DATABASE_URL
+    return f"{url.get('dbname', '')} at {url.get('host', 'the local socket')}"
 
 
 def on_exit(server):

@@ -1,5 +1,5 @@
 """The application: `gunicorn wsgi:app`, and `flask` finds it without --app."""
 
-from projectapp import create_app
+from projectapp import create_app, doctor
 
-app = create_app()
+app = doctor.create_or_explain(create_app)

@@ -40,7 +40,9 @@ def main() -> None:
 
 def measure(url: str) -> None:
     def make(**environ: str):
-        return create_app(config.Testing({"DATABASE_URL": url, "LOG_LEVEL": "error", **environ}))
+        return create_app(
+            config.Development({"DATABASE_URL": url, "LOG_LEVEL": "error", **environ})
+        )
 
     apps = {"off": make(), "off again": make(), "this host": make(RATE_LIMIT=RATE)}
     if REDIS:

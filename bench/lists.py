@@ -127,7 +127,7 @@ class Database:
         subprocess.run(command, cwd=ROOT, env=environ, check=True, stderr=subprocess.DEVNULL)
 
     def client(self) -> FlaskClient:
-        app = create_app(config.Testing({"DATABASE_URL": self.url, "LOG_LEVEL": "error"}))
+        app = create_app(config.Development({"DATABASE_URL": self.url, "LOG_LEVEL": "error"}))
         return app.test_client()
 
 
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the big table")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder), config.Testing(os.environ).PG_BIN)
+        server = Server(Path(folder), config.Development(os.environ).PG_BIN)
         server.start()
         try:
             run(server, arguments.rows, arguments.explain)

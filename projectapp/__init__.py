@@ -28,7 +28,7 @@ def create_app(config: settings.Config | None = None) -> Flask:
 
     Raises ConfigError, a SystemExit, when a setting is missing or wrong.
     """
-    config = config or doctor.attended(settings.load)
+    config = config or settings.load()
     # All there is in static/ is what the docs page needs.
     app = Flask(__name__, static_folder="static" if config.DOCS else None)
     app.config.from_object(config)

@@ -7,10 +7,13 @@ from flask import Flask, Response, request
 
 _EXPOSED = (
     "ETag, Location, Link, Retry-After, X-Request-ID, Idempotency-Replayed, WWW-Authenticate,"
-    " RateLimit, RateLimit-Policy"
+    " Changes-Cursor, Read-After, RateLimit, RateLimit-Policy"
 )
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
-_ALLOWED = "Content-Type, Authorization, If-Match, If-None-Match, Idempotency-Key, X-Request-ID"
+_ALLOWED = (
+    "Content-Type, Authorization, If-Match, If-None-Match, Idempotency-Key, X-Request-ID,"
+    " Last-Event-ID, Read-After"
+)
 
 
 def init_app(app: Flask) -> None:

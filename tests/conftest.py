@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,14 +74,16 @@ def walk(client: FlaskClient, query: str) -> list[Any]:
 class Served:
     """A gunicorn of our own: its process, its port and what it logged."""
 
-    def __init__(self, environ: dict[str, str], arguments: tuple[str, ...], log: Any) -> None:
+    def __init__(
+        self, environ: dict[str, str], arguments: tuple[str, ...], log: Any, cwd: Path
+    ) -> None:
         self.port = free_port()
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 # Not -m gunicorn, which cannot start itself anew for an upgrade.
                 [Path(sys.executable).with_name("gunicorn"), "wsgi:app", *arguments],
-                cwd=config.ROOT,
+                cwd=cwd,
                 env={**environ, "PORT": str(self.port)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -143,10 +146,13 @@ _servers: list[Server] = []  # kept: a keeper goes on if the other process of th
 
 @pytest.fixture(scope="session")
 def _urls() -> Iterator[tuple[str, str]]:
-    given = [os.environ.pop(name, "") for name in ("DATABASE_URL", "MIGRATIONS_DATABASE_URL")]
+    names = ("DATABASE_URL", "MIGRATIONS_DATABASE_URL")
+    given = [os.environ.pop(name, "") for name in names]
     if given[0]:
-        if not all("test" in parameters_of(url)["dbname"] for url in given if url):
-            pytest.exit("The tests empty their database: its name must contain 'test'.", 2)
+        try:
+            config.Testing(dict(zip(names, given, strict=True)))
+        except config.ConfigError as error:
+            pytest.exit(f"The tests empty their database. {error}", 2)
         yield given[0], given[1]
         return
     server = Server(config.Testing.DATABASE_HOME, config.Testing(os.environ).PG_BIN, throwaway=True)
@@ -263,10 +269,12 @@ def serve(app: Flask, database_url: str, tmp_path_factory: pytest.TempPathFactor
     """Serve the application with gunicorn and gunicorn.conf.py while a `with` block runs."""
 
     @contextmanager
-    def served(*arguments: str, wait: bool = True, **environ: str) -> Iterator[Served]:
+    def served(
+        *arguments: str, wait: bool = True, cwd: Path = config.ROOT, **environ: str
+    ) -> Iterator[Served]:
         clean = {k: v for k, v in os.environ.items() if k not in config.Config.settings()}
         clean |= {"APP_ENV": "testing", "DATABASE_URL": database_url, **environ}
-        server = Served(clean, arguments, tmp_path_factory.mktemp("served") / "log")
+        server = Served(clean, arguments, tmp_path_factory.mktemp("served") / "log", cwd)
         try:
             if wait:
                 server.wait_until_serving()
@@ -276,6 +284,17 @@ def serve(app: Flask, database_url: str, tmp_path_factory: pytest.TempPathFactor
                 server.stop()
 
     return served
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of what serves, for tests that write a `.env` beside it."""
+    copy = tmp_path / "project"
+    for name in ("projectapp", "migrations"):
+        shutil.copytree(config.ROOT / name, copy / name)
+    for name in ("config.py", "gunicorn.conf.py", "wsgi.py"):
+        shutil.copy2(config.ROOT / name, copy)
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -97,6 +97,38 @@ def test_a_star_stands_for_any_subdomain(allowing, origin, let_in):
     assert (headers.get("Access-Control-Allow-Origin") == origin) == let_in
 
 
+@pytest.mark.parametrize(
+    ("setting", "origin"),
+    [
+        ("https://한국.kr", "https://xn--3e0b707e.kr"),
+        ("https://*.한국.kr", "https://xn--bj0bj06e.xn--3e0b707e.kr"),
+        ("https://faß.de:443", "https://xn--fa-hia.de"),
+        ("http://[::1]:5173", "http://[::1]:5173"),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("tauri://localhost", "tauri://localhost"),
+    ],
+)
+def test_an_origin_is_compared_in_the_form_that_browsers_send(allowing, setting, origin):
+    client = allowing(setting)
+    headers = client.get(PROJECTS, headers={"Origin": origin}).headers
+    assert headers["Access-Control-Allow-Origin"] == origin
+    for foreign in ("https://fass.de", f"{origin}:444", f"x{origin}", "https://xn--3e0b707e_kr"):
+        headers = client.get(PROJECTS, headers={"Origin": foreign}).headers
+        assert "Access-Control-Allow-Origin" not in headers
+
+
+def test_a_page_may_send_and_read_the_headers_of_the_contract(allowing):
+    preflight = allowing(SITE).options(PROJECTS, headers={"Origin": SITE, **PREFLIGHT}).headers
+    assert preflight["Access-Control-Allow-Headers"] == (
+        "Content-Type, Authorization, If-Match, If-None-Match, Idempotency-Key, X-Request-ID,"
+        " Last-Event-ID, Read-After"
+    )
+    assert preflight["Access-Control-Expose-Headers"] == (
+        "ETag, Location, Link, Retry-After, X-Request-ID, Idempotency-Replayed, WWW-Authenticate,"
+        " Changes-Cursor, Read-After, RateLimit, RateLimit-Policy"
+    )
+
+
 def test_everyone_is_never_combined_with_credentials(allowing):
     headers = allowing("*").get(PROJECTS, headers={"Origin": "https://any.example"}).headers
     assert headers["Access-Control-Allow-Origin"] == "*"

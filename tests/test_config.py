@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 
@@ -9,15 +10,26 @@ import config
 from config import ConfigError, Development, Production, load
 
 URL = "postgresql://u:p@h/d"
+TEST_URL = "postgresql://u:p@h/my_Test_1"
 ROOTS = "/etc/ssl/certs/ca-certificates.crt"
 PRIMARY, REQUIRE = {"target_session_attrs": "primary"}, {"sslmode": "require"}
 VERIFIED = {"sslmode": "verify-full", "sslrootcert": ROOTS}
 
 
+BAD_HOSTS = (
+    *("0.0.0.0:8000", "http://localhost", "localhost:8000", "[::1]:8000", "[127.0.0.1]", "[", "[]"),
+    *("unix:/run/s", "/run/s", "a b", "256.1.1.1", "127.1", "8000", "*", "::1%lo", "a..b", "한국"),
+)
+HOST_SENTENCE = (
+    "HOST must be an address or a name of this machine, such as 127.0.0.1, 0.0.0.0, :: or"
+    " localhost, without a scheme or a port (that is PORT)."
+)
+
+
 def test_app_env_chooses_the_class():
     assert type(load({})) is Development
     assert type(load({"APP_ENV": " "})) is Development
-    assert type(load({"APP_ENV": "testing"})) is config.Testing
+    assert type(load({"APP_ENV": " testing ", "DATABASE_URL": TEST_URL})) is config.Testing
     said = {"APP_ENV": "production", "DATABASE_URL": URL, "AUTH": "none"}
     assert type(load(said)) is Production
 
@@ -66,7 +78,39 @@ def test_app_env_chooses_the_class():
                 "ALLOWED_ORIGINS must be a list of origins such as"
                 " https://app.example.com,https://*.example.com.",
             )
-            for bad in ("localhost:3000", "[1]", '["a', "https://a.example/path", "https://*", "**")
+            for bad in (
+                *("localhost:3000", "[1]", '["a', "https://a.example/path", "https://*", "**"),
+                *("null", "https://a..b", "https://u@a.example", "https://a.example?x"),
+                *("https://a.example:65536", "https://a.example:x", "https://[1]", "https://["),
+                *("https://*.[::1]", "http://::1", "//a.example", "https://a b.example"),
+                *(
+                    "https://",
+                    "https://a.\u200bexample",
+                    "https://a.ex\u00adample",
+                    "https://a%2eb",
+                ),
+            )
+        ),
+        *(({"HOST": bad}, HOST_SENTENCE) for bad in BAD_HOSTS),
+        *(
+            (
+                {"APP_ENV": "testing", **urls},
+                f"APP_ENV=testing needs a test database: the name of the database in {name} must"
+                " contain test.",
+            )
+            for name, urls in (
+                ("DATABASE_URL", {"DATABASE_URL": URL}),
+                ("DATABASE_URL", {"DATABASE_URL": "postgresql://test@test/"}),
+                ("DATABASE_URL", {"DATABASE_URL": "postgresql://h/test?dbname=production"}),
+                (
+                    "MIGRATIONS_DATABASE_URL",
+                    {"DATABASE_URL": TEST_URL, "MIGRATIONS_DATABASE_URL": URL},
+                ),
+            )
+        ),
+        *(
+            ({"PORT": bad}, "PORT must be a whole number from 1 to 65535.")
+            for bad in ("8000/tcp", "80 00", "tcp://10.0.0.1:80", "８０００", "8000.0", "+80")
         ),
     ],
 )
@@ -219,6 +263,27 @@ def test_another_url_is_refused_without_showing_it(url):
         ),
         ("[]", ()),
         ("*", ("*",)),
+        # As browsers send them: what `new URL(text).origin` is in each of them.
+        ("HTTPS://App.Example.COM/", ("https://app.example.com",)),
+        ("https://한국.kr", ("https://xn--3e0b707e.kr",)),
+        ("https://xn--3e0b707e.kr", ("https://xn--3e0b707e.kr",)),
+        (unicodedata.normalize("NFD", "https://한국.kr"), ("https://xn--3e0b707e.kr",)),
+        ("https://*.한국.kr", ("https://*.xn--3e0b707e.kr",)),
+        ("https://faß.de,https://FAẞ.de", ("https://xn--fa-hia.de",)),
+        ("https://İ.com", ("https://xn--i-9bb.com",)),
+        ("https://ΣΑΣ.gr", ("https://xn--mxa9ab.gr",)),
+        ("https://BÜCHER.example", ("https://xn--bcher-kva.example",)),
+        ("https://日本語。ＪＰ", ("https://xn--wgv71a119e.jp",)),
+        ("https://نامه\u200cای.com", ("https://xn--mgba3gch31f060k.com",)),
+        ("https://\u2764\ufe0f.example", ("https://xn--qei.example",)),
+        (
+            "https://a.com:443,http://a.com:80,https://a.com:80",
+            ("https://a.com", "http://a.com", "https://a.com:80"),
+        ),
+        ("http://[::1]:5173", ("http://[::1]:5173",)),
+        ("http://[0:0:0:0:0:0:0:1]:05173", ("http://[::1]:5173",)),
+        ("http://[2001:DB8::1]:80", ("http://[2001:db8::1]",)),
+        ("capacitor://localhost,tauri://localhost", ("capacitor://localhost", "tauri://localhost")),
     ],
 )
 def test_origins_are_a_comma_or_a_json_list(text, expected):
@@ -227,6 +292,23 @@ def test_origins_are_a_comma_or_a_json_list(text, expected):
 
 def test_an_empty_variable_is_the_default():
     assert load({"PORT": "", "THREADS": "  "}).PORT == 8000
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "127.0.0.1"),
+        ("::", "::"),
+        ("[::]", "::"),
+        ("[::1]", "::1"),
+        ("FD00:0::1", "fd00::1"),
+        ("0.0.0.0", "0.0.0.0"),  # noqa: S104 - as a container sets it
+        (" LocalHost ", "localhost"),
+        ("web-1.internal.", "web-1.internal."),
+    ],
+)
+def test_a_host_is_an_address_or_a_name(text, expected):
+    assert expected == load({"HOST": text}).HOST
 
 
 def test_dotenv_is_read_below_the_environment_and_not_by_tests(monkeypatch, tmp_path):

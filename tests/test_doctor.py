@@ -6,10 +6,13 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from functools import partial
 
 import psycopg2
 import psycopg2.extras
 import pytest
+from click.testing import CliRunner
+from flask.cli import FlaskGroup
 
 import config
 from projectapp import doctor
@@ -31,20 +34,17 @@ PUBLIC = f"postgresql://app:{SECRET}@db.example.com:5432/d"
 @pytest.fixture
 def ask(make_app, direct_url, monkeypatch):
     """Run the doctor with these settings; returns its exit code and its findings by check."""
+    monkeypatch.setenv("FLASK_RUN_FROM_CLI", "true")  # as it will be: this removes it afterwards
 
     def run(*arguments, **environ):
         environ = {"DATABASE_URL": direct_url, "MIGRATIONS_DATABASE_URL": "", **environ}
         for name, text in environ.items():
             monkeypatch.setenv(name, text)
-        monkeypatch.setattr(sys, "argv", ["flask", "doctor", "--json"])
-        try:
-            doctor.attended(lambda: config.Testing(environ))
-        except SystemExit as refused:
-            return refused.code, None
-        runner = make_app(**environ).test_cli_runner()
-        answer = runner.invoke(args=["doctor", "--json", *arguments])
+        create = partial(doctor.create_or_explain, partial(make_app, **environ))
+        command = FlaskGroup(create_app=create)
+        answer = CliRunner().invoke(command, ["doctor", "--json", *arguments])
         assert SECRET not in answer.output
-        said = json.loads(answer.output)
+        said = json.loads(answer.stdout)
         assert said["ok"] == (answer.exit_code == 0)
         return answer.exit_code, {finding["check"]: finding for finding in said["findings"]}
 
@@ -52,15 +52,13 @@ def ask(make_app, direct_url, monkeypatch):
 
 
 @pytest.fixture
-def refused(ask, capsys):
-    """Run the doctor with a URL that no application starts with; returns its only failure."""
+def refused(ask):
+    """Run the doctor with a setting that no application starts with; returns its only failure."""
 
     def run(**environ):
-        code, _ = ask(**environ)
-        output = capsys.readouterr().out
-        assert SECRET not in output
+        code, found = ask(**environ)
         assert code == 1
-        (failure,) = [one for one in json.loads(output)["findings"] if one["level"] == "FAIL"]
+        (failure,) = [finding for finding in found.values() if finding["level"] == "FAIL"]
         return failure
 
     return run
@@ -110,10 +108,37 @@ def test_another_refused_setting_is_told(refused):
     assert refused(PORT="x")["what"] == "PORT must be a whole number from 1 to 65535."
 
 
-def test_without_the_doctor_a_refused_setting_ends_the_start(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["flask", "routes"])
-    with pytest.raises(config.ConfigError):
-        doctor.attended(lambda: config.Testing({"PORT": "x"}))
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["routes"], ["run"], ["db", "upgrade"], ["--help"], ["doctors"]),
+        ["tokens", "create", "--name", "doctor", "--owner", "a", "--scope", "projects:read"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_other_than_the_doctor_ends_with_the_sentence_alone(arguments):
+    done = run_flask(*arguments, PORT="x")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "PORT must be a whole number from 1 to 65535.\n"
+
+
+@pytest.mark.parametrize("options", [["--debug"], ["--app", "wsgi"], ["--app", "wsgi:app"]])
+def test_the_doctor_explains_a_refused_setting_behind_options_of_flask(options):
+    done = run_flask(*options, "doctor", PORT="x")
+    assert done.returncode == 1
+    assert "FAIL  settings    PORT must be a whole number from 1 to 65535." in done.stdout
+    assert run_flask(*options, "doctor", "--help", PORT="x").stdout.startswith("Usage: ")
+
+
+def run_flask(*arguments, **environ):
+    return subprocess.run(
+        [sys.executable, "-m", "flask", *arguments],
+        cwd=config.ROOT,
+        env={**os.environ, "APP_ENV": "testing", **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def test_a_healthy_database_is_well(ask, sql):
@@ -191,7 +216,7 @@ def test_a_server_that_refuses_is_told(ask, direct_url):
     _, found = ask(DATABASE_URL=url_of(nowhere))
     assert "does not exist" in found["connection"]["what"]
     assert found["connection"]["do"].startswith("CREATE DATABASE nosuch_test ")
-    _, found = ask(DATABASE_URL=f"postgresql://app:{SECRET}@127.0.0.1:9/d")
+    _, found = ask(DATABASE_URL=f"postgresql://app:{SECRET}@127.0.0.1:9/test")
     assert found["connection"]["what"].endswith("failed: Connection refused")
     assert found["connection"]["do"] == "pg_isready -h 127.0.0.1 -p 9"
 
@@ -309,8 +334,11 @@ def test_the_url_for_migrations_is_examined_too(ask, sql, direct_url):
     code, found = ask(MIGRATIONS_DATABASE_URL=direct_url)
     assert code == 0
     assert found["migrating"]["what"].endswith("of MIGRATIONS_DATABASE_URL migrates.")
-    another = {**parameters_of(direct_url), "dbname": "postgres"}
+    name = f"test_{os.getpid()}_another"
+    sql(f"CREATE DATABASE {name}")
+    another = {**parameters_of(direct_url), "dbname": name}
     code, found = ask(MIGRATIONS_DATABASE_URL=url_of(another))
+    sql(f"DROP DATABASE {name} WITH (FORCE)")
     assert code == 1
     assert "another database than DATABASE_URL" in found["migrating"]["what"]
 

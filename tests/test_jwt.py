@@ -15,6 +15,7 @@ from joserfc import jwk
 import config
 from config import ConfigError
 from projectapp.auth import jwks, jwt
+from projectapp.auth.jwk import MOST_TRIED
 from projectapp.errors import InvalidToken
 from tests import issuer as answers
 from tests.conftest import PROJECTS
@@ -225,7 +226,9 @@ HOSTILE = {
     "kid is a number": with_header(kid=1),
     "kid is a path": with_header(kid="../../../../dev/null"),
     "kid is SQL": with_header(kid="' OR 1=1 --"),
-    "no kid among several": lambda i: sign({"alg": "RS256"}, i.claims(), RSA),
+    "no kid and the key of another": lambda i: sign(
+        {"alg": "RS256"}, i.claims(), make_key("RSA", 2048, 1)
+    ),
     "crit": with_header(crit=["exp"]),
     "crit that is known": with_header(crit=["kid"]),
     "crit is empty": with_header(crit=[]),
@@ -363,6 +366,41 @@ def test_a_token_without_kid_is_taken_if_one_key_fits(issuer, make_app, sql):
     assert get(service, token).status_code == 200
 
 
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_token_without_kid_is_taken_if_any_key_that_fits_has_signed_it(
+    issuer, make_app, sql, number
+):
+    keys = [make_key("RSA", 2048, number) for number in range(3)]
+    issuer.published = {"a": keys[0], "ec": EC, "b": keys[1], "c": keys[2]}
+    service = make_app(**issuer.settings).test_client()
+    assert get(service, sign({"alg": "RS256"}, issuer.claims(), keys[number])).status_code == 200
+    foreign = sign({"alg": "RS256"}, issuer.claims(), make_key("RSA", 2048, 3))
+    assert get(service, foreign).status_code == 401
+
+
+def test_of_many_keys_that_fit_a_token_without_kid_only_some_are_tried(issuer, make_app, sql):
+    keys = [make_key("EC", "P-256", number) for number in range(100)]
+    issuer.published = {str(number): key for number, key in enumerate(keys)}
+    service = make_app(**issuer.settings).test_client()
+    statuses = [
+        get(service, sign({"alg": "ES256"}, issuer.claims(), key)).status_code for key in keys
+    ]
+    assert statuses == [200] * MOST_TRIED + [401] * (100 - MOST_TRIED)
+    assert get(service, issuer.token("99", "ES256")).status_code == 200  # its kid finds it
+
+
+def test_a_token_whose_claims_are_no_object_is_refused_by_whichever_key(issuer, make_app, sql):
+    issuer.published = {"a": make_key("RSA", 2048, 1), "b": RSA}
+    service = make_app(**issuer.settings).test_client()
+    assert get(service, sign({"alg": "RS256"}, b"[]", RSA)).status_code == 401
+
+
+def test_a_signature_of_the_longest_key_is_verified(well, service, sql, caplog):
+    token = well.token().rpartition(".")[0] + "." + encode(b"x" * (8192 // 8))
+    assert get(service, token).status_code == 401
+    assert caplog.records[0].reason == "bad_signature"  # and not "exceeded_size"
+
+
 def test_a_remembered_token_ends_with_its_exp(well, service, sql, problem):
     token = well.token(exp=time.time() - jwt.LEEWAY + 0.5)
     assert get(service, token).status_code == 200
@@ -421,8 +459,16 @@ def certificate(key, **names):
         b"Bag Attributes\n" + EC.as_pem(private=False) + b"\n" + PEM,
         json.dumps({"keys": [RSA.as_dict(False, kid="first")]}).encode(),
         json.dumps({"keys": [{"kty": "AKP"}, RSA.as_dict(False)]}).encode(),
+        make_key("RSA", 2048, 2).as_pem(private=False) + PEM,
+        PEM + make_key("RSA", 2048, 2).as_pem(private=False),
+        json.dumps(
+            {"keys": [make_key("RSA", 2048, 2).as_dict(False), RSA.as_dict(False)]}
+        ).encode(),
     ],
-    ids=["PEM", "a certificate", "two in PEM", "JWKS", "JWKS without kid"],
+    ids=[
+        *("PEM", "a certificate", "two types in PEM", "JWKS", "JWKS without kid"),
+        *("two in PEM, the second signs", "two in PEM, the first signs", "two without kid"),
+    ],
 )
 def test_a_key_file_verifies(issuer, make_app, sql, tmp_path, content):
     (tmp_path / "key").write_bytes(content)
@@ -445,7 +491,14 @@ def weak_pem():
     return jwk.RSAKey(native, native).as_pem(private=False)
 
 
+TOO_MANY = (
+    f"JWT_KEY_FILE has more than {MOST_TRIED} keys of one type without a kid: remove those that no"
+    " longer sign, or write a JWKS with a kid for each."
+)
+SEVERAL = [make_key("EC", "P-256", number) for number in range(MOST_TRIED + 1)]
+
 WRONG_FILES = {
+    "too many in PEM": (b"".join(key.as_pem(private=False) for key in SEVERAL), TOO_MANY),
     "a private key": (RSA.as_pem(private=True), PRIVATE),
     "a private key in a JWKS": (json.dumps({"keys": [RSA.as_dict(True)]}).encode(), PRIVATE),
     "a secret in a JWKS": (json.dumps({"keys": [OCT.as_dict()]}).encode(), PRIVATE),

@@ -318,6 +318,67 @@ def test_a_burst_at_the_end_of_a_window_is_not_repeated_at_the_start_of_the_next
         counters(port).unlink()
 
 
+# A limit that changes
+
+
+@pytest.fixture
+def make_store():
+    """Make stores of a service whose limit changes: they have the same port."""
+    port, made = free_port(), []
+
+    def make(quota, seconds):
+        made.append(HostStore(Rate(quota, seconds), "test", port))
+        return made[-1]
+
+    yield make
+    for store in made:
+        os.close(store._file)
+    for path in SHARED.glob(f"projectapp-limits-{os.geteuid()}-{port}-*"):
+        path.unlink()
+
+
+def in_one_bucket(number):
+    return b"same" + number.to_bytes(12, "big")
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 86400), (86400, 1), (60, 3600)])
+def test_a_limit_of_another_window_costs_no_counter_its_place(make_store, before, after):
+    old = make_store(5, before)
+    for number in range(8):
+        old.count(in_one_bucket(number))
+    new = make_store(1000, after)
+    counts = [new.count(in_one_bucket(100 + number)).current for number in (0, 1, 2, 0, 1, 2)]
+    if after > 1:  # else a window may end meanwhile
+        assert counts == [1, 1, 1, 2, 2, 2]
+        for number in range(8):
+            old.count(in_one_bucket(200 + number))  # by a worker of before the change
+        assert [new.count(in_one_bucket(100 + number)).current for number in range(3)] == [3, 3, 3]
+    assert [new.count(in_one_bucket(number)).current for number in range(8)] == [1] * 8
+
+
+def test_a_limit_of_another_quota_goes_on_counting(make_store):
+    smaller, larger = make_store(3, 86400), make_store(5, 86400)
+    assert [smaller.count(b"a" * 16).passed for _ in range(4)] == [True, True, True, False]
+    assert [larger.count(b"a" * 16).passed for _ in range(3)] == [True, True, False]
+
+
+def test_counters_of_before_a_reboot_give_up_their_place_first(make_store):
+    store = make_store(3, 86400)
+    of_long_ago = [
+        stores._RECORD.pack(in_one_bucket(number), 10**6, 9, 9, 9) for number in range(8)
+    ]
+    start = int.from_bytes(b"same", "big") % stores._BUCKETS * stores._BUCKET
+    os.pwrite(store._file, b"".join(of_long_ago), start)
+    live = [in_one_bucket(100 + number) for number in range(8)]
+    assert [store.count(caller).current for caller in live * 3] == [1] * 8 + [2] * 8 + [3] * 8
+
+
+def test_services_with_other_windows_count_apart_in_one_redis(limited, redis):
+    daily, hourly = (limited(rate, RATE_LIMIT_STORE=redis.url) for rate in ("2/day", "2/hour"))
+    answers = [client.get(PROJECTS).status_code for client in (daily, hourly) * 3]
+    assert answers == [200] * 4 + [429] * 2
+
+
 # All workers of a host
 
 

@@ -352,6 +352,7 @@ def make_run(clone):
     def run():
         port = free_port()
         environ = {"PATH": os.environ["PATH"], "PORT": str(port), "HOME": "/nonexistent"}
+        environ["LOG_LEVEL"] = "debug"  # else development does not say when a worker is ready
         log = (clone.parent / "log").open("wb")
         process = subprocess.Popen(
             ["make", "run"], cwd=clone, env=environ, stdout=log, stderr=log, start_new_session=True

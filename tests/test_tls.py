@@ -48,7 +48,8 @@ def examine(url, **environ):
 def test_a_server_that_no_root_vouches_for_is_refused(url, proxy):
     refused = examine(url)["connection"]
     assert "certificate verify failed" in refused["what"]
-    assert "sslrootcert=FILE" in refused["do"]
+    assert "sslrootcert=FILE to the query of DATABASE_URL" in refused["do"]
+    assert "(Heroku, Railway's public proxy), sslmode=require" in refused["do"]
     assert proxy.queries == []
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from joserfc import jws
-from joserfc.errors import JoseError
+from joserfc.errors import BadSignatureError, JoseError
 from joserfc.jws import JWSRegistry
 from joserfc.util import urlsafe_b64decode
 
@@ -32,7 +32,12 @@ _SCOPES = ("scope", "scp", "permissions")  # RFC 8693, 4.2; Okta and Entra; Auth
 
 
 class _Registry(JWSRegistry):
-    """joserfc's, but for its allow-list and its warning at the name EdDSA: the key has decided."""
+    """joserfc's, but for its allow-list and its warning at the name EdDSA: the key has decided.
+
+    Its limit would refuse the signatures of an RSA key of 8192 bits, which are 1366 characters.
+    """
+
+    max_signature_length = 1366
 
     def get_alg(self, name: str) -> Any:
         return self.algorithms[name]
@@ -91,9 +96,9 @@ class Verifier:
         if not found:
             keys = self._keys.renewed()
             found = _find(keys, header)
-        if len(found) != 1:
+        if not found:
             raise InvalidToken("The token is signed with an unknown key.", "unknown key")
-        grant = self._grant(_verify(token, found[0]))
+        grant = self._grant(_verify(token, found[: jwk.MOST_TRIED]))
         remembered = self._remembered(keys)
         if len(remembered) >= _REMEMBERED:
             remembered.clear()
@@ -153,13 +158,19 @@ def _find(keys: jwk.Keys, header: dict[str, Any]) -> list[jwk.Key]:
     return [key for key in named if header["alg"] in key.algorithms]
 
 
-def _verify(token: str, key: jwk.Key) -> dict[str, Any]:
-    try:
-        found = jws.deserialize_compact(token, key.jwk, registry=_registry)
-        return _read_object(found.payload or b"")
-    except (JoseError, ValueError) as error:
-        reason = error.error if isinstance(error, JoseError) else "malformed claims"
-        raise InvalidToken("The token is damaged or forged.", reason) from None
+def _verify(token: str, keys: list[jwk.Key]) -> dict[str, Any]:
+    """The claims of a token that one of the keys has signed."""
+    reason = ""
+    for key in keys:
+        try:
+            found = jws.deserialize_compact(token, key.jwk, registry=_registry)
+            return _read_object(found.payload or b"")
+        except BadSignatureError as error:
+            reason = error.error
+        except (JoseError, ValueError) as error:
+            reason = error.error if isinstance(error, JoseError) else "malformed claims"
+            break
+    raise InvalidToken("The token is damaged or forged.", reason)
 
 
 def _read_object(raw: bytes) -> dict[str, Any]:

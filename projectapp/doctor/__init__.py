@@ -11,12 +11,13 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import asdict
 
 import click
 from flask import Flask, current_app, g
-from flask.cli import with_appcontext
+from flask.cli import AppGroup, FlaskGroup, with_appcontext
 
 import config as settings
 from projectapp.doctor import url
@@ -38,27 +39,58 @@ _COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
 @with_appcontext
 def _command(replicas: int, as_json: bool) -> None:
     """Examine the connection to the database; exits with 1 if something does not work."""
-    sys.exit(_report(_in_time(_examine(replicas)), as_json))
+    error = current_app.extensions.get("settings_error")
+    findings = _explain(error) if error else _in_time(_examine(replicas))
+    sys.exit(_report(findings, as_json))
 
 
 def init_app(app: Flask) -> None:
     app.cli.add_command(_command)
 
 
-def attended(load: Callable[[], settings.Config]) -> settings.Config:
-    """The settings; if they are refused and it is the doctor who was called, the reason at length.
+class _DoctorOnly(AppGroup):
+    """The commands where the settings are refused: of any other the error is the answer."""
 
-    No application comes about then, and with it no command of its own.
+    def __init__(self, error: settings.ConfigError) -> None:
+        super().__init__()
+        self._error = error
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        raise self._error
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
+        if name != _command.name:
+            raise self._error
+        return _command
+
+
+def create_or_explain(create_app: Callable[[], Flask]) -> Flask:
+    """Create the application, or one that has `flask doctor` alone, if its settings are refused.
+
+    Raises ConfigError, unless the flask command is looking for the command that it was given.
     """
     try:
-        return load()
+        return create_app()
     except settings.ConfigError as error:
-        if "doctor" not in sys.argv:
+        context = click.get_current_context(silent=True)
+        # Of a command of Flask's own, such as `flask routes`, the context is that command's.
+        if not context or not isinstance(context.command, FlaskGroup):
             raise
-        found = list(url.examine())
-        if all(finding.level != FAIL for finding in found):
-            found.append(Finding(FAIL, "settings", str(error)))
-        sys.exit(_report(found, "--json" in sys.argv))
+        app = Flask(__name__)
+        app.extensions["settings_error"] = error
+        app.cli = _DoctorOnly(error)
+        return app
+
+
+def _explain(error: settings.ConfigError) -> Iterator[Finding]:
+    """Say at length why the settings are refused."""
+    level = OK
+    with suppress(settings.ConfigError):  # a `.env` that cannot be read
+        for finding in url.examine():
+            level = FAIL if finding.level == FAIL else level
+            yield finding
+    if level != FAIL:
+        yield Finding(FAIL, "settings", str(error))
 
 
 def _examine(replicas: int) -> Iterator[Finding]:

@@ -12,8 +12,9 @@ _SUPABASE = (
     "Supabase: Connect > Session pooler, postgresql://postgres.REF:...@...pooler.supabase.com"
 )
 _ROOTS = (
-    "sslmode=verify-full&sslrootcert=FILE, with the provider's certificate in FILE\n"
-    "(Supabase: Database settings > SSL; RDS: global-bundle.pem); or sslmode=require, unverified"
+    "where the provider publishes its root (Supabase: Database settings > SSL; RDS:\n"
+    "global-bundle.pem), add sslmode=verify-full&sslrootcert=FILE to the query of {name};\n"
+    "where it has none (Heroku, Railway's public proxy), sslmode=require: encrypted, not verified"
 )
 
 # Of those that fit the first is told: a pattern, why it is so, and what to do. `{name}` is the

@@ -64,7 +64,9 @@ class Store(ABC):
 
 
 class HostStore(Store):
-    """A file for the processes of one host that have the same user, folder and PORT: 1 MiB at most.
+    """A file for the processes of one host: 1 MiB at most.
+
+    They share it if they have the same user, folder, PORT, and length of a window.
 
     It has place for 32768 callers, eight in each bucket. Where a bucket is full, a new caller takes
     the place of whom it has not seen for the longest time, or has seen the least: who floods
@@ -76,8 +78,11 @@ class HostStore(Store):
     def __init__(self, rate: Rate, root: str, port: int) -> None:
         """Raises OSError where no file can be shared."""
         super().__init__(rate)
-        place = hashlib.blake2b(root.encode(), digest_size=8).hexdigest()
-        self._file = _open(f"projectapp-limits-{os.geteuid()}-{port}-{place}")
+        # What its records mean is part of its name, as the code or the setting may change while
+        # another process still counts.
+        meaning = repr((root, rate.seconds, _RECORD.format, _BUCKETS))
+        digest = hashlib.blake2b(meaning.encode(), digest_size=8).hexdigest()
+        self._file = _open(f"projectapp-limits-{os.geteuid()}-{port}-{digest}")
         self._turn = threading.Lock()  # the kernel's is one for all threads of a process
 
     def _count(self, caller: bytes) -> Count:
@@ -99,7 +104,7 @@ class HostStore(Store):
         bucket = os.pread(self._file, _BUCKET, start).ljust(_BUCKET, b"\0")
         at = bucket.find(caller)
         if at < 0:
-            at = min(range(0, _BUCKET, _RECORD.size), key=lambda at: _worth(bucket, at))
+            at = min(range(0, _BUCKET, _RECORD.size), key=lambda at: _worth(bucket, at, window))
         else:
             _, last, previous, current, refused = _RECORD.unpack_from(bucket, at)
             if last != window:
@@ -173,7 +178,7 @@ return {passed, tostring(elapsed), previous, current, refused}
 
     def _count(self, caller: bytes) -> Count:
         try:
-            answer = self._run(["projectapp:limits:" + caller.hex()], self.rate)
+            answer = self._run([f"projectapp:limits:{self.rate.seconds}:{caller.hex()}"], self.rate)
         except self.errors:
             with suppress(*self.errors):
                 self._client.connection_pool.disconnect()  # else each would fail in its turn
@@ -182,9 +187,10 @@ return {passed, tostring(elapsed), previous, current, refused}
         return Count(passed == 1, float(elapsed), previous, current, refused)
 
 
-def _worth(bucket: bytes, at: int) -> tuple[int, int, int]:
+def _worth(bucket: bytes, at: int, now: int) -> tuple[int, int, int]:
+    """The order in which records give up their place; a window to come is of before a reboot."""
     _, window, previous, current, _ = _RECORD.unpack_from(bucket, at)
-    return window, current, previous
+    return window if window <= now else -1, current, previous
 
 
 def _open(name: str) -> int:
