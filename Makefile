@@ -13,6 +13,7 @@ help: ## show this list
 
 run: ## serve the API on PORT (default 8000), with a PostgreSQL of its own if DATABASE_URL is not set
 	@$(PYTHON) install.py requirements-devdb.lock
+	@$(BIN)/python config.py # are the settings right, and is the port free?
 	@$(BIN)/flask db upgrade
 	@exec $(BIN)/gunicorn wsgi:app
 
