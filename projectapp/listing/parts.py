@@ -17,10 +17,15 @@ SKIPPED = sa.bindparam("skipped", type_=sa.BigInteger)
 
 Start = tuple[int, bool]
 
-_reach = SIZE + SKIPPED + 1
-_TRIED = 4_000  # rows that are tried in the list's order before matches are fetched and sorted
-_RARE = 10  # matches among them: with fewer, the matches of all parts are fetched at once
-_NOTHING: sa.ColumnElement[int] = sa.literal_column("0")
+
+def constant(number: int) -> sa.ColumnElement[int]:
+    """A number in the statement's text: a parameter would cost time each time it is compiled."""
+    return sa.literal_column(str(number), SIZE.type)
+
+
+_reach = SIZE + SKIPPED + constant(1)
+_TRIED = constant(4_000)  # rows that are tried in the list's order before matches are fetched
+_RARE = constant(10)  # matches among them: with fewer, the matches of all parts are fetched at once
 
 
 class Filter(NamedTuple):
@@ -43,6 +48,7 @@ class Parts:
 
     def __init__(self, listing: Listing, start: Start | None, counts: bool) -> None:
         self.table, self.filters, self.parts = listing.table, listing.filters, listing.parts
+        self.part_number = listing.part_number
         self.columns = [self.table.c[name] for name in listing.columns]
         self.is_resumed, self.counts = start is not None, counts
         self.first, self.backward = start or (0, False)
@@ -88,9 +94,12 @@ class Parts:
                 near = tried
             else:
                 near = self._tried(filters, f"tried_{number}") if part.aligned else from_top
-            hits = select(near, [] if part.aligned else [part])
+            hits = sa.select(near)
+            if not part.aligned:
+                hits = hits.where(near.c.part == constant(number))
             is_full = _once(count(hits) >= _reach, f"full_{number}")
-            hits = hits.add_columns(*_labels(number)).where(~is_rare, is_full)
+            more = _labels(number) if part.aligned else _labels(number)[1:]
+            hits = hits.add_columns(*more).where(~is_rare, is_full)
             yield self._ordered(hits, near.c)
             rest = self._all(filters, indexed([part]) or indexed(self.filters))
             yield self._ordered(sa.select(rest, *_labels(number)).where(~is_rare, ~is_full), rest.c)
@@ -98,14 +107,20 @@ class Parts:
     def _fetched(self, is_rare: sa.ColumnElement[bool]) -> sa.Select[Any]:
         """All matches of all parts."""
         c = self.table.c
-        cases = [(part.condition(c), number) for number, part in enumerate(self.parts)]
-        part = sa.case(*cases).label("part") if cases else _labels(0)[0]
-        matches = sa.func.count().over().label("matches") if self.counts else _labels(0)[1]
+        part, matches = _labels(0)
+        if self.part_number:
+            part = self.part_number(c).label("part")
+        elif self.parts:
+            sides = ((side.condition(c), constant(n)) for n, side in enumerate(self.parts))
+            part = sa.case(*sides).label("part")
+        if self.counts:
+            matches = sa.func.count().over().label("matches")
         found = self._all(self.filters, indexed(self.filters), part, matches)
         rows = sa.select(found).where(is_rare)
         if self.is_resumed:
-            later = found.c.part < self.first if self.backward else found.c.part > self.first
-            here = sa.and_(found.c.part == self.first, self._is_beyond(found.c))
+            first = constant(self.first)
+            later = found.c.part < first if self.backward else found.c.part > first
+            here = sa.and_(found.c.part == first, self._is_beyond(found.c))
             rows = rows.where(sa.or_(later, here))
         order = found.c.part.desc() if self.backward else found.c.part
         return self._ordered(rows.order_by(order), found.c)
@@ -113,7 +128,12 @@ class Parts:
     def _tried(self, filters: Sequence[Filter], name: str = "tried") -> sa.CTE:
         aligned = self._rows([one for one in filters if one.aligned])
         walk = self._ordered(aligned, self.table.c, _TRIED).subquery()
-        return select(walk, [one for one in self.filters if not one.aligned]).cte(name)
+        matches = sa.select(walk).where(
+            *(one.condition(walk.c) for one in self.filters if not one.aligned)
+        )
+        if self.part_number:
+            matches = matches.add_columns(self.part_number(walk.c).label("part"))
+        return matches.cte(name)
 
     def _rows(self, filters: Sequence[Filter]) -> sa.Select[Any]:
         return sa.select(*self.columns).where(*(one.condition(self.table.c) for one in filters))
@@ -121,7 +141,7 @@ class Parts:
     def _all(self, filters: Sequence[Filter], indexes: Any, *more: Any) -> sa.Subquery:
         """All that match; OFFSET 0 keeps the planner from following the order of what is around."""
         rows = self._rows(filters).where(*indexes).add_columns(*more)
-        return rows.offset(_NOTHING).subquery()
+        return rows.offset(constant(0)).subquery()
 
     def _filters(self, number: int) -> list[Filter]:
         is_start = self.is_resumed and number == self.first
@@ -136,12 +156,9 @@ class Parts:
         return rows.order_by(*order).limit(most)
 
 
-def select(source: Any, filters: Sequence[Filter]) -> sa.Select[Any]:
-    return sa.select(source).where(*(one.condition(source.c) for one in filters))
-
-
 def count(rows: sa.Select[Any]) -> sa.ScalarSelect[int]:
-    return sa.select(sa.func.count()).select_from(rows.subquery()).scalar_subquery()
+    ones = rows.with_only_columns(sa.literal_column("1"), maintain_column_froms=True).subquery()
+    return sa.select(sa.func.count()).select_from(ones).scalar_subquery()
 
 
 def indexed(filters: Sequence[Filter]) -> list[sa.ColumnElement[bool]]:
@@ -149,8 +166,7 @@ def indexed(filters: Sequence[Filter]) -> list[sa.ColumnElement[bool]]:
 
 
 def _labels(number: int) -> tuple[sa.Label[int], sa.Label[int]]:
-    part = sa.literal_column(str(number), sa.Integer)
-    return part.label("part"), sa.cast(sa.null(), sa.BigInteger).label("matches")
+    return constant(number).label("part"), sa.literal_column("NULL::bigint").label("matches")
 
 
 def _once(condition: sa.ColumnElement[bool], name: str) -> sa.ScalarSelect[bool]:

@@ -35,7 +35,7 @@ def list_projects(query: dict[str, Any]) -> Response:
 
     All filters given must hold. A page past the end is empty.
     """
-    size, sort, chosen = query.pop("page_size"), query.pop("sort", []), ["id", *query.pop("chosen")]
+    size, sort, chosen = query.pop("page_size"), query.pop("sort", []), {"id", *query.pop("chosen")}
     cursor = query.pop("cursor", None)
     page = query.pop("page", None if cursor else 1)
     count = query.pop("count", "none" if cursor else "auto")
