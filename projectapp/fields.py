@@ -83,7 +83,7 @@ class QueryTimestamp(fields.DateTime):
 
 
 class QueryList(fields.List[str]):
-    """Comma-separated names out of `choices`, each at most once."""
+    """Names out of `choices`, each at most once: apart by commas, or in repeated parameters."""
 
     def __init__(self, choices: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(fields.String(validate=OneOf(choices)), **kwargs)
@@ -93,7 +93,7 @@ class QueryList(fields.List[str]):
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> list[str | None]:
         names: list[str | None] = value.split(",")
         if not set(names) <= set(self.choices) or len(set(names)) < len(names):
-            raise ValidationError(f"Must be a comma list, each once, of {', '.join(self.choices)}.")
+            raise ValidationError(f"Must be some of {', '.join(self.choices)}, each once.")
         return names
 
 

@@ -53,7 +53,7 @@ _PROBLEM_HEADERS = {
 }
 _CREDENTIALS = {"tokens": "API token", "jwt": "JWT"}
 _ID = {"required": True, "schema": {"type": "string", "format": "uuid"}}
-_TAGS = {"anyOf": [{"const": "*"}, {"pattern": r'^(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*$'}]}
+_TAGS = {"pattern": r'^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'}
 _HEADER_FORMS: dict[str, dict[str, Any]] = {
     "If-Match": _TAGS,
     "If-None-Match": _TAGS,
@@ -169,11 +169,16 @@ def _require(described: dict[str, Any], scope: str) -> None:
 
 
 def _parameter(described: dict[str, Any]) -> dict[str, Any]:
-    """A query parameter as we read it: a list with commas, an object as JSON."""
-    if described["schema"].get("type") == "object":
-        content = {JSON: {"schema": described.pop("schema")}}
-        return {**described, "content": content}
-    return {**described, "explode": False} if "explode" in described else described
+    """Describe a query parameter in a form that client generators know: an object is text.
+
+    Where a parameter has `content` or a choice of schemas, some of them leave out the operation or
+    send wrong requests.
+    """
+    schema = described["schema"]
+    if schema.get("type") == "object":
+        schema = {"type": "string", "examples": schema["examples"]}
+    style = {"style": "form", "explode": True} if schema.get("type") == "array" else {}
+    return {**described, "schema": schema, **style}
 
 
 def _responses(operation: Operation, spec: APISpec, plugin: Any) -> dict[str, Any]:

@@ -67,6 +67,7 @@ _SIDES = [Filter(lambda c: sa.not_(c.is_active), True), Filter(lambda c: c.is_ac
 _FILTERS = {
     "is_active": _compared("is_active", eq, "is_active"),
     "name": _compared("name", eq, "name"),
+    "of_owner": _compared("owner", eq, "of_owner"),
     "attributes": Filter(lambda c: c.attributes.contains(sa.bindparam("attributes", type_=JSONB))),
     "q": Filter(lambda c: c.search.like(sa.all_(_patterns)), indexed=_ANYWHERE),
     **{
@@ -130,18 +131,19 @@ def _listing(
     keys = [(key.removeprefix("-"), key.startswith("-")) for key in sort or ["-created_at"]]
     keys.append(("id", keys[-1][1]))  # the last key's direction, so that one index serves both
     # One index has an owner's rows, the newest first; in any order one has those of either state.
-    newest = ("created_at",) if keys[0][0] == "created_at" else ()
+    newest = ("created_at", "of_owner") if keys[0][0] == "created_at" else ()
+    is_of_all = sees_all and "of_owner" not in names
     parts: Sequence[Filter] = ()
     if "q" in names and not sort:
         parts = _RANKS
     elif keys[0][0] == "is_active":
         parts = _SIDES[::-1] if keys.pop(0)[1] else _SIDES
-    served = ("is_active", keys[0][0]) if sees_all else newest
+    served = ("is_active", keys[0][0]) if is_of_all else newest
     return Listing(
         table=_table,
         columns=[*FIELDS, *(["search"] if "q" in names else [])],
         filters=[
-            Filter(mine, aligned=bool(served)),
+            Filter(mine, aligned=sees_all or bool(served)),
             *(
                 one._replace(aligned=name.startswith(served))
                 for name, one in _FILTERS.items()

@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 from flask import Blueprint, Response, request, url_for
@@ -41,7 +42,7 @@ def list_projects(query: dict[str, Any]) -> Response:
     count = query.pop("count", "none" if cursor else "auto")
     scope = {**query, "sort": sort}
     if seen := auth.sees("projects"):
-        scope["owner"] = seen
+        scope["owner"] = seen  # not the filter of that name: that is of_owner
     start = decode(cursor, scope) if cursor else (page - 1) * size
     found = lists.find_page(query, sort, chosen, count, size, start)
     before, after = (place and encode(place, scope) for place in (found.before, found.after))
@@ -52,8 +53,10 @@ def list_projects(query: dict[str, Any]) -> Response:
         "page_size": size,
         "next_cursor": after,
     }
-    links = {"Link": link_header(request.path, request.args, page, before, after)}
-    return _answer(f'{{"items":[{found.items}],{json.dumps(rest)[1:]}', headers=links)
+    path = quote(request.script_root + request.path)
+    links = link_header(path, request.args.items(multi=True), page, before, after)
+    headers = {"Link": links} if links else None
+    return _answer(f'{{"items":[{found.items}],{json.dumps(rest)[1:]}', headers=headers)
 
 
 @bp.post("")
