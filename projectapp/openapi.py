@@ -103,6 +103,8 @@ def document(app: Flask) -> dict[str, Any]:
         schema = {"type": "string", **_HEADER_FORMS.get(name, {})}
         spec.components.parameter(name, "header", {"description": description, "schema": schema})
     for name, description in _RESPONSE_HEADERS.items():
+        if name.startswith("RateLimit") and not app.config["RATE_LIMIT"]:
+            continue
         spec.components.header(name, {"description": description, "schema": {"type": "string"}})
     kinds = [_CREDENTIALS[kind] for kind in app.config["AUTH"]]
     if kinds:
@@ -113,6 +115,8 @@ def document(app: Flask) -> dict[str, Any]:
             described = _describe(view, spec, plugin)
             if kinds and view.operation.scope:
                 _require(described, view.operation.scope)
+            else:
+                described["security"] = []
             if app.config["RATE_LIMIT"] and view.operation.scope:
                 _add_limit(described["responses"])
             described["tags"] = [rule.endpoint.partition(".")[0]]
@@ -191,7 +195,8 @@ def _responses(operation: Operation, spec: APISpec, plugin: Any) -> dict[str, An
             found[str(status)]["content"] = {JSON: {"schema": reference}}
         elif status == 200:
             found[str(status)]["content"] = {operation.content_types[0]: {}}
-    return found | {str(status): _problem(status) for status in operation.errors}
+    # Any request may be malformed.
+    return found | {str(status): _problem(status) for status in {400, *operation.errors}}
 
 
 def _problem(status: int) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class ProjectQuery(Schema):
             pattern=r"\S{2}",
         ),
     )
-    page = QueryInteger(validate=Range(1, MAX_PAGE), metadata={"default": 1})
+    page = QueryInteger(validate=Range(1, MAX_PAGE), metadata=_says("From 1, the default."))
     page_size = QueryInteger(load_default=PAGE_SIZE, validate=Range(1, MAX_PAGE_SIZE))
     cursor = fields.String(
         validate=Length(1),
