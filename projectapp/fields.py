@@ -108,7 +108,15 @@ class QueryObject(Object):
 
 
 def has_a_word(text: str) -> None:
-    """Validate a search: at least one word of two characters or more, in NFC and lower case."""
-    folded = normalize("NFC", normalize("NFC", text).replace("İ", "i").lower())
-    if not any(len(word) > 1 for word in folded.split()):
+    """Validate a search: at least one word of two characters or more, as search_fold leaves it."""
+    folded = "".join(map(_fold_case, normalize("NFC", text))).replace("i\u0307", "i")
+    if not any(len(word) > 1 for word in normalize("NFC", folded).split()):
         raise ValidationError("A search needs a word of two characters or more.")
+
+
+def _fold_case(letter: str) -> str:
+    """Return the letter that Unicode's simple case folding makes of one, and i for a Turkish i."""
+    if letter in "İı":
+        return "i"
+    folded = letter.casefold()
+    return folded if len(folded) == 1 else letter.lower()
