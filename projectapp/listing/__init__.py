@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -27,6 +28,7 @@ from projectapp.listing.parts import (
     constant,
     count,
     indexed,
+    select_of,
 )
 from projectapp.pagination import Position, WrongCursor
 
@@ -81,13 +83,17 @@ class Listing:
         by_keys = is_far and all(one.aligned for one in self.filters)
         walked = replace(self, columns=[name for name, _ in self.keys]) if by_keys else self
         first, *others = Parts(walked, start, counts=how_many != "none").selects()
-        chosen = sa.select(sa.union_all(first, *others).subquery()) if others else first
+        chosen = first
+        if others:
+            chosen, c = select_of(sa.union_all(first, *others).subquery("listed"), walked.types)
+            chosen = chosen.add_columns(c.part, c.matches)
         chosen = chosen.limit(SIZE + constant(1)).offset(SKIPPED)
+        rows, c = select_of(chosen.subquery("chosen"), walked.types)
         number = sa.func.row_number().over().label("number")
-        rows = sa.select(number, chosen.subquery())
+        rows = rows.add_columns(number, c.part, c.matches)
         if by_keys:
-            rows = self._fetched(rows.subquery())
-        c = rows.subquery().c
+            rows = self._fetched(rows.subquery("numbered"), walked.types)
+        rows, c = select_of(rows.subquery("shown"), self.types)
         comma: Any = sa.literal_column("','")
         if start and start[1]:
             comma = aggregate_order_by(comma, c.number.desc())
@@ -96,7 +102,7 @@ class Listing:
         keys = [c[name] for name, _ in self.keys]
         shown = [rfc3339(key) if isinstance(key.type, sa.DateTime) else key for key in keys]
         place = sa.cast(sa.func.json_build_array(c.part, *shown), sa.Text)
-        page = sa.select(
+        page = rows.with_only_columns(
             sa.func.string_agg(self.render(c), comma).filter(c.number <= SIZE).label("items"),
             sa.func.count().label("found"),
             sa.func.max(c.matches).label("matches"),
@@ -110,11 +116,17 @@ class Listing:
         known = [page.c.matches.is_not(None), *([] if start else [ends_here])]
         return sa.select(page).add_columns(*self._total(how_many, ~sa.or_(*known), page))
 
-    def _fetched(self, found: sa.Subquery) -> sa.Select[Any]:
-        """What was found by its keys, with all columns; the last key is unique."""
+    @cached_property
+    def types(self) -> dict[str, Any]:
+        return {name: self.table.c[name].type for name in self.columns}
+
+    def _fetched(self, numbered: sa.Subquery, types: Mapping[str, Any]) -> sa.Select[Any]:
+        """Add all columns to rows that have those of `types`; the last key is unique."""
         unique, _ = self.keys[-1]
-        rest = (self.table.c[name] for name in self.columns if name not in found.c)
-        return sa.select(found, *rest).join(self.table, self.table.c[unique] == found.c[unique])
+        rows, c = select_of(numbered, types)
+        rest = (self.table.c[name] for name in self.columns if name not in types)
+        rows = rows.add_columns(c.number, c.part, c.matches, *rest)
+        return rows.join(self.table, self.table.c[unique] == c[unique])
 
     def _total(self, how_many: str, is_needed: sa.ColumnElement[bool], page: sa.CTE) -> list[Any]:
         """How many rows match, `counted` and by the planner's `estimate`, if not known already."""
