@@ -42,8 +42,8 @@ def early() -> None:
             link = used.connector.migrating()
             register_uuid(None, link)  # as SQLAlchemy does where it connects
             cursor = link.cursor()
-            cursor.execute(prepared.text, prepared.values(parameters))
-            row = prepared.row(cursor.fetchone())
+            cursor.execute(*prepared.bind(parameters))
+            row = prepared.read(cursor)
         except psycopg2.Error as error:
             raise database.classify(error, True) from error
         later = threading.Timer(LATE, _commit, [link])

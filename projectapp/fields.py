@@ -83,7 +83,7 @@ class QueryTimestamp(fields.DateTime):
 
 
 class QueryList(fields.List[str]):
-    """Comma-separated names out of `choices`, each at most once."""
+    """Names out of `choices`, each at most once: apart by commas, or in repeated parameters."""
 
     def __init__(self, choices: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(fields.String(validate=OneOf(choices)), **kwargs)
@@ -93,7 +93,7 @@ class QueryList(fields.List[str]):
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> list[str | None]:
         names: list[str | None] = value.split(",")
         if not set(names) <= set(self.choices) or len(set(names)) < len(names):
-            raise ValidationError(f"Must be a comma list, each once, of {', '.join(self.choices)}.")
+            raise ValidationError(f"Must be some of {', '.join(self.choices)}, each once.")
         return names
 
 
@@ -108,7 +108,15 @@ class QueryObject(Object):
 
 
 def has_a_word(text: str) -> None:
-    """Validate a search: at least one word of two characters or more, in NFC and lower case."""
-    folded = normalize("NFC", normalize("NFC", text).replace("İ", "i").lower())
-    if not any(len(word) > 1 for word in folded.split()):
+    """Validate a search: at least one word of two characters or more, as search_fold leaves it."""
+    folded = "".join(map(_fold_case, normalize("NFC", text))).replace("i\u0307", "i")
+    if not any(len(word) > 1 for word in normalize("NFC", folded).split()):
         raise ValidationError("A search needs a word of two characters or more.")
+
+
+def _fold_case(letter: str) -> str:
+    """Return the letter that Unicode's simple case folding makes of one, and i for a Turkish i."""
+    if letter in "İı":
+        return "i"
+    folded = letter.casefold()
+    return folded if len(folded) == 1 else letter.lower()

@@ -13,7 +13,7 @@ from typing import Any, cast
 from urllib.parse import parse_qsl
 
 from flask import Request, current_app, g, request
-from marshmallow import Schema, ValidationError
+from marshmallow import Schema, ValidationError, fields
 
 from projectapp.errors import BadRequest, Invalid, PayloadTooLarge, UnsupportedMediaType
 
@@ -58,12 +58,24 @@ def _load_query(schema: Schema, query: bytes) -> dict[str, Any]:
         pairs = parse_qsl(query.decode(), True, errors="strict", max_num_fields=50)
     except ValueError:
         raise BadRequest("The query string is not percent-encoded UTF-8, or is too long.") from None
-    names = [name for name, _ in pairs]
-    wrong = {name: ["Give it once."] for name in names if names.count(name) > 1}
+    lists = {
+        field.data_key or name
+        for name, field in schema.load_fields.items()
+        if isinstance(field, fields.List)
+    }
+    given: dict[str, str] = {}
+    wrong = {}
+    for name, value in pairs:
+        if name not in given:
+            given[name] = value
+        elif name in lists:
+            given[name] += f",{value}"
+        else:
+            wrong[name] = ["Give it once."]
     wrong |= {n: ["U+0000 cannot be used."] for n, v in pairs if "\0" in n + v}
     if wrong:
         raise Invalid(wrong)
-    return load(schema, dict(pairs))
+    return load(schema, given)
 
 
 def load(schema: Schema, data: dict[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ _PROBLEM_HEADERS = {
 }
 _CREDENTIALS = {"tokens": "API token", "jwt": "JWT"}
 _ID = {"required": True, "schema": {"type": "string", "format": "uuid"}}
-_TAGS = {"anyOf": [{"const": "*"}, {"pattern": r'^(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*$'}]}
+_TAGS = {"pattern": r'^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'}
 _HEADER_FORMS: dict[str, dict[str, Any]] = {
     "If-Match": _TAGS,
     "If-None-Match": _TAGS,
@@ -116,6 +116,8 @@ def document(app: Flask) -> dict[str, Any]:
         schema = {"type": "string", **_HEADER_FORMS.get(name, {})}
         spec.components.parameter(name, "header", {"description": description, "schema": schema})
     for name, description in _RESPONSE_HEADERS.items():
+        if name.startswith("RateLimit") and not app.config["RATE_LIMIT"]:
+            continue
         spec.components.header(name, {"description": description, "schema": {"type": "string"}})
     kinds = [_CREDENTIALS[kind] for kind in app.config["AUTH"]]
     if kinds:
@@ -126,6 +128,8 @@ def document(app: Flask) -> dict[str, Any]:
             described = _describe(view, spec, plugin)
             if kinds and view.operation.scope:
                 _require(described, view.operation.scope)
+            else:
+                described["security"] = []
             if app.config["RATE_LIMIT"] and view.operation.scope:
                 _add_limit(described["responses"])
             described["tags"] = [rule.endpoint.partition(".")[0]]
@@ -180,11 +184,16 @@ def _require(described: dict[str, Any], scope: str) -> None:
 
 
 def _parameter(described: dict[str, Any]) -> dict[str, Any]:
-    """A query parameter as we read it: a list with commas, an object as JSON."""
-    if described["schema"].get("type") == "object":
-        content = {JSON: {"schema": described.pop("schema")}}
-        return {**described, "content": content}
-    return {**described, "explode": False} if "explode" in described else described
+    """Describe a query parameter in a form that client generators know: an object is text.
+
+    Where a parameter has `content` or a choice of schemas, some of them leave out the operation or
+    send wrong requests.
+    """
+    schema = described["schema"]
+    if schema.get("type") == "object":
+        schema = {"type": "string", "examples": schema["examples"]}
+    style = {"style": "form", "explode": True} if schema.get("type") == "array" else {}
+    return {**described, "schema": schema, **style}
 
 
 def _responses(operation: Operation, spec: APISpec, plugin: Any) -> dict[str, Any]:
@@ -198,7 +207,8 @@ def _responses(operation: Operation, spec: APISpec, plugin: Any) -> dict[str, An
             if schema:
                 content[JSON] = {"schema": _add_answer(spec, plugin, schema)}
             found[str(status)]["content"] = content
-    return found | {str(status): _problem(status) for status in operation.errors}
+    # Any request may be malformed.
+    return found | {str(status): _problem(status) for status in {400, *operation.errors}}
 
 
 def _problem(status: int) -> dict[str, Any]:

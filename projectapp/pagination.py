@@ -8,7 +8,7 @@ that a cursor that was altered, or is of another list, is told from a good one. 
 import hashlib
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -16,6 +16,8 @@ import sqlalchemy as sa
 
 from projectapp.errors import Invalid
 from projectapp.inputs import parse_json
+
+LINK_BYTES = 2048  # of a Link header, since stock proxies refuse a long head
 
 _VERSION = 1
 _CHECKSUM = 8  # bytes
@@ -80,11 +82,16 @@ def beyond(
 
 
 def link_header(
-    path: str, query: Mapping[str, str], page: int | None, before: str | None, after: str | None
+    path: str,
+    query: Iterable[tuple[str, str]],
+    page: int | None,
+    before: str | None,
+    after: str | None,
 ) -> str:
-    """The Link header of a page, which has a number or was found by a cursor.
+    """Return the Link header of a page, which has a number or was found by a cursor.
 
-    `before` and `after` are the cursors of its neighbours; all other parameters of `query` stay.
+    `before` and `after` are the cursors of its neighbours; all other parameters of `query` stay. A
+    link that would make the header too long is left out, the last one of next, prev, first first.
     """
     places = {"first": "page=1"}
     if before:
@@ -93,6 +100,13 @@ def link_header(
         places["prev"] = f"page={page - 1}"
     if after:
         places["next"] = f"cursor={after}"
-    kept = urlencode({k: v for k, v in query.items() if k not in ("page", "cursor")})
+    kept = urlencode([pair for pair in query if pair[0] not in ("page", "cursor")])
     start = f"<{path}?{kept}{'&' if kept else ''}"
-    return ", ".join(f'{start}{place}>; rel="{name}"' for name, place in places.items())
+    links = {name: f'{start}{place}>; rel="{name}"' for name, place in places.items()}
+    bytes_left = LINK_BYTES - len("Link: ")
+    for name in ("next", "prev", "first"):
+        if len(links.get(name, "")) > bytes_left:
+            del links[name]
+        elif name in links:
+            bytes_left -= len(links[name]) + len(", ")
+    return ", ".join(links.values())

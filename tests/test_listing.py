@@ -1,5 +1,7 @@
 """The list: pages, order, filters, sparse fields, links."""
 
+from urllib.parse import quote, urlsplit
+
 import pytest
 
 from tests.conftest import PROJECTS, links
@@ -127,6 +129,118 @@ def test_the_first_page_has_no_prev_and_the_last_no_next(client, twelve):
     assert links(client.get(f"{PROJECTS}?page_size=6&page=2")).keys() == {"first", "prev"}
 
 
+# What is behind the names: 200 letters, each of nine bytes in a URL.
+LONG = quote("가" * 200)
+
+
+@pytest.mark.parametrize(
+    ("query", "relations"),
+    [
+        ("", {"first", "prev", "next"}),
+        ("&created_at[gt]=2025-01-01T00:00:00Z", {"first", "prev", "next"}),
+        (f"&q={quote('가' * 50)}", {"first", "prev", "next"}),
+        (f"&q={quote('가' * 70)}", {"prev", "next"}),
+        (f"&q={quote('가' * 150)}", {"next"}),
+        (f"&q={LONG}", {"next"}),
+        (f"&q={LONG}&owner={quote('가' * 25)}", set()),
+        ('&attributes={"a":"' + "x" * 5000 + '"}', set()),
+    ],
+)
+def test_a_link_that_would_make_the_header_longer_than_2_kib_is_left_out(
+    client, sql, query, relations
+):
+    sql(
+        "INSERT INTO projects (id, name, attributes, owner) SELECT gen_random_uuid(),"
+        " repeat('가', 200), jsonb_build_object('a', repeat('x', 5000)), repeat('가', 25)"
+        " FROM generate_series(1, 6)"
+    )
+    url = f"{PROJECTS}?page_size=2&page=2{query}"
+    answer = client.get(url)
+    assert len(names(answer)) == 2
+    assert answer.json["next_cursor"]
+    assert len(f"Link: {answer.headers.get('Link', '')}") <= 2048
+    found = links(answer) if relations else {}
+    assert found.keys() == relations
+    assert ("Link" in answer.headers) == bool(relations)
+    six = client.get(url.replace("page_size=2&page=2", "page_size=6")).json["items"]
+    pages = {"first": six[:2], "prev": six[:2], "next": six[4:]}
+    for name, linked in found.items():
+        assert client.get(linked).json["items"] == pages[name]
+
+
+def test_links_are_under_the_prefix_the_application_is_mounted_at(client, twelve):
+    for prefix, path in (("/backend", "/backend"), ("/번역", quote("/번역"))):
+        mounted = {"SCRIPT_NAME": prefix.encode().decode("latin-1")}
+        answer = client.get(f"{PROJECTS}?page_size=2&page=2", environ_overrides=mounted)
+        found = links(answer)
+        assert found.keys() == {"first", "prev", "next"}
+        assert {urlsplit(url).path for url in found.values()} == {path + PROJECTS}
+
+
+def test_sort_may_be_repeated(client, twelve):
+    expected = sorted(twelve, key=lambda p: p["name"], reverse=True)
+    expected.sort(key=lambda p: p["is_active"])
+    for sort in ("sort=is_active,-name", "sort=is_active&sort=-name"):
+        first = client.get(f"{PROJECTS}?{sort}&page_size=5")
+        assert first.json["items"] == expected[:5]
+        assert client.get(links(first)["next"]).json["items"] == expected[5:10]
+        for other in ("sort=is_active,-name", "sort=is_active&page_size=5&sort=-name"):
+            again = client.get(f"{PROJECTS}?{other}&cursor={first.json['next_cursor']}")
+            assert again.json["items"][:5] == expected[5:10]
+    three = "sort=is_active&sort=-name,created_at"
+    assert client.get(f"{PROJECTS}?{three}&page_size=5").json["items"] == expected[:5]
+
+
+def test_fields_may_be_repeated(client, make_project):
+    project = make_project()
+    expected = [{name: project[name] for name in ("id", "name", "version")}]
+    for query in ("name,version", "name&fields=version", "version&fields=id,name"):
+        assert client.get(f"{PROJECTS}?fields={query}").json["items"] == expected
+
+
+def test_owner_filters_exactly(client, sql, twelve):
+    sql("UPDATE projects SET owner = CASE WHEN is_active THEN 'alice' ELSE 'Alice' END")
+    sql("UPDATE projects SET owner = NULL WHERE name = 'project 01'")
+    answer = client.get(f"{PROJECTS}?owner=Alice")
+    assert names(answer) == ["project 09", "project 06", "project 03", "project 00"]
+    assert answer.json["total"] == 4
+    assert names(client.get(f"{PROJECTS}?owner=alice&sort=name&page_size=2")) == [
+        "project 02",
+        "project 04",
+    ]
+    assert names(client.get(f"{PROJECTS}?owner=Alice&name=project 03")) == ["project 03"]
+    assert names(client.get(f"{PROJECTS}?owner=alice&q=project&is_active=false")) == []
+    assert names(client.get(f"{PROJECTS}?owner=al")) == []
+
+
+def test_owner_shows_nobody_more_than_they_see_without_it(guarded, bearer):
+    alice, bob = bearer("alice"), bearer("bob")
+    everybody = bearer("boss", "projects:all")
+    for who, name in ((alice, "a"), (bob, "b"), (alice, "c")):
+        guarded.post(PROJECTS, json={"name": name}, headers=who)
+    seen = {
+        (who, owner): names(guarded.get(f"{PROJECTS}?sort=name&owner={owner}", headers=headers))
+        for who, headers in (("alice", alice), ("bob", bob), ("boss", everybody))
+        for owner in ("alice", "bob", "boss")
+    }
+    found = {key: "".join(value) for key, value in seen.items() if value}
+    assert found == {
+        ("alice", "alice"): "ac",
+        ("bob", "bob"): "b",
+        ("boss", "alice"): "ac",
+        ("boss", "bob"): "b",
+    }
+
+
+def test_a_cursor_of_one_owners_list_is_refused_for_another(client, problem, sql, twelve):
+    sql("UPDATE projects SET owner = 'alice'")
+    cursor = client.get(f"{PROJECTS}?owner=alice&page_size=2").json["next_cursor"]
+    url = f"{PROJECTS}?page_size=2&cursor={cursor}"
+    assert names(client.get(f"{url}&owner=alice")) == ["project 09", "project 08"]
+    for other in ("", "&owner=bob"):
+        problem(client.get(url + other), 400, "validation_error")
+
+
 @pytest.mark.parametrize(
     ("query", "parameter"),
     [
@@ -182,6 +296,17 @@ def test_the_first_page_has_no_prev_and_the_last_no_next(client, twelve):
         ("q%00=x", "q\0"),
         ("page=1&page=1", "page"),
         ("name=a&name=b", "name"),
+        ("q=ab&q=ab", "q"),
+        (
+            "created_at[gt]=2026-01-01T00:00:00Z&created_at[gt]=2026-01-01T00:00:00Z",
+            "created_at[gt]",
+        ),
+        ("sort=name&sort=name", "sort"),
+        ("sort=name&sort=", "sort"),
+        ("sort=name,created_at&sort=-created_at,name", "sort"),
+        ("fields=name&fields=id,name", "fields"),
+        *((f"owner={bad}", "owner") for bad in ("", "x" * 256, "a%00b")),
+        ("owner=a&owner=b", "owner"),
         ("PAGE=1", "PAGE"),
     ],
 )

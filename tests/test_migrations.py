@@ -77,6 +77,40 @@ def test_every_migration_goes_down_and_up_on_a_filled_table(app, client, make_pr
     assert client.get("/ready").status_code == 200
 
 
+def test_texts_that_are_there_are_folded_again(app, client, sql):
+    """0007 writes the rows that 0006 folds differently, on the way down and up, and no others."""
+    queries = {"ſize": "SIZE", "ışık": "IŞIK", "ab  cd": "ab cd"}
+    names = [*queries, "번역", "İzmir", "plain"]
+
+    def rows():
+        found = sql("SELECT name, search, xmin::text, version, updated_at FROM projects")
+        return {name: values for name, *values in found if name != "ſ"}
+
+    with app.app_context():
+        flask_migrate.downgrade(revision="0005")
+        sql("INSERT INTO projects (id, name) VALUES ('00000000-0000-0000-0000-000000000000', 'ſ')")
+        for name in [*names, *["ſ"] * 2500]:
+            sql("INSERT INTO projects (id, name) VALUES (gen_random_uuid(), %s)", name)
+        before = rows()
+        flask_migrate.upgrade()
+        after = rows()
+        written = {name for name in names if before[name][:2] != after[name][:2]}
+        assert written == queries.keys()
+        assert {name: row[2:] for name, row in after.items()} == {
+            name: row[2:] for name, row in before.items()
+        }
+        for name, q in queries.items():
+            assert client.get(f"{PROJECTS}?q={q}").json["items"][0]["name"] == name
+        folded_again = "SELECT count(*) FROM projects WHERE name = 'ſ' AND search LIKE '_s_'"
+        assert sql(folded_again) == [(2501,)]
+        flask_migrate.downgrade(revision="0005")
+        assert {name: row[0] for name, row in rows().items()} == {
+            name: row[0] for name, row in before.items()
+        }
+        assert sql(folded_again) == [(0,)]
+        flask_migrate.upgrade()
+
+
 def test_an_application_made_for_no_command_migrates_in_process_too(direct_url, sql):
     app = create_app(config.Testing({"DATABASE_URL": direct_url}))
     with app.app_context():

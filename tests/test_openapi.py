@@ -22,6 +22,22 @@ def document(client):
     return client.get("/openapi.json").json
 
 
+def operations(document):
+    """All operations, each with the parameters of its path, and nothing by reference."""
+    for item in document["paths"].values():
+        for method in item.keys() - {"parameters"}:
+            parameters = [*item.get("parameters", []), *item[method]["parameters"]]
+            yield {
+                **item[method],
+                "parameters": [
+                    document["components"]["parameters"][p["$ref"].rpartition("/")[2]]
+                    if "$ref" in p
+                    else p
+                    for p in parameters
+                ],
+            }
+
+
 def test_the_document_is_valid_openapi_3_1(document):
     assert document["openapi"] == "3.1.0"
     openapi_spec_validator.validate(document)
@@ -48,7 +64,7 @@ def test_the_document_says_what_a_caller_needs(make_app, kinds, credentials):
         scope = app.view_functions[rule.endpoint].operation.scope
         for method in rule.methods - {"HEAD", "OPTIONS"}:
             described = document["paths"][path][method.lower()]
-            assert described.get("security") == ([{name: [scope]}] if scope else None)
+            assert described["security"] == ([{name: [scope]}] if scope else [])
             challenged = {
                 status
                 for status, answer in described["responses"].items()
@@ -59,7 +75,8 @@ def test_the_document_says_what_a_caller_needs(make_app, kinds, credentials):
 
 def test_without_callers_the_document_asks_for_nothing(document):
     assert "securitySchemes" not in document["components"]
-    assert not re.search('"(security|401|403|WWW-Authenticate)"', json.dumps(document))
+    assert not re.search('"(401|403|WWW-Authenticate)"', json.dumps(document))
+    assert {json.dumps(operation["security"]) for operation in operations(document)} == {"[]"}
 
 
 def test_every_route_is_in_the_document(app, document):
@@ -105,6 +122,67 @@ def test_writes_are_described_with_both_preconditions(document):
         named = [one["$ref"].rpartition("/")[2] for one in described["parameters"]]
         assert {"If-Match", "If-None-Match"} <= {*named}
         assert "412" in described["responses"]
+
+
+SIMPLE = {"string", "integer", "boolean"}
+
+
+def test_every_parameter_has_one_simple_type_as_client_generators_need_it(document):
+    """With a union or `content` they leave out the operation or send something else."""
+    found = [parameter for one in operations(document) for parameter in one["parameters"]]
+    assert {p["in"] for p in found} == {"query", "header", "path"}
+    for parameter in found:
+        schema = parameter["schema"]
+        assert "content" not in parameter
+        if schema["type"] == "array":
+            assert (parameter["in"], parameter["style"]) == ("query", "form")
+            assert parameter["explode"] is True
+            schema = schema["items"]
+        assert schema["type"] in SIMPLE, parameter
+        assert not {"anyOf", "oneOf", "allOf", "not", "const", "$ref"} & schema.keys()
+
+
+def test_no_default_of_a_parameter_excludes_another_parameter(client, make_project, document):
+    """Some generated clients send every default."""
+    for _ in range(11):
+        make_project()
+    cursor = client.get(PROJECTS).json["next_cursor"]
+    parameters = document["paths"][PROJECTS]["get"]["parameters"]
+    defaults = {
+        p["name"]: p["schema"]["default"] for p in parameters if "default" in p.get("schema", {})
+    }
+    assert defaults
+    answer = client.get(PROJECTS, query_string={**defaults, "cursor": cursor})
+    assert len(answer.json["items"]) == 1
+
+
+def test_an_array_is_sent_as_repeated_parameters(client, make_project, document):
+    project = make_project()
+    parameters = document["paths"][PROJECTS]["get"]["parameters"]
+    arrays = {p["name"]: p for p in parameters if p.get("schema", {}).get("type") == "array"}
+    assert arrays.keys() == {"sort", "fields"}
+    fields = arrays["fields"]["schema"]["items"]["enum"]
+    answer = client.get(PROJECTS, query_string={"sort": ["-name", "created_at"], "fields": fields})
+    assert answer.json["items"] == [project]
+
+
+def test_every_operation_says_how_it_is_refused(document):
+    for operation in operations(document):
+        assert [status for status in operation["responses"] if status.startswith("4")]
+
+
+@pytest.mark.parametrize("limit", ["", "9/minute"])
+def test_every_component_is_used(make_app, limit):
+    app = make_app(AUTH="tokens", RATE_LIMIT=limit)
+    document = app.test_client().get("/openapi.json").json
+    used = set(re.findall(r'"#/components/(\w+/[\w-]+)"', json.dumps(document)))
+    there = {
+        f"{kind}/{name}"
+        for kind, components in document["components"].items()
+        if kind != "securitySchemes"
+        for name in components
+    }
+    assert there == used
 
 
 def test_every_operation_says_what_it_is_for(document):

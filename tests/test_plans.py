@@ -208,6 +208,20 @@ def test_an_owners_list_reads_some_rows_and_their_own(many, guarded_app, owner, 
     assert rows < 3 * 4_000 + 200
 
 
+@pytest.mark.parametrize(("owner", "indexes", "query"), OWNED)
+def test_one_owners_list_for_a_caller_who_sees_all_reads_as_much(many, owner, indexes, query):
+    found, rows = scans(many, f"owner={owner}&{query}")
+    assert indexes <= found <= indexes | {BIGRAMS}
+    assert rows < 3 * 4_000 + 200
+
+
+@pytest.mark.parametrize("query", ["owner=few", "owner=many", "owner=many&sort=created_at"])
+def test_one_owners_newest_are_read_in_the_order_of_their_index(many, query):
+    indexes, rows = scans(many, query)
+    assert indexes == {OWNER}
+    assert rows <= 11
+
+
 def test_there_is_no_index_without_a_list(many, sql):
     there = {n for (n,) in sql("SELECT indexname FROM pg_indexes WHERE tablename = 'projects'")}
     of_lists = {*IN_ORDER.values()}.union(*TRIED.values(), *(found for _, found, _ in OWNED))

@@ -1,9 +1,19 @@
 """One request, one statement: counted on the wire, as PostgreSQL sees them."""
 
+import enum
 import time
+from datetime import timedelta
+from decimal import Decimal
+from itertools import chain, combinations
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 
+from projectapp import database
+from projectapp.database.statements import prepare
+from projectapp.projects import lists, queries
+from projectapp.projects.models import FIELDS, Project
 from tests.conftest import PROJECTS
 
 
@@ -135,3 +145,134 @@ def test_a_connection_that_died_while_idle_is_replaced_unnoticed(over_the_wire):
 def test_the_first_connection_asks_for_no_types(make_app, proxy):
     make_app(DATABASE_URL=proxy.url).test_client().get(PROJECTS)
     assert not [query for query in proxy.queries if "pg_type" in query]
+
+
+class Colour(enum.Enum):
+    RED = "r"
+
+
+class Shouted(sa.TypeDecorator):
+    """Stored in lower case, shown in upper case."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value, dialect):
+        return value.lower()
+
+    def process_result_value(self, value, dialect):
+        return value.upper()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "stored", "expected"),
+    [
+        (sa.Enum(Colour, native_enum=False), Colour.RED, "RED", Colour.RED),
+        (ARRAY(sa.Enum(Colour, native_enum=False)), [Colour.RED], "{RED}", [Colour.RED]),
+        (sa.Interval(), timedelta(1, 2), "1 day 00:00:02", timedelta(1, 2)),
+        (Shouted(), "Hey", "hey", "HEY"),
+        (sa.Numeric(), Decimal("1.50"), "1.50", Decimal("1.50")),
+        (sa.LargeBinary(), b"ab", "\\x6162", b"ab"),
+    ],
+)
+def test_a_columns_type_converts_its_values(app, client, kind, value, stored, expected):
+    parameter = sa.cast(sa.bindparam("value", type_=kind), kind)
+    statement = sa.select(parameter.label("value"), sa.cast(parameter, sa.Text).label("text"))
+    with app.app_context():
+        row = database.one(statement, {"value": value})
+    assert row.text == stored
+    assert row.value == expected
+    assert type(row.value) is type(expected)
+
+
+def test_in_takes_any_number_of_values(app, make_project):
+    for name in ("a", "b", "c"):
+        make_project(name=name)
+    names = sa.bindparam("names", expanding=True)
+    counted = sa.select(sa.func.count()).select_from(Project)
+    some, others = (
+        counted.where(condition, Project.version == sa.bindparam("version"))
+        for condition in (Project.name.in_(names), Project.name.not_in(names))
+    )
+    with app.app_context():
+        for given, count in ((["a"], 1), ([], 0), (["a", "b", "x"], 2), (["c", "b", "a"], 3)):
+            parameters = {"names": given, "version": 1}
+            assert database.one(some, parameters) == (count,)
+            assert database.one(others, parameters) == (3 - count,)
+        assert database.one(counted.where(Project.name.in_(["a", "c"]))) == (2,)
+        pairs = sa.tuple_(Project.name, Project.version).in_([("a", 1), ("b", 2)])
+        assert database.one(counted.where(pairs)) == (1,)
+
+
+def test_in_converts_each_of_its_values(app, client):
+    words = sa.bindparam("words", expanding=True, type_=Shouted())
+    statement = sa.select(sa.literal_column("'hey'", Shouted()).in_(words).label("found"))
+    with app.app_context():
+        assert database.one(statement, {"words": ["Hey", "you"]}).found is True
+
+
+def test_a_parameter_may_have_any_name(app, client):
+    names = ("created_at[gte]", "a b", "50%", "x.y(z)")
+    statement = sa.select(*(sa.bindparam(name, type_=sa.Integer) for name in names))
+    with app.app_context():
+        assert database.one(statement, {n: i for i, n in enumerate(names)}) == (0, 1, 2, 3)
+
+
+def subsets(names):
+    """All choices of at least one of the names."""
+    return chain.from_iterable(combinations(names, n) for n in range(1, len(names) + 1))
+
+
+def test_one_statement_serves_every_choice_of_fields(client, make_project):
+    project = make_project()
+    for query in ("", "q=project&"):
+        lists._page.cache_clear()
+        for names in subsets(FIELDS):
+            answer = client.get(f"{PROJECTS}?{query}fields={','.join(names)}")
+            chosen = {name: project[name] for name in FIELDS if name in {"id", *names}}
+            assert [list(item.items()) for item in answer.json["items"]] == [list(chosen.items())]
+        assert lists._page.cache_info().currsize == 2, "one for all fields, one for some"
+
+
+def test_chosen_fields_are_rendered_as_all_of_them_are(client, make_project):
+    make_project(name='"\\/\u007f\u2028번역', description=None, attributes={"a": [1.0, None, '"']})
+    whole, some = (
+        client.get(f"{PROJECTS}{q}").text for q in ("", "?fields=" + ",".join(FIELDS[1:]))
+    )
+    assert some == whole
+    for name in FIELDS[1:]:
+        part = client.get(f"{PROJECTS}?fields={name}").text
+        item = part.removeprefix('{"items":[').partition('],"total"')[0]
+        first, _, member = item.removeprefix("{").removesuffix("}").partition(", ")
+        assert first in whole
+        assert member in whole
+        assert member.startswith(f'"{name}" : ')
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+def test_two_statements_serve_every_choice_of_fields_to_change(client, make_project, method):
+    url = f"{PROJECTS}/{make_project()['id']}"
+    bodies = [
+        {"name": "x", "description": "y", "is_active": False, "attributes": {"a": 1}},
+        {"name": "z", "description": None, "is_active": True, "attributes": {"b": 2}},
+    ]
+    queries._change.cache_clear()
+    prepare.cache_clear()
+    before = client.get(url).json
+    for names in subsets(bodies[0]):
+        for body, is_checked in zip(bodies, (False, True), strict=True):
+            headers = {"If-Match": f'"{before["version"]}"'} if is_checked else {}
+            sent = {name: body[name] for name in names}
+            changed = client.open(url, method=method, json=sent, headers=headers).json
+            if method == "PATCH" and "attributes" in sent:
+                sent["attributes"] = {**before["attributes"], **sent["attributes"]}
+            is_changed = any(before[name] != value for name, value in sent.items())
+            assert changed["version"] == before["version"] + is_changed
+            assert changed == {
+                **before,
+                **sent,
+                **{name: changed[name] for name in ("version", "updated_at")},
+            }
+            before = changed
+    assert queries._change.cache_info().currsize == 2
+    assert prepare.cache_info().currsize <= 4 + 1, "a change with a version, without, and a read"

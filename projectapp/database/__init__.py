@@ -190,7 +190,7 @@ def write_repeatably(statement: Executable, parameters: Mapping[str, Any]) -> An
 
 
 def _run(database: Database, prepared: Prepared, parameters: Mapping[str, Any]) -> Any:
-    values = prepared.values(parameters)
+    text, values = prepared.bind(parameters)
     link: Any = None
     end = time.monotonic() + _time_left()
     _patience(end, 1 + database.pool_timeout)
@@ -201,11 +201,11 @@ def _run(database: Database, prepared: Prepared, parameters: Mapping[str, Any]) 
             link = lease.dbapi_connection
             # Sent as one message they are one transaction: one round trip, and nothing stays.
             limits = database.connector.local_limits if link.pooled else ""
-            message = limits + g.get("guard", "") + prepared.text
+            message = limits + g.get("guard", "") + text
             try:
                 with watchdog.limit(link, seconds), link.cursor() as cursor:
                     cursor.execute(message, values)
-                    row = cursor.fetchone()
+                    row = prepared.read(cursor)
             except psycopg2.Error as error:
                 if ends_link(error):
                     link.is_over.set()
@@ -219,7 +219,7 @@ def _run(database: Database, prepared: Prepared, parameters: Mapping[str, Any]) 
         if fault.problem is error:
             raise
         raise fault from error
-    return row and prepared.row(row)
+    return row
 
 
 def _settle(settle: Callable[[], Any], fault: Fault) -> Any:

@@ -6,7 +6,7 @@ the statement needed any more: that of a list takes 320 KiB with what compiled i
 """
 
 from collections import namedtuple
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -16,33 +16,64 @@ from sqlalchemy.engine import Dialect
 
 
 class Prepared:
-    """A statement's `text`, what makes values for it of parameters of these `names`, and a `row`.
+    """A statement as `bind` gives it to psycopg2, for parameters of these `names`.
 
-    `row` makes a named tuple of what PostgreSQL gives.
+    `read` makes named tuples of its rows.
     """
 
     def __init__(self, statement: Any, dialect: Dialect, names: frozenset[str]) -> None:
         compiled = statement.compile(dialect=dialect, column_keys=[*names])
-        self.text = str(compiled)
-        columns: list[str] = [*statement.exported_columns.keys()]
-        row: Any = namedtuple("Row", columns, rename=True)  # type: ignore[misc]
-        self.row = row._make
+        columns = statement.exported_columns
+        row: Any = namedtuple("Row", columns.keys(), rename=True)  # type: ignore[misc]
+        self._text, self._row, self._dialect = str(compiled), row._make, dialect
+        self._types = [column.type for column in columns]
+        self._decoders: dict[int, Callable[[Any], Any]] | None = None
         self._binds = dict(compiled.binds)
         encoders = {
             name: bind.type.dialect_impl(dialect).bind_processor(dialect)
             for name, bind in self._binds.items()
         }
         self._encoders = {name: encode for name, encode in encoders.items() if encode}
+        self._escaped = dict(compiled.escaped_bind_names)  # names that psycopg2 could not read
+        # The text of a list of values, as in_() takes it, depends on how many there are.
+        is_fixed = not compiled.post_compile_params and not compiled.literal_execute_params
+        self._unfinished = None if is_fixed else compiled
 
-    def values(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Raises KeyError if a parameter is missing."""
+    def bind(self, parameters: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        """Return the statement's text and its values. Raises KeyError if a parameter is missing."""
         values = {
             name: parameters[name] if bind.required or name in parameters else bind.effective_value
             for name, bind in self._binds.items()
         }
-        for name, encode in self._encoders.items():
+        text, encoders = self._text, self._encoders
+        if self._unfinished:
+            state = self._unfinished.construct_expanded_state(values, escape_names=False)
+            text, values = state.statement, dict(state.parameters)
+            encoders = {**encoders, **state.processors}
+            encoders = {name: encode for name, encode in encoders.items() if name in values}
+        for name, encode in encoders.items():
             values[name] = encode(values[name])
-        return values
+        for name, escaped in self._escaped.items():
+            if name in values:  # a list of values has names of its own
+                values[escaped] = values.pop(name)
+        return text, values
+
+    def read(self, cursor: Any) -> Any:
+        """Return the next row as a named tuple of Python values, or None."""
+        row = cursor.fetchone()
+        if row is None:
+            return None
+        if self._decoders is None:
+            decoders = (
+                kind.dialect_impl(self._dialect).result_processor(self._dialect, column.type_code)
+                for kind, column in zip(self._types, cursor.description, strict=True)
+            )
+            self._decoders = {n: decode for n, decode in enumerate(decoders) if decode}
+        if self._decoders:
+            row = list(row)
+            for number, decode in self._decoders.items():
+                row[number] = decode(row[number])
+        return self._row(row)
 
 
 @lru_cache(maxsize=64)

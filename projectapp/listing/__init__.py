@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -18,12 +19,23 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.dialects.postgresql.psycopg2 import dialect
 
 from projectapp.database import Row, rfc3339
-from projectapp.listing.parts import SIZE, SKIPPED, Filter, Parts, Start, count, indexed
+from projectapp.listing.parts import (
+    SIZE,
+    SKIPPED,
+    Filter,
+    Parts,
+    Start,
+    constant,
+    count,
+    indexed,
+    select_of,
+)
 from projectapp.pagination import Position, WrongCursor
 
-__all__ = ["COUNTED", "COUNTS", "Filter", "Listing", "Page", "Start", "read"]
+__all__ = ["COUNTED", "COUNTS", "Filter", "Listing", "Page", "Start", "constant", "read"]
 
 COUNTS = ("auto", "exact", "none")
+_DIALECT = dialect()  # type: ignore[no-untyped-call]
 COUNTED = 10_000  # matches that auto counts; where the planner says twice as many, it counts none
 
 
@@ -41,16 +53,19 @@ class Page(NamedTuple):
 class Listing:
     """The rows of `table` that pass all `filters`, by part and then by `keys`.
 
-    Every row is in one of the `parts`, unless there are none. Each key is a column's name and
-    whether it descends; the last column is unique, none is ever null. `render` makes an item's JSON
-    text; it, the filters, parts and keys are given the `columns`, by name. Where the list `hides`
-    rows, the planner's estimate knows of them, so what it takes for many is counted, too.
+    Every row is in one of the `parts`, unless there are none. `part_number` makes the number of a
+    row's part; it is there for parts that no index in the list's order serves. Each key is a
+    column's name and whether it descends; the last column is unique, none is ever null. `render`
+    makes an item's JSON text; it, the filters, parts and keys are given the `columns`, by name.
+    Where the list `hides` rows, the planner's estimate knows of them, so what it takes for many is
+    counted, too.
     """
 
     table: sa.Table
     columns: Sequence[str]
     filters: Sequence[Filter]
     parts: Sequence[Filter]
+    part_number: Callable[[Any], sa.ColumnElement[int]] | None = None
     keys: Sequence[tuple[str, bool]]
     render: Callable[[Any], sa.ColumnElement[str]]
     hides: bool
@@ -68,13 +83,17 @@ class Listing:
         by_keys = is_far and all(one.aligned for one in self.filters)
         walked = replace(self, columns=[name for name, _ in self.keys]) if by_keys else self
         first, *others = Parts(walked, start, counts=how_many != "none").selects()
-        chosen = sa.select(sa.union_all(first, *others).subquery()) if others else first
-        chosen = chosen.limit(SIZE + 1).offset(SKIPPED)
+        chosen = first
+        if others:
+            chosen, c = select_of(sa.union_all(first, *others).subquery("listed"), walked.types)
+            chosen = chosen.add_columns(c.part, c.matches)
+        chosen = chosen.limit(SIZE + constant(1)).offset(SKIPPED)
+        rows, c = select_of(chosen.subquery("chosen"), walked.types)
         number = sa.func.row_number().over().label("number")
-        rows = sa.select(number, chosen.subquery())
+        rows = rows.add_columns(number, c.part, c.matches)
         if by_keys:
-            rows = self._fetched(rows.subquery())
-        c = rows.subquery().c
+            rows = self._fetched(rows.subquery("numbered"), walked.types)
+        rows, c = select_of(rows.subquery("shown"), self.types)
         comma: Any = sa.literal_column("','")
         if start and start[1]:
             comma = aggregate_order_by(comma, c.number.desc())
@@ -83,22 +102,31 @@ class Listing:
         keys = [c[name] for name, _ in self.keys]
         shown = [rfc3339(key) if isinstance(key.type, sa.DateTime) else key for key in keys]
         place = sa.cast(sa.func.json_build_array(c.part, *shown), sa.Text)
-        page = sa.select(
+        page = rows.with_only_columns(
             sa.func.string_agg(self.render(c), comma).filter(c.number <= SIZE).label("items"),
             sa.func.count().label("found"),
             sa.func.max(c.matches).label("matches"),
-            (sa.func.max(place).filter(c.number == 1) if start else sa.null()).label("first"),
+            (sa.func.max(place).filter(c.number == constant(1)) if start else sa.null()).label(
+                "first"
+            ),
             sa.func.max(place).filter(c.number == SIZE).label("last"),
         ).cte("page")
-        ends_here = sa.and_(page.c.found <= SIZE, sa.or_(page.c.found > 0, SKIPPED == 0))
+        is_reached = sa.or_(page.c.found > constant(0), constant(0) == SKIPPED)
+        ends_here = sa.and_(page.c.found <= SIZE, is_reached)
         known = [page.c.matches.is_not(None), *([] if start else [ends_here])]
         return sa.select(page).add_columns(*self._total(how_many, ~sa.or_(*known), page))
 
-    def _fetched(self, found: sa.Subquery) -> sa.Select[Any]:
-        """What was found by its keys, with all columns; the last key is unique."""
+    @cached_property
+    def types(self) -> dict[str, Any]:
+        return {name: self.table.c[name].type for name in self.columns}
+
+    def _fetched(self, numbered: sa.Subquery, types: Mapping[str, Any]) -> sa.Select[Any]:
+        """Add all columns to rows that have those of `types`; the last key is unique."""
         unique, _ = self.keys[-1]
-        rest = (self.table.c[name] for name in self.columns if name not in found.c)
-        return sa.select(found, *rest).join(self.table, self.table.c[unique] == found.c[unique])
+        rows, c = select_of(numbered, types)
+        rest = (self.table.c[name] for name in self.columns if name not in types)
+        rows = rows.add_columns(c.number, c.part, c.matches, *rest)
+        return rows.join(self.table, self.table.c[unique] == c[unique])
 
     def _total(self, how_many: str, is_needed: sa.ColumnElement[bool], page: sa.CTE) -> list[Any]:
         """How many rows match, `counted` and by the planner's `estimate`, if not known already."""
@@ -113,8 +141,8 @@ class Listing:
             reckoned = sa.select(sa.case((is_needed, self._estimate(every))).label("rows"))
             rows = reckoned.select_from(page).cte("reckoned").c.rows
             estimate = sa.select(rows).scalar_subquery()
-            counts = estimate.is_not(None) if self.hides else estimate <= 2 * COUNTED
-            counted = sa.case((counts, count(matches.limit(COUNTED + 1))))
+            counts = estimate.is_not(None) if self.hides else estimate <= constant(2 * COUNTED)
+            counted = sa.case((counts, count(matches.limit(constant(COUNTED + 1)))))
         return [counted.label("counted"), estimate.label("estimate")]
 
     def _estimate(self, every: sa.Select[Any]) -> sa.ColumnElement[int]:
@@ -123,7 +151,7 @@ class Listing:
             one.condition(self.table.c) if one.indexed is None else one.indexed
             for one in self.filters
         )
-        compiled = every.where(*conditions).compile(dialect=dialect())  # type: ignore[no-untyped-call]
+        compiled = every.where(*conditions).compile(dialect=_DIALECT)
         names = re.findall(r"%\((\w+)\)s", str(compiled))
         query = re.sub(r"%\(\w+\)s", "%L", str(compiled))
         return sa.func.row_estimate(sa.func.format(query, *(compiled.binds[n] for n in names)))

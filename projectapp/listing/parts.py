@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
@@ -17,10 +17,39 @@ SKIPPED = sa.bindparam("skipped", type_=sa.BigInteger)
 
 Start = tuple[int, bool]
 
-_reach = SIZE + SKIPPED + 1
-_TRIED = 4_000  # rows that are tried in the list's order before matches are fetched and sorted
-_RARE = 10  # matches among them: with fewer, the matches of all parts are fetched at once
-_NOTHING: sa.ColumnElement[int] = sa.literal_column("0")
+
+def constant(number: int) -> sa.ColumnElement[int]:
+    """A number in the statement's text: a parameter would cost time each time it is compiled."""
+    return sa.literal_column(str(number), SIZE.type)
+
+
+_reach = SIZE + SKIPPED + constant(1)
+_TRIED = constant(4_000)  # rows that are tried in the list's order before matches are fetched
+_RARE = constant(10)  # matches among them: with fewer, the matches of all parts are fetched at once
+
+
+class Columns(dict[str, Any]):
+    """The columns of a subquery or CTE, as items and attributes.
+
+    They are text. Most of the time that SQLAlchemy takes to compile a statement is for columns, and
+    each level of a list's statement would have all of them again.
+    """
+
+    def __init__(self, alias: str, types: Mapping[str, Any]) -> None:
+        super().__init__((n, sa.literal_column(f"{alias}.{n}", kind)) for n, kind in types.items())
+        self |= {
+            n: sa.literal_column(f"{alias}.{n}", SIZE.type) for n in ("part", "matches", "number")
+        }
+
+    __getattr__ = dict.__getitem__
+
+
+def select_of(source: Any, types: Mapping[str, Any]) -> tuple[sa.Select[Any], Any]:
+    """Return a select of the columns that have `types`, and all columns."""
+    every: sa.ColumnElement[Any] = sa.literal_column(
+        ", ".join(f"{source.name}.{name}" for name in types)
+    )
+    return sa.select(every).select_from(source), Columns(source.name, types)
 
 
 class Filter(NamedTuple):
@@ -43,7 +72,10 @@ class Parts:
 
     def __init__(self, listing: Listing, start: Start | None, counts: bool) -> None:
         self.table, self.filters, self.parts = listing.table, listing.filters, listing.parts
-        self.columns = [self.table.c[name] for name in listing.columns]
+        self.part_number = listing.part_number
+        names = (f"{self.table.name}.{name}" for name in listing.columns)
+        self.columns: sa.ColumnElement[Any] = sa.literal_column(", ".join(names))
+        self.types = listing.types
         self.is_resumed, self.counts = start is not None, counts
         self.first, self.backward = start or (0, False)
         self.keys = [(name, down != self.backward) for name, down in listing.keys]
@@ -74,13 +106,14 @@ class Parts:
         tried = self._tried(self._filters(self.first) if begins_here else self.filters)
         from_top = self._tried(self.filters, "from_top") if self.is_resumed else tried
         few = _RARE if self.parts else _reach
-        seldom = [count(sa.select(tried)) < few]
+        walk, c = select_of(tried, self.types)
+        seldom = [count(walk) < few]
         if self.parts and self.is_resumed:  # at the end of a part few are left of any word
-            seldom.append(count(sa.select(from_top)) < few)
+            seldom.append(count(select_of(from_top, self.types)[0]) < few)
         is_rare = _once(sa.and_(*seldom), "rare")
         yield self._fetched(is_rare)
         if not self.parts:
-            yield self._ordered(sa.select(tried, *_labels(0)).where(~is_rare), tried.c)
+            yield self._ordered(walk.add_columns(*_labels(0)).where(~is_rare), c)
             return
         for number in numbers:
             part, filters = self.parts[number], self._filters(number)
@@ -88,40 +121,55 @@ class Parts:
                 near = tried
             else:
                 near = self._tried(filters, f"tried_{number}") if part.aligned else from_top
-            hits = select(near, [] if part.aligned else [part])
+            hits, c = select_of(near, self.types)
+            if not part.aligned:
+                hits = hits.where(c.part == constant(number))
             is_full = _once(count(hits) >= _reach, f"full_{number}")
             hits = hits.add_columns(*_labels(number)).where(~is_rare, is_full)
-            yield self._ordered(hits, near.c)
-            rest = self._all(filters, indexed([part]) or indexed(self.filters))
-            yield self._ordered(sa.select(rest, *_labels(number)).where(~is_rare, ~is_full), rest.c)
+            yield self._ordered(hits, c)
+            rest, c = self._all(filters, indexed([part]) or indexed(self.filters))
+            rest = rest.add_columns(*_labels(number)).where(~is_rare, ~is_full)
+            yield self._ordered(rest, c)
 
     def _fetched(self, is_rare: sa.ColumnElement[bool]) -> sa.Select[Any]:
         """All matches of all parts."""
         c = self.table.c
-        cases = [(part.condition(c), number) for number, part in enumerate(self.parts)]
-        part = sa.case(*cases).label("part") if cases else _labels(0)[0]
-        matches = sa.func.count().over().label("matches") if self.counts else _labels(0)[1]
-        found = self._all(self.filters, indexed(self.filters), part, matches)
-        rows = sa.select(found).where(is_rare)
+        part, matches = _labels(0)
+        if self.part_number:
+            part = self.part_number(c).label("part")
+        elif self.parts:
+            sides = ((side.condition(c), constant(n)) for n, side in enumerate(self.parts))
+            part = sa.case(*sides).label("part")
+        if self.counts:
+            matches = sa.func.count().over().label("matches")
+        rows, c = self._all(self.filters, indexed(self.filters), part, matches)
+        rows = rows.add_columns(c.part, c.matches).where(is_rare)
         if self.is_resumed:
-            later = found.c.part < self.first if self.backward else found.c.part > self.first
-            here = sa.and_(found.c.part == self.first, self._is_beyond(found.c))
+            first = constant(self.first)
+            later = c.part < first if self.backward else c.part > first
+            here = sa.and_(c.part == first, self._is_beyond(c))
             rows = rows.where(sa.or_(later, here))
-        order = found.c.part.desc() if self.backward else found.c.part
-        return self._ordered(rows.order_by(order), found.c)
+        return self._ordered(rows.order_by(c.part.desc() if self.backward else c.part), c)
 
     def _tried(self, filters: Sequence[Filter], name: str = "tried") -> sa.CTE:
         aligned = self._rows([one for one in filters if one.aligned])
-        walk = self._ordered(aligned, self.table.c, _TRIED).subquery()
-        return select(walk, [one for one in self.filters if not one.aligned]).cte(name)
+        walked = self._ordered(aligned, self.table.c, _TRIED).subquery("walked")
+        matches, c = select_of(walked, self.types)
+        matches = matches.where(*(one.condition(c) for one in self.filters if not one.aligned))
+        if self.part_number:
+            matches = matches.add_columns(self.part_number(c).label("part"))
+        return matches.cte(name)
 
     def _rows(self, filters: Sequence[Filter]) -> sa.Select[Any]:
-        return sa.select(*self.columns).where(*(one.condition(self.table.c) for one in filters))
+        rows = sa.select(self.columns).select_from(self.table)
+        return rows.where(*(one.condition(self.table.c) for one in filters))
 
-    def _all(self, filters: Sequence[Filter], indexes: Any, *more: Any) -> sa.Subquery:
+    def _all(
+        self, filters: Sequence[Filter], indexes: Any, *more: Any
+    ) -> tuple[sa.Select[Any], Any]:
         """All that match; OFFSET 0 keeps the planner from following the order of what is around."""
         rows = self._rows(filters).where(*indexes).add_columns(*more)
-        return rows.offset(_NOTHING).subquery()
+        return select_of(rows.offset(constant(0)).subquery("fetched"), self.types)
 
     def _filters(self, number: int) -> list[Filter]:
         is_start = self.is_resumed and number == self.first
@@ -136,12 +184,9 @@ class Parts:
         return rows.order_by(*order).limit(most)
 
 
-def select(source: Any, filters: Sequence[Filter]) -> sa.Select[Any]:
-    return sa.select(source).where(*(one.condition(source.c) for one in filters))
-
-
 def count(rows: sa.Select[Any]) -> sa.ScalarSelect[int]:
-    return sa.select(sa.func.count()).select_from(rows.subquery()).scalar_subquery()
+    ones = rows.with_only_columns(sa.literal_column("1"), maintain_column_froms=True).subquery()
+    return sa.select(sa.func.count()).select_from(ones).scalar_subquery()
 
 
 def indexed(filters: Sequence[Filter]) -> list[sa.ColumnElement[bool]]:
@@ -149,8 +194,7 @@ def indexed(filters: Sequence[Filter]) -> list[sa.ColumnElement[bool]]:
 
 
 def _labels(number: int) -> tuple[sa.Label[int], sa.Label[int]]:
-    part = sa.literal_column(str(number), sa.Integer)
-    return part.label("part"), sa.cast(sa.null(), sa.BigInteger).label("matches")
+    return constant(number).label("part"), sa.literal_column("NULL::bigint").label("matches")
 
 
 def _once(condition: sa.ColumnElement[bool], name: str) -> sa.ScalarSelect[bool]:

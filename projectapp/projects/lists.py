@@ -4,7 +4,7 @@ The statements are built once for each shape and kept.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from operator import eq, ge, gt, le, lt
 from typing import Any
@@ -14,9 +14,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from projectapp import auth, database
 from projectapp.database.statements import Prepared, prepare_select
-from projectapp.listing import Filter, Listing, Page, Start, read
+from projectapp.listing import Filter, Listing, Page, Start, constant, read
 from projectapp.pagination import Position
-from projectapp.projects.models import FIELDS, Project, as_json, mine
+from projectapp.projects.models import FIELDS, Project, as_json, chosen_as_json, mine
 
 SORT_KEYS = ("name", "created_at", "updated_at", "is_active")
 
@@ -36,17 +36,19 @@ _WHOLE = _BEGIN.concat(_MARK)
 def _has(text: Any, sign: int) -> sa.ColumnElement[bool]:
     """That a project has all bigrams of a text or, with the sign -1, that its name has."""
     bigrams = sa.func.search_bigrams(text, sa.literal_column(str(sign)), type_=ARRAY(sa.Integer))
-    return Project.bigrams.contains(bigrams)
+    return _table.c.bigrams.contains(bigrams)
+
+
+def _rank(c: Any) -> sa.ColumnElement[int]:
+    """The number of a match's part: how well it matches."""
+    in_name = sa.func.split_part(c.search, _MARK, constant(2)).like(sa.all_(_patterns))
+    whole, begin = (sa.func.starts_with(c.search, text) for text in (_WHOLE, _BEGIN))
+    ranks = ((whole, constant(0)), (begin, constant(1)), (in_name, constant(2)))
+    return sa.case(*ranks, else_=constant(3))
 
 
 def _ranked(rank: int, indexed: sa.ColumnElement[bool]) -> Filter:
-    def condition(c: Any) -> sa.ColumnElement[bool]:
-        in_name = sa.func.split_part(c.search, _MARK, 2).like(sa.all_(_patterns))
-        whole, begin = (sa.func.starts_with(c.search, text) for text in (_WHOLE, _BEGIN))
-        found = sa.case((whole, 0), (begin, 1), (in_name, 2), else_=3)
-        return found == sa.literal_column(str(rank))
-
-    return Filter(condition, indexed=indexed)
+    return Filter(lambda c: _rank(c) == constant(rank), indexed=indexed)
 
 
 def _compared(column: str, compare: Callable[[Any, Any], Any], parameter: str) -> Filter:
@@ -65,6 +67,7 @@ _SIDES = [Filter(lambda c: sa.not_(c.is_active), True), Filter(lambda c: c.is_ac
 _FILTERS = {
     "is_active": _compared("is_active", eq, "is_active"),
     "name": _compared("name", eq, "name"),
+    "of_owner": _compared("owner", eq, "of_owner"),
     "attributes": Filter(lambda c: c.attributes.contains(sa.bindparam("attributes", type_=JSONB))),
     "q": Filter(lambda c: c.search.like(sa.all_(_patterns)), indexed=_ANYWHERE),
     **{
@@ -78,7 +81,7 @@ _FILTERS = {
 def find_page(
     filters: Mapping[str, Any],
     sort: Sequence[str],
-    fields: Sequence[str],
+    fields: Collection[str],
     count: str,
     page_size: int,
     start: int | Position,
@@ -86,12 +89,16 @@ def find_page(
     """Return the page of the projects that match all `filters`, from a row number or position on.
 
     `filters` are ProjectQuery's by name; `sort` holds SORT_KEYS, with "-" for descending, or
-    nothing: then the best matches of a search come first, without a search the newest. `count` is
-    one of COUNTS. Raises WrongCursor for a position that is none in this order.
+    nothing: then the best matches of a search come first, without a search the newest. `fields` are
+    those of each project, in any order; `count` is one of COUNTS. Raises WrongCursor for a position
+    that is none in this order.
     """
     sees_all = auth.sees(_table.name) is None
-    shape = frozenset(filters), tuple(sort), frozenset(fields), sees_all
+    has_all_fields = len(fields) == len(FIELDS)
+    shape = frozenset(filters), tuple(sort), has_all_fields, sees_all
     values = {**filters, "size": page_size, "skipped": 0 if isinstance(start, Position) else start}
+    if not has_all_fields:
+        values["fields"] = list(fields)
     if words := values.pop("q", "").split():
         escaped = (re.sub(r"([\\%_])", r"\\\1", word) for word in words)
         values |= {"phrase": " ".join(words), "patterns": " ".join(f"%{w}%" for w in escaped)}
@@ -103,37 +110,40 @@ def find_page(
     return read(database.one(statement, values), values, count, begin)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)  # some 10 KiB each
 def _page(
     names: frozenset[str],
     sort: tuple[str, ...],
-    fields: frozenset[str],
+    has_all_fields: bool,
     sees_all: bool,
     count: str,
     begin: Start | None,
     is_far: bool,
 ) -> Prepared:
-    return prepare_select(_listing(names, sort, fields, sees_all).statement(count, begin, is_far))
+    return prepare_select(
+        _listing(names, sort, has_all_fields, sees_all).statement(count, begin, is_far)
+    )
 
 
 def _listing(
-    names: frozenset[str], sort: tuple[str, ...], fields: frozenset[str], sees_all: bool
+    names: frozenset[str], sort: tuple[str, ...], has_all_fields: bool, sees_all: bool
 ) -> Listing:
     keys = [(key.removeprefix("-"), key.startswith("-")) for key in sort or ["-created_at"]]
     keys.append(("id", keys[-1][1]))  # the last key's direction, so that one index serves both
     # One index has an owner's rows, the newest first; in any order one has those of either state.
-    newest = ("created_at",) if keys[0][0] == "created_at" else ()
+    newest = ("created_at", "of_owner") if keys[0][0] == "created_at" else ()
+    is_of_all = sees_all and "of_owner" not in names
     parts: Sequence[Filter] = ()
     if "q" in names and not sort:
         parts = _RANKS
     elif keys[0][0] == "is_active":
         parts = _SIDES[::-1] if keys.pop(0)[1] else _SIDES
-    served = ("is_active", keys[0][0]) if sees_all else newest
+    served = ("is_active", keys[0][0]) if is_of_all else newest
     return Listing(
         table=_table,
         columns=[*FIELDS, *(["search"] if "q" in names else [])],
         filters=[
-            Filter(mine, aligned=bool(served)),
+            Filter(mine, aligned=sees_all or bool(served)),
             *(
                 one._replace(aligned=name.startswith(served))
                 for name, one in _FILTERS.items()
@@ -141,7 +151,8 @@ def _listing(
             ),
         ],
         parts=parts,
+        part_number=_rank if parts is _RANKS else None,
         keys=keys,
-        render=lambda c: as_json(c, fields),
+        render=as_json if has_all_fields else chosen_as_json,
         hides=not sees_all,
     )

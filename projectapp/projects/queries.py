@@ -23,6 +23,8 @@ from projectapp.projects.models import Project, as_json, mine
 _table = Project.__table__
 _body = as_json().label("body")
 _this = sa.and_(Project.id == sa.bindparam("this"), mine(_table.c))
+_TEXTS, _OTHERS = ("name", "description"), ("is_active", "attributes")
+_names = sa.bindparam("names", type_=ARRAY(sa.Text))
 _at_version = (
     Project.version == sa.any_(sa.bindparam("versions", type_=sa.ARRAY(sa.Integer)))
 ) != sa.bindparam("is_complement", type_=sa.Boolean)
@@ -104,8 +106,9 @@ def change(
     if not values or versions == NO_VERSION:
         row = find(project_id)
         return row if row and (versions is None or row.version in versions) else None
-    made = _change(frozenset(values), merge)
-    parameters = {f"new_{name}": value for name, value in values.items()} | {"this": project_id}
+    made = _change(not values.keys().isdisjoint(_TEXTS), merge)
+    parameters = {f"new_{name}": values.get(name) for name in (*_TEXTS, *_OTHERS)}
+    parameters |= {"names": [*values], "this": project_id}
     if versions is None:
         statement = made.change
     else:
@@ -127,25 +130,33 @@ class _Change(NamedTuple):
     look: sa.Update
 
 
-@lru_cache(maxsize=32)
-def _change(names: frozenset[str], merge: bool) -> _Change:
-    new: dict[str, Any] = {
-        n: sa.bindparam(f"new_{n}", type_=_table.c[n].type) for n in sorted(names)
-    }
-    if merge and "attributes" in new:
-        merged = sa.func.jsonb_merge_patch(Project.attributes, new["attributes"], type_=JSONB)
-        new["attributes"] = merged
-    changed = sa.or_(*(_shown(_table.c[n]).is_distinct_from(_shown(v)) for n, v in new.items()))
+@lru_cache
+def _change(sets_text: bool, merge: bool) -> _Change:
+    """The statements that set those of the columns that the parameter `names` has.
+
+    One statement serves every choice of columns. Only text is apart: PostgreSQL would make the
+    search's columns again for a text that stays as it is.
+    """
+    changes, changed = {}, []
+    for name in (*_TEXTS, *_OTHERS) if sets_text else _OTHERS:
+        column = _table.c[name]
+        new: Any = sa.bindparam(f"new_{name}", type_=column.type)
+        if merge and name == "attributes":
+            new = sa.func.jsonb_merge_patch(column, new, type_=JSONB)
+        is_set = sa.literal_column(f"'{name}'") == sa.any_(_names)
+        changes[name] = sa.case((is_set, new), else_=column)
+        changed.append(sa.and_(is_set, _shown(column).is_distinct_from(_shown(new))))
+    is_changed = sa.or_(*changed)
     update = sa.update(_table).where(_this)
     change = update.values(
-        **new,
-        version=Project.version + sa.cast(changed, sa.Integer),
+        **changes,
+        version=Project.version + sa.cast(is_changed, sa.Integer),
         # Not now(): who waited for the row's lock would write a time before the last change's.
-        updated_at=sa.case((changed, sa.func.clock_timestamp()), else_=Project.updated_at),
+        updated_at=sa.case((is_changed, sa.func.clock_timestamp()), else_=Project.updated_at),
     ).returning(Project.version, _body)
     # Written, so that it waits for a change that is still under way, and for its durability.
     look = update.values(id=Project.id).returning(
-        Project.version, _body, sa.not_(changed).label("is_as_wanted")
+        Project.version, _body, sa.not_(is_changed).label("is_as_wanted")
     )
     return _Change(change, change.where(_at_version), look)
 

@@ -5,6 +5,7 @@ A view parses, calls and responds; its docstring is its documentation.
 
 import json
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 from flask import Blueprint, Response, request, url_for
@@ -38,13 +39,13 @@ def list_projects(query: dict[str, Any]) -> Response:
 
     All filters given must hold. A page past the end is empty.
     """
-    size, sort, chosen = query.pop("page_size"), query.pop("sort", []), ["id", *query.pop("chosen")]
+    size, sort, chosen = query.pop("page_size"), query.pop("sort", []), {"id", *query.pop("chosen")}
     cursor = query.pop("cursor", None)
     page = query.pop("page", None if cursor else 1)
     count = query.pop("count", "none" if cursor else "auto")
     scope = {**query, "sort": sort}
     if seen := auth.sees("projects"):
-        scope["owner"] = seen
+        scope["owner"] = seen  # not the filter of that name: that is of_owner
     start = decode(cursor, scope) if cursor else (page - 1) * size
     found = lists.find_page(query, sort, chosen, count, size, start)
     before, after = (place and encode(place, scope) for place in (found.before, found.after))
@@ -55,8 +56,10 @@ def list_projects(query: dict[str, Any]) -> Response:
         "page_size": size,
         "next_cursor": after,
     }
-    links = {"Link": link_header(request.path, request.args, page, before, after)}
-    return _answer(f'{{"items":[{found.items}],{json.dumps(rest)[1:]}', headers=links)
+    path = quote(request.script_root + request.path)
+    links = link_header(path, request.args.items(multi=True), page, before, after)
+    headers = {"Link": links} if links else None
+    return _answer(f'{{"items":[{found.items}],{json.dumps(rest)[1:]}', headers=headers)
 
 
 @bp.post("")

@@ -6,6 +6,7 @@ from typing import Any
 from marshmallow import RAISE, Schema, ValidationError, fields, pre_load, validates_schema
 from marshmallow.validate import Length, OneOf, Range
 
+from projectapp.auth.caller import OWNER_LENGTH
 from projectapp.fields import (
     Boolean,
     Object,
@@ -115,7 +116,7 @@ class ProjectQuery(Schema):
             pattern=r"\S{2}",
         ),
     )
-    page = QueryInteger(validate=Range(1, MAX_PAGE), metadata={"default": 1})
+    page = QueryInteger(validate=Range(1, MAX_PAGE), metadata=_says("From 1, the default."))
     page_size = QueryInteger(load_default=PAGE_SIZE, validate=Range(1, MAX_PAGE_SIZE))
     cursor = fields.String(
         validate=Length(1),
@@ -134,22 +135,34 @@ class ProjectQuery(Schema):
         tuple(prefix + key for key in SORT_KEYS for prefix in ("", "-")),
         metadata=_says(
             "Keys in order, - for descending; id is always the last one. Without it the best"
-            " matches of q come first, else the newest."
+            " matches of q come first, else the newest. One parameter may hold several, apart by"
+            " commas."
         ),
     )
     chosen = QueryList(
         FIELDS,
         data_key="fields",
-        load_default=list(FIELDS),
-        metadata=_says("Only these fields; id always."),
+        load_default=lambda: list(FIELDS),  # not for the document: generators would send it
+        metadata=_says(
+            "Only these fields, and id; all of them by default. One parameter may hold several,"
+            " apart by commas."
+        ),
     )
     is_active = QueryBoolean()
     name = fields.String(validate=Length(1, NAME_LENGTH), metadata=_says("Exactly this name."))
+    of_owner = fields.String(
+        data_key="owner",
+        validate=Length(1, OWNER_LENGTH),
+        metadata=_says(
+            "Only this owner's projects. It is for callers who see everybody's: others see no more"
+            " than their own projects, whatever they give here."
+        ),
+    )
     attributes = QueryObject(
         levels=ATTRIBUTES_LEVELS,
         metadata=_says(
-            "JSON that the attributes contain, in the sense of PostgreSQL's @>.",
-            examples=[{"team": "core"}],
+            "A JSON object that the attributes contain, in the sense of PostgreSQL's @>.",
+            examples=['{"team":"core"}'],
         ),
     )
     created_at_gte = _timestamp("created_at", "gte")
