@@ -84,6 +84,8 @@ class Project(db.Model):  # type: ignore[name-defined,misc]
 
 
 FIELDS = tuple(column.key for column in Project.__table__.columns if not column.computed)
+READ_ONLY = ("id", "version", "created_at", "updated_at", "owner")
+WRITABLE = tuple(name for name in FIELDS if name not in READ_ONLY)
 
 
 def as_json(row: Any = Project) -> sa.ColumnElement[str]:

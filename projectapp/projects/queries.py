@@ -18,12 +18,12 @@ from projectapp.conditional import NO_VERSION, Versions
 from projectapp.database import Row
 from projectapp.errors import OutcomeUnknown
 from projectapp.idempotency import Claim, insert_once, insert_row
-from projectapp.projects.models import Project, as_json, mine
+from projectapp.projects.models import WRITABLE, Project, as_json, mine
 
 _table = Project.__table__
 _body = as_json().label("body")
 _this = sa.and_(Project.id == sa.bindparam("this"), mine(_table.c))
-_TEXTS, _OTHERS = ("name", "description"), ("is_active", "attributes")
+_TEXTS = {name for name in WRITABLE if isinstance(_table.c[name].type, sa.String)}
 _names = sa.bindparam("names", type_=ARRAY(sa.Text))
 _at_version = (
     Project.version == sa.any_(sa.bindparam("versions", type_=sa.ARRAY(sa.Integer)))
@@ -36,9 +36,7 @@ _INSERT = _new.returning(*_made)
 _INSERT_AGAIN = _new.on_conflict_do_update(
     index_elements=[Project.id], set_={"id": _new.excluded.id}
 ).returning(*_made)
-_INSERT_ONCE = insert_once(
-    _table, {"id", "owner", "name", "description", "is_active", "attributes"}, as_json
-)
+_INSERT_ONCE = insert_once(_table, {"id", "owner", *WRITABLE}, as_json)
 _REMOVE = sa.delete(_table).where(_this).returning(Project.id)
 _REMOVE_AT_VERSION = _REMOVE.where(_at_version)
 
@@ -82,7 +80,7 @@ def find(project_id: UUID) -> Row | None:
 
 
 def add(values: Mapping[str, Any], claim: Claim | None = None) -> tuple[Row, bool]:
-    """Insert a project of `name`, `description`, `is_active` and `attributes`.
+    """Insert a project with a value for every field of WRITABLE.
 
     It is the caller's. Returns the row with its new `id`, and whether it is what the `claim` had
     got before.
@@ -107,7 +105,7 @@ def change(
         row = find(project_id)
         return row if row and (versions is None or row.version in versions) else None
     made = _change(not values.keys().isdisjoint(_TEXTS), merge)
-    parameters = {f"new_{name}": values.get(name) for name in (*_TEXTS, *_OTHERS)}
+    parameters = {f"new_{name}": values.get(name) for name in WRITABLE}
     parameters |= {"names": [*values], "this": project_id}
     if versions is None:
         statement = made.change
@@ -138,7 +136,9 @@ def _change(sets_text: bool, merge: bool) -> _Change:
     search's columns again for a text that stays as it is.
     """
     changes, changed = {}, []
-    for name in (*_TEXTS, *_OTHERS) if sets_text else _OTHERS:
+    for name in WRITABLE:
+        if name in _TEXTS and not sets_text:
+            continue
         column = _table.c[name]
         new: Any = sa.bindparam(f"new_{name}", type_=column.type)
         if merge and name == "attributes":
