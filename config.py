@@ -517,7 +517,7 @@ def _environ() -> Mapping[str, str]:
             _refuse_other_files(own)
             return values
         given["APP_ENV"] = Testing.APP_ENV
-    # Of a variable with the same value in both nobody can tell whether Flask put it there.
+    # A variable with the same value in both may be one that Flask has put there.
     taken = {
         name for file in _flask_files().values() for name in file if given.get(name) == file[name]
     }

@@ -75,7 +75,11 @@ class Served:
     """A gunicorn of our own: its process, its port and what it logged."""
 
     def __init__(
-        self, environ: dict[str, str], arguments: tuple[str, ...], log: Any, cwd: Path
+        self,
+        environ: dict[str, str],
+        arguments: tuple[str, ...],
+        log: Any,
+        cwd: Path = config.ROOT,
     ) -> None:
         self.port = free_port()
         self.log = log

@@ -1,4 +1,4 @@
-"""`.env`: what is read from it, by whom, and what is said of one that cannot be used."""
+"""`.env`: who reads it, and what is said of one that cannot be used."""
 
 import os
 import re

@@ -366,7 +366,7 @@ def test_what_a_caller_may_see_is_kept_for_that_caller(guarded, bearer):
 
 
 def test_a_503_is_kept_for_its_caller_too(make_app):
-    away = f"postgresql://someone@127.0.0.1:{free_port()}/db"
+    away = f"postgresql://someone@127.0.0.1:{free_port()}/test"
     client = make_app(AUTH="tokens", DATABASE_URL=away).test_client()
     headers = {"Authorization": f"Bearer {tokens.new_token()}"}
     answer = client.get(PROJECTS, headers=headers)
@@ -418,7 +418,7 @@ def test_ready_without_detail_says_yes_or_no(make_app, sql, direct_url, problem,
     answer = make_app(**closed).test_client().get("/ready")
     assert (answer.status_code, answer.json) == (200, {"status": "ready"})
     read_only = f"{direct_url}&options=-c%20default_transaction_read_only%3Don"
-    away = f"postgresql://someone@127.0.0.1:{free_port()}/db"
+    away = f"postgresql://someone@127.0.0.1:{free_port()}/test"
     for url, why in ((read_only, "The database takes no writes."), (away, "database")):
         caplog.clear()
         answer = make_app(DATABASE_URL=url, **closed).test_client().get("/ready")

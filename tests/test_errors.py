@@ -53,7 +53,7 @@ def test_a_double_slash_is_no_redirect(client, problem):
 
 
 def test_a_database_that_is_away_is_a_503_and_health_says_degraded(make_app, problem, caplog):
-    url = f"postgresql://someone:hunter2@127.0.0.1:{free_port()}/db"
+    url = f"postgresql://someone:hunter2@127.0.0.1:{free_port()}/test"
     client = make_app(DATABASE_URL=url).test_client()
     assert client.get("/health").json["status"] == "ok"
     for answer in (

@@ -81,7 +81,7 @@ def test_a_privileged_port_is_one_sentence(monkeypatch):
     )
 
 
-def test_a_free_port_is_no_reason_to_say_anything():
+def test_a_free_port_is_accepted_without_a_word():
     done = start(*CHECK, PORT=str(free_port()))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
