@@ -14,7 +14,7 @@ def test_the_tour_answers_as_the_readme_says(server, sql):
     expected = re.findall(r"  # (\d{3})\b", script)
     telling = "curl() { command curl -w '%{stderr}%{http_code}\\n' \"$@\"; }\n"
     done = subprocess.run(
-        ["bash", "-euc", telling + script], capture_output=True, text=True, timeout=60
+        ["bash", "-euc", telling + script], capture_output=True, text=True, timeout=300
     )
     assert done.stderr.split() == expected
     assert len(expected) == script.count("curl ")

@@ -45,6 +45,7 @@ class Proxy(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", free_port()), _Link)
         self.upstream = parameters
         self.queries: list[str] = []
+        self.answers = 0  # so many pieces came back
         self.links: list[socket.socket] = []
         self.refuses = False
         self.silent = False
@@ -136,6 +137,7 @@ class _Link(socketserver.BaseRequestHandler):
                     self.request.shutdown(socket.SHUT_RDWR)
                     return
                 self.request.sendall(part)
+                self.server.answers += 1
         except OSError:
             pass
 
