@@ -307,7 +307,12 @@ def serve(app: Flask, database_url: str, tmp_path_factory: pytest.TempPathFactor
             yield server
         finally:
             if server.process.poll() is None:
-                server.stop()
+                try:
+                    server.stop()
+                except subprocess.TimeoutExpired:
+                    os.killpg(server.process.pid, signal.SIGKILL)
+                    server.process.wait()
+                    raise
 
     return served
 
