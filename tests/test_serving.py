@@ -217,6 +217,7 @@ def test_whom_the_kernel_let_in_is_served_before_the_listener_closes(serve):
     with serve(WEB_CONCURRENCY="1") as server, ExitStack() as links:
         [worker] = children(server.process.pid)
         os.kill(worker, signal.SIGSTOP)
+        until(lambda: "State:\tT" in status_of(worker))
         waiting = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
         for link in waiting:
             links.enter_context(link).sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -230,8 +231,12 @@ def test_whom_the_kernel_let_in_is_served_before_the_listener_closes(serve):
 
 def is_pending(number: int, pid: int) -> bool:
     """Whether the signal was sent to the process, which has not seen it yet."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return bool(int(re.findall(r"ShdPnd:\t(\w+)", status)[0], 16) >> (number - 1) & 1)
+    signals = int(re.findall(r"ShdPnd:\t(\w+)", status_of(pid))[0], 16)
+    return bool(signals >> (number - 1) & 1)
+
+
+def status_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text()
 
 
 def test_without_their_master_workers_start_nothing_after_four_seconds(serve, sql):
