@@ -14,7 +14,7 @@ import config
 from faults.processes import ADDRESS, GUARD, PYTHON, NeverReady, end, launch, quiet_port, until
 from projectapp.embedded import Server, keeper
 
-START_SECONDS = 60
+START_SECONDS = 120
 STOP = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
 SETTINGS = {"unix_socket_directories": "", "max_connections": "60", "fsync": "on"}
 
@@ -125,7 +125,7 @@ def make_template(folder: Path, code: Path = config.ROOT) -> Path:
 
 
 def upgrade(url: str, code: Path) -> "subprocess.CompletedProcess[str]":
-    """Have the release in `code` migrate the database, in at most two minutes."""
+    """Have the release in `code` migrate the database, in at most five minutes."""
     return subprocess.run(
         [PYTHON, "-m", "flask", "db", "upgrade"],
         cwd=code,
@@ -133,13 +133,13 @@ def upgrade(url: str, code: Path) -> "subprocess.CompletedProcess[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 
 def copy(template: Path, home: Path) -> Path:
     """A copy that belongs to whom the original belongs; returns `home`."""
-    subprocess.run(["/bin/cp", "-a", template, home], check=True, timeout=60)
+    subprocess.run(["/bin/cp", "-a", template, home], check=True, timeout=300)
     return home
 
 

@@ -15,7 +15,7 @@ from faults.rows import Row
 from faults.stage import Stage
 from faults.verdict import Verdict, judge
 
-LONGEST = 300  # seconds that a row may take, whatever it waits for
+LONGEST = 600  # seconds that a row may take, whatever it waits for
 
 
 @contextmanager

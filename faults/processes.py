@@ -66,7 +66,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     if process.returncode is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
 
 
 def until(condition: Callable[[], object], seconds: float, what: str) -> float:

@@ -24,8 +24,8 @@ from faults.processes import (
 )
 
 WORKERS, THREADS = 2, 4
-START_SECONDS = 40
-DRAIN = 25.0  # seconds that a stop may take: graceful_timeout and some
+START_SECONDS = 90
+DRAIN = 40.0  # seconds that a stop may take: graceful_timeout and some
 # The script and not `python -m gunicorn`: re-executed on USR2 that has gunicorn's own folder first
 # on its path, where its `http` hides the standard library's, and no worker boots.
 GUNICORN = Path(PYTHON).with_name("gunicorn")

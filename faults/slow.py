@@ -158,7 +158,8 @@ def _trickle(
     dropped: dict[str, list[float]] = {kind: [] for kind in kinds}
     gone: set[int] = set()
     second = 1
-    while (now := time.monotonic() - begun) < DROPPED:
+    end = DROPPED + stage.noise
+    while (now := time.monotonic() - begun) < end:
         there = held(stage.service.port)
         for kind, some in lines.items():
             for line in some:
@@ -203,7 +204,7 @@ def flood(stage: Stage) -> None:
         stage.promise(set(before) == set(stage.service.workers()), "a worker died")
     stage.promise(growth < GROWTH, f"a worker grew by {growth / 2**20:.1f} MiB")
     for name, seconds in waited.items():
-        stage.promise(seconds < PROMPT, f"{name}: an answer took {seconds:.2f} s")
+        stage.promise(seconds < PROMPT + stage.noise, f"{name}: an answer took {seconds:.2f} s")
         stage.promise(taken[name] < CUT, f"{name}: {taken[name] >> 20} MiB were taken")
     most = max(taken.values()) >> 20
     slowest = max(waited.values())

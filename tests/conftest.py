@@ -23,12 +23,27 @@ from flask.testing import FlaskClient
 
 import config
 from projectapp import cli, create_app
-from projectapp.auth import issuing
+from projectapp.auth import issuing, jwks
 from projectapp.embedded import Server, find_binaries
 from tests.issuer import Issuer
 from tests.wire import Proxy, free_port
 
 PROJECTS = "/api/v1/projects"
+
+# On a busy machine no limit of the service may end what a test is not about. A test of one of these
+# limits sets it: then the others have their defaults.
+PATIENT_LIMITS = {
+    "QUEUE_TIMEOUT": "15",
+    "DATABASE_CONNECT_TIMEOUT": "15",
+    "DATABASE_POOL_TIMEOUT": "15",
+    "DATABASE_LOCK_TIMEOUT": "10",
+    "DATABASE_STATEMENT_TIMEOUT": "15",
+    "DATABASE_IDLE_TIMEOUT": "20",
+    "REQUEST_TIMEOUT": "30",
+    "GRACEFUL_TIMEOUT": "50",
+}
+# These two bound no other.
+PATIENT = {"READ_TIMEOUT": "60", "DATABASE_PING_AFTER": "3600"}
 
 # flask reads `.env` by itself, where there may be the URL of a real database.
 os.environ["FLASK_SKIP_DOTENV"] = "1"
@@ -55,6 +70,25 @@ def links(answer: Any) -> dict[str, str]:
     """The URLs of an answer's Link header by relation."""
     found = re.findall(r'<([^>]*)>; rel="(\w+)"', answer.headers["Link"])
     return {relation: url for url, relation in found}
+
+
+def patient(environ: dict[str, str]) -> dict[str, str]:
+    """The settings of `environ`, and those with which a busy machine changes no answer."""
+    limits = {} if environ.keys() & PATIENT_LIMITS.keys() else PATIENT_LIMITS
+    return {**PATIENT, **limits, **environ}
+
+
+class Clock:
+    """Takes the place of `time` in a module: it stands still until a test sets it forward."""
+
+    def __init__(self) -> None:
+        self.now = 1e6
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
 def walk(client: FlaskClient, query: str) -> list[Any]:
@@ -103,7 +137,7 @@ class Served:
         url = f"http://127.0.0.1:{self.port}{path}"
         request = urllib.request.Request(url, data, headers, method=method)
         try:
-            answer = urllib.request.urlopen(request, timeout=20)  # noqa: S310
+            answer = urllib.request.urlopen(request, timeout=60)  # noqa: S310
         except urllib.error.HTTPError as error:
             answer = error
         with answer:
@@ -112,7 +146,7 @@ class Served:
         return answer.status, found, json.loads(text) if text else None
 
     def wait_until_serving(self) -> None:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while True:
             try:
                 self.request("GET", "/health")
@@ -194,7 +228,7 @@ def make_app(_urls: tuple[str, str]) -> Any:
 
     def make(**environ: str) -> Flask:
         urls = dict(zip(("DATABASE_URL", "MIGRATIONS_DATABASE_URL"), _urls, strict=True))
-        app = create_app(config.Testing({**urls, **environ}))
+        app = create_app(config.Testing({**urls, **patient(environ)}))
         cli.add_migrations(app)
         return app
 
@@ -277,7 +311,7 @@ def serve(app: Flask, database_url: str, tmp_path_factory: pytest.TempPathFactor
         *arguments: str, wait: bool = True, cwd: Path = config.ROOT, **environ: str
     ) -> Iterator[Served]:
         clean = {k: v for k, v in os.environ.items() if k not in config.Config.settings()}
-        clean |= {"APP_ENV": "testing", "DATABASE_URL": database_url, **environ}
+        clean |= {"APP_ENV": "testing", "DATABASE_URL": database_url, **patient(environ)}
         server = Served(clean, arguments, tmp_path_factory.mktemp("served") / "log", cwd)
         try:
             if wait:
@@ -285,7 +319,12 @@ def serve(app: Flask, database_url: str, tmp_path_factory: pytest.TempPathFactor
             yield server
         finally:
             if server.process.poll() is None:
-                server.stop()
+                try:
+                    server.stop()
+                except subprocess.TimeoutExpired:
+                    os.killpg(server.process.pid, signal.SIGKILL)
+                    server.process.wait()
+                    raise
 
     return served
 
@@ -314,6 +353,13 @@ def proxy(database_url: str) -> Iterator[Proxy]:
     proxy.shutdown()
     proxy.server_close()
     proxy.cut()
+
+
+@pytest.fixture(autouse=True)
+def _patient_with_issuers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine keys may take a while; a test of these limits sets them."""
+    monkeypatch.setattr(jwks, "TIMEOUT", 30.0)
+    monkeypatch.setattr(jwks, "DEADLINE", 60.0)
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def commands(binaries, folder, direct_url, new):
             env=environ,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout if check else done.stderr

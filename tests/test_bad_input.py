@@ -220,7 +220,7 @@ def raw(server, sql):
     """Send bytes to the served application and return all it answers; nothing may be stored."""
 
     def send(*parts):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=15) as link:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as link:
             for part in parts:
                 link.sendall(part)
             link.shutdown(socket.SHUT_WR)
@@ -288,13 +288,13 @@ def test_a_bad_message_is_answered_with_a_problem(raw, parts, status):
 
 def test_a_chunked_body_within_the_limit_is_taken_whole(server, sql):
     sent = CHUNKED.replace(b"Host: x", b"Host: x\r\nConnection: close")
-    with socket.create_connection(("127.0.0.1", server.port), timeout=15) as link:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as link:
         link.sendall(sent + chunks(*(GOOD[n : n + 1] for n in range(len(GOOD)))) + b"0\r\n\r\n")
         assert link.recv(65536).startswith(b"HTTP/1.1 201 ")
     assert sql("SELECT name FROM projects") == [("x",)]
 
 
 def test_a_huge_announced_body_is_refused_before_it_is_read(server):
-    with socket.create_connection(("127.0.0.1", server.port), timeout=4) as link:
-        link.sendall(post(b"Content-Length: 1073741824"))
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as link:
+        link.sendall(post(b"Content-Length: 1073741824"))  # waited for, it would be a 408
         assert link.recv(65536).startswith(b"HTTP/1.1 413 ")

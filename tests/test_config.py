@@ -329,7 +329,7 @@ def test_a_process_that_may_not_start_says_one_sentence(command):
         env={"APP_ENV": "production", "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
     assert done.returncode == 1
     assert done.stderr.strip() == (

@@ -130,7 +130,9 @@ def test_rows_that_stay_are_seen_once_while_others_come_and_go(app, client, sql,
     for writer in writers:
         writer.start()
     try:
-        for _ in range(5):
+        walks = 0
+        while walks < 5 or len(written) < 6:  # on a busy machine a walk may be the first to end
+            walks += 1
             seen = [item["id"] for item in walk(client, f"{query}&page_size=9")]
             assert sorted(i for i in seen if i in stay) == sorted(stay)
     finally:
@@ -138,7 +140,6 @@ def test_rows_that_stay_are_seen_once_while_others_come_and_go(app, client, sql,
         for writer in writers:
             writer.join()
     assert failed == []
-    assert len(written) > 5
 
 
 def test_the_order_is_that_of_microseconds(client, ties, sql):

@@ -49,7 +49,7 @@ class Browser:
 
     def wait_for(self, selector, then=""):
         """Wait until there is such an element, and run what is to be done with it."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not self.run(f"!!document.querySelector('{selector}')"):
             assert time.monotonic() < end, (selector, self.complaints())
             time.sleep(0.05)
@@ -70,7 +70,7 @@ def browser(tmp_path):
     ]
     quiet, pipe = subprocess.DEVNULL, subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet) as process:
-        last = threading.Timer(90, process.kill)
+        last = threading.Timer(300, process.kill)
         last.start()
         try:
             yield Browser(process)

@@ -215,7 +215,7 @@ def test_a_script_name_that_is_no_path_is_refused(text):
 
 
 def exchange(link, *lines):
-    link.settimeout(10)
+    link.settimeout(60)
     link.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode())
     answer = b""
     while part := link.recv(65536):
@@ -228,7 +228,7 @@ def test_gunicorn_believes_nobody_of_itself(serve, tmp_path):
     path = tmp_path / "socket"
     bind = ("--bind", f"unix:{path}", "--bind", f"127.0.0.1:{free_port()}")
     with serve(*bind, wait=False, FORWARDED_ALLOW_IPS="*") as server:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while "Worker ready" not in server.log.read_text():
             assert time.monotonic() < end, server.log.read_text()
             time.sleep(0.05)
@@ -330,7 +330,7 @@ def test_no_server_tells_its_version(server, app):
     development = make_server("127.0.0.1", free_port(), app)
     thread = threading.Thread(target=development.handle_request)
     thread.start()
-    with urlopen(f"http://127.0.0.1:{development.port}/health", timeout=10) as answer:
+    with urlopen(f"http://127.0.0.1:{development.port}/health", timeout=60) as answer:
         told.append({name.lower(): value for name, value in answer.headers.items()})
     thread.join()
     development.server_close()

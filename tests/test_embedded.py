@@ -25,7 +25,7 @@ sys.path.insert(0, sys.argv[1])
 from projectapp import embedded
 embedded.Server(Path(sys.argv[2])).start()
 print("started", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 APPLICATION = """
@@ -67,7 +67,7 @@ def user(home):
 
 
 def wait_until_free(server, *locks):
-    end = time.monotonic() + 15
+    end = time.monotonic() + 60
     while not all(is_free(server.home / lock) for lock in locks):
         if time.monotonic() > end:
             return False
@@ -127,7 +127,7 @@ def test_one_server_serves_all_and_stops_with_the_last(home, user):
     server = Server(home)
     server.start()
     # A child that was just forked has its command line for a moment, too.
-    embedded.keeper.wait(lambda: len(pids_naming(server.home, b"-D")) == 1, 5)
+    embedded.keeper.wait(lambda: len(pids_naming(server.home, b"-D")) == 1, 60)
     assert len(pids_naming(server.home, b"-D")) == 1
     for process in users:
         process.kill()
@@ -147,7 +147,7 @@ def test_release_returns_at_once_while_others_use_it(home, user):
     server.start()
     started = time.monotonic()
     server.release()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < embedded.STOP_SECONDS / 2
     assert ask(server) == [(1,)]
     server.release()
 
@@ -200,7 +200,7 @@ def test_a_strangers_pid_in_a_stale_file_is_left_alone(home):
     server = Server(home)
     server.start()
     server.release()
-    stranger = subprocess.Popen(["sleep", "60"])
+    stranger = subprocess.Popen(["sleep", "600"])
     try:
         pid_file = server.home / "data" / "postmaster.pid"
         pid_file.write_text(f"{stranger.pid}\n{server.home / 'data'}\n\n\n\n\n\nready\n")
@@ -290,7 +290,7 @@ def test_the_application_starts_its_server_at_the_first_statement(tmp_path):
         env={"PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.stdout.split() == ["200", "0", "503", "1"], done.stderr
 

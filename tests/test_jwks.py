@@ -12,7 +12,7 @@ import pytest
 from projectapp.auth import jwks, jwt, tokens
 from projectapp.errors import Unavailable
 from tests import issuer as answers
-from tests.conftest import PROJECTS
+from tests.conftest import PROJECTS, Clock
 from tests.issuer import EC, Issuer, bearer, make_key
 from tests.test_jwt import certificate, get, settings_of
 
@@ -20,15 +20,25 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """Keys are fetched anew with the first request that is some time after the last."""
-    monkeypatch.setattr(jwks, "FRESH", 0.1)
-    monkeypatch.setattr(jwks, "COOL_DOWN", 0.1)
-    return lambda: time.sleep(0.15)
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(jwks, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def quick(clock):
+    """Let so much time pass that the next request has the keys fetched anew."""
+
+    def pass_():
+        until(lambda: "jwks" not in {thread.name for thread in threading.enumerate()})
+        clock.sleep(jwks.FRESH + 1)
+
+    return pass_
 
 
 def until(true):
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while not true():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -52,9 +62,9 @@ def test_keys_rotate(issuer, make_app, sql, quick, problem):
     assert get(service, issuer.token("second")).status_code == 200  # at the first request
     assert get(service, old).status_code == 200
     withdrawn = issuer.token(sub="another")
+    quick()
     del issuer.published["first"]
     fetches = issuer.fetches
-    quick()
     assert get(service, old).status_code == 200  # the last one, which has the keys fetched anew
     until(lambda: get(service, old).status_code == 401)
     assert issuer.fetches > fetches
@@ -64,17 +74,16 @@ def test_keys_rotate(issuer, make_app, sql, quick, problem):
 
 
 def test_a_key_that_was_withdrawn_in_a_quiet_hour_is_not_used(
-    issuer, make_app, sql, quick, problem, monkeypatch
+    issuer, make_app, sql, clock, problem
 ):
-    monkeypatch.setattr(jwks, "DEADLINE", 0.5)
     service = make_app(**issuer.settings).test_client()
     old = issuer.token()
     assert get(service, old).status_code == 200
     issuer.published = {"second": make_key("RSA", 2048, 1)}
-    time.sleep(0.7)
+    clock.sleep(3600)
     problem(get(service, old), 401, "invalid_token")
     issuer.answer = answers.failing
-    time.sleep(0.7)
+    clock.sleep(3600)
     assert get(service, issuer.token("second")).status_code == 200
 
 
@@ -86,15 +95,17 @@ def test_the_same_keys_fetched_again_forget_nothing(issuer, quick):
     assert issuer.fetches == 2
 
 
-def test_unknown_keys_cost_one_fetch_in_so_many_seconds(issuer, make_app, sql):
+def test_unknown_keys_cost_one_fetch_in_so_many_seconds(issuer, make_app, sql, clock):
     service = make_app(**issuer.settings).test_client()
-    answered = [get(service, issuer.token(f"unknown {n}")).status_code for n in range(20)]
-    assert answered == [401] * 20
-    assert issuer.fetches == 1
+    for fetches in (1, 2):
+        answered = [get(service, issuer.token(f"unknown {n}")).status_code for n in range(20)]
+        assert answered == [401] * 20
+        assert issuer.fetches == fetches
+        clock.sleep(jwks.COOL_DOWN)
 
 
 def test_without_the_issuer_its_last_keys_serve_on(
-    issuer, make_app, sql, quick, problem, caplog, monkeypatch
+    issuer, make_app, sql, quick, problem, caplog, clock
 ):
     service = make_app(**issuer.settings).test_client()
     caplog.set_level(logging.INFO, jwks.__name__)
@@ -118,10 +129,10 @@ def test_without_the_issuer_its_last_keys_serve_on(
     told = [record.getMessage() for record in caplog.records if record.name == jwks.__name__]
     assert told == ["The identity provider's keys can be fetched again."]
     issuer.answer = answers.failing
-    monkeypatch.setattr(jwks, "STALE", 0.2)
-    time.sleep(0.3)
+    clock.sleep(jwks.STALE + 1)
     assert get(service, issuer.token()).status_code == 503
     issuer.answer = answers.well
+    clock.sleep(jwks.COOL_DOWN)
     until(lambda: get(service, issuer.token()).status_code == 200)
 
 
@@ -144,15 +155,17 @@ BAD_ANSWERS = {
 def test_a_bad_answer_for_keys_is_a_503_in_time(
     issuer, make_app, sql, problem, caplog, monkeypatch, bad
 ):
-    monkeypatch.setattr(jwks, "TIMEOUT", 0.5)
-    monkeypatch.setattr(jwks, "DEADLINE", 0.8)
+    if bad is answers.silent:
+        monkeypatch.setattr(jwks, "TIMEOUT", 0.5)
+    elif bad in (answers.dripping, answers.dripping_body):
+        monkeypatch.setattr(jwks, "DEADLINE", 0.8)
     issuer.answer = bad
     service = make_app(**issuer.settings).test_client()
     started = time.monotonic()
     answer = get(service, issuer.token())
     problem(answer, 503, "unavailable")
     assert answer.headers["Retry-After"] == "1"
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20  # the limit that is not short here is 30 or more
     issuer.answer = answers.well
     until(lambda: get(service, issuer.token()).status_code == 200)  # and no thread is stuck
     [told] = [
@@ -189,7 +202,7 @@ def test_the_issuers_certificate_is_verified(make_app, sql, tmp_path, monkeypatc
         issuer.answer = answers.dripping
         started = time.monotonic()
         assert get(make_app(**issuer.settings).test_client(), issuer.token()).status_code == 503
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 20
 
 
 def test_no_more_than_half_of_the_threads_wait_for_a_silent_issuer(issuer, quick):
@@ -198,26 +211,23 @@ def test_no_more_than_half_of_the_threads_wait_for_a_silent_issuer(issuer, quick
     verifier.verify(known)
     issuer.answer = answers.silent
     quick()
-    took, names = {}, count()
+    names = count()
 
     def ask(_):
-        started = time.monotonic()
         with pytest.raises(Unavailable) as refused:
             verifier.verify(issuer.token(f"unknown {next(names)}"))
-        took[threading.get_ident()] = time.monotonic() - started
         return int(refused.value.headers["Retry-After"])
 
     with ThreadPoolExecutor(8) as pool:
-        asked = pool.map(ask, range(8))
-        time.sleep(0.2)
-        started = time.monotonic()
-        assert verifier.verify(known).subject == "ann"
-        verifier.verify(issuer.token(sub="another, not seen before"))
-        assert time.monotonic() - started < 0.2
-        assert set(asked) == {1}
-    waited = sorted(took.values())
-    assert len([seconds for seconds in waited if seconds > 1]) == 2
-    assert waited[-1] < 3.5
+        try:
+            asked = [pool.submit(ask, n) for n in range(8)]
+            until(lambda: sum(one.done() for one in asked) == 6)
+            assert verifier.verify(known).subject == "ann"
+            verifier.verify(issuer.token(sub="another, not seen before"))
+            assert sum(one.done() for one in asked) == 6  # the other two wait on
+        finally:
+            issuer.ended.set()
+        assert {one.result() for one in asked} == {1}
     assert issuer.fetches == 2
 
 
@@ -226,6 +236,7 @@ exec(open("gunicorn.conf.py").read())
 def post_worker_init(worker):
     from projectapp.auth import jwks
     jwks.COOL_DOWN = 0.5
+    jwks.TIMEOUT = jwks.DEADLINE = 300
 """
 
 
@@ -239,39 +250,48 @@ def test_a_flood_of_unknown_keys_costs_others_nothing(issuer, serve, sql, tmp_pa
         tokens.hash_token(api_token),
     )
     settings = {**issuer.settings, "AUTH": "tokens,jwt", "WEB_CONCURRENCY": "1", "THREADS": "2"}
-    names = count()
+    names, stop, held = count(), threading.Event(), threading.Event()
 
-    def ask(make_token, path=PROJECTS):
-        """The statuses until the end, and the longest time that one took."""
-        found, longest = set(), 0.0
-        while time.monotonic() < end:
-            started = time.monotonic()
-            found.add(server.request("GET", path, **bearer(make_token()))[0])
-            longest = max(longest, time.monotonic() - started)
-        return found, longest
+    def hold(handler):
+        """Be silent to the end, for longer than any request may take."""
+        held.set()
+        handler.server.ended.wait()
+
+    def ask(make_token, found, path=PROJECTS):
+        while not stop.is_set():
+            found.append(server.request("GET", path, **bearer(make_token()))[0])
 
     with (
         serve("-c", str(tmp_path / "conf.py"), **settings) as server,
         ThreadPoolExecutor(11) as pool,
     ):
-        known, end = issuer.token(), time.monotonic() + 7
+        known, started = issuer.token(exp=int(time.time()) + 3600), time.monotonic()
         assert server.request("GET", PROJECTS, **bearer(known))[0] == 200
-        others = [
-            pool.submit(ask, lambda: known),
-            pool.submit(ask, lambda: issuer.token(sub=f"user {next(names)}")),
-            pool.submit(ask, lambda: api_token),
-            pool.submit(ask, lambda: "", "/health"),
+        others, flooded = [[], [], [], []], []
+        asked = [
+            pool.submit(ask, lambda: known, others[0]),
+            pool.submit(ask, lambda: issuer.token(sub=f"user {next(names)}"), others[1]),
+            pool.submit(ask, lambda: api_token, others[2]),
+            pool.submit(ask, lambda: "", others[3], "/health"),
         ]
-        flood = [pool.submit(ask, lambda: issuer.token(f"unknown {next(names)}")) for _ in range(7)]
-        time.sleep(2)
-        while_well, issuer.answer = issuer.fetches, answers.silent
-        for done in others:
-            statuses, longest = done.result()
-            assert statuses == {200}
-            assert longest < 1.5
-        assert set().union(*(done.result()[0] for done in flood)) == {401, 503}
-    assert 2 <= while_well <= 6
-    assert 1 <= issuer.fetches - while_well <= 5
+        for _ in range(7):
+            asked.append(pool.submit(ask, lambda: issuer.token(f"unknown {next(names)}"), flooded))
+        try:
+            until(lambda: issuer.fetches > 2)
+            fetches, seconds = issuer.fetches, time.monotonic() - started
+            issuer.answer = hold
+            assert held.wait(60)
+            while_held, before = issuer.fetches, [len(one) for one in others]
+            until(lambda: all(len(one) > n + 20 for one, n in zip(others, before, strict=True)))
+            assert issuer.fetches == while_held
+        finally:
+            stop.set()
+            issuer.ended.set()
+        for one in asked:
+            one.result()
+    assert {status for one in others for status in one} == {200}
+    assert set(flooded) == {401, 503}
+    assert fetches <= 2 + seconds / 0.5
 
 
 def test_a_preloaded_service_fetches_in_its_workers(issuer, serve, sql):

@@ -17,7 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import config
@@ -25,8 +25,8 @@ from projectapp.auth.tokens import hash_token, new_token
 from projectapp.limits import stores
 from projectapp.limits.stores import HostStore
 from projectapp.limits.window import Count, Rate
-from tests.conftest import PROJECTS
-from tests.test_serving import children
+from tests.conftest import PROJECTS, Clock
+from tests.test_serving import children, until
 from tests.wire import free_port
 
 pytestmark = pytest.mark.slow
@@ -36,8 +36,10 @@ SHARED = Path("/dev/shm")  # noqa: S108 - where the counters are on Linux
 
 COUNT = """
 import sys
+from projectapp.limits import stores
 from projectapp.limits.stores import HostStore
 from projectapp.limits.window import Rate
+stores.TURN = 60
 store = HostStore(Rate(30_000, 86400), "test", int(sys.argv[1]))
 print(sum(store.count(b"a" * 16).passed for _ in range(20_000)))
 """
@@ -47,7 +49,7 @@ import fcntl, sys, time
 with open(sys.argv[1], "r+b") as file:
     fcntl.lockf(file, fcntl.LOCK_EX)
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -105,7 +107,7 @@ def bearer(sql):
 
 def flood(server, headers, seconds=None, requests=None, connections=16):
     """The statuses, and the milliseconds each took, of so many requests, or seconds of them."""
-    end = time.monotonic() + (seconds or 60)
+    end = time.monotonic() + (seconds or 300)
     left = iter(range(requests or 10**9))
     turn = threading.Lock()
 
@@ -116,7 +118,7 @@ def flood(server, headers, seconds=None, requests=None, connections=16):
                 if next(left, None) is None:
                     break
             started = time.monotonic()
-            connection = connection or HTTPConnection("127.0.0.1", server.port, timeout=20)
+            connection = connection or HTTPConnection("127.0.0.1", server.port, timeout=60)
             try:
                 connection.request("GET", PROJECTS, headers=headers)
                 answer = connection.getresponse()
@@ -268,6 +270,7 @@ def test_a_page_may_read_what_is_left(limited):
 # When to come back
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     quota=st.integers(1, 1000),
     seconds=st.sampled_from([1, 60, 3600]),
@@ -292,27 +295,32 @@ def test_the_wait_is_as_long_as_it_must_be(quota, seconds, previous, current, pa
     assert left(max(elapsed, elapsed + wait - 1 - 1e-6)) <= left(elapsed)
 
 
-def test_who_comes_back_when_it_was_told_to_passes(limited):
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(stores, "time", clock)
+    return clock
+
+
+def test_who_comes_back_when_it_was_told_to_passes(limited, clock):
     client = limited("2/second")
-    for _ in range(4):
+    for _ in range(9):
         while (answer := client.get(PROJECTS)).status_code == 200:
             assert "Retry-After" not in answer.headers
         assert answer.status_code == 429
-        time.sleep(int(answer.headers["Retry-After"]))
+        clock.sleep(int(answer.headers["Retry-After"]))
         assert client.get(PROJECTS).status_code == 200
-        time.sleep(0.13)
+        clock.sleep(0.13)
 
 
-def test_a_burst_at_the_end_of_a_window_is_not_repeated_at_the_start_of_the_next():
+def test_a_burst_at_the_end_of_a_window_is_not_repeated_at_the_start_of_the_next(clock):
     port, rate = free_port(), Rate(20, 1)
     store = HostStore(rate, "test", port)
     try:
-        while time.monotonic() % 1 < 0.95:
-            time.sleep(0.01)
+        clock.now += 0.95
         assert sum(store.count(b"a" * 16).passed for _ in range(30)) == 20
-        time.sleep(1.01 - time.monotonic() % 1)
-        passed = sum(store.count(b"a" * 16).passed for _ in range(30))
-        assert passed <= 20 * (time.monotonic() % 1) + 1
+        clock.now += 0.15
+        assert sum(store.count(b"a" * 16).passed for _ in range(30)) == 2
     finally:
         os.close(store._file)
         counters(port).unlink()
@@ -394,7 +402,7 @@ def test_processes_that_count_at_once_lose_no_count():
             )
             for _ in range(3)
         ]
-        passed = [int(process.communicate(timeout=60)[0]) for process in counting]
+        passed = [int(process.communicate(timeout=300)[0]) for process in counting]
         assert sum(passed) == 30_000
     finally:
         counters(port).unlink()
@@ -406,9 +414,7 @@ def test_all_workers_count_together_to_the_last_request(served):
         assert (found.count(200), found.count(429)) == (100, 500)
         before = children(server.process.pid)
         server.process.send_signal(signal.SIGHUP)
-        end = time.monotonic() + 20
-        while {*children(server.process.pid)} & {*before} and time.monotonic() < end:
-            time.sleep(0.05)
+        until(lambda: not {*children(server.process.pid)} & {*before})
         assert server.request("GET", PROJECTS)[0] == 429
         lines = [json.loads(one) for one in server.log.read_text().splitlines() if one[:1] == "{"]
     assert len([one for one in lines if one.get("event") == "excess_rate_limit_exceeded"]) == 1
@@ -416,17 +422,17 @@ def test_all_workers_count_together_to_the_last_request(served):
 
 def test_a_caller_at_fifty_times_its_limit_costs_another_nothing(served, bearer):
     loud, quiet = bearer("loud"), bearer("quiet")
-    with served("20/second", AUTH="tokens") as server, ThreadPoolExecutor(1) as pool:
-        flooding = pool.submit(flood, server, loud, seconds=3, connections=4)
+    with served("20/day", AUTH="tokens") as server, ThreadPoolExecutor(1) as pool:
+        flooding = pool.submit(flood, server, loud, requests=1000, connections=4)
         answers = []
-        while not flooding.done():
+        for _ in range(20):
             answers += flood(server, quiet, requests=1, connections=1)
-            time.sleep(0.1)
+            time.sleep(0.05)
         loud_ones = flooding.result()
     passed = [status for status, _ in loud_ones].count(200)
     assert statuses(answers) == [200]
     assert statuses(loud_ones) == [200, 429]
-    assert passed <= 20 * 5  # three seconds touch four windows, and are late at times
+    assert passed == 20
     print(f"{len(loud_ones)} requests flooded, {passed} passed; p95 {p95(answers):.1f} ms")
 
 
@@ -436,7 +442,7 @@ def p95(answers):
 
 def test_killed_workers_let_nobody_through_and_block_nobody(served):
     with served("200/day") as server, ThreadPoolExecutor(1) as pool:
-        flooding = pool.submit(flood, server, {}, seconds=4)
+        flooding = pool.submit(flood, server, {}, requests=2000)
         for _ in range(6):
             time.sleep(0.5)
             for worker in children(server.process.pid)[:1]:
@@ -451,7 +457,7 @@ def test_killed_workers_let_nobody_through_and_block_nobody(served):
 def test_a_process_that_dies_with_the_lock_leaves_it_and_a_stopped_one_is_not_waited_for(
     limited, monkeypatch, caplog
 ):
-    monkeypatch.setattr(stores, "REST", 0.3)
+    monkeypatch.setattr(stores, "REST", 300)
     client = limited("2/day")
     assert client.get(PROJECTS).status_code == 200
     holder = subprocess.Popen(
@@ -461,14 +467,14 @@ def test_a_process_that_dies_with_the_lock_leaves_it_and_a_stopped_one_is_not_wa
     try:
         assert holder.stdout.readline() == b"held\n"
         started = time.monotonic()
-        answers = [client.get(PROJECTS) for _ in range(5)]
-        assert time.monotonic() - started < 5
-        assert [(a.status_code, "RateLimit" in a.headers) for a in answers] == [(200, False)] * 5
+        answers = [client.get(PROJECTS) for _ in range(20)]
+        assert time.monotonic() - started < 10 * stores.TURN  # not each waits
+        assert [(a.status_code, "RateLimit" in a.headers) for a in answers] == [(200, False)] * 20
     finally:
         holder.kill()
         holder.wait()
         holder.stdout.close()
-    time.sleep(0.3)
+    monkeypatch.setattr(stores, "REST", 0)
     assert [client.get(PROJECTS).status_code for _ in range(2)] == [200, 429]
     told = [one.getMessage() for one in caplog.records if one.name.endswith("stores")]
     assert len(told) == 2
@@ -509,7 +515,7 @@ class Redis:
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while True:
             try:
                 return socket.create_connection(("127.0.0.1", self.port)).close()
@@ -530,7 +536,7 @@ class Redis:
 def redis(tmp_path, monkeypatch):
     if not REDIS:
         pytest.skip("redis-server is not installed")
-    monkeypatch.setattr(stores, "REST", 0.3)
+    monkeypatch.setattr(stores, "ANSWER", 2)
     running = Redis(tmp_path)
     yield running
     running.stop()
@@ -556,7 +562,10 @@ def test_who_comes_back_when_a_shared_store_told_to_passes(limited, redis):
 
 
 @pytest.mark.parametrize("how", ["away", "silent", "refusing"])
-def test_a_store_that_is_away_is_done_without_until_it_is_back(limited, redis, caplog, how):
+def test_a_store_that_is_away_is_done_without_until_it_is_back(
+    limited, redis, caplog, monkeypatch, how
+):
+    monkeypatch.setattr(stores, "REST", 300)
     client = limited("3/day", RATE_LIMIT_STORE=redis.url)
     get = client.get
     assert [get(PROJECTS).status_code for _ in range(4)] == [200, 200, 200, 429]
@@ -570,8 +579,8 @@ def test_a_store_that_is_away_is_done_without_until_it_is_back(limited, redis, c
         ask(redis, "client kill type normal", password="another")  # noqa: S106 - a test's
     started = time.monotonic()
     assert [get(PROJECTS).status_code for _ in range(30)] == [200] * 3 + [429] * 27
-    assert time.monotonic() - started < 3
-    time.sleep(0.3)
+    assert time.monotonic() - started < 15 * stores.ANSWER  # not each waits
+    monkeypatch.setattr(stores, "REST", 0)
     assert get(PROJECTS).status_code == 429
     come_back = {
         "away": redis.start,
@@ -579,7 +588,6 @@ def test_a_store_that_is_away_is_done_without_until_it_is_back(limited, redis, c
         "refusing": lambda: ask(redis, "config set requirepass s3cret-word", password="another"),  # noqa: S106
     }
     come_back[how]()
-    time.sleep(0.4)
     # One that was started anew has forgotten, the others have not.
     assert get(PROJECTS).status_code == (200 if how == "away" else 429)
     told = [one.getMessage() for one in caplog.records if one.name.endswith("stores")]
@@ -588,7 +596,7 @@ def test_a_store_that_is_away_is_done_without_until_it_is_back(limited, redis, c
 
 
 def ask(redis, *commands, password="s3cret-word"):  # noqa: S107 - a test's
-    with closing(socket.create_connection(("127.0.0.1", redis.port), 5)) as line:
+    with closing(socket.create_connection(("127.0.0.1", redis.port), 60)) as line:
         for command in (f"auth {password}", *commands):
             line.sendall(f"{command}\r\n".encode())
             assert line.recv(1000)[:1] in (b"+", b":")

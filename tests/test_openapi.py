@@ -254,7 +254,7 @@ def test_schemathesis_finds_nothing(server, tmp_path):
         env={**os.environ, "PYTHONPATH": str(config.ROOT), "SCHEMATHESIS_HOOKS": HOOKS},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout
     assert "10/10" in done.stdout

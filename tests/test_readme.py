@@ -31,7 +31,7 @@ def test_a_tour_prints_the_status_codes_that_it_promises(server, sql, shell, rea
         input=script,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert re.findall(r"=> (\d{3})", done.stdout) == promised, done.stdout + done.stderr
     assert len(promised) == script.count('call "') + script.count("call -G") > 0

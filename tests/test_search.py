@@ -250,7 +250,9 @@ TEXT = st.text(
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(TEXT, st.data())
 def test_every_substring_of_two_characters_finds_any_text(client, sql, text, data):

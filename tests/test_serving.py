@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from select import select
 
 import pytest
 
@@ -43,6 +44,16 @@ for pid in children:
 """
 
 
+WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+
+
+def until(is_true) -> None:
+    end = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def children(pid: int) -> list[int]:
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in found.split()]
@@ -68,7 +79,7 @@ def test_a_connection_from_before_a_fork_is_not_used_after_it(database_url, sql)
         cwd=config.ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.stdout.split() == ["200"] * 3, done.stderr
 
@@ -81,14 +92,12 @@ def test_a_stop_finishes_the_running_request(serve, client, make_project, sql):
         change = pool.submit(
             server.request, "PUT", f"{PROJECTS}/{project['id']}", {"name": "finished"}
         )
-        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-        while sql(waiting) == [(0,)]:
-            time.sleep(0.02)
+        until(lambda: sql(WAITING) == [(1,)])
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         sql("COMMIT")
         assert change.result()[0] == 200
-        assert server.process.wait(timeout=20) == 0
+        assert server.process.wait(timeout=60) == 0
     assert client.get(f"{PROJECTS}/{project['id']}").json["name"] == "finished"
 
 
@@ -111,12 +120,10 @@ def post_fork(server, worker):
 """
 
 
-def press_ctrl_c(server) -> float:
-    """Seconds until all has ended."""
-    started = time.monotonic()
+def press_ctrl_c(server) -> None:
+    """All ends, long before a graceful stop would have to."""
     os.killpg(server.process.pid, signal.SIGINT)
-    server.process.wait(timeout=60)
-    return time.monotonic() - started
+    server.process.wait(timeout=30)
 
 
 @pytest.mark.parametrize("delay", [0, 0.1, 0.3, 0.5, 0.7])
@@ -125,7 +132,7 @@ def test_a_ctrl_c_while_workers_boot_ends_them_at_once(serve, delay):
         while "Booting worker" not in server.log.read_text():
             time.sleep(0.01)
         time.sleep(delay)
-        assert press_ctrl_c(server) < 10
+        press_ctrl_c(server)
 
 
 def test_a_ctrl_c_before_a_worker_has_its_handlers_is_not_missed(serve, tmp_path):
@@ -134,16 +141,17 @@ def test_a_ctrl_c_before_a_worker_has_its_handlers_is_not_missed(serve, tmp_path
         while "Booting worker" not in server.log.read_text():
             time.sleep(0.01)
         time.sleep(0.3)
-        assert press_ctrl_c(server) < 10
+        press_ctrl_c(server)
 
 
 def test_a_ctrl_c_waits_for_no_running_request(serve, sql):
-    ladder = {"LOCK": "8", "STATEMENT": "9", "IDLE": "10"}
+    ladder = {"LOCK": "60", "STATEMENT": "70", "IDLE": "80"}
     environ = {f"DATABASE_{name}_TIMEOUT": value for name, value in ladder.items()}
+    environ |= {"REQUEST_TIMEOUT": "90", "GRACEFUL_TIMEOUT": "100"}
     sql("BEGIN")
     sql("LOCK TABLE projects IN EXCLUSIVE MODE")
     with (
-        serve(REQUEST_TIMEOUT="11", **environ) as server,
+        serve(**environ) as server,
         ThreadPoolExecutor(8) as pool,
     ):
 
@@ -152,8 +160,9 @@ def test_a_ctrl_c_waits_for_no_running_request(serve, sql):
                 server.request("POST", PROJECTS, {"name": "x"})
 
         asked = pool.map(create, range(8))
+        until(lambda: sql(WAITING) != [(0,)])
         time.sleep(0.5)
-        assert press_ctrl_c(server) < 10
+        press_ctrl_c(server)
         list(asked)
     sql("ROLLBACK")
 
@@ -168,84 +177,103 @@ def test_a_ctrl_c_is_the_masters_to_pass_on(serve):
 
 
 def test_a_stop_says_so_first_and_serves_on_meanwhile(serve):
+    with serve(DRAIN_SECONDS="120", GRACEFUL_TIMEOUT="150") as server:
+        server.process.send_signal(signal.SIGTERM)
+        # Of the two workers any may answer.
+        until(lambda: {server.request("GET", "/ready")[0] for _ in range(20)} == {503})
+        for _ in range(20):
+            assert server.request("GET", PROJECTS)[0] == 200
+        status, headers, body = server.request("GET", "/ready")
+        assert (status, headers["retry-after"]) == (503, "5")
+        assert body["detail"] == "This server is stopping."
+        assert server.stop() == 0
+
+
+def test_a_stop_that_says_so_first_ends_by_itself(serve):
     with serve(DRAIN_SECONDS="2") as server:
         started = time.monotonic()
-        server.process.send_signal(signal.SIGTERM)
-        while server.request("GET", "/ready")[0] == 200:
-            assert time.monotonic() < started + 1.5
-        while time.monotonic() < started + 1.8:
-            assert server.request("GET", PROJECTS)[0] == 200
-            status, headers, body = server.request("GET", "/ready")
-            assert (status, headers["retry-after"]) == (503, "5")
-            assert body["detail"] == "This server is stopping."
-        assert server.process.wait(timeout=20) == 0
-        assert 2 < time.monotonic() - started < 10
+        assert server.stop() == 0
+        assert time.monotonic() - started > 2
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_that_says_so_first_can_be_hastened(serve, how):
-    with serve(DRAIN_SECONDS="15") as server:
+    with serve(DRAIN_SECONDS="120", GRACEFUL_TIMEOUT="150") as server:
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
-        started = time.monotonic()
-        assert server.stop(how) == 0
-        assert time.monotonic() - started < 10
+        until(lambda: server.request("GET", "/ready")[0] == 503)
+        assert server.stop(how) == 0  # within 30 seconds
 
 
 def test_a_stop_waits_neither_for_idle_clients_nor_for_half_requests(serve):
-    with serve(READ_TIMEOUT="30") as server, ExitStack() as links:
+    with serve() as server, ExitStack() as links:
         for begun in (b"", b"GET / HTTP", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"):
             link = socket.create_connection(("127.0.0.1", server.port))
             links.enter_context(link).sendall(begun)
         time.sleep(0.3)
-        started = time.monotonic()
-        assert server.stop() == 0
-        assert time.monotonic() - started < 10
+        assert server.stop() == 0  # within 30 seconds, before READ_TIMEOUT and GRACEFUL_TIMEOUT
 
 
 def test_whom_the_kernel_let_in_is_served_before_the_listener_closes(serve):
     with serve(WEB_CONCURRENCY="1") as server, ExitStack() as links:
         [worker] = children(server.process.pid)
         os.kill(worker, signal.SIGSTOP)
+        until(lambda: "State:\tT" in status_of(worker))
         waiting = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
         for link in waiting:
             links.enter_context(link).sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        until(lambda: is_pending(signal.SIGTERM, worker))
         os.kill(worker, signal.SIGCONT)
         answers = [link.recv(65536) for link in waiting]
         assert all(b"200 OK" in answer and b"Connection: close" in answer for answer in answers)
-        assert server.process.wait(timeout=20) == 0
+        assert server.process.wait(timeout=60) == 0
+
+
+def is_pending(number: int, pid: int) -> bool:
+    """Whether the signal was sent to the process, which has not seen it yet."""
+    signals = int(re.findall(r"ShdPnd:\t(\w+)", status_of(pid))[0], 16)
+    return bool(signals >> (number - 1) & 1)
+
+
+def status_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text()
 
 
 def test_without_their_master_workers_start_nothing_after_four_seconds(serve, sql):
     """Those who are kept, those who come, and those who wait for a thread."""
     sql("BEGIN")
-    sql("LOCK TABLE projects IN EXCLUSIVE MODE")  # a create takes a second, and is a 503
-    answered: list[float] = []
-    with serve(WEB_CONCURRENCY="1", THREADS="1") as server, ThreadPoolExecutor(12) as pool:
+    sql("LOCK TABLE projects IN EXCLUSIVE MODE")  # a create takes four seconds, and is a 503
+    ladder = {"LOCK": "4", "STATEMENT": "5", "IDLE": "6", "POOL": "9"}
+    environ = {f"DATABASE_{name}_TIMEOUT": value for name, value in ladder.items()}
+    environ |= {"WEB_CONCURRENCY": "1", "THREADS": "1", "REQUEST_TIMEOUT": "12"}
+    with serve(**environ) as server, ThreadPoolExecutor(12) as pool:
         [worker] = children(server.process.pid)
-        end = time.monotonic() + 9
+
+        stop = threading.Event()
 
         def create(_: int) -> None:
             with suppress(OSError, HTTPException):
-                while time.monotonic() < end:
+                while not stop.is_set():
                     server.request("POST", PROJECTS, {"name": "x"})
-                    answered.append(time.monotonic())
 
         asked = pool.map(create, range(12))
-        time.sleep(1)
-        killed = time.monotonic()
-        server.process.kill()
+        try:
+            until(lambda: begun(server) > 0)
+            before = begun(server)
+            server.process.kill()
+            until(lambda: not Path(f"/proc/{worker}").exists())
+        finally:
+            stop.set()
         list(asked)
-        ended = time.monotonic() - killed
-        while Path(f"/proc/{worker}").exists():
-            assert time.monotonic() - killed < 8
-            time.sleep(0.05)
     sql("ROLLBACK")
-    assert [at for at in answered if at > killed]
-    assert max(answered) - killed < 4 + 1.5
-    assert ended < 6
+    # Of the two threads each was at work, and began once more at most: another 4 seconds later all
+    # is over. Ten clients had been waiting.
+    assert 1 <= begun(server) - before <= 4
+
+
+def begun(server) -> int:
+    """How many creates a thread has worked on for a second or more, and ended."""
+    return len(re.findall(r" POST .* 503 [1-9]\d{3,}\.\d ms", server.log.read_text()))
 
 
 class Load:
@@ -267,9 +295,11 @@ class Load:
             thread.join()
 
     def _ask(self, keep: int) -> None:
-        client = HTTPConnection("127.0.0.1", self.server.port, timeout=10)
+        client = HTTPConnection("127.0.0.1", self.server.port, timeout=60)
         headers = {} if keep else {"Connection": "close"}
         while not self._stop.is_set():
+            if client.sock and select([client.sock], [], [], 0)[0]:
+                client.close()  # as the server did, while this one had no time to ask
             started = time.monotonic()
             path = "/ready" if self.answered % 2 else f"{PROJECTS}?page_size=1"
             try:
@@ -289,7 +319,7 @@ class Load:
 def upgrade(master: int, log: Path, workers: int = 2) -> int:
     """What docs/operations.md says; returns the new master's pid."""
     os.kill(master, signal.SIGUSR2)
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while log.read_text().count("Worker ready") < 2 * workers:
         assert time.monotonic() < end, log.read_text()
         time.sleep(0.05)
@@ -300,7 +330,7 @@ def upgrade(master: int, log: Path, workers: int = 2) -> int:
 
 def end(pid: int) -> None:
     os.kill(pid, signal.SIGINT)
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 60
     while (
         Path(f"/proc/{pid}").exists() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     ):
@@ -311,17 +341,19 @@ def end(pid: int) -> None:
 def test_an_upgrade_loses_no_request(serve, client, make_project):
     make_project()
     with serve(DRAIN_SECONDS="5") as server, Load(server) as load:
+        until(lambda: load.answered > 300)
+        usual = load.gap
         new = upgrade(server.process.pid, server.log)
         try:
-            assert server.process.wait(timeout=20) == 0
-            time.sleep(1)
+            assert server.process.wait(timeout=60) == 0
+            before = load.answered
+            until(lambda: load.answered > before + 300)
             assert server.request("GET", "/ready")[0] == 200
         finally:
             load.__exit__()
             end(new)
     assert load.failed == []
-    assert load.answered > 500
-    assert load.gap < 2
+    assert load.gap < 2 + 20 * usual  # while there are twice as many processes
 
 
 # What follows is what a newcomer does: make run in a clone, at a path with a space.
@@ -359,7 +391,7 @@ def make_run(clone):
         )
         log.close()
         started.append(process)
-        url, end = f"http://127.0.0.1:{port}", time.monotonic() + 60
+        url, end = f"http://127.0.0.1:{port}", time.monotonic() + 120
         while curl(f"{url}/ready").returncode:
             assert time.monotonic() < end, (clone.parent / "log").read_text()
             time.sleep(0.05)
@@ -389,7 +421,7 @@ def test_a_reload_keeps_the_database_and_the_stop_after_it_ends_it(clone, make_r
     keeper = {pid for pid in pids_naming(clone) if pid in children(master)}
     before = set(children(master)) - keeper
     os.kill(master, signal.SIGHUP)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while before & set(children(master)) or curl(f"{url}{PROJECTS}/{kept}").returncode:
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -403,7 +435,7 @@ def test_an_upgrade_keeps_the_database_too(clone, make_run):
     kept = create(url)
     [master] = children(process.pid)
     new = upgrade(master, clone.parent / "log")
-    process.wait(timeout=20)
+    process.wait(timeout=60)
     assert curl(f"{url}{PROJECTS}/{kept}").returncode == 0
     end(new)
     assert pids_naming(clone) == []
@@ -459,7 +491,7 @@ def test_make_run_with_a_database_url_starts_no_database(clone, database_url, ap
         stderr=subprocess.DEVNULL,
     )
     try:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while curl(f"http://127.0.0.1:{port}/ready").returncode:
             assert time.monotonic() < end
             time.sleep(0.05)

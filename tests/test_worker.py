@@ -27,6 +27,10 @@ from tests.test_serving import children
 
 pytestmark = pytest.mark.slow
 
+# Seconds that a client waits for what takes the service none. Its own limits, where a test is not
+# about them, are longer: whoever had to wait for one would not be answered in time.
+PATIENCE = 40
+
 GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = GET.replace(b"x\r\n", b"x\r\nConnection: close\r\n")
 ONE = LAST.replace(b"/health", b"/api/v1/projects?page_size=1")
@@ -38,7 +42,7 @@ def connect(server, receive_buffer=None):
     link = socket.socket()
     if receive_buffer:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    link.settimeout(8)
+    link.settimeout(PATIENCE)
     link.connect(("127.0.0.1", server.port))
     return closing(link)
 
@@ -84,12 +88,36 @@ def get_one(server):
     return time.monotonic() - started
 
 
+# As few threads as can be: four who held one would hold all.
+FEW = {"WEB_CONCURRENCY": "1", "THREADS": "1", "ALLOWED_ORIGINS": "https://*.example.com"}
+
+
 @pytest.fixture(scope="module")
 def server(serve):
-    """As few threads as can be: four who held one would hold all."""
-    few = {"WEB_CONCURRENCY": "1", "THREADS": "1", "READ_TIMEOUT": "1"}
-    with serve(**few, ALLOWED_ORIGINS="https://*.example.com") as running:
+    """A client that is slow, or rests, is waited for longer than another has PATIENCE."""
+    with serve("--keep-alive", "60", READ_TIMEOUT="60", **FEW) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def hasty_server(serve):
+    with serve(READ_TIMEOUT="2", **FEW) as running:
+        yield running
+
+
+def until(is_true):
+    end = time.monotonic() + PATIENCE
+    while not is_true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def connected(server):
+    """So many clients the server has at present."""
+    links = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    own = [link for link in links if link[1].endswith(f":{server.port:04X}")]
+    # Listeners are 0A, and a connection has no inode before it is accepted and after its close.
+    return sum(link[3] != "0A" and link[9] != "0" for link in own)
 
 
 @pytest.fixture
@@ -106,7 +134,8 @@ def large_list(sql):
 def test_two_hundred_slow_clients_do_not_hold_up_others(serve, large_list):
     body = post(b"Content-Length: 1000")
     begun = {"head": GET[:5], "body": body, "silent": b"", "never reading": LISTS}
-    with serve(WEB_CONCURRENCY="2", READ_TIMEOUT="3") as server, ExitStack() as links:
+    with serve(WEB_CONCURRENCY="2") as server, ExitStack() as links:
+        alone = [get_one(server) for _ in range(50)]
         slow, stop, waited = [], threading.Event(), []
 
         def trickle():
@@ -116,7 +145,7 @@ def test_two_hundred_slow_clients_do_not_hold_up_others(serve, large_list):
                         link.send(b"x")
 
         def ask(_):
-            while not stop.is_set():
+            for _ in range(50):
                 waited.append(get_one(server))
 
         for first in begun.values():
@@ -127,12 +156,10 @@ def test_two_hundred_slow_clients_do_not_hold_up_others(serve, large_list):
                     slow.append(link)
         threading.Thread(target=trickle, daemon=True).start()
         with ThreadPoolExecutor(4) as honest:
-            asked = honest.map(ask, range(4))
-            time.sleep(5)
-            stop.set()
-            list(asked)  # raises for one that was not answered
-    assert len(waited) > 200
-    assert statistics.quantiles(waited, n=100)[-1] < 1
+            list(honest.map(ask, range(4)))  # raises for one that was not answered
+        stop.set()
+    assert len(waited) == 200
+    assert statistics.median(waited) < 1 + 20 * statistics.median(alone)
 
 
 @pytest.mark.parametrize(
@@ -140,53 +167,61 @@ def test_two_hundred_slow_clients_do_not_hold_up_others(serve, large_list):
     [GET[:-2], post(b"Content-Length: 50") + GOOD, CHUNKED, CHUNKED + chunks(GOOD) + b"0\r\n"],
     ids=["head", "body", "no chunk", "no end of chunks"],
 )
-def test_half_a_request_is_answered_with_408_at_the_deadline(server, begun):
+def test_half_a_request_is_answered_with_408_at_the_deadline(hasty_server, begun):
     started = time.monotonic()
-    assert is_problem(exchange(server, begun), 408) == "The request was not whole after 1 seconds."
-    assert 0.9 < time.monotonic() - started < 3
+    told = is_problem(exchange(hasty_server, begun), 408)
+    assert told == "The request was not whole after 2 seconds."
+    assert time.monotonic() - started > 1.9
 
 
 @pytest.mark.parametrize("begun", [GET[:5], post(b"Content-Length: 100")], ids=["head", "body"])
-def test_a_byte_now_and_then_does_not_move_the_deadline(server, begun):
+def test_a_byte_now_and_then_does_not_move_the_deadline(hasty_server, begun):
     started = time.monotonic()
-    with connect(server) as link:
+    with connect(hasty_server) as link:
         link.settimeout(0.2)
         answer = b""
-        while not answer and time.monotonic() < started + 5:
+        while not answer and time.monotonic() < started + PATIENCE:
             link.sendall(begun)
             begun = b"x"
             with suppress(TimeoutError):
                 answer = link.recv(65536)
     is_problem(answer, 408)
-    assert time.monotonic() - started < 3
 
 
-def test_a_silent_client_is_closed_without_a_word(server):
-    assert exchange(server) == b""
+def test_a_silent_client_is_closed_without_a_word(hasty_server):
+    assert exchange(hasty_server) == b""
 
 
-def test_a_client_that_never_reads_is_dropped_and_holds_no_thread(server, large_list):
+def test_clients_that_never_read_hold_no_thread(server, large_list):
     with ExitStack() as stack:
-        links = [stack.enter_context(connect(server, 4096)) for _ in range(4)]
+        for _ in range(4):
+            link = stack.enter_context(connect(server, 4096))
+            link.sendall(LISTS)
+            assert link.recv(1) == b"H"
+        get_one(server)
+
+
+def test_a_client_that_never_reads_is_dropped(hasty_server, large_list):
+    with ExitStack() as stack:
+        links = [stack.enter_context(connect(hasty_server, 4096)) for _ in range(4)]
         for link in links:
             link.sendall(LISTS)
-        time.sleep(0.5)
-        assert get_one(server) < 1
-        time.sleep(2.5)
+            assert link.recv(1, socket.MSG_PEEK) == b"H"
+        until(lambda: connected(hasty_server) == 0)
         assert all(0 < len(receive(link)) < 6_000_000 for link in links)
 
 
-def test_a_slow_reader_gets_all_of_it(server, large_list):
+def test_a_slow_reader_gets_all_of_it(hasty_server, large_list):
     started = time.monotonic()
-    with connect(server, 4096) as link:
+    with connect(hasty_server, 4096) as link:
         link.sendall(LISTS + LAST)
         answer = b""
         while part := link.recv(65536):
             answer += part
-            time.sleep(0.001)
+            if time.monotonic() < started + 4:  # twice READ_TIMEOUT
+                time.sleep(0.01)
     assert statuses(answer) == [200] * 5
     assert len(answer) > 6_000_000
-    assert time.monotonic() - started > 1.5
 
 
 # Large ones.
@@ -199,7 +234,7 @@ def test_a_body_too_large_is_refused_before_it_comes_and_holds_no_thread(server,
             link = stack.enter_context(connect(server))
             link.sendall(post(b"Content-Length: 1073741824") + body)
             assert statuses(link.recv(65536)) == [413]
-        assert get_one(server) < 1
+        get_one(server)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +256,7 @@ def test_a_host_that_is_none_is_a_400(server, host):
 
 
 def test_who_sends_a_body_too_large_to_the_end_reads_the_413(server):
-    with closing(HTTPConnection("127.0.0.1", server.port, timeout=8)) as client:
+    with closing(HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)) as client:
         client.request("POST", PROJECTS, b" " * 8 * LIMIT, {"Content-Type": "application/json"})
         assert client.getresponse().status == 413
 
@@ -241,7 +276,7 @@ def test_what_all_clients_send_together_is_bounded(serve):
         for _ in range(80):
             with suppress(ConnectionError):
                 links.enter_context(connect(server)).sendall(begun)
-        assert get_one(server) < 1
+        get_one(server)
         assert resident(worker) - before < 60 * 2**20
 
 
@@ -253,7 +288,8 @@ def test_more_silent_clients_than_connections_do_not_keep_others_out(serve):
     with serve("--worker-connections", "20", WEB_CONCURRENCY="1") as server, ExitStack() as links:
         for _ in range(60):
             links.enter_context(connect(server))
-        assert max(get_one(server) for _ in range(20)) < 1
+        for _ in range(20):
+            get_one(server)
 
 
 # Chunks, pipelines, expectations.
@@ -277,9 +313,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("sent", "status"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_can_only_be_refused_is_not_waited_for(server, sql, sent, status):
-    started = time.monotonic()
     is_problem(exchange(server, sent), status)
-    assert time.monotonic() - started < 0.9
     assert sql("SELECT * FROM projects") == []
 
 
@@ -321,24 +355,24 @@ ORIGIN = b"Origin: https://a.example.com"
     ],
 )
 def test_a_page_may_read_what_never_reaches_the_application_as_all_else(
-    server, sent, status, fields, is_let_in
+    hasty_server, sent, status, fields, is_let_in
 ):
-    answer = exchange(server, sent % fields)
+    answer = exchange(hasty_server, sent % fields)
     is_problem(answer, status)
     assert (b"\r\nAccess-Control-Allow-Origin: https://a.example.com\r\n" in answer) == is_let_in
     assert (b"\r\nAccess-Control-Expose-Headers: ETag, " in answer) == is_let_in
     assert (b"\r\nAccess-Control-Allow-Credentials: true\r\n" in answer) == is_let_in
 
 
-def test_an_origin_whose_line_has_not_come_to_its_end_is_not_answered(server):
-    answer = exchange(server, GET.replace(b"\r\n\r\n", b"\r\nOrigin: https://a.example.com"))
+def test_an_origin_whose_line_has_not_come_to_its_end_is_not_answered(hasty_server):
+    answer = exchange(hasty_server, GET.replace(b"\r\n\r\n", b"\r\nOrigin: https://a.example.com"))
     is_problem(answer, 408)
     assert b"Access-Control" not in answer
 
 
-def test_the_head_of_the_request_before_says_nothing_of_the_next(server):
+def test_the_head_of_the_request_before_says_nothing_of_the_next(hasty_server):
     first = GET.replace(b"x\r\n", b"x\r\nOrigin: https://a.example.com\r\nX-Request-ID: abc\r\n")
-    answer = exchange(server, first + GET[:9])
+    answer = exchange(hasty_server, first + GET[:9])
     second = answer[answer.index(b"HTTP/1.1 408") :]
     is_problem(second, 408)
     assert b"Access-Control" not in second
@@ -347,13 +381,13 @@ def test_the_head_of_the_request_before_says_nothing_of_the_next(server):
 
 @pytest.mark.parametrize(("sent", "status"), NOT_SERVED.values(), ids=NOT_SERVED.keys())
 def test_a_request_id_is_returned_and_logged_with_what_never_reaches_the_application(
-    server, sent, status
+    hasty_server, sent, status
 ):
     request_id = f"mine-{random.random()}"  # noqa: S311
-    answer = exchange(server, sent % f"X-Request-ID: {request_id}".encode())
+    answer = exchange(hasty_server, sent % f"X-Request-ID: {request_id}".encode())
     is_problem(answer, status)
     assert f"\r\nX-Request-ID: {request_id}\r\n".encode() in answer
-    assert server.log.read_text().count(f" {status} 0 ms  [{request_id}]") == 1
+    assert hasty_server.log.read_text().count(f" {status} 0 ms  [{request_id}]") == 1
 
 
 def test_a_request_id_that_is_none_is_replaced(server):
@@ -441,14 +475,12 @@ def test_pipelined_requests_are_answered_in_order(server, sql):
 
 def test_a_request_whose_end_could_be_elsewhere_is_the_last_of_its_connection(server, sql):
     sent = post(b"Transfer-Encoding: identity, chunked") + chunks(GOOD) + b"0\r\n\r\n" + GET
-    started = time.monotonic()
     assert statuses(exchange(server, sent)) == [201]
-    assert time.monotonic() - started < 0.9
 
 
-def test_half_a_pipelined_request_waits_for_its_other_half(server):
+def test_half_a_pipelined_request_waits_for_its_other_half(server, hasty_server):
     assert statuses(exchange(server, GET + LAST[:-9], LAST[-9:], pause=0.3)) == [200, 200]
-    first, second = statuses(exchange(server, GET + LAST[:-9]))
+    first, second = statuses(exchange(hasty_server, GET + LAST[:-9]))
     assert (first, second) == (200, 408)
 
 
@@ -479,16 +511,11 @@ def test_a_client_that_ends_its_half_is_answered_what_it_asked(server, sent, exp
     with connect(server) as link:
         link.sendall(sent)
         link.shutdown(socket.SHUT_WR)
-        started = time.monotonic()
         assert statuses(receive(link)) == expected
-        assert time.monotonic() - started < 0.9
 
 
-def test_a_connection_is_kept_for_the_next_request_and_closed_when_it_idles(serve):
-    with (
-        serve("--keep-alive", "1", WEB_CONCURRENCY="1", READ_TIMEOUT="5") as server,
-        closing(HTTPConnection("127.0.0.1", server.port, timeout=8)) as client,
-    ):
+def test_a_connection_is_kept_for_the_next_request(server):
+    with closing(HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)) as client:
         client.connect()
         link = client.sock
         for method, path in [("GET", "/health"), ("HEAD", "/docs"), ("GET", "/nowhere")] * 10:
@@ -496,9 +523,14 @@ def test_a_connection_is_kept_for_the_next_request_and_closed_when_it_idles(serv
             body = client.getresponse().read()
             assert (body == b"") == (method == "HEAD")
         assert client.sock is link
+
+
+def test_a_connection_that_idles_is_closed(serve):
+    with serve("--keep-alive", "1", WEB_CONCURRENCY="1") as server, connect(server) as link:
         started = time.monotonic()
-        assert link.recv(1) == b""
-        assert 0.9 < time.monotonic() - started < 3
+        link.sendall(GET)
+        assert statuses(receive(link)) == [200]
+        assert time.monotonic() - started > 0.9
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl for a certificate")
@@ -511,9 +543,8 @@ def test_with_tls_of_its_own_it_serves_as_gunicorn_does(database_url, app, tmp_p
     context = ssl.create_default_context(cafile=tmp_path / "cert")
     context.check_hostname = False
     try:
-        while "Worker ready" not in server.log.read_text():
-            time.sleep(0.05)
-        client = HTTPSConnection("127.0.0.1", server.port, timeout=8, context=context)
+        until(lambda: "Worker ready" in server.log.read_text())
+        client = HTTPSConnection("127.0.0.1", server.port, timeout=PATIENCE, context=context)
         with closing(client):
             for path in ("/health", PROJECTS, "/ready") * 2:
                 client.request("GET", path)

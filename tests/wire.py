@@ -45,6 +45,7 @@ class Proxy(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", free_port()), _Link)
         self.upstream = parameters
         self.queries: list[str] = []
+        self.farewells = 0  # of connections that PostgreSQL has ended
         self.links: list[socket.socket] = []
         self.refuses = False
         self.silent = False
@@ -88,6 +89,7 @@ class _Link(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         if self.server.refuses:
             return
+        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is sent is there
         self.server.links.append(self.request)
         upstream = self.server.connect()
         threading.Thread(target=self._answers, args=(upstream,), daemon=True).start()
@@ -136,6 +138,7 @@ class _Link(socketserver.BaseRequestHandler):
                     self.request.shutdown(socket.SHUT_RDWR)
                     return
                 self.request.sendall(part)
+                self.server.farewells += b"57P01" in part
         except OSError:
             pass
 
