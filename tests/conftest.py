@@ -49,13 +49,6 @@ PATIENT = {"READ_TIMEOUT": "60", "DATABASE_PING_AFTER": "3600"}
 os.environ["FLASK_SKIP_DOTENV"] = "1"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each process of the tests whole files; of those that are slow, one runs at a time."""
-    for item in items:
-        group = "slow" if item.get_closest_marker("slow") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     """In CI a test that is skipped fails: CI has all that the tests need."""
