@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from projectapp import database
 from projectapp.database.statements import prepare
+from projectapp.listing import Filter, Listing
 from projectapp.projects import lists, queries
 from projectapp.projects.models import FIELDS, Project
 from tests.conftest import PROJECTS
@@ -280,3 +281,33 @@ def test_two_statements_serve_every_choice_of_fields_to_change(client, make_proj
             before = changed
     assert queries._change.cache_info().currsize == 2
     assert prepare.cache_info().currsize <= 4 + 1, "a change with a version, without, and a read"
+
+
+def test_a_list_works_for_columns_whose_names_are_words_of_sql_or_python(app, sql):
+    table = sa.Table(
+        "select",
+        sa.MetaData(),
+        *(sa.Column(name, sa.Text) for name in ("order", "items", "Größe")),
+        sa.Column("id", sa.Integer),
+    )
+    listing = Listing(
+        table=table,
+        columns=["id", "order", "items", "Größe"],
+        filters=[Filter(lambda c: c["items"] != sa.literal_column("'x'"))],
+        parts=(),
+        keys=[("order", True), ("id", True)],
+        render=lambda c: sa.cast(sa.func.json_build_array(c.id, c["Größe"]), sa.Text),
+        hides=False,
+    )
+    values = {"size": 2, "skipped": 0}
+    sql('CREATE TABLE "select" ("order" text, items text, "Größe" text, id integer)')
+    try:
+        sql(
+            """INSERT INTO "select" SELECT 'o' || n, 'i' || n, 'g' || n, n
+            FROM generate_series(1, 9) AS n"""
+        )
+        with app.app_context():
+            row = database.one(listing.statement("exact"), values)
+        assert (row.items, row.counted) == ('[9, "g9"],[8, "g8"]', 9)
+    finally:
+        sql('DROP TABLE "select"')

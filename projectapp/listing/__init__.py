@@ -16,10 +16,10 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import aggregate_order_by
-from sqlalchemy.dialects.postgresql.psycopg2 import dialect
 
 from projectapp.database import Row, rfc3339
 from projectapp.listing.parts import (
+    DIALECT,
     SIZE,
     SKIPPED,
     Filter,
@@ -35,7 +35,6 @@ from projectapp.pagination import Position, WrongCursor
 __all__ = ["COUNTED", "COUNTS", "Filter", "Listing", "Page", "Start", "constant", "read"]
 
 COUNTS = ("auto", "exact", "none")
-_DIALECT = dialect()  # type: ignore[no-untyped-call]
 COUNTED = 10_000  # matches that auto counts; where the planner says twice as many, it counts none
 
 
@@ -151,7 +150,7 @@ class Listing:
             one.condition(self.table.c) if one.indexed is None else one.indexed
             for one in self.filters
         )
-        compiled = every.where(*conditions).compile(dialect=_DIALECT)
+        compiled = every.where(*conditions).compile(dialect=DIALECT)
         names = re.findall(r"%\((\w+)\)s", str(compiled))
         query = re.sub(r"%\(\w+\)s", "%L", str(compiled))
         return sa.func.row_estimate(sa.func.format(query, *(compiled.binds[n] for n in names)))

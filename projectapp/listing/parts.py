@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql.psycopg2 import dialect
 
 from projectapp.pagination import beyond
 
 if TYPE_CHECKING:
     from projectapp.listing import Listing
 
+DIALECT = dialect()  # type: ignore[no-untyped-call]
 SIZE = sa.bindparam("size", type_=sa.Integer)
 SKIPPED = sa.bindparam("skipped", type_=sa.BigInteger)
 
@@ -28,28 +30,33 @@ _TRIED = constant(4_000)  # rows that are tried in the list's order before match
 _RARE = constant(10)  # matches among them: with fewer, the matches of all parts are fetched at once
 
 
-class Columns(dict[str, Any]):
-    """The columns of a subquery or CTE, as items and attributes.
+class Columns:
+    """The columns of a subquery or CTE of a list, as attributes and items.
 
     They are text. Most of the time that SQLAlchemy takes to compile a statement is for columns, and
     each level of a list's statement would have all of them again.
     """
 
     def __init__(self, alias: str, types: Mapping[str, Any]) -> None:
-        super().__init__((n, sa.literal_column(f"{alias}.{n}", kind)) for n, kind in types.items())
-        self |= {
-            n: sa.literal_column(f"{alias}.{n}", SIZE.type) for n in ("part", "matches", "number")
-        }
+        own = dict.fromkeys(("part", "matches", "number"), SIZE.type)
+        for name, kind in {**types, **own}.items():
+            setattr(self, name, sa.literal_column(_qualify(alias, name), kind))
 
-    __getattr__ = dict.__getitem__
+    def __getitem__(self, name: str) -> sa.ColumnElement[Any]:
+        return cast(sa.ColumnElement[Any], getattr(self, name))
 
 
 def select_of(source: Any, types: Mapping[str, Any]) -> tuple[sa.Select[Any], Any]:
-    """Return a select of the columns that have `types`, and all columns."""
-    every: sa.ColumnElement[Any] = sa.literal_column(
-        ", ".join(f"{source.name}.{name}" for name in types)
-    )
-    return sa.select(every).select_from(source), Columns(source.name, types)
+    """Return a select of the columns that have `types`, and all columns of `source`."""
+    return sa.select(_list(source.name, types)).select_from(source), Columns(source.name, types)
+
+
+def _list(alias: str, names: Iterable[str]) -> sa.ColumnElement[Any]:
+    return sa.literal_column(", ".join(_qualify(alias, name) for name in names))
+
+
+def _qualify(alias: str, name: str) -> str:
+    return ".".join(map(DIALECT.identifier_preparer.quote, (alias, name)))
 
 
 class Filter(NamedTuple):
@@ -73,8 +80,6 @@ class Parts:
     def __init__(self, listing: Listing, start: Start | None, counts: bool) -> None:
         self.table, self.filters, self.parts = listing.table, listing.filters, listing.parts
         self.part_number = listing.part_number
-        names = (f"{self.table.name}.{name}" for name in listing.columns)
-        self.columns: sa.ColumnElement[Any] = sa.literal_column(", ".join(names))
         self.types = listing.types
         self.is_resumed, self.counts = start is not None, counts
         self.first, self.backward = start or (0, False)
@@ -161,7 +166,7 @@ class Parts:
         return matches.cte(name)
 
     def _rows(self, filters: Sequence[Filter]) -> sa.Select[Any]:
-        rows = sa.select(self.columns).select_from(self.table)
+        rows = sa.select(_list(self.table.name, self.types)).select_from(self.table)
         return rows.where(*(one.condition(self.table.c) for one in filters))
 
     def _all(
