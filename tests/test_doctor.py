@@ -417,7 +417,10 @@ def primary(tmp_path_factory):
     binaries = config.Testing(os.environ).PG_BIN
     server = Server(tmp_path_factory.mktemp("primary"), binaries)
     server.start()
-    yield server.parameters
+    with closing(psycopg2.connect(**server.parameters)) as connection:
+        connection.autocommit = True
+        connection.cursor().execute("CREATE DATABASE test")
+    yield {**server.parameters, "dbname": "test"}
     server.release()
 
 

@@ -302,7 +302,7 @@ READ_ONLY = {"options": "-c default_transaction_read_only=on"}
 @pytest.mark.parametrize(
     ("prepare", "over", "words"),
     [
-        ("", {"dbname": "nosuch"}, "does not exist"),
+        ("", {"dbname": "test_missing"}, "does not exist"),
         ("", {"user": "nosuch"}, "does not exist"),
         ("", {"port": "9"}, "No such file or directory"),
         ("", READ_ONLY, "read-only transaction"),
