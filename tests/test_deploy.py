@@ -22,6 +22,8 @@ import config
 from tests.test_serving import end, upgrade
 from tests.wire import free_port
 
+pytestmark = pytest.mark.slow
+
 PAGE = (config.ROOT / "docs" / "deploy.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.S | re.M))
 PLATFORMS = [name for name in SECTIONS if name != "Everywhere"]

@@ -9,6 +9,8 @@ import pytest
 
 import config
 
+pytestmark = pytest.mark.slow
+
 LOADED = "import config; print('PORT', config.load().PORT)"
 SHELL = "print('PORT', app.config['PORT'])\n"
 STARTS = {

@@ -145,6 +145,7 @@ def lines_of(server):
     return [json.loads(line) for line in server.log.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_in_production_all_lines_are_json_gunicorns_own_among_them(serve):
     with serve("--timeout", "2", WEB_CONCURRENCY="1", **PRODUCTION) as server:
         server.request("GET", "/nowhere")
@@ -165,6 +166,7 @@ def test_in_production_all_lines_are_json_gunicorns_own_among_them(serve):
     assert (access["logger"], len(access["request_id"])) == ("projectapp.access", 32)
 
 
+@pytest.mark.slow
 def test_in_development_all_lines_are_text_of_one_form(serve):
     with serve(LOG_FORMAT="text") as server:
         server.request("GET", "/nowhere", **{"X-Request-ID": "abc"})
@@ -176,6 +178,7 @@ def test_in_development_all_lines_are_text_of_one_form(serve):
     assert access.endswith("  [abc]")
 
 
+@pytest.mark.slow
 def test_a_line_of_a_request_has_its_id_whoever_writes_it(serve):
     away = f"postgresql://someone@127.0.0.1:{free_port()}/test"
     with serve(LOG_FORMAT="json", READY_DETAIL="off", DATABASE_URL=away) as server:
@@ -185,6 +188,7 @@ def test_a_line_of_a_request_has_its_id_whoever_writes_it(serve):
     assert (line["request_id"], line["message"][:9]) == ("abc", "not ready")
 
 
+@pytest.mark.slow
 def test_a_log_level_is_that_of_gunicorns_lines_too(serve):
     with serve(LOG_LEVEL="warning", LOG_FORMAT="json", WEB_CONCURRENCY="1") as server:
         [worker] = children(server.process.pid)
@@ -194,6 +198,7 @@ def test_a_log_level_is_that_of_gunicorns_lines_too(serve):
     assert [line["level"] for line in lines_of(server)] == ["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", ["RuntimeError('line 1\\nline 2')", "SystemExit('A sentence.')"])
 def test_warnings_and_what_ends_a_worker_or_a_thread_are_one_line_each(serve, tmp_path, error):
     (tmp_path / "conf.py").write_text(UNABLE.format(error=error))

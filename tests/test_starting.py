@@ -17,6 +17,8 @@ from tests.conftest import PROJECTS
 from tests.test_serving import children, end
 from tests.wire import free_port
 
+pytestmark = pytest.mark.slow
+
 CHECK = [sys.executable, "-m", "config"]
 GUNICORN = [sys.executable, "-m", "gunicorn", "wsgi:app"]
 
