@@ -259,7 +259,7 @@ def database_url(text: str) -> dict[str, str]:
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 # Names that no public server has: of one machine, a container's network, a company's.
-_PRIVATE = (".local", ".localhost", ".internal", ".svc", ".lan", ".test", ".home.arpa")
+_PRIVATE = (".local", ".localhost", ".internal", ".svc", ".flycast", ".lan", ".test", ".home.arpa")
 
 # psycopg2-binary's OpenSSL looks for the system's roots where it was built, so "system" finds none.
 _ROOTS = (

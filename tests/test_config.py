@@ -193,7 +193,13 @@ def test_every_common_url_is_understood(url, parameters):
         ),
         *(
             (f"postgresql://u:p@{host}/d", {})
-            for host in ("db.railway.internal", "pg.prod.svc", "nas.local", "[fd00::1]")
+            for host in (
+                "db.railway.internal",
+                "pg.prod.svc",
+                "pg.flycast",
+                "nas.local",
+                "[fd00::1]",
+            )
         ),
         ("postgresql:///d?host=/tmp/a.b", {}),
         *(

@@ -1,5 +1,6 @@
 """The SQL of docs/roles.md: one role migrates, the other serves and can do no DDL."""
 
+import json
 import os
 import re
 import subprocess
@@ -184,8 +185,13 @@ def test_the_serving_role_knows_callers_but_makes_none(new):
             time.sleep(0.02)
         sql("UPDATE api_tokens SET revoked_at = now()")
     assert serving.test_client().get(PROJECTS, headers=header).status_code == 401
-    with serving.app_context(), pytest.raises(Unavailable):
+    with serving.app_context(), pytest.raises(Unavailable, match=r"docs/roles\.md"):
         issuing.create("CI", "alice", ["projects:read"], None)
+
+
+def test_the_doctor_finds_nothing_wrong_with_the_two_roles(new):
+    report = json.loads(new.flask("doctor", "--json"))
+    assert [one for one in report["findings"] if one["level"] == "FAIL"] == []
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,9 @@ def classify(error: Exception, sent: bool, tables: Iterable[Table] = ()) -> Faul
         return Fault(error)
     if state == "55P03":
         return Fault(Locked(said.context or ""))
+    if state == "42501":
+        what = "The service's database role may not do this: docs/roles.md says which role may."
+        return Fault(Unavailable(what, 30))
     seconds = 30 if state.startswith("53") else 1 if state == "57014" else 2
     problem = Unavailable("The database cannot do this now. Try again later.", seconds)
     return Fault(problem, again=state == _READ_ONLY or state in _ROLLED_BACK)

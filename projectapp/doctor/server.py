@@ -48,6 +48,7 @@ SELECT pg_postmaster_start_time() || current_database() AS place, quote_ident(cu
         WHERE NOT has_table_privilege(to_regclass(name), may)
         UNION ALL SELECT 'SELECT on alembic_version'
         WHERE NOT has_table_privilege(to_regclass('alembic_version'), 'SELECT')) AS missing,
+  has_column_privilege(to_regclass('api_tokens'), 'last_used_at', 'UPDATE') AS marks_tokens,
   ARRAY(SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class ON oid = indexrelid
         WHERE NOT indisvalid AND relnamespace = to_regnamespace(current_schema())) AS invalid
 FROM pg_roles WHERE rolname = current_user
