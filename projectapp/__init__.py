@@ -20,7 +20,7 @@ from projectapp import (
     proxies,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def create_app(config: settings.Config | None = None) -> Flask:
