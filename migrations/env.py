@@ -77,7 +77,7 @@ def run(connection) -> None:
             " release that brought it there."
         )
     if target() != "":
-        log.info("The schema is at %s.", at or "nothing yet")
+        log.info(f"The schema is at {at}." if at else "The database is empty.")
     with context.begin_transaction():
         context.run_migrations()
 
