@@ -475,7 +475,9 @@ def test_pipelined_requests_are_answered_in_order(server, sql):
 
 def test_a_request_whose_end_could_be_elsewhere_is_the_last_of_its_connection(server, sql):
     sent = post(b"Transfer-Encoding: identity, chunked") + chunks(GOOD) + b"0\r\n\r\n" + GET
-    assert statuses(exchange(server, sent)) == [201]
+    answer = exchange(server, sent)
+    assert statuses(answer) == [201]
+    assert b"Connection: close" in answer
 
 
 def test_half_a_pipelined_request_waits_for_its_other_half(server, hasty_server):
