@@ -322,7 +322,7 @@ def upgrade():
 
 
 VERSION = "SELECT version_num FROM alembic_version"
-NOTHING = "SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+NOTHING = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
 
 
 def test_an_upgrade_needs_a_direct_url(bounce, empty, upgrade):
