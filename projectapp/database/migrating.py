@@ -205,9 +205,7 @@ def check_database(connection: Connection, revisions: Sequence[str]) -> None:
             f"This is PostgreSQL {version}, which is too old: {schema.OLDEST_POSTGRESQL} is the"
             " oldest that works."
         )
-    obstacle = schema.find_encoding_obstacle(encoding) or schema.find_obstacle(
-        revisions, columns, db.metadata
-    )
+    obstacle = schema.find_encoding_obstacle(encoding) or schema.find_obstacle(revisions, columns)
     if obstacle:
         raise CommandError(str(obstacle))
 

@@ -60,11 +60,13 @@ def find_encoding_obstacle(encoding: str) -> Obstacle | None:
 
 
 def find_obstacle(
-    revisions: Sequence[str], columns: Mapping[str, Sequence[str]], models: MetaData
+    revisions: Sequence[str], columns: Mapping[str, Sequence[str]], models: MetaData | None = None
 ) -> Obstacle | None:
     """What shows that the schema is another application's, or is damaged; None if it is ours.
 
-    A schema of a later release is ours: it has the columns of this one, too (docs/migrations.md).
+    With `models`, a schema at this release's revision or ahead of it must have all their columns: a
+    later release keeps those of this one (docs/migrations.md). A command that writes or applies
+    migrations leaves `models` out, because they may have a column that no migration has yet.
     """
     if not revisions and columns:
         table, names = next(iter(columns.items()))
@@ -75,18 +77,25 @@ def find_obstacle(
     if len(revisions) > 1 or not re.fullmatch(r"[0-9]{4}", revisions[0]):
         what = f"alembic_version is another application's: it says {', '.join(revisions)}."
         return Obstacle(what, _REMEDY)
-    needed: Mapping[str, Sequence[str]] = _ALWAYS
-    if revisions[0] >= code_revision():
-        needed = {name: table.c.keys() for name, table in models.tables.items()}
+    at = f"alembic_version says {revisions[0]}, but there is no "
+    if missing := _missing(_ALWAYS, columns):
+        return Obstacle(f"{at}{missing}: it is another application's.", _REMEDY)
+    if not models or revisions[0] < code_revision():
+        return None
+    needed = {name: table.c.keys() for name, table in models.tables.items()}
+    if missing := _missing(needed, columns):
+        remedy = "Write the migration that adds it (flask db migrate), or restore it from a backup."
+        return Obstacle(f"{at}{missing}.", remedy)
+    return None
+
+
+def _missing(needed: Mapping[str, Sequence[str]], columns: Mapping[str, Sequence[str]]) -> str:
+    """Those of the needed columns that do not exist, in words; three by name."""
     missing = [
         f"{table}.{name}"
         for table, names in needed.items()
         for name in names
         if name not in columns.get(table, ())
     ]
-    if not missing:
-        return None
-    what = f"alembic_version says {revisions[0]}, but there is no {', no '.join(missing[:3])}"
     rest = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    what += f"{rest}: it is another application's, or columns were dropped."
-    return Obstacle(what, _REMEDY)
+    return ", no ".join(missing[:3]) + rest
