@@ -135,9 +135,13 @@ def secret(text: str) -> str:
 
 
 def path_prefix(text: str) -> str:
-    """The path that the application is mounted at; "/" is none."""
-    if not re.fullmatch(r"(/[\w.~-]+)*/?", text, re.ASCII):
-        raise ValueError("a path such as /backend")
+    """The path that the application is mounted at; "/" is none.
+
+    A proxy may remove it, so it must not look like the beginning of one of the service's own paths.
+    """
+    own = r"/(api|docs|health|ready|static|openapi\.json)(/|$)"
+    if not re.fullmatch(r"(/[\w.~-]+)*/?", text, re.ASCII) or re.match(own, text):
+        raise ValueError("a path such as /backend that begins with none of the service's own paths")
     return text.rstrip("/")
 
 
@@ -420,6 +424,9 @@ class Development(Config):
     )
 
 
+_TEST_NAME = re.compile(r"(^|[^a-z])test(s|ing)?([^a-z]|$)", re.IGNORECASE)
+
+
 class Testing(Config):
     """The tests: a throw-away database, nothing from `.env`."""
 
@@ -431,10 +438,10 @@ class Testing(Config):
         super().__init__(environ)
         for name, kind in self.settings().items():
             url = getattr(self, name) if database_url in kind.__metadata__ else None
-            if url is not None and "test" not in url.get("dbname", "").lower():
+            if url is not None and not _TEST_NAME.search(url.get("dbname", "")):
                 raise ConfigError(
                     f"APP_ENV=testing needs a test database: the name of the database in {name}"
-                    " must contain test."
+                    " must contain the word test, as in my_test."
                 )
 
 

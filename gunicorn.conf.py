@@ -8,6 +8,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 from gunicorn.glogging import Logger
@@ -16,6 +17,7 @@ from gunicorn.systemd import listen_fds
 
 from config import ROOT, check_address, load
 
+STOPS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 HOST = re.compile(r"[\w.~!$&'()*+,;=%:\[\]-]*", re.ASCII)
 
 settings = load()
@@ -87,12 +89,14 @@ def on_reload(server):
 
 
 def reload_safely(server):
-    """The master's SIGHUP: only what starts elsewhere takes the place of the workers."""
+    """Handle SIGHUP: replace the workers only if the new code and settings start elsewhere."""
     try:
         check_start(server)
         new = load()
-        if uses_own_address(server) and (new.HOST, new.PORT) != (settings.HOST, settings.PORT):
+        if uses_own_address(server) and new.PORT != settings.PORT:
             check_address(new.HOST, new.PORT)
+        elif uses_own_address(server) and new.HOST != settings.HOST:
+            raise SystemExit("a reload cannot change HOST; restart the service.")
         type(server).handle_hup(server)
     except SystemExit as error:
         if os.getpid() != server.pid:  # a new worker, which has ended
@@ -104,25 +108,33 @@ def reload_safely(server):
 def check_start(server):
     """Load the configuration and the application in a process of its own. Raises SystemExit.
 
-    In the master a failure would end it, and in a new worker take the old ones with it.
+    In the master a failure would end it, and in a new worker take the old ones with it. A signal to
+    stop does not wait for this.
     """
     arguments = [*server.START_CTX["args"][2:], "--check-config"]
-    try:
-        done = subprocess.run(
+    signals = []
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", *arguments],
             cwd=server.START_CTX["cwd"],
+            env=server.cfg.env_orig,  # without what gunicorn itself has set
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            timeout=timeout,
+            stderr=output,
         )
-    except subprocess.TimeoutExpired:
-        raise SystemExit(f"the application does not load within {timeout} seconds.") from None
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").split("\n")
-        raise SystemExit(
-            next((line for line in reversed(lines) if line.strip()), "no reason given")
-        )
+        end = time.monotonic() + timeout
+        while process.poll() is None and time.monotonic() < end and not STOPS & {*signals}:
+            signals += server.wait_for_signals(0.1)
+        for number in signals:
+            server.SIG_QUEUE.put(number)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+            raise SystemExit(f"it took {timeout} seconds, or the server was told to stop.")
+        output.seek(0)
+        lines = [line for line in output.read().split("\n") if line.strip()]
+    if process.returncode:
+        raise SystemExit(lines[-1] if lines else "no reason given")
 
 
 def drain(server):
@@ -154,7 +166,7 @@ def load_or_halt(server, worker):
     try:
         type(worker).load_wsgi(worker)
     except SystemExit as error:
-        if worker.age > 1:  # gunicorn ends badly if a second one tells it to
+        if worker.age > 1:  # a second worker that exits with it ends gunicorn with a traceback
             raise
         worker.log.error(str(error))
         sys.exit(server.APP_LOAD_ERROR)

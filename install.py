@@ -1,4 +1,4 @@
-"""Make .venv hold exactly what a lock file names: `python3 install.py requirements-devdb.lock`.
+"""Install what a lock file names into .venv: `python3 install.py requirements-devdb.lock`.
 
 It runs before anything is installed, with whatever Python there is: only the standard library, and
 only syntax that Python 2.7 can read, so that an old Python is named in a sentence. Each reason to
@@ -58,6 +58,9 @@ def main(lock):
             if file.read() == wanted:
                 return
     open(INCOMPLETE, "w").close()
+    for name in os.listdir(VENV):
+        if name.endswith(".lock"):
+            os.remove(os.path.join(VENV, name))  # this lock may name other versions
     count = len(re.findall(r"(?m)^[a-z].*==", wanted))
     say("Installing {} packages into .venv ...".format(count))
     # A lock is complete and each file in it has a hash, so nothing is left to be resolved.

@@ -83,7 +83,7 @@ class QueryTimestamp(fields.DateTime):
 
 
 class QueryList(fields.List[str]):
-    """Names out of `choices`, each at most once: apart by commas, or in repeated parameters."""
+    """Names out of `choices`, each at most once: separated by commas, or in repeated parameters."""
 
     def __init__(self, choices: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(fields.String(validate=OneOf(choices)), **kwargs)

@@ -96,10 +96,12 @@ def test_app_env_chooses_the_class():
             (
                 {"APP_ENV": "testing", **urls},
                 f"APP_ENV=testing needs a test database: the name of the database in {name} must"
-                " contain test.",
+                " contain the word test, as in my_test.",
             )
             for name, urls in (
                 ("DATABASE_URL", {"DATABASE_URL": URL}),
+                ("DATABASE_URL", {"DATABASE_URL": "postgresql://h/latest"}),
+                ("DATABASE_URL", {"DATABASE_URL": "postgresql://h/attestations_production"}),
                 ("DATABASE_URL", {"DATABASE_URL": "postgresql://test@test/"}),
                 ("DATABASE_URL", {"DATABASE_URL": "postgresql://h/test?dbname=production"}),
                 (

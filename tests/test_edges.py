@@ -207,11 +207,18 @@ def test_under_script_name_another_path_is_404(below):
     assert below.get("/backend").status_code == below.get("/backend/").status_code == 200
 
 
-@pytest.mark.parametrize("text", ["backend", "/a b", "/a//b", "//a", "https://a/b", "/a?b"])
-def test_a_script_name_that_is_no_path_is_refused(text):
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("backend", "/a b", "/a//b", "//a", "https://a/b", "/a?b"),
+        *("/api", "/api/v1/projects", "/docs/", "/health", "/openapi.json"),  # a proxy may cut it
+    ],
+)
+def test_a_script_name_that_is_no_prefix_is_refused(text):
     with pytest.raises(config.ConfigError, match="SCRIPT_NAME must be a path such as /backend"):
         config.load({"SCRIPT_NAME": text})
     assert config.load({"SCRIPT_NAME": "/"}).SCRIPT_NAME == ""
+    assert config.load({"SCRIPT_NAME": "/apis/docs"}).SCRIPT_NAME == "/apis/docs"
 
 
 def exchange(link, *lines):

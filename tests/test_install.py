@@ -129,6 +129,18 @@ def test_a_changed_lock_is_installed_into_the_same_venv(installed):
     assert installed.versions() == "1.0 1.0"
 
 
+def test_after_another_lock_was_installed_the_first_one_is_installed_again(installed):
+    """They may name different versions."""
+    other = installed.lock.splitlines()[0] + "\n"
+    other += make_wheel(installed.wheels, "second", "1.2")
+    (installed.folder / "other.lock").write_text(other)
+    first = "sys.argv[1] = 'other.lock'"
+    assert installed.install(first).returncode == 0
+    assert installed.versions() == "1.0 1.2"
+    assert installed.install().returncode == 0
+    assert installed.versions() == "1.0 1.0"
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -109,6 +109,18 @@ def test_texts_that_are_there_are_folded_again(app, client, sql):
         }
         assert sql(folded_again) == [(0,)]
         flask_migrate.upgrade()
+        assert sql(folded_again) == [(2501,)]
+
+
+def test_an_upgrade_completes_after_a_downgrade_that_was_cut_short(app, sql):
+    with app.app_context():
+        flask_migrate.downgrade(revision="0006")
+        scripts = ScriptDirectory(config.ROOT / "migrations")
+        before = scripts.get_revision("0002").module
+        sql(before.SEARCH_FOLD.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))
+        assert sql("SELECT search_fold('ſ')") == [("ſ",)]
+        flask_migrate.upgrade()
+    assert sql("SELECT search_fold('ſ')") == [("s",)]
 
 
 def test_an_application_made_for_no_command_migrates_in_process_too(direct_url, sql):
@@ -254,7 +266,7 @@ def test_a_migration_that_meets_a_foreign_function_says_so_and_leaves_nothing_be
     with app.app_context(), pytest.raises(SystemExit):
         flask_migrate.upgrade()
     assert 'Error: function "jsonb_merge_patch" already exists' in caplog.text
-    assert "No migration made it. Drop or rename it, or" in caplog.text
+    assert "If another application made it, give this service a database of its own" in caplog.text
     assert "CREATE FUNCTION" not in caplog.text
     assert sql("SELECT to_regclass('projects')") == [(None,)]
     sql("DROP FUNCTION jsonb_merge_patch")

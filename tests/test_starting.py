@@ -203,7 +203,7 @@ JWT = "AUTH=jwt\nJWT_ISSUER=i\nJWT_AUDIENCE=a\nJWT_KEY_FILE=missing\n"
 REFUSED = "The reload is refused, and the workers go on as they are: "
 BAD_FILES = {
     "a value": (".env", b"THREADS=x\n", "THREADS must be a whole number from 1 to 1000."),
-    "an address": (".env", b"HOST=192.0.2.1\n", "This machine has no address 192.0.2.1"),
+    "an address": (".env", b"HOST=192.0.2.1\n", "a reload cannot change HOST; restart"),
     "a key file": (".env", JWT.encode(), "JWT_KEY_FILE cannot be read"),
     "code": ("wsgi.py", b"app = \n", "SyntaxError: "),
     "code of gunicorn's": ("gunicorn.conf.py", b"import no_such_module\n", "ModuleNotFoundError: "),
@@ -226,6 +226,15 @@ def test_a_reload_that_would_fail_is_refused_and_the_next_one_works(serve, proje
         reload(server, lambda: is_replaced(server, workers))
         server.wait_until_serving()
         assert server.log.read_text().count(REFUSED) == 1
+        assert server.stop() == 0
+
+
+def test_a_stop_does_not_wait_for_a_reload(serve, project):
+    with serve(cwd=project, **IN_FULL) as server:
+        workers = find_workers(server)
+        (project / "wsgi.py").write_text("import time; time.sleep(600)\n")
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: {*children(server.process.pid)} > workers, server)
         assert server.stop() == 0
 
 

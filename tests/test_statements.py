@@ -287,27 +287,32 @@ def test_a_list_works_for_columns_whose_names_are_words_of_sql_or_python(app, sq
     table = sa.Table(
         "select",
         sa.MetaData(),
-        *(sa.Column(name, sa.Text) for name in ("order", "items", "Größe")),
+        *(sa.Column(name, sa.Text) for name in ("order", "items", "Größe", "number", "part")),
         sa.Column("id", sa.Integer),
     )
     listing = Listing(
         table=table,
-        columns=["id", "order", "items", "Größe"],
+        columns=["id", "order", "items", "Größe", "number", "part"],
         filters=[Filter(lambda c: c["items"] != sa.literal_column("'x'"))],
         parts=(),
         keys=[("order", True), ("id", True)],
-        render=lambda c: sa.cast(sa.func.json_build_array(c.id, c["Größe"]), sa.Text),
+        render=lambda c: sa.cast(
+            sa.func.json_build_array(c.id, c["Größe"], c.number, c.part), sa.Text
+        ),
         hides=False,
     )
     values = {"size": 2, "skipped": 0}
-    sql('CREATE TABLE "select" ("order" text, items text, "Größe" text, id integer)')
+    sql(
+        'CREATE TABLE "select"'
+        ' ("order" text, items text, "Größe" text, number text, part text, id integer)'
+    )
     try:
         sql(
-            """INSERT INTO "select" SELECT 'o' || n, 'i' || n, 'g' || n, n
+            """INSERT INTO "select" SELECT 'o' || n, 'i' || n, 'g' || n, 'n' || n, 'p' || n, n
             FROM generate_series(1, 9) AS n"""
         )
         with app.app_context():
             row = database.one(listing.statement("exact"), values)
-        assert (row.items, row.counted) == ('[9, "g9"],[8, "g8"]', 9)
+        assert (row.items, row.counted) == ('[9, "g9", "n9", "p9"],[8, "g8", "n8", "p8"]', 9)
     finally:
         sql('DROP TABLE "select"')

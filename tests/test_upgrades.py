@@ -360,7 +360,7 @@ def test_an_upgrade_that_loses_an_answer_says_that_the_step_is_unknown_and_can_b
     folder = later('op.execute("CREATE TABLE scratch (n integer)")', INDEX)
     proxy.lose.append(words)
     process = upgrade(folder, proxy.url)
-    said = process.communicate(timeout=30)[1]
+    said = process.communicate(timeout=120)[1]
     assert process.returncode == 1
     assert said.endswith(
         "\nThe connection was lost, so the last step may or may not have happened. `flask db"
@@ -368,7 +368,7 @@ def test_an_upgrade_that_loses_an_answer_says_that_the_step_is_unknown_and_can_b
     )
     assert proxy.lose == []
     process = upgrade(folder)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 0
     assert version(sql) == [(f"{head + 2:04}",)]
     assert sql("SELECT bool_and(indisvalid) FROM pg_index") == [(True,)]
@@ -377,14 +377,14 @@ def test_an_upgrade_that_loses_an_answer_says_that_the_step_is_unknown_and_can_b
 def test_an_upgrade_prints_one_line_for_each_migration_and_no_json(sql, later, head, upgrade):
     folder = later('op.execute("CREATE TABLE scratch (n integer)")', 'op.execute("SELECT 1")')
     production = {"APP_ENV": "production", "AUTH": "tokens"}
-    said = upgrade(folder, **production).communicate(timeout=30)[1]
+    said = upgrade(folder, **production).communicate(timeout=120)[1]
     assert said == (
         f"The schema is at {head:04}.\n"
         f"Applied {head + 1:04}: {head + 1:04}\nApplied {head + 2:04}: {head + 2:04}\n"
     )
     up_to_date = f"The schema is at {head + 2:04}: up to date.\n"
-    assert upgrade(folder, **production).communicate(timeout=30)[1] == up_to_date
-    said = upgrade(folder, **production, LOG_LEVEL="debug").communicate(timeout=30)[1]
+    assert upgrade(folder, **production).communicate(timeout=120)[1] == up_to_date
+    said = upgrade(folder, **production, LOG_LEVEL="debug").communicate(timeout=120)[1]
     assert "Context impl PostgresqlImpl.\nWill assume transactional DDL.\n" in said
     assert up_to_date in said
 

@@ -355,9 +355,10 @@ ORIGIN = b"Origin: https://a.example.com"
     ],
 )
 def test_a_page_may_read_what_never_reaches_the_application_as_all_else(
-    hasty_server, sent, status, fields, is_let_in
+    server, hasty_server, sent, status, fields, is_let_in
 ):
-    answer = exchange(hasty_server, sent % fields)
+    asked = hasty_server if status == 408 else server
+    answer = exchange(asked, sent % fields)
     is_problem(answer, status)
     assert (b"\r\nAccess-Control-Allow-Origin: https://a.example.com\r\n" in answer) == is_let_in
     assert (b"\r\nAccess-Control-Expose-Headers: ETag, " in answer) == is_let_in
@@ -381,13 +382,14 @@ def test_the_head_of_the_request_before_says_nothing_of_the_next(hasty_server):
 
 @pytest.mark.parametrize(("sent", "status"), NOT_SERVED.values(), ids=NOT_SERVED.keys())
 def test_a_request_id_is_returned_and_logged_with_what_never_reaches_the_application(
-    hasty_server, sent, status
+    server, hasty_server, sent, status
 ):
+    asked = hasty_server if status == 408 else server
     request_id = f"mine-{random.random()}"  # noqa: S311
-    answer = exchange(hasty_server, sent % f"X-Request-ID: {request_id}".encode())
+    answer = exchange(asked, sent % f"X-Request-ID: {request_id}".encode())
     is_problem(answer, status)
     assert f"\r\nX-Request-ID: {request_id}\r\n".encode() in answer
-    assert hasty_server.log.read_text().count(f" {status} 0 ms  [{request_id}]") == 1
+    assert asked.log.read_text().count(f" {status} 0 ms  [{request_id}]") == 1
 
 
 def test_a_request_id_that_is_none_is_replaced(server):
@@ -442,7 +444,13 @@ def test_a_target_that_is_not_utf8_is_a_400_that_says_to_encode_it(server, targe
     "line", ["GÉT / HTTP/1.1", "GET / HTTP/1.1é", "GET /é /é HTTP/1.1", "é", "GET é HTTP/1.1"]
 )
 def test_other_raw_utf8_in_the_first_line_is_a_400(server, line):
-    is_problem(exchange(server, LAST.replace(b"GET /health HTTP/1.1", line.encode())), 400)
+    sent = LAST.replace(b"GET /health HTTP/1.1", line.encode())
+    assert "UTF-8" not in is_problem(exchange(server, sent), 400)
+
+
+def test_another_fault_of_a_request_with_raw_utf8_is_not_blamed_on_it(server):
+    sent = post(b"Content-Length: x").replace(b" HTTP", "?q=번역 HTTP".encode())
+    assert "UTF-8" not in is_problem(exchange(server, sent), 400)
 
 
 def test_a_byte_that_only_latin_1_takes_for_a_space_ends_no_target(server):

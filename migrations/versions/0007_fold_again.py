@@ -3,7 +3,7 @@
 Only rows whose text is folded differently are written, a thousand ids at a time.
 """
 
-from alembic import op
+from alembic import context, op
 
 revision = "0007"
 down_revision = "0006"
@@ -29,6 +29,8 @@ $$
 
 
 def upgrade() -> None:
+    # A downgrade of 0006 that was cut short has left the old functions here.
+    context.script.get_revision("0006").module.upgrade()
     with op.get_context().autocommit_block():
         op.execute(FOLD_AGAIN)
 

@@ -104,13 +104,16 @@ ORDER BY xact_start LIMIT 1
 # SQLSTATE classes and codes that tell of the server, the role or the disk, and not of a mistake in
 # a migration, whose author needs the traceback: PostgreSQL, appendix A.
 _FORESEEN = ("08", "25", "28", "3D", "3F", "42501", "53", "55", "57", "58")
-_EXISTS = ("42701", "42710", "42723", "42P06", "42P07")
+_EXISTS = ("42710", "42723", "42P06", "42P07")
 _LOST = (
     "The connection was lost, so the last step may or may not have happened. `flask db current`"
     " says where the schema is; `flask db upgrade` can always be run again."
 )
 _DOCTOR = "`flask doctor` says more."
-_NOT_OURS = "No migration made it. Drop or rename it, or give this service a database of its own."
+_NOT_OURS = (
+    "If another application made it, give this service a database of its own; if an earlier"
+    " migration did, change the new one."
+)
 _POOLER = (
     "The URL for migrations (MIGRATIONS_DATABASE_URL, else DATABASE_URL) leads to a pooler in"
     " transaction mode, where no lock can be held. Set MIGRATIONS_DATABASE_URL to the database's"
@@ -190,7 +193,7 @@ def check_files(script: ScriptDirectory) -> None:
     except UserWarning as warning:
         raise CommandError(f"{str(warning).rstrip('.')}: see docs/migrations.md.") from None
     if len(heads) > 1:
-        raise CommandError(f"{' and '.join(heads)} both follow the same migration. {renumber}")
+        raise CommandError(f"There are several newest migrations: {', '.join(heads)}. {renumber}")
 
 
 def check_database(connection: Connection, revisions: Sequence[str]) -> None:

@@ -16,8 +16,8 @@ OLDEST_POSTGRESQL = 15
 ENCODING = "UTF8"
 
 _REMEDY = (
-    "Give this service a database or a schema of its own (docs/database.md), or have it take over"
-    " the rows of the other application (docs/adopt.md)."
+    "Give this service a database of its own or, with no other in the search_path, a schema of its"
+    " own (docs/database.md), or have it take over the other application's rows (docs/adopt.md)."
 )
 
 # Migration 0001 makes these, and every release has them.

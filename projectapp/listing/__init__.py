@@ -85,30 +85,30 @@ class Listing:
         chosen = first
         if others:
             chosen, c = select_of(sa.union_all(first, *others).subquery("listed"), walked.types)
-            chosen = chosen.add_columns(c.part, c.matches)
+            chosen = chosen.add_columns(c.list_part, c.list_matches)
         chosen = chosen.limit(SIZE + constant(1)).offset(SKIPPED)
         rows, c = select_of(chosen.subquery("chosen"), walked.types)
-        number = sa.func.row_number().over().label("number")
-        rows = rows.add_columns(number, c.part, c.matches)
+        number = sa.func.row_number().over().label("list_number")
+        rows = rows.add_columns(number, c.list_part, c.list_matches)
         if by_keys:
             rows = self._fetched(rows.subquery("numbered"), walked.types)
         rows, c = select_of(rows.subquery("shown"), self.types)
         comma: Any = sa.literal_column("','")
         if start and start[1]:
-            comma = aggregate_order_by(comma, c.number.desc())
+            comma = aggregate_order_by(comma, c.list_number.desc())
         elif by_keys:
-            comma = aggregate_order_by(comma, c.number)
+            comma = aggregate_order_by(comma, c.list_number)
         keys = [c[name] for name, _ in self.keys]
         shown = [rfc3339(key) if isinstance(key.type, sa.DateTime) else key for key in keys]
-        place = sa.cast(sa.func.json_build_array(c.part, *shown), sa.Text)
+        place = sa.cast(sa.func.json_build_array(c.list_part, *shown), sa.Text)
         page = rows.with_only_columns(
-            sa.func.string_agg(self.render(c), comma).filter(c.number <= SIZE).label("items"),
+            sa.func.string_agg(self.render(c), comma).filter(c.list_number <= SIZE).label("items"),
             sa.func.count().label("found"),
-            sa.func.max(c.matches).label("matches"),
-            (sa.func.max(place).filter(c.number == constant(1)) if start else sa.null()).label(
+            sa.func.max(c.list_matches).label("matches"),
+            (sa.func.max(place).filter(c.list_number == constant(1)) if start else sa.null()).label(
                 "first"
             ),
-            sa.func.max(place).filter(c.number == SIZE).label("last"),
+            sa.func.max(place).filter(c.list_number == SIZE).label("last"),
         ).cte("page")
         is_reached = sa.or_(page.c.found > constant(0), constant(0) == SKIPPED)
         ends_here = sa.and_(page.c.found <= SIZE, is_reached)
@@ -124,7 +124,7 @@ class Listing:
         unique, _ = self.keys[-1]
         rows, c = select_of(numbered, types)
         rest = (self.table.c[name] for name in self.columns if name not in types)
-        rows = rows.add_columns(c.number, c.part, c.matches, *rest)
+        rows = rows.add_columns(c.list_number, c.list_part, c.list_matches, *rest)
         return rows.join(self.table, self.table.c[unique] == c[unique])
 
     def _total(self, how_many: str, is_needed: sa.ColumnElement[bool], page: sa.CTE) -> list[Any]:

@@ -38,7 +38,7 @@ class Columns:
     """
 
     def __init__(self, alias: str, types: Mapping[str, Any]) -> None:
-        own = dict.fromkeys(("part", "matches", "number"), SIZE.type)
+        own = dict.fromkeys(("list_part", "list_matches", "list_number"), SIZE.type)
         for name, kind in {**types, **own}.items():
             setattr(self, name, sa.literal_column(_qualify(alias, name), kind))
 
@@ -128,7 +128,7 @@ class Parts:
                 near = self._tried(filters, f"tried_{number}") if part.aligned else from_top
             hits, c = select_of(near, self.types)
             if not part.aligned:
-                hits = hits.where(c.part == constant(number))
+                hits = hits.where(c.list_part == constant(number))
             is_full = _once(count(hits) >= _reach, f"full_{number}")
             hits = hits.add_columns(*_labels(number)).where(~is_rare, is_full)
             yield self._ordered(hits, c)
@@ -141,20 +141,20 @@ class Parts:
         c = self.table.c
         part, matches = _labels(0)
         if self.part_number:
-            part = self.part_number(c).label("part")
+            part = self.part_number(c).label("list_part")
         elif self.parts:
             sides = ((side.condition(c), constant(n)) for n, side in enumerate(self.parts))
-            part = sa.case(*sides).label("part")
+            part = sa.case(*sides).label("list_part")
         if self.counts:
-            matches = sa.func.count().over().label("matches")
+            matches = sa.func.count().over().label("list_matches")
         rows, c = self._all(self.filters, indexed(self.filters), part, matches)
-        rows = rows.add_columns(c.part, c.matches).where(is_rare)
+        rows = rows.add_columns(c.list_part, c.list_matches).where(is_rare)
         if self.is_resumed:
             first = constant(self.first)
-            later = c.part < first if self.backward else c.part > first
-            here = sa.and_(c.part == first, self._is_beyond(c))
+            later = c.list_part < first if self.backward else c.list_part > first
+            here = sa.and_(c.list_part == first, self._is_beyond(c))
             rows = rows.where(sa.or_(later, here))
-        return self._ordered(rows.order_by(c.part.desc() if self.backward else c.part), c)
+        return self._ordered(rows.order_by(c.list_part.desc() if self.backward else c.list_part), c)
 
     def _tried(self, filters: Sequence[Filter], name: str = "tried") -> sa.CTE:
         aligned = self._rows([one for one in filters if one.aligned])
@@ -162,7 +162,7 @@ class Parts:
         matches, c = select_of(walked, self.types)
         matches = matches.where(*(one.condition(c) for one in self.filters if not one.aligned))
         if self.part_number:
-            matches = matches.add_columns(self.part_number(c).label("part"))
+            matches = matches.add_columns(self.part_number(c).label("list_part"))
         return matches.cte(name)
 
     def _rows(self, filters: Sequence[Filter]) -> sa.Select[Any]:
@@ -199,7 +199,9 @@ def indexed(filters: Sequence[Filter]) -> list[sa.ColumnElement[bool]]:
 
 
 def _labels(number: int) -> tuple[sa.Label[int], sa.Label[int]]:
-    return constant(number).label("part"), sa.literal_column("NULL::bigint").label("matches")
+    return constant(number).label("list_part"), sa.literal_column("NULL::bigint").label(
+        "list_matches"
+    )
 
 
 def _once(condition: sa.ColumnElement[bool], name: str) -> sa.ScalarSelect[bool]:

@@ -101,7 +101,9 @@ def change(
     With `merge`, `attributes` is an RFC 7396 patch. None if there is no such project, or none at
     one of `versions`, where None means any.
     """
-    if not values or versions == NO_VERSION:
+    if versions == NO_VERSION:
+        return None
+    if not values:
         row = find(project_id)
         return row if row and (versions is None or row.version in versions) else None
     made = _change(not values.keys().isdisjoint(_TEXTS), merge)

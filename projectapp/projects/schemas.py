@@ -145,7 +145,7 @@ class ProjectQuery(Schema):
         load_default=lambda: list(FIELDS),  # not for the document: generators would send it
         metadata=_says(
             "Only these fields, and id; all of them by default. One parameter may hold several,"
-            " apart by commas."
+            " separated by commas."
         ),
     )
     is_active = QueryBoolean()

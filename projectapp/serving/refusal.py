@@ -43,7 +43,7 @@ def _field(head: bytes, name: bytes) -> str | None:
 
 
 def _detail(status: int, head: bytes, settings: Config, limits: Any) -> str:
-    if status == 400 and not head.partition(b"\r\n")[0].isascii():
+    if status == 400 and not _is_utf8(head.partition(b"\r\n")[0]):
         return "The path or the query is not UTF-8. Percent-encode it."
     details = {
         408: f"The request was not whole after {settings.READ_TIMEOUT} seconds.",
@@ -56,3 +56,11 @@ def _detail(status: int, head: bytes, settings: Config, limits: Any) -> str:
         503: "More requests come than can be served. Try again shortly.",
     }
     return details.get(status, "The request is not well-formed HTTP.")
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
