@@ -2,8 +2,8 @@
 
 `load` picks the class by APP_ENV; the name does nothing else. An annotated class attribute is a
 setting: its name is the variable's, its value the default; an empty variable counts as not set.
-`.env` beside this file is read first and never overrides the environment. Testing takes nothing
-from it.
+`.env` beside this file is read first and never overrides the environment. Testing takes only
+APP_ENV from it.
 """
 
 import errno

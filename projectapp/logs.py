@@ -55,9 +55,9 @@ def add_request_id(record: logging.LogRecord) -> bool:
     return True
 
 
-def log_refusal(status: int, request_id: str) -> str:
-    """Log a message that never reached the application, and return the id it is logged under."""
-    request_id = _sane_id(request_id)
+def log_refusal(status: int, sent_id: str) -> str:
+    """Log a request that never reached the application; return the id that it is logged under."""
+    request_id = _sane_id(sent_id)
     values = ("-", "(unread)", status, 0)
     extra = dict(zip(FIELDS, values, strict=True)) | {"request_id": request_id}
     access.info("%s %s %s %s ms", *values, extra=extra)

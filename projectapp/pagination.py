@@ -91,7 +91,7 @@ def link_header(
     """Return the Link header of a page, which has a number or was found by a cursor.
 
     `before` and `after` are the cursors of its neighbours; all other parameters of `query` stay. A
-    link that would make the header too long is left out, the last one of next, prev, first first.
+    link that would make the header too long is left out: first before prev, and prev before next.
     """
     places = {"first": "page=1"}
     if before:

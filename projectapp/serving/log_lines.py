@@ -1,4 +1,4 @@
-"""How a line of the log looks, and that all which a server says is such a line.
+"""Formats log lines, and sends all that a server process logs through one handler.
 
 gunicorn.conf.py runs this file by its path, as it does worker.py: nothing of projectapp, and no
 Flask, is imported here.

@@ -93,7 +93,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.thread = threading.local()
 
     def init_process(self) -> None:
-        # gunicorn would print what it has logged, and Python what a sentence has to say.
+        # gunicorn would print an error that is logged already, and Python a ConfigError as plain text.
         try:
             super().init_process()
         except SystemExit as error:
