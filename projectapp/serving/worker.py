@@ -93,7 +93,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.thread = threading.local()
 
     def init_process(self) -> None:
-        # gunicorn would print an error that is logged already, and Python a ConfigError as plain text.
+        # gunicorn would print an error that is logged already, and Python a ConfigError as text.
         try:
             super().init_process()
         except SystemExit as error:
