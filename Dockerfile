@@ -15,6 +15,7 @@ RUN pip uninstall --yes pip
 # gunicorn's heartbeat file belongs in memory. FLASK_APP lets `flask` work from every folder.
 ENV APP_ENV=production \
     FLASK_APP=/app/wsgi.py \
+    FLASK_SKIP_DOTENV=1 \
     PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     TMPDIR=/dev/shm

@@ -1,4 +1,6 @@
 PYTHON ?= python3
+INSTALL = command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON). Name a Python from 3.11 to 3.14, such as:\
+	make $@ PYTHON=python3.12" >&2; exit 1; }; $(PYTHON) install.py
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest
 FAST := $(PYTEST) -m 'not slow' --numprocesses 2 --dist loadfile
@@ -15,7 +17,7 @@ help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
 
 run: ## serve the API on PORT (default 8000), with a PostgreSQL of its own if DATABASE_URL is not set
-	@$(PYTHON) install.py requirements-devdb.lock
+	@$(INSTALL) requirements-devdb.lock
 	@$(BIN)/python config.py # are the settings right, and is the port free?
 	@$(BIN)/flask db upgrade
 	@exec $(BIN)/gunicorn wsgi:app
@@ -57,7 +59,7 @@ audit: $(BIN)/uv ## ask the network whether what is locked has known vulnerabili
 	@$(BIN)/uv tool run --exclude-newer '$(AGE)' pip-audit --strict --disable-pip --requirement requirements-dev.lock
 
 dev:
-	@$(PYTHON) install.py requirements-dev.lock
+	@$(INSTALL) requirements-dev.lock
 
 bench/.venv/installed: requirements.lock bench/requirements.txt | dev
 	@$(BIN)/python -m venv bench/.venv

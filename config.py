@@ -140,7 +140,7 @@ def path_prefix(text: str) -> str:
     A proxy may remove it, so it must not look like the beginning of one of the service's own paths.
     """
     own = r"/(api|docs|health|ready|static|openapi\.json)(/|$)"
-    if not re.fullmatch(r"(/[\w.~-]+)*/?", text, re.ASCII) or re.match(own, text):
+    if not re.fullmatch(r"(/(?!\.\.?(/|$))[\w.~-]+)*/?", text, re.ASCII) or re.match(own, text):
         raise ValueError("a path such as /backend that begins with none of the service's own paths")
     return text.rstrip("/")
 
@@ -535,10 +535,12 @@ def _refuse_other_files(own: Mapping[str, str]) -> None:
     """Have the flask command and the service agree: `.env` beside this file is the only one."""
     for path, file in _flask_files().items():
         for name in {"APP_ENV", *Config.settings()} & file.keys():
-            if own.get(name) != file[name] == os.environ.get(name):
+            # Whoever names an environment there expects it, even where another place wins.
+            is_expected = name == "APP_ENV" or file[name] == os.environ.get(name)
+            if own.get(name) != file[name] and is_expected:
                 raise ConfigError(
-                    f"The flask command has taken {name} from {path}, which the service does not"
-                    " read: set FLASK_SKIP_DOTENV=1, or move the setting to .env."
+                    f"{path} sets {name}, which the flask command reads and the service does not:"
+                    " set FLASK_SKIP_DOTENV=1, or move the setting to .env."
                 )
 
 

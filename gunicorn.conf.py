@@ -102,7 +102,7 @@ def reload_safely(server):
         if os.getpid() != server.pid:  # a new worker, which has ended
             raise
         server.app.cfg = server.cfg
-        server.log.error("The reload is refused, and the workers go on as they are: %s", error)
+        server.log.error("The reload is refused, and the old workers keep serving: %s", error)
 
 
 def check_start(server):

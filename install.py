@@ -48,6 +48,7 @@ REMEDIES = (
 
 
 def main(lock):
+    wait_for_others()
     with open(os.path.join(ROOT, lock)) as file:
         wanted = file.read()
     installed = os.path.join(VENV, lock)  # a copy of the lock, written last
@@ -69,6 +70,18 @@ def main(lock):
     with open(installed, "w") as file:
         file.write(wanted)
     os.remove(INCOMPLETE)
+
+
+def wait_for_others():
+    """Let one process at a time install; the lock ends with the process."""
+    import fcntl
+
+    folder = os.open(ROOT, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("Waiting for another command that installs into .venv ...")
+        fcntl.flock(folder, fcntl.LOCK_EX)
 
 
 def create_venv():
@@ -122,6 +135,6 @@ if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
     except KeyboardInterrupt:
-        sys.exit("Interrupted. Run it again: it starts over where that is needed.")
+        sys.exit("Interrupted. Run it again.")
     except EnvironmentError as error:
         sys.exit(remedy_for(str(error)) or str(error))

@@ -5,8 +5,9 @@ import logging
 from alembic import context
 from alembic.operations.ops import MigrationScript
 from alembic.util import CommandError
+from sqlalchemy import inspect
 
-from projectapp.database import db, migrating
+from projectapp.database import db, migrating, schema
 
 log = logging.getLogger("projectapp.migrations")
 
@@ -49,7 +50,8 @@ def target() -> str | None:
 def read_revision(connection) -> str:
     """The schema's revision, or "". Raises CommandError unless the database is this service's."""
     context.configure(connection=connection, on_version_apply=report, **options)
-    revisions = context.get_context().get_current_heads()
+    is_migrated = inspect(connection).has_table("alembic_version")
+    revisions = connection.scalar(schema.REVISIONS) if is_migrated else []
     connection.rollback()
     migrating.check_database(connection, revisions)
     return max(revisions, default="")

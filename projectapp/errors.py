@@ -141,7 +141,9 @@ class Locked(Unavailable):
     """A lock was not to be had in time; `context` is what PostgreSQL says of where."""
 
     def __init__(self, context: str) -> None:
-        super().__init__("Somebody else holds what this needs. Try again shortly.", retry_after=1)
+        super().__init__(
+            "Another request has locked what this needs. Try again shortly.", retry_after=1
+        )
         self.context = context
 
 

@@ -28,7 +28,7 @@ bp = Blueprint("openapi", __name__)
 _ABOUT = (
     "An API for the projects of a team: create, find, change and archive them. Bodies are JSON.\n\n"
     "HEAD works wherever GET does, OPTIONS answers with Allow, a trailing slash is accepted. Every"
-    " error is a problem document (RFC 9457). No text may hold U+0000."
+    " error is a problem document (RFC 9457). Texts must not contain U+0000."
 )
 _REQUEST_HEADERS = {
     "If-Match": "Act only on one of these versions: entity tags, or * for any.",

@@ -9,6 +9,8 @@ import pytest
 
 from tests.conftest import PROJECTS, parameters_of
 
+pytestmark = pytest.mark.slow
+
 CREATE = ("tokens", "create", "--name", "CI", "--owner", "alice", "--scope", "projects:read")
 UNKNOWN = "Error: The database's answer was lost: this may or may not have happened. "
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.conftest import PROJECTS
 
+pytestmark = pytest.mark.slow
+
 PAGE = ".scheme-container .authorize"
 DIALOG = ".modal-ux"
 LIST = "#operations-projects-list_projects"

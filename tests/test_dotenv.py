@@ -79,6 +79,14 @@ def test_a_test_run_of_a_command_leaves_the_database_of_dotenv_alone(project, st
     assert proxy.queries
 
 
+def test_an_environment_in_flaskenv_that_dotenv_overrides_is_refused(project, start, proxy):
+    (project / ".env").write_text(f"APP_ENV=production\nAUTH=none\nDATABASE_URL={proxy.url}\n")
+    (project / ".flaskenv").write_text("APP_ENV=testing\n")
+    done = start(sys.executable, "-m", "flask", "db", "downgrade", "base")
+    assert (done.returncode, proxy.queries) == (1, [])
+    assert ".flaskenv sets APP_ENV" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("place", "setting"), [(".flaskenv", "PORT=9000"), ("../.env", "APP_ENV=production")]
 )
@@ -88,8 +96,8 @@ def test_a_file_that_only_flask_reads_is_refused(project, start, place, setting)
     path = (project / place).resolve()
     assert (done.returncode, done.stderr) == (
         1,
-        f"The flask command has taken {setting.partition('=')[0]} from {path}, which the service"
-        " does not read: set FLASK_SKIP_DOTENV=1, or move the setting to .env.\n",
+        f"{path} sets {setting.partition('=')[0]}, which the flask command reads and the service"
+        " does not: set FLASK_SKIP_DOTENV=1, or move the setting to .env.\n",
     )
     assert has_port(start(*STARTS["flask"], FLASK_SKIP_DOTENV="1"), 8000)
     assert has_port(start(*STARTS["gunicorn"]), 8000)

@@ -16,8 +16,8 @@ from projectapp.database.schema import code_revision
 from tests.conftest import PROJECTS, parameters_of, url_of
 
 REMEDY = (
-    "Give this service a database or a schema of its own (docs/database.md), or have it take over"
-    " the rows of the other application (docs/adopt.md)."
+    "Give this service a database of its own or, with no other in the search_path, a schema of its"
+    " own (docs/database.md), or have it take over the other application's rows (docs/adopt.md)."
 )
 VERSIONS = "CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)"
 TUTORIAL = (
@@ -106,6 +106,24 @@ def test_another_applications_revision_is_refused_and_left_alone(
     code, findings = place.doctor()
     assert (code, findings["schema"]["level"], findings["schema"]["do"]) == (1, "FAIL", REMEDY)
     assert findings["schema"]["what"].startswith(what)
+
+
+@pytest.mark.parametrize(
+    ("table", "what"),
+    [
+        ("(id integer)", "its columns are id."),
+        ("(version_num varchar, applied_at timestamp)", "its columns are version_num, applied_at."),
+        ("(version_num integer)", "it says 7."),
+    ],
+)
+def test_another_applications_table_of_revisions_is_refused(make_place, problem, table, what):
+    place = make_place()
+    place.sql(f"CREATE TABLE alembic_version {table}")
+    place.sql("INSERT INTO alembic_version VALUES (7)")
+    what = f"alembic_version is another application's: {what}"
+    assert what in place.flask("db", "upgrade")[1]
+    assert what in problem(place.client.get("/ready"), 503)["detail"]
+    assert place.doctor()[1]["schema"]["what"] == what
 
 
 def test_another_applications_numbered_revision_beside_its_projects_is_refused(make_place):

@@ -180,6 +180,19 @@ def test_a_start_repairs_one_that_was_killed(clone, seen):
     assert clone.versions() == "1.0 1.0"
 
 
+def test_of_two_installations_one_waits_for_the_other(clone):
+    """As when `make test` is typed while the first `make run` still installs."""
+    first = subprocess.Popen(clone.command(), cwd=clone.folder, env=clone.environ())
+    end = time.monotonic() + 60
+    while not (clone.folder / ".venv" / "incomplete").exists() and time.monotonic() < end:
+        time.sleep(0.001)
+    done = clone.install()
+    assert first.wait(timeout=120) == 0
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "Waiting for another command that installs into .venv ...\n"
+    assert clone.versions() == "1.0 1.0"
+
+
 def test_a_file_that_is_not_the_locked_one_is_refused(clone):
     make_wheel(clone.wheels, "second", "1.0", ["malware"])
     done = clone.install()

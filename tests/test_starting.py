@@ -200,7 +200,7 @@ def is_replaced(server, workers):
 
 
 JWT = "AUTH=jwt\nJWT_ISSUER=i\nJWT_AUDIENCE=a\nJWT_KEY_FILE=missing\n"
-REFUSED = "The reload is refused, and the workers go on as they are: "
+REFUSED = "The reload is refused, and the old workers keep serving: "
 BAD_FILES = {
     "a value": (".env", b"THREADS=x\n", "THREADS must be a whole number from 1 to 1000."),
     "an address": (".env", b"HOST=192.0.2.1\n", "a reload cannot change HOST; restart"),

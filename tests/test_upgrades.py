@@ -452,7 +452,10 @@ def add_file(folder, name, number, before):
             [("{1}_other.py", "{1}", "{0}")],
             "{1}_other.py and {1}_scratch.py have the same number, {1}. Give one of them the next",
         ),
-        ([("{2}_other.py", "{2}", "{0}")], "{1} and {2} both follow the same migration. Give one"),
+        (
+            [("{2}_other.py", "{2}", "{0}")],
+            "There are several newest migrations: {1}, {2}. Give one",
+        ),
         ([("{2}_other.py", "{1}", "{0}")], "Revision {1} is present more than once: see"),
         ([("{3}_other.py", "{3}", "{2}")], "Revision {2} referenced from {2} -> {3} (head)"),
     ],

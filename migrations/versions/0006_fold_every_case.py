@@ -1,4 +1,4 @@
-"""Fold the case of every letter that has two cases, and treat all white space alike, on any server.
+"""Search ignores the case of every letter, and treats all white space alike, on every server.
 
 What lower() knows depends on the version and on a library of the server: neither decides any more.
 The next migration folds the rows that are there. Until then a search may miss an old text that has

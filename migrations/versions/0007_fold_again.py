@@ -1,4 +1,4 @@
-"""Fold the texts of the rows that are there as 0006 does, some 20 s for a million rows.
+"""Update the search text of existing rows (about 20 s for a million rows).
 
 Only rows whose text is folded differently are written, a thousand ids at a time.
 """

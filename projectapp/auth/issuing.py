@@ -119,8 +119,8 @@ def _write(statement: Any, values: dict[str, Any], new_id: UUID) -> Any:
         return database.write_repeatably(statement, values)
     except OutcomeUnknown as error:
         raise OutcomeUnknown(
-            f"Run: flask tokens rotate {new_id} --grace 0m. It shows a token in the place of the"
-            " one that you have not seen. If there is no such token, repeat your command."
+            f"Run: flask tokens rotate {new_id} --grace 0m. It replaces the token that you have not"
+            " seen, and prints the new one. If there is no such token, repeat your command."
         ) from error
 
 

@@ -23,14 +23,17 @@ _REMEDY = (
 # Migration 0001 makes these, and every release has them.
 _ALWAYS = {"projects": ("attributes", "version")}
 
+# As JSON, because another application's table may have other columns.
 REVISIONS = text(
-    "SELECT ARRAY(SELECT version_num::text FROM alembic_version) AS revisions"
+    "SELECT ARRAY(SELECT coalesce(to_jsonb(row) ->> 'version_num', 'nothing')"
+    " FROM alembic_version AS row) AS revisions"
 ).columns(column("revisions"))
-# The columns of those of `tables` that exist, by table.
+# The columns of `alembic_version` and of those of `tables` that exist, by table.
 COLUMNS = text("""
 SELECT coalesce(json_object_agg(name, names), '{}') AS columns FROM (
   SELECT name, array_agg(attname ORDER BY attnum) AS names
-  FROM unnest(CAST(:tables AS text[])) AS name JOIN pg_attribute ON attrelid = to_regclass(name)
+  FROM unnest(CAST(:tables AS text[]) || 'alembic_version'::text) AS name
+  JOIN pg_attribute ON attrelid = to_regclass(name)
   WHERE attnum > 0 AND NOT attisdropped GROUP BY name) AS existing
 """).columns(column("columns"))
 
@@ -68,8 +71,13 @@ def find_obstacle(
     later release keeps those of this one (docs/migrations.md). A command that writes or applies
     migrations leaves `models` out, because they may have a column that no migration has yet.
     """
-    if not revisions and columns:
-        table, names = next(iter(columns.items()))
+    tables = dict(columns)
+    recorded = tables.pop("alembic_version", ["version_num"])
+    if recorded != ["version_num"]:
+        what = f"alembic_version is another application's: its columns are {', '.join(recorded)}."
+        return Obstacle(what, _REMEDY)
+    if not revisions and tables:
+        table, names = next(iter(tables.items()))
         what = f"There is a table {table} ({', '.join(names)}), and no recorded migration made it."
         return Obstacle(what, _REMEDY)
     if not revisions:

@@ -136,9 +136,7 @@ def _report(findings: Iterable[Finding], as_json: bool) -> int:
         found = {"ok": not failed, "findings": [asdict(one) for one in seen]}
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
-        click.echo(
-            f"\n{failed} to mend, {warned} to consider." if failed + warned else "\nAll well."
-        )
+        click.echo(f"\nErrors: {failed}, warnings: {warned}." if failed + warned else "\nAll well.")
     return int(failed > 0)
 
 

@@ -75,7 +75,7 @@ _CAUSES = (
     (
         r"database .* does not exist|no such database",
         "The server has no such database.",
-        "CREATE DATABASE {dbname} OWNER {user};",
+        "CREATE DATABASE {dbname} OWNER {user} ENCODING 'UTF8' TEMPLATE template0;",
     ),
     (
         r"no pg_hba\.conf entry",
@@ -125,7 +125,7 @@ def explain(name: str, error: object, target: dict[str, str]) -> Finding:
     said = " ".join(re.sub(r"\tIs the server .*", "", str(error)).split())
     if len(target.get("password", "")) > 3:
         said = said.replace(target["password"], "***")
-    what = f"{name} leads nowhere: {said}"
+    what = f"{name} does not lead to a database: {said}"
     values = {"host": "HOST", "port": "5432", "user": "USER", "dbname": "DATABASE", **target}
     values |= {key: values[key].partition(",")[0] or "5432" for key in ("host", "port")}
     values |= {key: _identifier(values[key]) for key in ("user", "dbname")}

@@ -127,7 +127,7 @@ class ProjectQuery(Schema):
     count = fields.String(
         validate=OneOf(COUNTS),
         metadata=_says(
-            f"How total comes about: auto counts up to {COUNTED} matches and estimates more, exact"
+            f"How total is found: auto counts up to {COUNTED} matches and estimates beyond, exact"
             " counts all, none counts nothing. By default auto, with a cursor none."
         ),
     )
