@@ -72,7 +72,7 @@ def claim() -> Claim | None:
 
 
 def insert_once(
-    table: sa.Table, given: set[str], render: Callable[[Any], sa.ColumnElement[str]]
+    table: sa.Table, given: frozenset[str], render: Callable[[Any], sa.ColumnElement[str]]
 ) -> sa.Select[Any]:
     """The statement that inserts a row unless its claim has been answered.
 
@@ -115,7 +115,9 @@ def insert_once(
 def _value(column: Any, is_given: bool) -> sa.ColumnElement[Any]:
     if is_given:  # not cast: that would cut a text to its column's length
         return sa.bindparam(column.key, type_=column.type).label(column.key)
-    default: Any = sa.literal_column(str(column.server_default.arg))
+    default: Any = sa.null()
+    if column.server_default:
+        default = sa.literal_column(str(column.server_default.arg))
     return sa.cast(default, column.type).label(column.key)
 
 

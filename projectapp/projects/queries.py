@@ -36,7 +36,6 @@ _INSERT = _new.returning(*_made)
 _INSERT_AGAIN = _new.on_conflict_do_update(
     index_elements=[Project.id], set_={"id": _new.excluded.id}
 ).returning(*_made)
-_INSERT_ONCE = insert_once(_table, {"id", "owner", *WRITABLE}, as_json)
 _REMOVE = sa.delete(_table).where(_this).returning(Project.id)
 _REMOVE_AT_VERSION = _REMOVE.where(_at_version)
 
@@ -80,17 +79,22 @@ def find(project_id: UUID) -> Row | None:
 
 
 def add(values: Mapping[str, Any], claim: Claim | None = None) -> tuple[Row, bool]:
-    """Insert a project with a value for every field of WRITABLE.
+    """Insert a project; a field that `values` lacks gets the column's default.
 
     It is the caller's. Returns the row with its new `id`, and whether it is what the `claim` had
     got before.
     """
     new = {**values, "id": database.uuid7(), "owner": auth.subject()}
     if claim:
-        return insert_row(_INSERT_ONCE, new, claim)
+        return insert_row(_insert_once(frozenset(new)), new, claim)
     # The same id again: it writes even where it finds the row, and so waits, as a mere look would
     # not, until what it found is as durable as its own commit.
     return database.one(_INSERT, new, settle=lambda: database.one(_INSERT_AGAIN, new)), False
+
+
+@lru_cache(maxsize=8)
+def _insert_once(names: frozenset[str]) -> sa.Select[Any]:
+    return insert_once(_table, names, as_json)
 
 
 def change(
