@@ -49,27 +49,33 @@ REMEDIES = (
 
 def main(lock):
     wait_for_others()
-    with open(os.path.join(ROOT, lock)) as file:
-        wanted = file.read()
-    installed = os.path.join(VENV, lock)  # a copy of the lock, written last
+    wanted = read(ROOT, lock)
     if not os.path.exists(PYTHON) or os.path.exists(INCOMPLETE):
         create_venv()
-    elif os.path.exists(installed):
-        with open(installed) as file:
-            if file.read() == wanted:
-                return
+    elif read(VENV, lock) == wanted:
+        return
     open(INCOMPLETE, "w").close()
     for name in os.listdir(VENV):
-        if name.endswith(".lock"):
-            os.remove(os.path.join(VENV, name))  # this lock may name other versions
+        # The locks of one commit name the same versions, those of another may not.
+        if name.endswith(".lock") and read(VENV, name) != read(ROOT, name):
+            os.remove(os.path.join(VENV, name))
     count = len(re.findall(r"(?m)^[a-z].*==", wanted))
     say("Installing {} packages into .venv ...".format(count))
     # A lock is complete and each file in it has a hash, so nothing is left to be resolved.
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
     run(pip + ["--no-deps", "--require-hashes", "--retries", "2", "-r", os.path.join(ROOT, lock)])
-    with open(installed, "w") as file:
+    with open(os.path.join(VENV, lock), "w") as file:  # last: it says that all of it is there
         file.write(wanted)
     os.remove(INCOMPLETE)
+
+
+def read(folder, name):
+    """The text of a file, or None if there is none."""
+    path = os.path.join(folder, name)
+    if not os.path.exists(path):
+        return None
+    with open(path) as file:
+        return file.read()
 
 
 def wait_for_others():

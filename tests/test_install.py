@@ -129,16 +129,24 @@ def test_a_changed_lock_is_installed_into_the_same_venv(installed):
     assert installed.versions() == "1.0 1.0"
 
 
-def test_after_another_lock_was_installed_the_first_one_is_installed_again(installed):
-    """They may name different versions."""
+def test_after_another_lock_of_another_commit_the_first_one_is_installed_again(installed):
+    """As when `make test` follows a `make run` in another branch, which named other versions."""
     other = installed.lock.splitlines()[0] + "\n"
     other += make_wheel(installed.wheels, "second", "1.2")
+    installed.write_lock(other)
     (installed.folder / "other.lock").write_text(other)
-    first = "sys.argv[1] = 'other.lock'"
-    assert installed.install(first).returncode == 0
+    assert installed.install("sys.argv[1] = 'other.lock'").returncode == 0
     assert installed.versions() == "1.0 1.2"
+    installed.write_lock(installed.lock)
     assert installed.install().returncode == 0
     assert installed.versions() == "1.0 1.0"
+
+
+def test_two_locks_of_one_commit_stay_installed(installed):
+    (installed.folder / "other.lock").write_text(installed.lock)
+    for _ in range(2):
+        assert installed.install("sys.argv[1] = 'other.lock'").returncode == 0
+        assert installed.install().stdout == ""
 
 
 @pytest.mark.parametrize(
