@@ -535,7 +535,7 @@ def _refuse_other_files(own: Mapping[str, str]) -> None:
     """Have the flask command and the service agree: `.env` beside this file is the only one."""
     for path, file in _flask_files().items():
         for name in {"APP_ENV", *Config.settings()} & file.keys():
-            # Whoever names an environment there expects it, even where another place wins.
+            # A person who names an environment there expects it, even where another place wins.
             is_expected = name == "APP_ENV" or file[name] == os.environ.get(name)
             if own.get(name) != file[name] and is_expected:
                 raise ConfigError(

@@ -130,7 +130,7 @@ def check_start(server):
         if process.poll() is None:
             process.kill()
             process.wait()
-            raise SystemExit(f"it took {timeout} seconds, or the server was told to stop.")
+            raise SystemExit(f"it took {timeout} seconds, or a signal to stop came.")
         output.seek(0)
         lines = [line for line in output.read().split("\n") if line.strip()]
     if process.returncode:

@@ -278,7 +278,7 @@ def _execute(connection: Connection, statement: str) -> Any:
 
 
 def _explain(error: Exception, is_connected: bool) -> str:
-    """What an error of the database means to whoever typed the command.
+    """What an error of the database means to the person who typed the command.
 
     Raises the error itself where it is a mistake in a migration, or Ctrl-C.
     """
