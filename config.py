@@ -312,13 +312,13 @@ def _libpq(uri: str) -> dict[str, str]:
 # What is inside shall be over before what is around it.
 LADDER = (
     ("DATABASE_LOCK_TIMEOUT", "DATABASE_STATEMENT_TIMEOUT"),
-    ("DATABASE_STATEMENT_TIMEOUT", "DATABASE_IDLE_TIMEOUT"),
-    ("DATABASE_IDLE_TIMEOUT", "REQUEST_TIMEOUT"),
+    ("DATABASE_STATEMENT_TIMEOUT", "DATABASE_IDLE_IN_TRANSACTION_TIMEOUT"),
+    ("DATABASE_IDLE_IN_TRANSACTION_TIMEOUT", "REQUEST_TIMEOUT"),
     ("DATABASE_CONNECT_TIMEOUT", "REQUEST_TIMEOUT"),
     ("DATABASE_POOL_TIMEOUT", "REQUEST_TIMEOUT"),
     ("QUEUE_TIMEOUT", "REQUEST_TIMEOUT"),
     ("REQUEST_TIMEOUT", "GRACEFUL_TIMEOUT"),
-    ("DRAIN_SECONDS", "GRACEFUL_TIMEOUT"),
+    ("DRAIN_TIMEOUT", "GRACEFUL_TIMEOUT"),
 )
 
 JWT_CLAIMS = ("JWT_ISSUER", "JWT_AUDIENCE")
@@ -332,18 +332,18 @@ class Config:
     """What all environments share."""
 
     APP_ENV: ClassVar[str]
-    DATABASE_HOME: ClassVar[Path] = ROOT / "instance" / "postgres"  # without a DATABASE_URL
+    EMBEDDED_POSTGRES_DIR: ClassVar[Path] = ROOT / "instance" / "postgres"  # without a DATABASE_URL
     TESTING = False
-    CALLERS_EXPECTED = False
+    WARN_WITHOUT_AUTH = False
     PROPAGATE_EXCEPTIONS = False  # also under tests and the debugger an error is a problem document
 
     DATABASE_URL: Annotated[dict[str, str] | None, database_url] = None
     MIGRATIONS_DATABASE_URL: Annotated[dict[str, str] | None, database_url] = None
-    PG_BIN: Annotated[Path | None, Path] = None
+    EMBEDDED_POSTGRES_BIN: Annotated[Path | None, Path] = None
     HOST: Annotated[str, listen_host] = "127.0.0.1"
     PORT: Annotated[int, integer(1, 65535)] = 8000
     WEB_CONCURRENCY: Count = 2
-    THREADS: Count = 4
+    DATABASE_POOL_SIZE: Count = 4
     ALLOWED_ORIGINS: Annotated[tuple[str, ...], origins] = ()
     AUTH: Annotated[tuple[str, ...] | None, some_of("tokens", "jwt")] = ()
     JWT_ISSUER: Annotated[str, str] = ""
@@ -353,11 +353,11 @@ class Config:
     JWT_SECRET: Annotated[str, secret] = ""
     JWT_SCOPES: Annotated[tuple[str, ...], scopes] = ("projects:read", "projects:write")
     RATE_LIMIT: Annotated[tuple[int, int] | None, rate] = None
-    RATE_LIMIT_STORE: Annotated[str, redis_url] = ""
+    RATE_LIMIT_REDIS_URL: Annotated[str, redis_url] = ""
     SCRIPT_NAME: Annotated[str, path_prefix] = ""
     TRUSTED_PROXIES: Annotated[tuple[IPNetwork, ...], networks] = ()
     DOCS: Annotated[bool, switch] = True
-    READY_DETAIL: Annotated[bool, switch] = True
+    READY_DETAILS: Annotated[bool, switch] = True
     MAX_CONTENT_LENGTH: Annotated[int, integer(1, 2**29)] = 2**20
     READ_TIMEOUT: Seconds = 10
     QUEUE_TIMEOUT: Seconds = 2
@@ -365,13 +365,13 @@ class Config:
     LOG_FORMAT: Annotated[str, one_of("text", "json")] = "text"
     DATABASE_CONNECT_TIMEOUT: Seconds = 3
     DATABASE_POOL_TIMEOUT: Seconds = 2
-    DATABASE_PING_AFTER: Seconds = 5
+    DATABASE_PING_AFTER_IDLE: Seconds = 5
     DATABASE_LOCK_TIMEOUT: Seconds = 1
     DATABASE_STATEMENT_TIMEOUT: Seconds = 3
-    DATABASE_IDLE_TIMEOUT: Seconds = 5
+    DATABASE_IDLE_IN_TRANSACTION_TIMEOUT: Seconds = 5
     REQUEST_TIMEOUT: Seconds = 8
     GRACEFUL_TIMEOUT: Seconds = 20
-    DRAIN_SECONDS: Annotated[int, integer(0, 3600)] = 0  # of GRACEFUL_TIMEOUT
+    DRAIN_TIMEOUT: Annotated[int, integer(0, 3600)] = 0  # of GRACEFUL_TIMEOUT
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         for name, kind in self.settings().items():
@@ -384,8 +384,8 @@ class Config:
                     raise ConfigError(f"{name} must be {error}.") from None
         if self.DATABASE_URL is None and self.MIGRATIONS_DATABASE_URL is not None:
             raise ConfigError("MIGRATIONS_DATABASE_URL is of no use without DATABASE_URL.")
-        if self.RATE_LIMIT_STORE and not self.RATE_LIMIT:
-            raise ConfigError("RATE_LIMIT_STORE is of no use without RATE_LIMIT.")
+        if self.RATE_LIMIT_REDIS_URL and not self.RATE_LIMIT:
+            raise ConfigError("RATE_LIMIT_REDIS_URL is of no use without RATE_LIMIT.")
         self._check_jwt()
         for inner, outer in LADDER:
             if getattr(self, inner) >= getattr(self, outer):
@@ -431,7 +431,7 @@ class Testing(Config):
     """The tests: a throw-away database, nothing from `.env`."""
 
     APP_ENV = "testing"
-    DATABASE_HOME = ROOT / "instance" / "testing"
+    EMBEDDED_POSTGRES_DIR = ROOT / "instance" / "testing"
     TESTING = True
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -451,9 +451,9 @@ class Production(Config):
     APP_ENV = "production"
     HOST = "0.0.0.0"  # noqa: S104 - a proxy or a container has to reach it
     LOG_FORMAT = "json"
-    DRAIN_SECONDS = 5  # a load balancer has seen it by then
+    DRAIN_TIMEOUT = 5  # a load balancer has seen it by then
     AUTH = None
-    CALLERS_EXPECTED = True
+    WARN_WITHOUT_AUTH = True
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         super().__init__(environ)

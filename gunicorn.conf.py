@@ -32,10 +32,10 @@ workers = settings.WEB_CONCURRENCY
 worker_class = runpy.run_path(str(serving / "worker.py"))["Worker"]
 # Half of what the process may open: a worker that could not accept would end.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
-threads = 2 * settings.THREADS  # half of them for what has no connection, or needs none
+threads = 2 * settings.DATABASE_POOL_SIZE  # half of them for what has no connection, or needs none
 keepalive = 5
 timeout = 30
-graceful_timeout = settings.GRACEFUL_TIMEOUT - settings.DRAIN_SECONDS
+graceful_timeout = settings.GRACEFUL_TIMEOUT - settings.DRAIN_TIMEOUT
 limit_request_line = 8190  # gunicorn's most: a cursor beside a search and a long name
 limit_request_fields = 50
 limit_request_field_size = 8190
@@ -72,7 +72,9 @@ def on_starting(server):
         from projectapp.embedded import EmbeddedError, Server
 
         try:
-            server.embedded = Server(settings.DATABASE_HOME, settings.PG_BIN, settings.TESTING)
+            server.embedded = Server(
+                settings.EMBEDDED_POSTGRES_DIR, settings.EMBEDDED_POSTGRES_BIN, settings.TESTING
+            )
             server.embedded.start()
         except EmbeddedError as error:
             raise SystemExit(str(error)) from None
@@ -144,7 +146,7 @@ def drain(server):
     """
     if server.reexec_pid == server.master_pid == 0:
         server.kill_workers(signal.SIGUSR2)
-        end = time.monotonic() + settings.DRAIN_SECONDS
+        end = time.monotonic() + settings.DRAIN_TIMEOUT
         while server.WORKERS and (left := end - time.monotonic()) > 0:
             told = server.wait_for_signals(left)
             if signal.SIGINT in told or signal.SIGQUIT in told:

@@ -26,7 +26,7 @@ BASE = f"http://127.0.0.1:{PORT}"
 PATHS = {"/health": "/health", "a list": "/api/v1/projects"}
 PRODUCTION = {
     **{"APP_ENV": "production", "AUTH": "none", "HOST": "127.0.0.1", "PORT": str(PORT)},
-    **{"WEB_CONCURRENCY": "2", "THREADS": "4", "DRAIN_SECONDS": "0"},
+    **{"WEB_CONCURRENCY": "2", "DATABASE_POOL_SIZE": "4", "DRAIN_TIMEOUT": "0"},
 }
 
 

@@ -46,7 +46,7 @@ def measure(url: str) -> None:
 
     apps = {"off": make(), "off again": make(), "this host": make(RATE_LIMIT=RATE)}
     if REDIS:
-        apps["redis"] = make(RATE_LIMIT=RATE, RATE_LIMIT_STORE=REDIS[0])
+        apps["redis"] = make(RATE_LIMIT=RATE, RATE_LIMIT_REDIS_URL=REDIS[0])
     try:
         from flask_limiter import Limiter
         from flask_limiter.util import get_remote_address

@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the big table")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder), config.Development(os.environ).PG_BIN)
+        server = Server(Path(folder), config.Development(os.environ).EMBEDDED_POSTGRES_BIN)
         server.start()
         try:
             run(server, arguments.rows, arguments.explain)

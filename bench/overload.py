@@ -44,7 +44,9 @@ def main() -> None:
         server = Server(Path(folder))
         server.start()
         connection = psycopg2.connect(**server.parameters)
-        environ = migrated(server, AUTH="none", PORT=str(PORT), WEB_CONCURRENCY="2", THREADS="4")
+        environ = migrated(
+            server, AUTH="none", PORT=str(PORT), WEB_CONCURRENCY="2", DATABASE_POOL_SIZE="4"
+        )
         with connection, connection.cursor() as cursor:
             cursor.execute(FILL)
             cursor.execute("SELECT id FROM projects LIMIT 1")

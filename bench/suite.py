@@ -38,13 +38,17 @@ WORKS = {
     "change": "changing with If-Match",
 }
 ROWS = "00000000-0000-7000-8000-000000"  # and six digits
-CONNECTIONS, WORKERS, THREADS = 8, 2, 4
+CONNECTIONS, WORKERS, DATABASE_POOL_SIZE = 8, 2, 4
 PORT = 21100
 
 # As in production, with a line in the log for each request; for whoever comes, as the others.
 SETTINGS = {
     **{"APP_ENV": "production", "AUTH": "none"},
-    **{"LOG_LEVEL": "info", "WEB_CONCURRENCY": str(WORKERS), "THREADS": str(THREADS)},
+    **{
+        "LOG_LEVEL": "info",
+        "WEB_CONCURRENCY": str(WORKERS),
+        "DATABASE_POOL_SIZE": str(DATABASE_POOL_SIZE),
+    },
 }
 
 # Every hundredth row has the word, and none at its beginning: all rank alike, the newest first.
@@ -67,13 +71,18 @@ RESTORE = {
     "change": ["UPDATE projects SET version = 1 WHERE version > 1"],
 }
 
-_GUNICORN = [str(BIN / "gunicorn"), f"--workers={WORKERS}", f"--threads={THREADS}"]
+_GUNICORN = [str(BIN / "gunicorn"), f"--workers={WORKERS}", f"--threads={DATABASE_POOL_SIZE}"]
 _STOCK = [*_GUNICORN, "--config=/dev/null", "--worker-class=gthread", "--no-control-socket"]
 CONTENDERS = {
     "projectapp": [str(BIN / "gunicorn"), "wsgi:app"],
     "projectapp on granian": [
         *(str(THEIRS / "granian"), "--interface=wsgi", f"--workers={WORKERS}", "--no-access-log"),
-        *(f"--blocking-threads={THREADS}", "--log-level=error", "--port={port}", "wsgi:app"),
+        *(
+            f"--blocking-threads={DATABASE_POOL_SIZE}",
+            "--log-level=error",
+            "--port={port}",
+            "wsgi:app",
+        ),
     ],
     "Flask by hand": [*_STOCK, "--bind=127.0.0.1:{port}", "bench.contenders.handwritten:app"],
     "Flask-SQLAlchemy": [*_STOCK, "--bind=127.0.0.1:{port}", "bench.contenders.tutorial:app"],

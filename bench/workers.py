@@ -1,4 +1,4 @@
-"""Which WEB_CONCURRENCY and THREADS serve best? Interleaved rounds of wrk; see README.md."""
+"""Compare values of WEB_CONCURRENCY and DATABASE_POOL_SIZE in interleaved rounds of wrk."""
 
 import os
 import re
@@ -97,7 +97,7 @@ def main() -> None:
             rates = {pair: [] for pair in PAIRS}
             for _ in range(ROUNDS):
                 for pair in PAIRS:
-                    sizes = {"WEB_CONCURRENCY": str(pair[0]), "THREADS": str(pair[1])}
+                    sizes = {"WEB_CONCURRENCY": str(pair[0]), "DATABASE_POOL_SIZE": str(pair[1])}
                     rates[pair].append(measure({**environ, **sizes}, path))
             print(path)
             for pair, found in rates.items():

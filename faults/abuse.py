@@ -10,7 +10,7 @@ from typing import NamedTuple
 from faults.client import PROJECTS
 from faults.ledger import Attempt, Ledger
 from faults.raw import CLOSED, SILENT, Answer, Line
-from faults.service import THREADS, WORKERS
+from faults.service import DATABASE_POOL_SIZE, WORKERS
 from faults.stage import Stage
 from faults.workload import create_body
 
@@ -145,8 +145,10 @@ class Range:
             stage.promise(False, f"{name}, {len(flaws)} x: {flaws[0]}")
         ((strange,),) = stage.cluster.sql(_STRANGE, _NEVER)
         stage.promise(not strange, f"{strange} rows say what was refused, or smuggled")
-        with ThreadPoolExecutor(2 * WORKERS * THREADS) as pool:
-            said = set(pool.map(stage.service.status, [self.target] * 4 * WORKERS * THREADS))
+        with ThreadPoolExecutor(2 * WORKERS * DATABASE_POOL_SIZE) as pool:
+            said = set(
+                pool.map(stage.service.status, [self.target] * 4 * WORKERS * DATABASE_POOL_SIZE)
+            )
         stage.promise(said == {200}, f"afterwards reads are answered {said}")
         log = stage.service.log.read_text(errors="replace")
         gaps = {gap: log.count(gap) for gap in _GAPS if gap in log}

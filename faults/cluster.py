@@ -98,12 +98,12 @@ class Cluster:
 
 @cache
 def _server() -> Server:
-    wanted = os.environ.get("PG_BIN")
+    wanted = os.environ.get("EMBEDDED_POSTGRES_BIN")
     return Server(Path("unused"), Path(wanted) if wanted else None)
 
 
 def binaries() -> Path:
-    """The folder of postgres, initdb and pg_basebackup: PG_BIN's, or found by itself."""
+    """Return the folder of postgres, initdb and pg_basebackup."""
     return _server().binaries
 
 

@@ -23,7 +23,7 @@ from faults.processes import (
     until,
 )
 
-WORKERS, THREADS = 2, 4
+WORKERS, DATABASE_POOL_SIZE = 2, 4
 START_SECONDS = 90
 DRAIN = 40.0  # seconds that a stop may take: graceful_timeout and some
 # The script and not `python -m gunicorn`: re-executed on USR2 that has gunicorn's own folder first
@@ -52,7 +52,7 @@ class Service:
             **service_environ(self.url),
             "PORT": str(self.port),
             "WEB_CONCURRENCY": str(WORKERS),
-            "THREADS": str(THREADS),
+            "DATABASE_POOL_SIZE": str(DATABASE_POOL_SIZE),
             "SEEDED_BUG": self.bug,
             # gunicorn returns to it on USR2; the system's own name for the folder follows links.
             "PWD": str(self.code),

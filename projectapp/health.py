@@ -87,7 +87,7 @@ def ready() -> Response:
     ahead is normal while a new release rolls out. Where it is not durable, a crash may lose writes
     that were acknowledged. A server may be set to say no more than yes or no.
     """
-    if current_app.config["READY_DETAIL"]:
+    if current_app.config["READY_DETAILS"]:
         return jsonify(status="ready", **_readiness())
     try:
         _readiness()

@@ -38,12 +38,12 @@ PATIENT_LIMITS = {
     "DATABASE_POOL_TIMEOUT": "15",
     "DATABASE_LOCK_TIMEOUT": "10",
     "DATABASE_STATEMENT_TIMEOUT": "15",
-    "DATABASE_IDLE_TIMEOUT": "20",
+    "DATABASE_IDLE_IN_TRANSACTION_TIMEOUT": "20",
     "REQUEST_TIMEOUT": "30",
     "GRACEFUL_TIMEOUT": "50",
 }
 # These two bound no other.
-PATIENT = {"READ_TIMEOUT": "60", "DATABASE_PING_AFTER": "3600"}
+PATIENT = {"READ_TIMEOUT": "60", "DATABASE_PING_AFTER_IDLE": "3600"}
 
 # flask reads `.env` by itself, where there may be the URL of a real database.
 os.environ["FLASK_SKIP_DOTENV"] = "1"
@@ -166,7 +166,7 @@ def url_of(parameters: dict[str, str]) -> str:
 @pytest.fixture(scope="session")
 def binaries() -> Path:
     """The folder with the programs of the PostgreSQL that the tests run."""
-    folder = find_binaries(config.Testing(os.environ).PG_BIN).absolute()
+    folder = find_binaries(config.Testing(os.environ).EMBEDDED_POSTGRES_BIN).absolute()
     if not (folder / "psql").exists():
         pytest.skip(f"there are no programs but the server in {folder}")
     return folder
@@ -186,7 +186,11 @@ def _urls() -> Iterator[tuple[str, str]]:
             pytest.exit(f"The tests empty their database. {error}", 2)
         yield given[0], given[1]
         return
-    server = Server(config.Testing.DATABASE_HOME, config.Testing(os.environ).PG_BIN, throwaway=True)
+    server = Server(
+        config.Testing.EMBEDDED_POSTGRES_DIR,
+        config.Testing(os.environ).EMBEDDED_POSTGRES_BIN,
+        throwaway=True,
+    )
     _servers.append(server)
     server.start()
     name = f"test_{os.getpid()}"

@@ -89,7 +89,7 @@ def test_a_rotation_that_still_runs_behind_a_pooler_is_waited_for(
     patience = {
         "DATABASE_LOCK_TIMEOUT": "40",
         "DATABASE_STATEMENT_TIMEOUT": "50",
-        "DATABASE_IDLE_TIMEOUT": "60",
+        "DATABASE_IDLE_IN_TRANSACTION_TIMEOUT": "60",
         "REQUEST_TIMEOUT": "70",
         "GRACEFUL_TIMEOUT": "80",
     }

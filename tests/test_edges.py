@@ -421,7 +421,7 @@ def test_closed_docs_are_not_linked(make_app):
 
 def test_ready_without_detail_says_yes_or_no(make_app, sql, direct_url, problem, caplog):
     caplog.set_level(logging.INFO)
-    closed = {"READY_DETAIL": "off"}
+    closed = {"READY_DETAILS": "off"}
     answer = make_app(**closed).test_client().get("/ready")
     assert (answer.status_code, answer.json) == (200, {"status": "ready"})
     read_only = f"{direct_url}&options=-c%20default_transaction_read_only%3Don"
@@ -437,7 +437,7 @@ def test_ready_without_detail_says_yes_or_no(make_app, sql, direct_url, problem,
 
 def test_what_ready_always_says_is_what_the_document_requires(make_app, sql):
     for detail in ("on", "off"):
-        client = make_app(READY_DETAIL=detail).test_client()
+        client = make_app(READY_DETAILS=detail).test_client()
         described = client.get("/openapi.json").json["components"]["schemas"]["Ready"]
         found = client.get("/ready").json
         assert set(described["required"]) <= found.keys() <= described["properties"].keys()

@@ -33,7 +33,7 @@ import sys
 from pathlib import Path
 import config
 from projectapp import create_app
-config.Testing.DATABASE_HOME = Path(sys.argv[1])
+config.Testing.EMBEDDED_POSTGRES_DIR = Path(sys.argv[1])
 client = create_app(config.Testing({})).test_client()
 for path in ("/health", "/ready"):  # the second is not migrated
     print(client.get(path).status_code, len(list(Path(sys.argv[1]).iterdir())))
@@ -261,7 +261,7 @@ def test_a_server_that_cannot_start_says_why(home):
 
 
 def test_pg_bin_comes_first_and_has_to_hold_a_server(tmp_path):
-    with pytest.raises(EmbeddedError, match="PG_BIN"):
+    with pytest.raises(EmbeddedError, match="EMBEDDED_POSTGRES_BIN"):
         find_binaries(tmp_path)
     for name in ("postgres", "initdb"):
         (tmp_path / name).touch()

@@ -83,7 +83,7 @@ def test_health_is_ok_again_once_the_database_is(make_app, proxy, app):
 
 
 def test_a_full_pool_is_a_503_within_its_timeout(make_app, app, problem):
-    busy = make_app(THREADS="1", DATABASE_POOL_TIMEOUT="1")
+    busy = make_app(DATABASE_POOL_SIZE="1", DATABASE_POOL_TIMEOUT="1")
     with busy.app_context():
         engine = database.db.engine
     with engine.connect():

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 BRISK = {
     "DATABASE_STATEMENT_TIMEOUT": "2",
-    "DATABASE_IDLE_TIMEOUT": "3",
+    "DATABASE_IDLE_IN_TRANSACTION_TIMEOUT": "3",
     "REQUEST_TIMEOUT": "6",
 }
 # One limit is short and the others are long, so that a busy machine shows which one held.
@@ -23,7 +23,7 @@ BRISK_STATEMENT = BRISK | {"REQUEST_TIMEOUT": "60", "GRACEFUL_TIMEOUT": "90"}
 BRISK_LOCK = BRISK_STATEMENT | {
     "DATABASE_LOCK_TIMEOUT": "1",
     "DATABASE_STATEMENT_TIMEOUT": "40",
-    "DATABASE_IDLE_TIMEOUT": "50",
+    "DATABASE_IDLE_IN_TRANSACTION_TIMEOUT": "50",
 }
 LATE = 30  # seconds, between the two
 KEYED = {"Idempotency-Key": "a"}
@@ -445,7 +445,7 @@ def test_a_peer_that_is_silent_from_the_first_is_cut(make_app, proxy, sql, probl
 
 
 def test_a_connection_that_fell_silent_at_rest_is_found_in_time(make_app, proxy, sql, problem):
-    client = make_app(DATABASE_URL=proxy.url, DATABASE_PING_AFTER="1", **BRISK_STATEMENT)
+    client = make_app(DATABASE_URL=proxy.url, DATABASE_PING_AFTER_IDLE="1", **BRISK_STATEMENT)
     client = client.test_client()
     client.get(PROJECTS)
     time.sleep(1.1)
@@ -475,9 +475,12 @@ def test_while_the_database_is_away_one_request_tries_and_the_others_are_told(ma
 
 
 def test_who_waited_for_a_thread_is_answered_in_time_too_and_health_at_once(serve, sql):
-    limits = {"DATABASE_IDLE_TIMEOUT": "4", "REQUEST_TIMEOUT": "5"}  # nobody else ends the stall
+    limits = {
+        "DATABASE_IDLE_IN_TRANSACTION_TIMEOUT": "4",
+        "REQUEST_TIMEOUT": "5",
+    }  # nobody else ends the stall
     with (
-        serve(WEB_CONCURRENCY="1", THREADS="1", **limits) as server,
+        serve(WEB_CONCURRENCY="1", DATABASE_POOL_SIZE="1", **limits) as server,
         ThreadPoolExecutor(24) as pool,
     ):
         sql("BEGIN")

@@ -206,7 +206,7 @@ def test_the_issuers_certificate_is_verified(make_app, sql, tmp_path, monkeypatc
 
 
 def test_no_more_than_half_of_the_threads_wait_for_a_silent_issuer(issuer, quick):
-    verifier = jwt.Verifier(settings_of(issuer, THREADS="2"))
+    verifier = jwt.Verifier(settings_of(issuer, DATABASE_POOL_SIZE="2"))
     known = issuer.token()
     verifier.verify(known)
     issuer.answer = answers.silent
@@ -249,7 +249,12 @@ def test_a_flood_of_unknown_keys_costs_others_nothing(issuer, serve, sql, tmp_pa
         " (gen_random_uuid(), 'machine', 'machine', '{projects:read}', %s)",
         tokens.hash_token(api_token),
     )
-    settings = {**issuer.settings, "AUTH": "tokens,jwt", "WEB_CONCURRENCY": "1", "THREADS": "2"}
+    settings = {
+        **issuer.settings,
+        "AUTH": "tokens,jwt",
+        "WEB_CONCURRENCY": "1",
+        "DATABASE_POOL_SIZE": "2",
+    }
     names, stop, held = count(), threading.Event(), threading.Event()
 
     def hold(handler):

@@ -382,7 +382,7 @@ def test_counters_of_before_a_reboot_give_up_their_place_first(make_store):
 
 
 def test_services_with_other_windows_count_apart_in_one_redis(limited, redis):
-    daily, hourly = (limited(rate, RATE_LIMIT_STORE=redis.url) for rate in ("2/day", "2/hour"))
+    daily, hourly = (limited(rate, RATE_LIMIT_REDIS_URL=redis.url) for rate in ("2/day", "2/hour"))
     answers = [client.get(PROJECTS).status_code for client in (daily, hourly) * 3]
     assert answers == [200] * 4 + [429] * 2
 
@@ -543,7 +543,7 @@ def redis(tmp_path, monkeypatch):
 
 
 def test_hosts_count_together_where_they_share_a_store(limited, redis, caplog):
-    hosts = [limited("6/day", RATE_LIMIT_STORE=redis.url) for _ in range(2)]
+    hosts = [limited("6/day", RATE_LIMIT_REDIS_URL=redis.url) for _ in range(2)]
     answers = [hosts[n % 2].get(PROJECTS) for n in range(10)]
     assert [answer.status_code for answer in answers] == [200] * 6 + [429] * 4
     left = [re.findall(r"r=(\d+)", answer.headers["RateLimit"])[0] for answer in answers]
@@ -552,7 +552,7 @@ def test_hosts_count_together_where_they_share_a_store(limited, redis, caplog):
 
 
 def test_who_comes_back_when_a_shared_store_told_to_passes(limited, redis):
-    client = limited("2/second", RATE_LIMIT_STORE=redis.url)
+    client = limited("2/second", RATE_LIMIT_REDIS_URL=redis.url)
     for _ in range(4):
         end = time.monotonic() + 60
         while (answer := client.get(PROJECTS)).status_code == 200:
@@ -567,7 +567,7 @@ def test_a_store_that_is_away_is_done_without_until_it_is_back(
     limited, redis, caplog, monkeypatch, how
 ):
     monkeypatch.setattr(stores, "REST", 300)
-    client = limited("3/day", RATE_LIMIT_STORE=redis.url)
+    client = limited("3/day", RATE_LIMIT_REDIS_URL=redis.url)
     get = client.get
     assert [get(PROJECTS).status_code for _ in range(4)] == [200, 200, 200, 429]
     leave = {
@@ -612,8 +612,8 @@ def ask(redis, *commands, password="s3cret-word"):  # noqa: S107 - a test's
         ({"RATE_LIMIT": "0/minute"}, "RATE_LIMIT must be"),
         ({"RATE_LIMIT": "100"}, "RATE_LIMIT must be"),
         ({"RATE_LIMIT": "5/week"}, "RATE_LIMIT must be"),
-        ({"RATE_LIMIT_STORE": "redis://h"}, "of no use without RATE_LIMIT"),
-        ({"RATE_LIMIT": "1/day", "RATE_LIMIT_STORE": "http://u:s3cret@h"}, "redis://"),
+        ({"RATE_LIMIT_REDIS_URL": "redis://h"}, "of no use without RATE_LIMIT"),
+        ({"RATE_LIMIT": "1/day", "RATE_LIMIT_REDIS_URL": "http://u:s3cret@h"}, "redis://"),
     ],
 )
 def test_a_limit_that_cannot_be_is_refused(environ, told):
@@ -624,12 +624,12 @@ def test_a_limit_that_cannot_be_is_refused(environ, told):
 
 @pytest.mark.parametrize("rest", ["h:port/0", "h/0?no_such_key=1"])
 def test_a_store_whose_url_cannot_be_read_is_not_told(make_app, rest):
-    with pytest.raises(config.ConfigError, match="RATE_LIMIT_STORE must be") as error:
-        make_app(RATE_LIMIT="1/day", RATE_LIMIT_STORE=f"redis://:s3cret@{rest}")
+    with pytest.raises(config.ConfigError, match="RATE_LIMIT_REDIS_URL must be") as error:
+        make_app(RATE_LIMIT="1/day", RATE_LIMIT_REDIS_URL=f"redis://:s3cret@{rest}")
     assert "s3cret" not in str(error.value)
 
 
 def test_without_its_client_a_store_is_refused(monkeypatch):
     monkeypatch.setattr(config, "find_spec", lambda name: None)
     with pytest.raises(config.ConfigError, match="pip install 'redis"):
-        config.Testing({"RATE_LIMIT": "1/day", "RATE_LIMIT_STORE": "redis://h"})
+        config.Testing({"RATE_LIMIT": "1/day", "RATE_LIMIT_REDIS_URL": "redis://h"})

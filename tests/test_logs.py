@@ -118,7 +118,7 @@ def test_a_command_marks_its_warnings():
     assert CommandFormatter().format(made) == "Warning: line 1\n2"
 
 
-PRODUCTION = {"APP_ENV": "production", "AUTH": "none", "HOST": "127.0.0.1", "DRAIN_SECONDS": "0"}
+PRODUCTION = {"APP_ENV": "production", "AUTH": "none", "HOST": "127.0.0.1", "DRAIN_TIMEOUT": "0"}
 TEXT = re.compile(r"\d\d:\d\d:\d\d (DEBUG|INFO|WARNING|ERROR|CRITICAL) +\S")
 
 UNABLE = """
@@ -181,7 +181,7 @@ def test_in_development_all_lines_are_text_of_one_form(serve):
 @pytest.mark.slow
 def test_a_line_of_a_request_has_its_id_whoever_writes_it(serve):
     away = f"postgresql://someone@127.0.0.1:{free_port()}/test"
-    with serve(LOG_FORMAT="json", READY_DETAIL="off", DATABASE_URL=away) as server:
+    with serve(LOG_FORMAT="json", READY_DETAILS="off", DATABASE_URL=away) as server:
         server.request("GET", "/ready", **{"X-Request-ID": "abc"})
         server.stop()
     [line] = [line for line in lines_of(server) if line["logger"] == "projectapp.health"]

@@ -31,13 +31,13 @@ pytestmark = pytest.mark.slow
 # One connection and two threads; a locked table is waited for longer than any test takes.
 FEW = {
     "WEB_CONCURRENCY": "1",
-    "THREADS": "1",
+    "DATABASE_POOL_SIZE": "1",
     "READ_TIMEOUT": "5",
     "QUEUE_TIMEOUT": "2",
     "DATABASE_LOCK_TIMEOUT": "90",
     "DATABASE_STATEMENT_TIMEOUT": "100",
     "DATABASE_POOL_TIMEOUT": "110",
-    "DATABASE_IDLE_TIMEOUT": "110",
+    "DATABASE_IDLE_IN_TRANSACTION_TIMEOUT": "110",
     "REQUEST_TIMEOUT": "120",
     "GRACEFUL_TIMEOUT": "150",
     "ALLOWED_ORIGINS": "https://a.example",

@@ -209,7 +209,7 @@ def test_eight_clients_share_two_sessions_and_each_has_its_own_answers(
     bounce, make_app, sql, direct_url
 ):
     bouncer = bounce()
-    app = make_app(DATABASE_URL=bouncer.url(), THREADS="8")
+    app = make_app(DATABASE_URL=bouncer.url(), DATABASE_POOL_SIZE="8")
 
     def live(me):
         client = app.test_client()
@@ -240,7 +240,11 @@ def test_each_statement_has_its_limits(
 ):
     bouncer = bounce()
     # One limit is short, the others are long, so that on a busy machine it is seen which one held.
-    long = {"DATABASE_IDLE_TIMEOUT": "50", "REQUEST_TIMEOUT": "60", "GRACEFUL_TIMEOUT": "90"}
+    long = {
+        "DATABASE_IDLE_IN_TRANSACTION_TIMEOUT": "50",
+        "REQUEST_TIMEOUT": "60",
+        "GRACEFUL_TIMEOUT": "90",
+    }
     locked, asleep = (
         make_app(DATABASE_URL=bouncer.url(), DATABASE_STATEMENT_TIMEOUT=seconds, **long)
         for seconds in ("40", "2")

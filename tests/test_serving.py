@@ -177,7 +177,7 @@ def test_a_ctrl_c_is_the_masters_to_pass_on(serve):
 
 
 def test_a_stop_says_so_first_and_serves_on_meanwhile(serve):
-    with serve(DRAIN_SECONDS="120", GRACEFUL_TIMEOUT="150") as server:
+    with serve(DRAIN_TIMEOUT="120", GRACEFUL_TIMEOUT="150") as server:
         server.process.send_signal(signal.SIGTERM)
         # Of the two workers any may answer.
         until(lambda: {server.request("GET", "/ready")[0] for _ in range(20)} == {503})
@@ -190,7 +190,7 @@ def test_a_stop_says_so_first_and_serves_on_meanwhile(serve):
 
 
 def test_a_stop_that_says_so_first_ends_by_itself(serve):
-    with serve(DRAIN_SECONDS="2") as server:
+    with serve(DRAIN_TIMEOUT="2") as server:
         started = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - started > 2
@@ -198,7 +198,7 @@ def test_a_stop_that_says_so_first_ends_by_itself(serve):
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_that_says_so_first_can_be_hastened(serve, how):
-    with serve(DRAIN_SECONDS="120", GRACEFUL_TIMEOUT="150") as server:
+    with serve(DRAIN_TIMEOUT="120", GRACEFUL_TIMEOUT="150") as server:
         server.process.send_signal(signal.SIGTERM)
         until(lambda: server.request("GET", "/ready")[0] == 503)
         assert server.stop(how) == 0  # within 30 seconds
@@ -245,7 +245,7 @@ def test_without_their_master_workers_start_nothing_after_four_seconds(serve, sq
     sql("LOCK TABLE projects IN EXCLUSIVE MODE")  # a create takes four seconds, and is a 503
     ladder = {"LOCK": "4", "STATEMENT": "5", "IDLE": "6", "POOL": "9"}
     environ = {f"DATABASE_{name}_TIMEOUT": value for name, value in ladder.items()}
-    environ |= {"WEB_CONCURRENCY": "1", "THREADS": "1", "REQUEST_TIMEOUT": "12"}
+    environ |= {"WEB_CONCURRENCY": "1", "DATABASE_POOL_SIZE": "1", "REQUEST_TIMEOUT": "12"}
     with serve(**environ) as server, ThreadPoolExecutor(12) as pool:
         [worker] = children(server.process.pid)
 
@@ -340,7 +340,7 @@ def end(pid: int) -> None:
 
 def test_an_upgrade_loses_no_request(serve, client, make_project):
     make_project()
-    with serve(DRAIN_SECONDS="5") as server, Load(server) as load:
+    with serve(DRAIN_TIMEOUT="5") as server, Load(server) as load:
         until(lambda: load.answered > 300)
         usual = load.gap
         new = upgrade(server.process.pid, server.log)

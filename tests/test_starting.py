@@ -50,7 +50,7 @@ def taken():
 
 @pytest.mark.parametrize("command", [CHECK, GUNICORN], ids=["python -m config", "gunicorn"])
 def test_a_port_in_use_is_one_sentence_before_anything_is_started(taken, command):
-    done = start(*command, PORT=taken, PG_BIN="/nonexistent")
+    done = start(*command, PORT=taken, EMBEDDED_POSTGRES_BIN="/nonexistent")
     other = int(taken) + 1
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
@@ -62,7 +62,7 @@ def test_a_port_in_use_is_one_sentence_before_anything_is_started(taken, command
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-name.invalid"])
 @pytest.mark.parametrize("command", [CHECK, GUNICORN], ids=["python -m config", "gunicorn"])
 def test_an_address_that_this_machine_does_not_have_is_one_sentence(command, host):
-    done = start(*command, HOST=host, PG_BIN="/nonexistent")
+    done = start(*command, HOST=host, EMBEDDED_POSTGRES_BIN="/nonexistent")
     assert done.returncode == 1
     assert re.fullmatch(
         rf"This machine has no address {host} \(.+\)\. Set HOST to 127\.0\.0\.1 to serve this"
@@ -202,7 +202,11 @@ def is_replaced(server, workers):
 JWT = "AUTH=jwt\nJWT_ISSUER=i\nJWT_AUDIENCE=a\nJWT_KEY_FILE=missing\n"
 REFUSED = "The reload is refused, and the old workers keep serving: "
 BAD_FILES = {
-    "a value": (".env", b"THREADS=x\n", "THREADS must be a whole number from 1 to 1000."),
+    "a value": (
+        ".env",
+        b"DATABASE_POOL_SIZE=x\n",
+        "DATABASE_POOL_SIZE must be a whole number from 1 to 1000.",
+    ),
     "an address": (".env", b"HOST=192.0.2.1\n", "a reload cannot change HOST; restart"),
     "a key file": (".env", JWT.encode(), "JWT_KEY_FILE cannot be read"),
     "code": ("wsgi.py", b"app = \n", "SyntaxError: "),
@@ -215,7 +219,11 @@ def test_a_reload_that_would_fail_is_refused_and_the_next_one_works(serve, proje
     file, content, reason = BAD_FILES[name]
     with serve(cwd=project, **IN_FULL) as server:
         workers = find_workers(server)
-        good = (project / file).read_bytes() if (project / file).exists() else b"THREADS=2\n"
+        good = (
+            (project / file).read_bytes()
+            if (project / file).exists()
+            else b"DATABASE_POOL_SIZE=2\n"
+        )
         (project / file).write_bytes(content)
         reload(server, lambda: REFUSED in server.log.read_text())
         assert {*children(server.process.pid)} == workers
@@ -250,12 +258,12 @@ def test_a_reload_takes_new_settings(serve, project):
 def test_an_upgrade_that_fails_leaves_the_old_server_and_the_next_one_works(serve, project):
     with serve(cwd=project, **IN_FULL) as server:
         workers = find_workers(server)
-        (project / ".env").write_text("THREADS=x\n")
+        (project / ".env").write_text("DATABASE_POOL_SIZE=x\n")
         server.process.send_signal(signal.SIGUSR2)
-        wait_for(lambda: "THREADS must be" in server.log.read_text(), server)
+        wait_for(lambda: "DATABASE_POOL_SIZE must be" in server.log.read_text(), server)
         wait_for(lambda: {*children(server.process.pid)} == workers, server)
         assert server.request("GET", PROJECTS)[0] == 200
-        (project / ".env").write_text("THREADS=2\n")
+        (project / ".env").write_text("DATABASE_POOL_SIZE=2\n")
         server.process.send_signal(signal.SIGUSR2)
         [new] = find_workers(server, 4) - workers
         try:

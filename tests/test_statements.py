@@ -130,7 +130,7 @@ def test_a_304_is_one_round_trip_and_health_none(over_the_wire):
 
 @pytest.mark.parametrize(("after", "pings"), [("1", ["SELECT 1"]), ("3600", [])])
 def test_only_a_connection_that_idled_is_pinged(make_app, proxy, sql, after, pings):
-    client = make_app(DATABASE_URL=proxy.url, DATABASE_PING_AFTER=after).test_client()
+    client = make_app(DATABASE_URL=proxy.url, DATABASE_PING_AFTER_IDLE=after).test_client()
     client.get(PROJECTS)
     proxy.queries.clear()
     time.sleep(1.1)

@@ -89,7 +89,11 @@ def get_one(server):
 
 
 # As few threads as can be: four who held one would hold all.
-FEW = {"WEB_CONCURRENCY": "1", "THREADS": "1", "ALLOWED_ORIGINS": "https://*.example.com"}
+FEW = {
+    "WEB_CONCURRENCY": "1",
+    "DATABASE_POOL_SIZE": "1",
+    "ALLOWED_ORIGINS": "https://*.example.com",
+}
 
 
 @pytest.fixture(scope="module")

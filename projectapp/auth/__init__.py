@@ -40,7 +40,7 @@ def init_app(app: Flask) -> None:
         from projectapp.auth import jwt  # and cryptography
 
         app.extensions["jwt"] = jwt.Verifier(app.config)
-    is_open = app.config["CALLERS_EXPECTED"] or app.config["HOST"] not in LOOPBACK
+    is_open = app.config["WARN_WITHOUT_AUTH"] or app.config["HOST"] not in LOOPBACK
     if is_open and not kinds:
         log.warning("AUTH=none: whoever reaches the port may read, change and delete everything.")
 

@@ -66,7 +66,7 @@ class Verifier:
         self._keys: jwk.Given | jwks.Fetched
         if config["JWT_JWKS_URL"]:
             # At most half of the threads wait, so that the others answer whose keys are known.
-            self._keys = jwks.Fetched(config["JWT_JWKS_URL"], waiting=config["THREADS"])
+            self._keys = jwks.Fetched(config["JWT_JWKS_URL"], waiting=config["DATABASE_POOL_SIZE"])
         elif config["JWT_KEY_FILE"]:
             self._keys = jwk.Given(jwk.read_file(config["JWT_KEY_FILE"]))
         else:

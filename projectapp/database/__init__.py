@@ -105,7 +105,11 @@ def init_app(app: Flask) -> None:
     server = None
     if app.config["DATABASE_URL"] is None:
         try:
-            server = Server(app.config["DATABASE_HOME"], app.config["PG_BIN"], app.testing)
+            server = Server(
+                app.config["EMBEDDED_POSTGRES_DIR"],
+                app.config["EMBEDDED_POSTGRES_BIN"],
+                app.testing,
+            )
         except EmbeddedError as error:
             raise SystemExit(str(error)) from None
     connector = Connector(app.config, server, _time_left)
@@ -114,7 +118,7 @@ def init_app(app: Flask) -> None:
         "creator": connector,
         "isolation_level": "AUTOCOMMIT",
         "pool_reset_on_return": None,  # nothing to roll back in AUTOCOMMIT
-        "pool_size": app.config["THREADS"],
+        "pool_size": app.config["DATABASE_POOL_SIZE"],
         "max_overflow": 0,
         "pool_timeout": app.config["DATABASE_POOL_TIMEOUT"],
         "pool_use_lifo": True,
@@ -128,7 +132,7 @@ def init_app(app: Flask) -> None:
     # Connections made before a fork belong to the parent; closing them here would cut it off.
     os.register_at_fork(after_in_child=functools.partial(engine.dispose, close=False))
     connector.guard_first(engine)
-    ping_after = app.config["DATABASE_PING_AFTER"]
+    ping_after = app.config["DATABASE_PING_AFTER_IDLE"]
 
     @event.listens_for(engine, "checkin")
     def remember(dbapi: Any, record: Any) -> None:

@@ -120,7 +120,9 @@ class Connector:
         self._limits = {
             "lock_timeout": f"{config['DATABASE_LOCK_TIMEOUT']}s",
             "statement_timeout": f"{config['DATABASE_STATEMENT_TIMEOUT']}s",
-            "idle_in_transaction_session_timeout": f"{config['DATABASE_IDLE_TIMEOUT']}s",
+            "idle_in_transaction_session_timeout": (
+                f"{config['DATABASE_IDLE_IN_TRANSACTION_TIMEOUT']}s"
+            ),
         }
         # Who had a pooler's session before may have left it without a search_path, as pg_dump does.
         local = [f"{name} = '{value}'" for name, value in self._limits.items()]

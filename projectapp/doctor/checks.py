@@ -192,7 +192,7 @@ def _jit(facts: Facts) -> Finding | None:
 
 def _connections(facts: Facts) -> Finding:
     config, replicas = current_app.config, facts["replicas"]
-    factors = config["WEB_CONCURRENCY"], config["THREADS"], replicas
+    factors = config["WEB_CONCURRENCY"], config["DATABASE_POOL_SIZE"], replicas
     needed, slots = 2 * math.prod(factors), facts["slots"]
     what = (
         f"{needed} connections are needed while a release rolls out (2 x {factors[0]} workers"
@@ -202,7 +202,10 @@ def _connections(facts: Facts) -> Finding:
         return Finding(OK, "connections", f"{what} The pooler shares them.")
     if needed > slots:
         why = "Who gets none answers 503."
-        do = "lower WEB_CONCURRENCY or THREADS, raise max_connections, or put a pooler between"
+        do = (
+            "lower WEB_CONCURRENCY or DATABASE_POOL_SIZE, raise max_connections,"
+            " or put a pooler between"
+        )
         return Finding(FAIL if needed > 2 * slots else WARN, "connections", what, why, do)
     return Finding(OK, "connections", what)
 

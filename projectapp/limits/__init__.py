@@ -42,12 +42,12 @@ def init_app(app: Flask) -> None:
         return
     rate = Rate(*app.config["RATE_LIMIT"])
     stores: list[Store] = []
-    if app.config["RATE_LIMIT_STORE"]:
+    if app.config["RATE_LIMIT_REDIS_URL"]:
         try:
-            stores.append(RedisStore(rate, app.config["RATE_LIMIT_STORE"]))
+            stores.append(RedisStore(rate, app.config["RATE_LIMIT_REDIS_URL"]))
         except (TypeError, ValueError):  # which may tell the password
             raise ConfigError(
-                "RATE_LIMIT_STORE must be a URL such as redis://:PASSWORD@HOST:6379/0."
+                "RATE_LIMIT_REDIS_URL must be a URL such as redis://:PASSWORD@HOST:6379/0."
             ) from None
     try:
         stores.append(HostStore(rate, app.root_path, app.config["PORT"]))

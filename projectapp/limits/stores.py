@@ -133,7 +133,7 @@ class HostStore(Store):
 class RedisStore(Store):
     """A Redis for several hosts, in whose script and by whose clock they all count."""
 
-    name = "RATE_LIMIT_STORE"
+    name = "RATE_LIMIT_REDIS_URL"
     _SCRIPT = """
 local time = redis.call('TIME')
 local quota, seconds = tonumber(ARGV[1]), tonumber(ARGV[2])
