@@ -1,7 +1,7 @@
 """Every environment variable the service reads: named, typed and checked once, at start.
 
-`load` picks the class by APP_ENV; the name does nothing else. An annotated class attribute is a
-setting: its name is the variable's, its value the default; an empty variable counts as not set.
+APP_ENV selects the class; nothing else reads it. An annotated class attribute is a setting: its
+name is the variable's, its value the default; an empty variable counts as not set.
 `.env` beside this file is read first and never overrides the environment. Testing takes only
 APP_ENV from it.
 """
@@ -374,7 +374,7 @@ class Config:
     DRAIN_TIMEOUT: Annotated[int, integer(0, 3600)] = 0  # of GRACEFUL_TIMEOUT
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        for name, kind in self.settings().items():
+        for name, kind in self.declared_settings().items():
             text = environ.get(name, "").strip()
             if text:
                 (parse,) = kind.__metadata__
@@ -407,7 +407,7 @@ class Config:
             raise ConfigError(f"{' and '.join(keys)} exclude each other.")
 
     @classmethod
-    def settings(cls) -> dict[str, Any]:
+    def declared_settings(cls) -> dict[str, Any]:
         """The settings' names with their annotated types."""
         hints = get_type_hints(cls, include_extras=True)
         return {name: kind for name, kind in hints.items() if get_origin(kind) is Annotated}
@@ -436,7 +436,7 @@ class Testing(Config):
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         super().__init__(environ)
-        for name, kind in self.settings().items():
+        for name, kind in self.declared_settings().items():
             url = getattr(self, name) if database_url in kind.__metadata__ else None
             if url is not None and not _TEST_NAME.search(url.get("dbname", "")):
                 raise ConfigError(
@@ -472,7 +472,7 @@ class Production(Config):
 ENVIRONMENTS = {kind.APP_ENV: kind for kind in (Development, Testing, Production)}
 
 
-def load(environ: Mapping[str, str] | None = None) -> Config:
+def load_config(environ: Mapping[str, str] | None = None) -> Config:
     """Return the settings of the environment that APP_ENV names, by default development.
 
     `environ` replaces the process's environment and `.env`. Raises ConfigError for a value that is
@@ -485,7 +485,7 @@ def load(environ: Mapping[str, str] | None = None) -> Config:
     return ENVIRONMENTS[name](environ)
 
 
-def find(name: str) -> tuple[str, str]:
+def setting_source(name: str) -> tuple[str, str]:
     """A setting's text as it was given, and where; two empty strings if it was not."""
     text = _environ().get(name, "").strip()
     in_file = _read_dotenv(ROOT / ".env").get(name, "").strip() == text
@@ -534,7 +534,7 @@ def _environ() -> Mapping[str, str]:
 def _refuse_other_files(own: Mapping[str, str]) -> None:
     """Have the flask command and the service agree: `.env` beside this file is the only one."""
     for path, file in _flask_files().items():
-        for name in {"APP_ENV", *Config.settings()} & file.keys():
+        for name in {"APP_ENV", *Config.declared_settings()} & file.keys():
             # A person who names an environment there expects it, even where another place wins.
             is_expected = name == "APP_ENV" or file[name] == os.environ.get(name)
             if own.get(name) != file[name] and is_expected:
@@ -589,5 +589,5 @@ def _read_dotenv(path: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":  # before anything is done for a server that could not listen
-    settings = load()
+    settings = load_config()
     check_address(settings.HOST, settings.PORT)

@@ -15,21 +15,21 @@ from gunicorn.glogging import Logger
 from gunicorn.http.errors import InvalidHeader
 from gunicorn.systemd import listen_fds
 
-from config import ROOT, check_address, load
+from config import ROOT, check_address, load_config
 
 STOPS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 HOST = re.compile(r"[\w.~!$&'()*+,;=%:\[\]-]*", re.ASCII)
 
-settings = load()
-serving = ROOT / "projectapp" / "serving"
-runpy.run_path(str(serving / "log_lines.py"))["log_everything"](
+settings = load_config()
+package = ROOT / "projectapp"
+runpy.run_path(str(package / "http" / "log_lines.py"))["log_everything"](
     settings.LOG_LEVEL, settings.LOG_FORMAT
 )
 host = f"[{settings.HOST}]" if ":" in settings.HOST else settings.HOST
 
 bind = f"{host}:{settings.PORT}"
 workers = settings.WEB_CONCURRENCY
-worker_class = runpy.run_path(str(serving / "worker.py"))["Worker"]
+worker_class = runpy.run_path(str(package / "server" / "worker.py"))["Worker"]
 # Half of what the process may open: a worker that could not accept would end.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 threads = 2 * settings.DATABASE_POOL_SIZE  # half of them for what has no connection, or needs none
@@ -69,14 +69,14 @@ def on_starting(server):
         check_address(settings.HOST, settings.PORT)
     server.embedded = None  # here, since a reload runs this file again
     if settings.DATABASE_URL is None:
-        from projectapp.embedded import EmbeddedError, Server
+        from projectapp.devdb import DevPostgres, DevPostgresError
 
         try:
-            server.embedded = Server(
+            server.embedded = DevPostgres(
                 settings.EMBEDDED_POSTGRES_DIR, settings.EMBEDDED_POSTGRES_BIN, settings.TESTING
             )
             server.embedded.start()
-        except EmbeddedError as error:
+        except DevPostgresError as error:
             raise SystemExit(str(error)) from None
 
 
@@ -94,7 +94,7 @@ def reload_safely(server):
     """Handle SIGHUP: replace the workers only if the new code and settings start elsewhere."""
     try:
         check_start(server)
-        new = load()
+        new = load_config()
         if uses_own_address(server) and new.PORT != settings.PORT:
             check_address(new.HOST, new.PORT)
         elif uses_own_address(server) and new.HOST != settings.HOST:

@@ -1,5 +1,11 @@
 """The application: `gunicorn wsgi:app`, and `flask` finds it without --app."""
 
-from projectapp import create_app, doctor
+from config import ConfigError
+from projectapp import create_app
 
-app = doctor.create_or_explain(create_app)
+try:
+    app = create_app()
+except ConfigError as error:
+    from projectapp.doctor.command import create_doctor_app
+
+    app = create_doctor_app(error)

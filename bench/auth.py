@@ -12,7 +12,7 @@ from workers import FILL, FLASK, ROOT, migrated, rate, serve
 
 sys.path.insert(0, str(ROOT))
 
-from projectapp.embedded import Server
+from projectapp.devdb import DevPostgres
 
 ROUNDS = 25
 PORTS = {"none": 21010, "tokens": 21011}
@@ -21,7 +21,7 @@ CREATE = ["tokens", "create", "--name=bench", "--owner=bench", "--scope=projects
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder))
+        server = DevPostgres(Path(folder))
         server.start()
         environ = migrated(server, AUTH="tokens")
         token = subprocess.check_output([*FLASK, *CREATE], cwd=ROOT, env=environ, text=True)

@@ -18,7 +18,7 @@ from workers import ROOT, migrated, serve
 
 sys.path.insert(0, str(ROOT))
 
-from projectapp.embedded import Server
+from projectapp.devdb import DevPostgres
 
 KINDS = [*WORKS, "forms", "bad"]
 REQUESTS, STEP, STARTS, PORT = 100_000, 10_000, 7, 23200
@@ -120,7 +120,7 @@ def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder))
+        server = DevPostgres(Path(folder))
         server.start()
         try:
             environ = migrated(server, **PRODUCTION)

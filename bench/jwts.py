@@ -45,7 +45,9 @@ def main() -> None:
         for alg, key in KEYS.items():
             keys = {"JWT_SECRET": SECRET, "JWT_JWKS_URL": ""} if alg == "HS256" else {}
             loaded = config.Testing({**issuer.settings, **keys})
-            verifier = jwt.Verifier({name: getattr(loaded, name) for name in loaded.settings()})
+            verifier = jwt.Verifier(
+                {name: getattr(loaded, name) for name in loaded.declared_settings()}
+            )
             kid = "RS256" if key is RSA else alg
             claims = [
                 {"iss": issuer.name, "aud": AUDIENCE, "sub": f"{n}", "exp": time.time() + 3600}

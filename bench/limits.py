@@ -17,16 +17,16 @@ from werkzeug.test import EnvironBuilder  # noqa: E402
 
 import config  # noqa: E402
 from projectapp import create_app  # noqa: E402
-from projectapp.embedded import Server  # noqa: E402
+from projectapp.devdb import DevPostgres  # noqa: E402
 
-ROUNDS, REQUESTS, COUNTS = 40, 100, 5000
+ROUNDS, REQUESTS, COUNT_MODES = 40, 100, 5000
 RATE = "100000000/minute"
 REDIS = sys.argv[1:]  # its URL, if that is to be measured
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder) / "postgres", None, throwaway=True)
+        server = DevPostgres(Path(folder) / "postgres", None, temporary=True)
         server.start()
         here = server.parameters
         url = (
@@ -86,9 +86,9 @@ def measure(url: str) -> None:
             store = apps[name].extensions["limits"].stores[0]
             caller = uuid4().bytes
             started = time.perf_counter()
-            for _ in range(COUNTS):
+            for _ in range(COUNT_MODES):
                 store.count(caller)
-            print(f"{name}: {(time.perf_counter() - started) / COUNTS * 1e6:.1f} us a count")
+            print(f"{name}: {(time.perf_counter() - started) / COUNT_MODES * 1e6:.1f} us a count")
 
 
 def microseconds(app, path: str) -> float:

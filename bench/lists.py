@@ -20,8 +20,8 @@ sys.path.insert(0, str(ROOT))
 
 import config  # noqa: E402 - the path comes first
 from projectapp import create_app, database  # noqa: E402
-from projectapp.embedded import Server  # noqa: E402
-from projectapp.pagination import Position, encode  # noqa: E402
+from projectapp.devdb import DevPostgres  # noqa: E402
+from projectapp.resources.cursors import Position, encode  # noqa: E402
 from tests.plans import explain  # noqa: E402
 
 PROJECTS = "/api/v1/projects"
@@ -101,7 +101,7 @@ FORMS = {
 class Database:
     """One database of the server: filled, migrated, and an application on it."""
 
-    def __init__(self, server: Server, name: str, template: str = "template1") -> None:
+    def __init__(self, server: DevPostgres, name: str, template: str = "template1") -> None:
         self.server, self.name = server, name
         self._run("postgres", f"CREATE DATABASE {name} TEMPLATE {template}")
         host = quote(server.parameters["host"])
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the big table")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder), config.Development(os.environ).EMBEDDED_POSTGRES_BIN)
+        server = DevPostgres(Path(folder), config.Development(os.environ).EMBEDDED_POSTGRES_BIN)
         server.start()
         try:
             run(server, arguments.rows, arguments.explain)
@@ -203,7 +203,7 @@ def main() -> None:
             server.release()
 
 
-def run(server: Server, rows: int, with_plans: bool) -> None:
+def run(server: DevPostgres, rows: int, with_plans: bool) -> None:
     small, big = Database(server, "small"), Database(server, "big")
     for target, count in ((small, 1000), (big, rows)):
         target.migrate("0001")

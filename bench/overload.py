@@ -15,7 +15,7 @@ from workers import FILL, ROOT, migrated, serve
 
 sys.path.insert(0, str(ROOT))
 
-from projectapp.embedded import Server
+from projectapp.devdb import DevPostgres
 
 CONNECTIONS, SECONDS, PROBES, PORT = (8, 16, 80, 160), 4, 40, 21020
 
@@ -41,7 +41,7 @@ def probe(found: list[float]) -> None:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder))
+        server = DevPostgres(Path(folder))
         server.start()
         connection = psycopg2.connect(**server.parameters)
         environ = migrated(

@@ -22,7 +22,7 @@ from workers import ROOT, migrated
 
 sys.path.insert(0, str(ROOT))
 
-from projectapp.embedded import Server
+from projectapp.devdb import DevPostgres
 
 BIN = Path(sys.executable).parent
 THEIRS = ROOT / "bench/.venv/bin"
@@ -102,7 +102,7 @@ class Bench:
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
-        self.server = Server(folder / "postgresql", throwaway=True)
+        self.server = DevPostgres(folder / "postgresql", temporary=True)
         self.server.start()
         stack.callback(self.server.release)
         self.environ = migrated(self.server, **SETTINGS)

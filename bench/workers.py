@@ -17,7 +17,7 @@ import psycopg2
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from projectapp.embedded import Server  # noqa: E402 - the path comes first
+from projectapp.devdb import DevPostgres  # noqa: E402 - the path comes first
 
 PAIRS = [(1, 4), (2, 1), (2, 2), (2, 4), (2, 8)]
 DEFAULT = (2, 4)
@@ -39,7 +39,7 @@ def rate(url: str, header: str = "X-None: none", seconds: int = SECONDS) -> floa
     return float(re.findall(r"Requests/sec:\s+([\d.]+)", said)[0])
 
 
-def migrated(server: Server, **more: str) -> dict[str, str]:
+def migrated(server: DevPostgres, **more: str) -> dict[str, str]:
     """The environment of a service on the server's database, which has the schema then."""
     host = quote(server.parameters["host"])
     environ = {
@@ -84,7 +84,7 @@ def measure(environ: dict[str, str], path: str) -> float:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder))
+        server = DevPostgres(Path(folder))
         server.start()
         environ = migrated(server, PORT=str(PORT))
         connection = psycopg2.connect(**server.parameters)

@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg2
 
 from faults.processes import ADDRESS, GUARD, end, launch, quiet_port, until
-from projectapp.embedded import keeper
+from projectapp.devdb import supervisor
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 
@@ -35,7 +35,7 @@ class Bouncer:
         lines += (f"{name} = {value}" for name, value in settings.items())
         file = folder / "pgbouncer.ini"
         file.write_text("\n".join(lines))
-        command = [*keeper._unprivileged(), *GUARD, PGBOUNCER, file]
+        command = [*supervisor._unprivileged(), *GUARD, PGBOUNCER, file]
         self._process = launch(command, folder / "pgbouncer.log")
         until(self._serves, 10, "PgBouncer")
 

@@ -15,11 +15,14 @@ from typing import Any
 import psycopg2
 from psycopg2.extras import register_uuid
 
-from projectapp import auth, conditional, database, idempotency, inputs
-from projectapp.auth import tokens
+from projectapp import database
+from projectapp.auth import access, tokens
+from projectapp.database import errors, execution
 from projectapp.database.connection import Connection
-from projectapp.errors import Unavailable
+from projectapp.http import etags, request_data
+from projectapp.problems import ServiceUnavailable
 from projectapp.projects import queries
+from projectapp.resources import idempotency
 
 LATE = 0.3  # seconds from the answer to the commit
 
@@ -45,19 +48,19 @@ def early() -> None:
             cursor.execute(*prepared.bind(parameters))
             row = prepared.read(cursor)
         except psycopg2.Error as error:
-            raise database.classify(error, True) from error
+            raise errors.classify(error, True) from error
         later = threading.Timer(LATE, _commit, [link])
         later.daemon = True
         later.start()
         return row
 
     _wrap(queries, "add", add)
-    _wrap(database, "_run", run)
+    _wrap(execution, "_run", run)
 
 
 def keyless() -> None:
     """Idempotency-Key is ignored."""
-    _wrap(idempotency, "claim", lambda old: None)
+    _wrap(idempotency, "read_claim", lambda old: None)
 
 
 def renamed() -> None:
@@ -70,36 +73,36 @@ def renamed() -> None:
             statement, given = first, [{**values, "id": database.uuid7()}, *given]
         return old(statement, *given, **named)
 
-    _wrap(database, "one", one)
+    _wrap(database, "execute", one)
 
 
 def denied() -> None:
     """A write whose answer was lost is called refused, whatever became of it."""
 
     def settle(old: Callable[..., Any], *_: Any) -> None:
-        raise Unavailable("Try again shortly.", 1)
+        raise ServiceUnavailable("Try again shortly.", 1)
 
-    _wrap(database, "_settle", settle)
+    _wrap(execution, "_settle", settle)
 
 
 def careless() -> None:
     """If-Match is not checked."""
-    _wrap(conditional, "expected_versions", lambda old: None)
+    _wrap(etags, "expected_versions", lambda old: None)
 
 
 def gullible() -> None:
     """A body is what Python's own parser takes for JSON."""
-    _wrap(inputs, "parse_json", lambda old, raw: json.loads(raw))
+    _wrap(request_data, "parse_json", lambda old, raw: json.loads(raw))
 
 
 def trusting() -> None:
     """A worker takes a token that it remembers, without asking whether it is still good."""
-    _wrap(tokens, "guard", lambda old, caller: "")
+    _wrap(tokens, "token_check_sql", lambda old, caller: "")
 
 
 def communal() -> None:
     """Everybody sees everybody's rows."""
-    _wrap(auth, "sees", lambda old, resource: None)
+    _wrap(access, "visible_owner", lambda old, resource: None)
 
 
 _ALL = (early, keyless, renamed, denied, careless, gullible, trusting, communal)

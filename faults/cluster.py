@@ -12,7 +12,7 @@ import psycopg2
 
 import config
 from faults.processes import ADDRESS, GUARD, PYTHON, NeverReady, end, launch, quiet_port, until
-from projectapp.embedded import Server, keeper
+from projectapp.devdb import DevPostgres, supervisor
 
 START_SECONDS = 120
 STOP = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
@@ -35,7 +35,7 @@ class Cluster:
 
     @property
     def status(self) -> tuple[int, str]:
-        return keeper._status(self.home / "postmaster.pid")
+        return supervisor._status(self.home / "postmaster.pid")
 
     def start(self) -> None:
         """Return as soon as it accepts connections; NeverReady if it does not."""
@@ -43,7 +43,7 @@ class Cluster:
         given = {**SETTINGS, **address, **self.settings}
         options = [part for name, value in given.items() for part in ("-c", f"{name}={value}")]
         # Who becomes another user loses the guard, and takes it again.
-        user = [*keeper._unprivileged(), *GUARD]
+        user = [*supervisor._unprivileged(), *GUARD]
         command = [*self.inside, *user, binaries() / "postgres", "-D", self.home, *options]
         self.process = launch(command, self.log)
         started = self.process
@@ -97,9 +97,9 @@ class Cluster:
 
 
 @cache
-def _server() -> Server:
+def _server() -> DevPostgres:
     wanted = os.environ.get("EMBEDDED_POSTGRES_BIN")
-    return Server(Path("unused"), Path(wanted) if wanted else None)
+    return DevPostgres(Path("unused"), Path(wanted) if wanted else None)
 
 
 def binaries() -> Path:
@@ -111,7 +111,7 @@ def make_template(folder: Path, code: Path = config.ROOT) -> Path:
     """An empty, stopped cluster in `folder`, migrated by `code`, to be copied for each row."""
     home = folder / str(_server().major)  # its version's name, by which initdb's options are chosen
     home.mkdir()
-    keeper._initdb(home, binaries())
+    supervisor._initdb(home, binaries())
     cluster = Cluster(home / "data")
     cluster.start()
     try:
@@ -145,5 +145,5 @@ def copy(template: Path, home: Path) -> Path:
 
 def service_environ(url: str) -> dict[str, str]:
     # Empty is as good as not set, and hides what is set for a real service.
-    hidden = dict.fromkeys(config.Config.settings(), "")
+    hidden = dict.fromkeys(config.Config.declared_settings(), "")
     return hidden | {"APP_ENV": "production", "AUTH": "none", "HOST": ADDRESS, "DATABASE_URL": url}

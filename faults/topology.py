@@ -10,7 +10,7 @@ from faults.lines import SILENCE
 from faults.processes import until
 from faults.rows import row
 from faults.stage import FEW, Stage
-from projectapp.embedded import keeper
+from projectapp.devdb import supervisor
 
 DEAD = 1.0  # seconds from the primary's death to the promotion
 RELOAD = 0.3  # seconds after which a changed setting holds everywhere
@@ -98,7 +98,7 @@ def _replica(stage: Stage) -> Cluster:
     shutil.chown(home, primary.home.owner(), primary.home.group())
     command = [binaries() / "pg_basebackup", "-D", home, "-R", "-X", "stream", "-c", "fast"]
     where = ["-h", primary.address, "-p", str(primary.port), "-U", "postgres"]
-    subprocess.run([*keeper._unprivileged(), *command, *where], check=True, timeout=60)
+    subprocess.run([*supervisor._unprivileged(), *command, *where], check=True, timeout=60)
     replica = Cluster(home)
     stage.at_end(replica.end)
     replica.start()

@@ -7,7 +7,7 @@ from alembic.operations.ops import MigrationScript
 from alembic.util import CommandError
 from sqlalchemy import inspect
 
-from projectapp.database import db, migrating, schema
+from projectapp.database import db, migrations, schema
 
 log = logging.getLogger("projectapp.migrations")
 
@@ -53,7 +53,7 @@ def read_revision(connection) -> str:
     is_migrated = inspect(connection).has_table("alembic_version")
     revisions = connection.scalar(schema.REVISIONS) if is_migrated else []
     connection.rollback()
-    migrating.check_database(connection, revisions)
+    migrations.check_database(connection, revisions)
     return max(revisions, default="")
 
 
@@ -84,18 +84,18 @@ def run(connection) -> None:
         context.run_migrations()
 
 
-migrating.check_files(context.script)
+migrations.check_files(context.script)
 if context.is_offline_mode():
     # Named parameters: the style of psycopg2 would double each % of the SQL.
     named = {"paramstyle": "named"}
     context.configure(dialect_name="postgresql", dialect_opts=named, literal_binds=True, **options)
     with context.begin_transaction():
-        context.execute(migrating.SET)
+        context.execute(migrations.SET)
         context.run_migrations()
-        context.execute(migrating.close_tables())
+        context.execute(migrations.close_tables())
 else:
-    with migrating.connect() as connection:
+    with migrations.connect() as connection:
         if target() == "":
             run(connection)
-        elif not is_done(connection) or migrating.has_tables_to_close(connection):
-            migrating.alone(connection, lambda: is_done(connection) or run(connection))
+        elif not is_done(connection) or migrations.has_tables_to_close(connection):
+            migrations.alone(connection, lambda: is_done(connection) or run(connection))

@@ -1,22 +1,15 @@
-"""Every error is one `application/problem+json` object (RFC 9457), made here and nowhere else.
+"""Every error that a client gets: one `application/problem+json` object (RFC 9457).
 
-Raise a Problem; the handlers turn it, Flask's own HTTP errors and anything unforeseen into the
-document. What a client may know is in the Problem's text; what it may not is in the log.
+Raise a Problem. Its text is sent to the client; details that are not for clients go to the log.
 """
 
 import json
-import logging
 import re
 from http import HTTPStatus
 from itertools import islice
 from typing import Any
 
-from flask import Flask, Response, g
-from werkzeug.exceptions import HTTPException
-
 CONTENT_TYPE = "application/problem+json"
-
-log = logging.getLogger(__name__)
 
 
 class Problem(Exception):
@@ -44,7 +37,7 @@ class BadRequest(Problem):
     status, code = 400, "bad_request"
 
 
-class Invalid(Problem):
+class ValidationFailed(Problem):
     """One or more fields or parameters break their rules; the detail is made from them."""
 
     status, code = 400, "validation_error"
@@ -118,7 +111,7 @@ class UnsupportedMediaType(Problem):
     status, code = 415, "unsupported_media_type"
 
 
-class KeyReused(Problem):
+class IdempotencyKeyReused(Problem):
     status, code = 422, "idempotency_key_reused"
 
 
@@ -128,7 +121,7 @@ class TooManyRequests(Problem):
     status, code = 429, "too_many_requests"
 
 
-class Unavailable(Problem):
+class ServiceUnavailable(Problem):
     """The database cannot serve this now; `retry_after` is in whole seconds."""
 
     status, code = 503, "unavailable"
@@ -137,7 +130,7 @@ class Unavailable(Problem):
         super().__init__(detail, headers={"Retry-After": str(retry_after)})
 
 
-class Locked(Unavailable):
+class LockTimeout(ServiceUnavailable):
     """A lock was not to be had in time; `context` is what PostgreSQL says of where."""
 
     def __init__(self, context: str) -> None:
@@ -147,7 +140,7 @@ class Locked(Unavailable):
         self.context = context
 
 
-class OutcomeUnknown(Unavailable):
+class OutcomeUnknown(ServiceUnavailable):
     """The answer to a write was lost, and what became of it could not be found out.
 
     `remedy` says what to do about it where a command cannot simply be run again.
@@ -162,11 +155,13 @@ class OutcomeUnknown(Unavailable):
         self.remedy = remedy
 
 
-_KINDS: list[type[Problem]] = [*Problem.__subclasses__(), Problem]
-CODES = {kind.status: kind.code for kind in _KINDS if kind is not Invalid} | {414: "uri_too_long"}
+_PROBLEM_CLASSES: list[type[Problem]] = [*Problem.__subclasses__(), Problem]
+CODE_BY_STATUS = {
+    kind.status: kind.code for kind in _PROBLEM_CLASSES if kind is not ValidationFailed
+} | {414: "uri_too_long"}
 
 
-def document(status: int, detail: str, code: str | None = None, **more: Any) -> str:
+def problem_json(status: int, detail: str, code: str | None = None, **more: Any) -> str:
     """The problem document as JSON text: RFC 9457's members and the tutorial's."""
     phrase = HTTPStatus(status).phrase
     return json.dumps(
@@ -175,40 +170,8 @@ def document(status: int, detail: str, code: str | None = None, **more: Any) -> 
             "title": phrase,
             "status": status,
             "detail": detail,
-            "error": code or CODES.get(status) or re.sub(r"\W+", "_", phrase.lower()),
+            "error": code or CODE_BY_STATUS.get(status) or re.sub(r"\W+", "_", phrase.lower()),
             "message": detail,
             **more,
         }
     )
-
-
-def _response(status: int, detail: str, headers: Any = (), **more: Any) -> Response:
-    text = document(status, detail, **more, request_id=g.get("request_id"))
-    return Response(text, status, headers, content_type=CONTENT_TYPE)
-
-
-def _problem(problem: Problem) -> Response:
-    more = {"details": problem.details} if problem.details else {}
-    return _response(problem.status, problem.detail, problem.headers, code=problem.code, **more)
-
-
-def _http_error(error: HTTPException) -> HTTPException | Response:
-    if error.code is None or error.code < 400:
-        return error
-    if error.code == NotFound.status:
-        return _problem(NotFound())
-    kept = {
-        k: v for k, v in error.get_headers() if k.lower() not in ("content-type", "content-length")
-    }
-    return _response(error.code, error.description or HTTPStatus(error.code).phrase, kept)
-
-
-def _unforeseen(error: Exception) -> Response:
-    log.exception("unhandled %s", type(error).__name__)
-    return _response(500, "Something went wrong here. The request_id finds it in the log.")
-
-
-def init_app(app: Flask) -> None:
-    app.register_error_handler(Problem, _problem)
-    app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(Exception, _unforeseen)

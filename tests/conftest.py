@@ -22,9 +22,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 import config
-from projectapp import cli, create_app
-from projectapp.auth import issuing, jwks
-from projectapp.embedded import Server, find_binaries
+from projectapp import add_commands, create_app
+from projectapp.auth import jwks_client, token_admin
+from projectapp.devdb import DevPostgres, find_binaries
 from tests.issuer import Issuer
 from tests.wire import Proxy, free_port
 
@@ -172,7 +172,9 @@ def binaries() -> Path:
     return folder
 
 
-_servers: list[Server] = []  # kept: a keeper goes on if the other process of the tests needs it
+_servers: list[
+    DevPostgres
+] = []  # kept: a keeper goes on if the other process of the tests needs it
 
 
 @pytest.fixture(scope="session")
@@ -186,10 +188,10 @@ def _urls() -> Iterator[tuple[str, str]]:
             pytest.exit(f"The tests empty their database. {error}", 2)
         yield given[0], given[1]
         return
-    server = Server(
+    server = DevPostgres(
         config.Testing.EMBEDDED_POSTGRES_DIR,
         config.Testing(os.environ).EMBEDDED_POSTGRES_BIN,
-        throwaway=True,
+        temporary=True,
     )
     _servers.append(server)
     server.start()
@@ -226,7 +228,7 @@ def make_app(_urls: tuple[str, str]) -> Any:
     def make(**environ: str) -> Flask:
         urls = dict(zip(("DATABASE_URL", "MIGRATIONS_DATABASE_URL"), _urls, strict=True))
         app = create_app(config.Testing({**urls, **patient(environ)}))
-        cli.add_migrations(app)
+        add_commands(app)
         return app
 
     return make
@@ -293,7 +295,7 @@ def bearer(guarded_app: Flask, sql: Any) -> Any:
     ) -> dict[str, str]:
         lifetime = None if days is None else timedelta(days)
         with guarded_app.app_context():
-            token = issuing.create(f"{owner}'s", owner, scopes.split(","), lifetime)
+            token = token_admin.create(f"{owner}'s", owner, scopes.split(","), lifetime)
         return {"Authorization": f"Bearer {token}"}
 
     return make
@@ -307,7 +309,7 @@ def serve(app: Flask, database_url: str, tmp_path_factory: pytest.TempPathFactor
     def served(
         *arguments: str, wait: bool = True, cwd: Path = config.ROOT, **environ: str
     ) -> Iterator[Served]:
-        clean = {k: v for k, v in os.environ.items() if k not in config.Config.settings()}
+        clean = {k: v for k, v in os.environ.items() if k not in config.Config.declared_settings()}
         clean |= {"APP_ENV": "testing", "DATABASE_URL": database_url, **patient(environ)}
         server = Served(clean, arguments, tmp_path_factory.mktemp("served") / "log", cwd)
         try:
@@ -355,8 +357,8 @@ def proxy(database_url: str) -> Iterator[Proxy]:
 @pytest.fixture(autouse=True)
 def _patient_with_issuers(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine keys may take a while; a test of these limits sets them."""
-    monkeypatch.setattr(jwks, "TIMEOUT", 30.0)
-    monkeypatch.setattr(jwks, "DEADLINE", 60.0)
+    monkeypatch.setattr(jwks_client, "TIMEOUT", 30.0)
+    monkeypatch.setattr(jwks_client, "DEADLINE", 60.0)
 
 
 @pytest.fixture

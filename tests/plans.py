@@ -41,7 +41,7 @@ def explain(
     statement, parameters = next(one for one in sent if "FROM projects" in one[0])
     served_by = client.application.extensions["database"]
     # Behind a pooler it has its limits.
-    statement = statement.removeprefix(served_by.connector.local_limits)
+    statement = statement.removeprefix(served_by.connector.set_local_sql)
     statement = re.sub(r"^SELECT api_token_check\([^)]*\); ", "", statement)
     connection = served_by.engine.raw_connection()
     try:

@@ -12,7 +12,7 @@ import pytest
 
 import config
 from projectapp import database
-from projectapp.embedded.keeper import major
+from projectapp.devdb.supervisor import major
 from tests.conftest import PROJECTS, parameters_of, url_of
 
 PAGE = (config.ROOT / "docs" / "backup.md").read_text()
@@ -40,7 +40,9 @@ def commands(binaries, folder, direct_url, new):
     with session(direct_url) as sql:
         if major(tools) != int(sql("SHOW server_version_num")[0][0]) // 10000:
             pytest.skip("the tools at hand are not of the server's version")
-    environ = {k: v for k, v in os.environ.items() if k not in config.Config.settings()} | {
+    environ = {
+        k: v for k, v in os.environ.items() if k not in config.Config.declared_settings()
+    } | {
         "APP_ENV": "testing",
         "PATH": f"{binaries}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "DATABASE_URL": direct_url,

@@ -105,10 +105,10 @@ def expected(scope, method, caller, which):
         return 200
     if caller in REFUSED:
         return REFUSED[caller]
-    sees_all = "projects:all" in SCOPES[caller]
-    if scope not in SCOPES[caller] and not sees_all:
+    can_see_all = "projects:all" in SCOPES[caller]
+    if scope not in SCOPES[caller] and not can_see_all:
         return 403
-    found = which in (None, "own") or (sees_all and which != "missing")
+    found = which in (None, "own") or (can_see_all and which != "missing")
     return CHANGED.get(method, 200) if found else 404
 
 

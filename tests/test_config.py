@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 import config
-from config import ConfigError, Development, Production, load
+from config import ConfigError, Development, Production, load_config
 
 URL = "postgresql://u:p@h/d"
 TEST_URL = "postgresql://u:p@h/my_Test_1"
@@ -27,11 +27,11 @@ HOST_SENTENCE = (
 
 
 def test_app_env_chooses_the_class():
-    assert type(load({})) is Development
-    assert type(load({"APP_ENV": " "})) is Development
-    assert type(load({"APP_ENV": " testing ", "DATABASE_URL": TEST_URL})) is config.Testing
+    assert type(load_config({})) is Development
+    assert type(load_config({"APP_ENV": " "})) is Development
+    assert type(load_config({"APP_ENV": " testing ", "DATABASE_URL": TEST_URL})) is config.Testing
     said = {"APP_ENV": "production", "DATABASE_URL": URL, "AUTH": "none"}
-    assert type(load(said)) is Production
+    assert type(load_config(said)) is Production
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_app_env_chooses_the_class():
 )
 def test_a_bad_value_is_refused_in_one_sentence(environ, sentence):
     with pytest.raises(ConfigError) as refused:
-        load(environ)
+        load_config(environ)
     assert str(refused.value) == sentence
 
 
@@ -153,7 +153,7 @@ def test_a_bad_value_is_refused_in_one_sentence(environ, sentence):
     ],
 )
 def test_every_common_url_is_understood(url, parameters):
-    assert parameters == load({"DATABASE_URL": url}).DATABASE_URL
+    assert parameters == load_config({"DATABASE_URL": url}).DATABASE_URL
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_every_common_url_is_understood(url, parameters):
 def test_tls_to_a_public_host_is_verified_unless_the_url_says_otherwise(monkeypatch, url, expected):
     monkeypatch.setattr(config, "_ROOTS", (None, "/nowhere", ROOTS))
     monkeypatch.setattr("os.path.isfile", lambda path: path == ROOTS)
-    found = load({"DATABASE_URL": url}).DATABASE_URL
+    found = load_config({"DATABASE_URL": url}).DATABASE_URL
     address = {"host", "port", "user", "password", "dbname"}
     assert expected == {key: value for key, value in found.items() if key not in address}
 
@@ -250,7 +250,7 @@ def test_tls_to_a_public_host_is_verified_unless_the_url_says_otherwise(monkeypa
 )
 def test_another_url_is_refused_without_showing_it(url):
     with pytest.raises(ConfigError) as refused:
-        load({"DATABASE_URL": url})
+        load_config({"DATABASE_URL": url})
     sentence = str(refused.value)
     assert sentence.startswith("DATABASE_URL must be a PostgreSQL URL such as postgresql://USER:")
     assert "hunter2" not in sentence
@@ -295,11 +295,11 @@ def test_another_url_is_refused_without_showing_it(url):
     ],
 )
 def test_origins_are_a_comma_or_a_json_list(text, expected):
-    assert expected == load({"ALLOWED_ORIGINS": text}).ALLOWED_ORIGINS
+    assert expected == load_config({"ALLOWED_ORIGINS": text}).ALLOWED_ORIGINS
 
 
 def test_an_empty_variable_is_the_default():
-    assert load({"PORT": "", "DATABASE_POOL_SIZE": "  "}).PORT == 8000
+    assert load_config({"PORT": "", "DATABASE_POOL_SIZE": "  "}).PORT == 8000
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_an_empty_variable_is_the_default():
     ],
 )
 def test_a_host_is_an_address_or_a_name(text, expected):
-    assert expected == load({"HOST": text}).HOST
+    assert expected == load_config({"HOST": text}).HOST
 
 
 def test_dotenv_is_read_below_the_environment_and_not_by_tests(monkeypatch, tmp_path):
@@ -324,9 +324,13 @@ def test_dotenv_is_read_below_the_environment_and_not_by_tests(monkeypatch, tmp_
     (tmp_path / ".env").write_text("PORT=9999\nTHREADS=7\nDATABASE_URL=\n")
     monkeypatch.delenv("APP_ENV", raising=False)
     monkeypatch.setenv("DATABASE_POOL_SIZE", "3")
-    assert (load().PORT, load().DATABASE_POOL_SIZE, load().DATABASE_URL) == (9999, 3, None)
+    assert (load_config().PORT, load_config().DATABASE_POOL_SIZE, load_config().DATABASE_URL) == (
+        9999,
+        3,
+        None,
+    )
     monkeypatch.setenv("APP_ENV", "testing")
-    assert load().PORT == 8000
+    assert load_config().PORT == 8000
 
 
 @pytest.mark.parametrize("command", [["gunicorn", "wsgi:app"], ["flask", "routes"]])

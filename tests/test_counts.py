@@ -3,7 +3,7 @@
 import psycopg2
 import pytest
 
-from projectapp.listing import COUNTED
+from projectapp.resources.listing import EXACT_COUNT_LIMIT
 from tests.conftest import PROJECTS
 from tests.plans import executed
 
@@ -63,7 +63,7 @@ def test_more_are_estimated_by_the_planner(many, query, matches):
     found, is_estimate = total(many, query)
     assert is_estimate
     assert found == pytest.approx(matches, rel=0.2)
-    assert found > COUNTED
+    assert found > EXACT_COUNT_LIMIT
     assert total(many, f"{query}&count=exact") == (matches, False)
 
 
@@ -84,7 +84,7 @@ def test_a_walk_by_cursor_has_a_total_only_if_asked(many, query):
     assert total(many, f"{query}&cursor={cursor}&count=none") == (None, False)
     assert total(many, f"{query}&cursor={cursor}&count=exact") == (exact, False)
     found, is_estimate = total(many, f"{query}&cursor={cursor}&count=auto")
-    assert is_estimate == (exact > COUNTED)
+    assert is_estimate == (exact > EXACT_COUNT_LIMIT)
     assert found == pytest.approx(exact, rel=0.2 * is_estimate)
 
 
@@ -110,13 +110,13 @@ def test_a_total_that_is_counted_past_ten_thousand_is_no_less_than_that(client, 
     assert total(client, "?q=12&sort=name")[1] is False
     found, is_estimate = total(client, "?")
     assert is_estimate
-    assert found >= COUNTED + 1
+    assert found >= EXACT_COUNT_LIMIT + 1
 
 
-@pytest.mark.parametrize("rows", [COUNTED, COUNTED + 1])
+@pytest.mark.parametrize("rows", [EXACT_COUNT_LIMIT, EXACT_COUNT_LIMIT + 1])
 def test_ten_thousand_is_the_limit_where_the_planner_has_no_idea(client, sql, rows):
     sql(FILL.format(rows))
-    assert total(client, "?") == (rows, rows > COUNTED)
+    assert total(client, "?") == (rows, rows > EXACT_COUNT_LIMIT)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from projectapp.pagination import Position, encode
+from projectapp.resources.cursors import Position, encode
 from tests.conftest import PROJECTS, links, walk
 
 SOME_ID = "01900000-0000-7000-8000-000000000000"
@@ -246,7 +246,7 @@ def test_a_forged_time_is_refused(client, problem, value):
 
 
 def test_a_cursor_of_another_version_is_stale(client, problem, monkeypatch, ties):
-    monkeypatch.setattr("projectapp.pagination._VERSION", 2)
+    monkeypatch.setattr("projectapp.resources.cursors._VERSION", 2)
     stale = encode(Position([0, "2026-01-01T00:00:00Z", SOME_ID]), {"sort": []})
     assert client.get(f"{PROJECTS}?cursor={stale}").status_code == 200
     monkeypatch.undo()

@@ -104,13 +104,13 @@ def test_the_settings_of_a_platform_load_and_stop_in_its_time(platform):
         text,
     )
     seconds = int(re.match(r"\d+", text[limit.end() :])[0])
-    found = config.load(LOCAL | {"APP_ENV": "production"} | settings(platform))
+    found = config.load_config(LOCAL | {"APP_ENV": "production"} | settings(platform))
     assert seconds > found.GRACEFUL_TIMEOUT
     assert found.AUTH == ("tokens",)
 
 
 def test_the_settings_for_dockers_ten_seconds_load():
-    found = config.load(LOCAL | {"APP_ENV": "production"} | pairs(bullet("Docker", "Stop")))
+    found = config.load_config(LOCAL | {"APP_ENV": "production"} | pairs(bullet("Docker", "Stop")))
     assert (found.GRACEFUL_TIMEOUT, found.DRAIN_TIMEOUT) == (9, 0)
 
 
@@ -273,7 +273,9 @@ def test_systemd_learns_of_the_start_and_keeps_the_port(app, database_url, tmp_p
         notified.settimeout(30)
         port.bind(("127.0.0.1", free_port()))
         port.listen(2048)
-        environ = {k: v for k, v in os.environ.items() if k not in config.Config.settings()}
+        environ = {
+            k: v for k, v in os.environ.items() if k not in config.Config.declared_settings()
+        }
         environ |= {"APP_ENV": "testing", "DATABASE_URL": database_url}
         environ["NOTIFY_SOCKET"] = notified.getsockname()
         script = f"exec 3<&{port.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec gunicorn wsgi:app"
@@ -321,7 +323,7 @@ def test_a_second_master_has_the_code_and_the_packages_of_the_new_release(
         release(tmp_path / name)
     (tmp_path / "current").symlink_to("OLD")
     (tmp_path / "marks").mkdir()
-    environ = {k: v for k, v in os.environ.items() if k not in config.Config.settings()}
+    environ = {k: v for k, v in os.environ.items() if k not in config.Config.declared_settings()}
     environ |= {"APP_ENV": "testing", "DATABASE_URL": database_url, "PORT": str(free_port())}
     environ["MARKS"] = str(tmp_path / "marks")
     with (tmp_path / "log").open("wb") as log:

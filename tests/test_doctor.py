@@ -17,11 +17,11 @@ from flask.cli import FlaskGroup
 
 import config
 from projectapp import doctor
-from projectapp.database import migrating
-from projectapp.database.schema import code_revision
+from projectapp.database import migrations
+from projectapp.database.schema import newest_revision
+from projectapp.devdb import DevPostgres
 from projectapp.doctor import checks, server
-from projectapp.doctor.unreachable import explain
-from projectapp.embedded import Server
+from projectapp.doctor.connection_errors import explain
 from tests.conftest import parameters_of, url_of
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,7 @@ def ask(make_app, direct_url, monkeypatch):
         environ = {"DATABASE_URL": direct_url, "MIGRATIONS_DATABASE_URL": "", **environ}
         for name, text in environ.items():
             monkeypatch.setenv(name, text)
-        create = partial(doctor.create_or_explain, partial(make_app, **environ))
+        create = partial(doctor.create_app_or_doctor, partial(make_app, **environ))
         command = FlaskGroup(create_app=create)
         answer = CliRunner().invoke(command, ["doctor", "--json", *arguments])
         assert SECRET not in answer.output
@@ -156,7 +156,7 @@ def test_a_healthy_database_is_well(ask, sql):
     assert found["setting"]["what"] == "DATABASE_URL comes from the environment."
     assert "is reached directly, with psycopg2 2." in found["server"]["what"]
     assert "The server's clock agrees with this machine's." in found["clock"]["what"]
-    assert found["schema"]["what"] == f"The schema is at {code_revision()}."
+    assert found["schema"]["what"] == f"The schema is at {newest_revision()}."
     assert found["durability"]["what"].endswith("are off.")  # as suits a throw-away server
     assert "The role postgres is a superuser." in found["rights"]["what"]
 
@@ -323,7 +323,7 @@ def test_what_is_wrong_with_a_database_is_told(ask, sql, direct_url, do, undo, c
     try:
         code, found = ask()
     finally:
-        sql(undo.format(database=database, head=code_revision()))
+        sql(undo.format(database=database, head=newest_revision()))
     assert words in found[check]["what"]
     assert found[check]["level"] == level
     assert code == (level == "FAIL")
@@ -389,7 +389,7 @@ def test_what_a_role_may_and_should_is_told(ask, sql, role, direct_url):
 
 
 def test_tables_that_supabase_serves_to_everybody_are_told(ask, sql, role, monkeypatch):
-    monkeypatch.setattr(migrating, "_WEB", f"rolname = '{role[0]}'")
+    monkeypatch.setattr(migrations, "_WEB", f"rolname = '{role[0]}'")
     code, found = ask()
     assert code == 1
     for table in ("alembic_version", "api_tokens", "idempotency_keys", "projects"):
@@ -419,7 +419,7 @@ def test_a_database_that_cannot_store_most_languages_is_told(ask, sql, direct_ur
 def primary(tmp_path_factory):
     """A server of our own, whose replication may be set: URL parameters that name it twice."""
     binaries = config.Testing(os.environ).EMBEDDED_POSTGRES_BIN
-    server = Server(tmp_path_factory.mktemp("primary"), binaries)
+    server = DevPostgres(tmp_path_factory.mktemp("primary"), binaries)
     server.start()
     with closing(psycopg2.connect(**server.parameters)) as connection:
         connection.autocommit = True

@@ -11,7 +11,7 @@ import config
 
 pytestmark = pytest.mark.slow
 
-LOADED = "import config; print('PORT', config.load().PORT)"
+LOADED = "import config; print('PORT', config.load_config().PORT)"
 SHELL = "print('PORT', app.config['PORT'])\n"
 STARTS = {
     "python": [sys.executable, "-c", LOADED],
@@ -29,7 +29,7 @@ def start(project):
     """Start in the copy as its user would, and print PORT."""
 
     def run(*command, **environ):
-        mine = (*config.Config.settings(), "APP_ENV", "FLASK_SKIP_DOTENV")
+        mine = (*config.Config.declared_settings(), "APP_ENV", "FLASK_SKIP_DOTENV")
         clean = {name: text for name, text in os.environ.items() if name not in mine}
         return subprocess.run(
             command,

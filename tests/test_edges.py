@@ -23,7 +23,7 @@ from werkzeug.test import Client
 import config
 from projectapp import projects
 from projectapp.auth import tokens
-from projectapp.headers import HEADERS
+from projectapp.http.security_headers import HEADERS
 from tests.conftest import PROJECTS
 from tests.wire import free_port
 
@@ -125,7 +125,7 @@ def test_other_headers_are_not_believed(seen):
 def test_everybody_cannot_be_trusted():
     for text in ("0.0.0.0/0", "10.0.0.0/8,::/0", "10.0.0.1/8", "proxy", ","):
         with pytest.raises(config.ConfigError, match="TRUSTED_PROXIES must be a comma list"):
-            config.load({"TRUSTED_PROXIES": text})
+            config.load_config({"TRUSTED_PROXIES": text})
 
 
 # Under a path.
@@ -216,9 +216,9 @@ def test_under_script_name_another_path_is_404(below):
 )
 def test_a_script_name_that_is_no_prefix_is_refused(text):
     with pytest.raises(config.ConfigError, match="SCRIPT_NAME must be a path such as /backend"):
-        config.load({"SCRIPT_NAME": text})
-    assert config.load({"SCRIPT_NAME": "/"}).SCRIPT_NAME == ""
-    assert config.load({"SCRIPT_NAME": "/apis/docs"}).SCRIPT_NAME == "/apis/docs"
+        config.load_config({"SCRIPT_NAME": text})
+    assert config.load_config({"SCRIPT_NAME": "/"}).SCRIPT_NAME == ""
+    assert config.load_config({"SCRIPT_NAME": "/apis/docs"}).SCRIPT_NAME == "/apis/docs"
 
 
 def exchange(link, *lines):
@@ -447,5 +447,5 @@ def test_a_view_that_does_not_say_who_may_call_it_is_not_served(make_app, monkey
     unguarded = Blueprint("projects", __name__)
     unguarded.add_url_rule("/secrets", "secrets", lambda: "all of them")
     monkeypatch.setattr(projects, "bp", unguarded)
-    with pytest.raises(TypeError, match=r"projects\.secrets has no @Operation"):
+    with pytest.raises(TypeError, match=r"projects\.secrets has no @Endpoint"):
         make_app()

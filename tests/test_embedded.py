@@ -13,8 +13,8 @@ import psycopg2
 import pytest
 
 import config
-from projectapp import embedded
-from projectapp.embedded import EmbeddedError, Server, find_binaries
+from projectapp import devdb
+from projectapp.devdb import DevPostgres, DevPostgresError, find_binaries
 
 pytestmark = pytest.mark.slow
 
@@ -22,8 +22,8 @@ USER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from projectapp import embedded
-embedded.Server(Path(sys.argv[2])).start()
+from projectapp import devdb
+devdb.DevPostgres(Path(sys.argv[2])).start()
 print("started", flush=True)
 time.sleep(600)
 """
@@ -63,7 +63,7 @@ def user(home):
         process.kill()
         process.wait()
         process.stdout.close()
-    assert wait_until_free(Server(home), "server.lock", "keeper.lock")
+    assert wait_until_free(DevPostgres(home), "server.lock", "keeper.lock")
 
 
 def wait_until_free(server, *locks):
@@ -124,10 +124,10 @@ def is_alive(pid):
 def test_one_server_serves_all_and_stops_with_the_last(home, user):
     users = [user() for _ in range(3)]
     assert [process.stdout.readline() for process in users] == [b"started\n"] * 3
-    server = Server(home)
+    server = DevPostgres(home)
     server.start()
     # A child that was just forked has its command line for a moment, too.
-    embedded.keeper.wait(lambda: len(pids_naming(server.home, b"-D")) == 1, 60)
+    devdb.keeper.wait(lambda: len(pids_naming(server.home, b"-D")) == 1, 60)
     assert len(pids_naming(server.home, b"-D")) == 1
     for process in users:
         process.kill()
@@ -143,11 +143,11 @@ def test_one_server_serves_all_and_stops_with_the_last(home, user):
 def test_release_returns_at_once_while_others_use_it(home, user):
     other = user()
     other.stdout.readline()
-    server = Server(home)
+    server = DevPostgres(home)
     server.start()
     started = time.monotonic()
     server.release()
-    assert time.monotonic() - started < embedded.STOP_SECONDS / 2
+    assert time.monotonic() - started < devdb.STOP_SECONDS / 2
     assert ask(server) == [(1,)]
     server.release()
 
@@ -155,7 +155,7 @@ def test_release_returns_at_once_while_others_use_it(home, user):
 def test_data_survives_a_kill_of_everything(home, user):
     first = user()
     first.stdout.readline()
-    server = Server(home)
+    server = DevPostgres(home)
     ask(server, "CREATE TABLE kept AS SELECT 42 AS n")
     kill(*pids_naming(server.home, b"keeper.py"), *pids_naming(server.home, b"-D"), first.pid)
     server.start()
@@ -164,7 +164,7 @@ def test_data_survives_a_kill_of_everything(home, user):
 
 
 def test_a_server_whose_keeper_was_killed_is_adopted_and_stopped(home):
-    server = Server(home)
+    server = DevPostgres(home)
     server.start()
     # Not by its command line, which its children have for a moment, too.
     before, *_ = (server.home / "data" / "postmaster.pid").read_text().split()
@@ -178,7 +178,7 @@ def test_a_server_whose_keeper_was_killed_is_adopted_and_stopped(home):
 
 
 def test_release_stops_a_server_whose_keeper_was_killed(home):
-    server = Server(home)
+    server = DevPostgres(home)
     server.start()
     kill(*pids_naming(server.home, b"keeper.py"))
     assert wait_until_free(server, "keeper.lock")
@@ -187,7 +187,7 @@ def test_release_stops_a_server_whose_keeper_was_killed(home):
 
 
 def test_a_killed_server_is_started_again(home):
-    server = Server(home)
+    server = DevPostgres(home)
     server.start()
     kill(*pids_naming(server.home, b"-D"))
     assert wait_until_free(server, "server.lock", "keeper.lock")
@@ -197,7 +197,7 @@ def test_a_killed_server_is_started_again(home):
 
 
 def test_a_strangers_pid_in_a_stale_file_is_left_alone(home):
-    server = Server(home)
+    server = DevPostgres(home)
     server.start()
     server.release()
     stranger = subprocess.Popen(["sleep", "600"])
@@ -214,7 +214,7 @@ def test_a_strangers_pid_in_a_stale_file_is_left_alone(home):
 
 
 def test_a_half_made_cluster_is_made_again(home):
-    server = Server(home)
+    server = DevPostgres(home)
     (server.home / "data.new").mkdir(parents=True)
     (server.home / "data.new" / "PG_VERSION").write_text("18")
     server.start()
@@ -224,7 +224,7 @@ def test_a_half_made_cluster_is_made_again(home):
 
 @pytest.mark.parametrize("name", ["long" * 30, "with,comma"])
 def test_a_path_that_no_socket_can_have_gets_another(tmp_path, name):
-    server = Server(tmp_path / name)
+    server = DevPostgres(tmp_path / name)
     server.start()
     assert len(server.parameters["host"]) < 100
     assert ask(server) == [(1,)]
@@ -232,7 +232,7 @@ def test_a_path_that_no_socket_can_have_gets_another(tmp_path, name):
 
 
 def test_a_throwaway_is_empty_each_time(home):
-    server = Server(home, throwaway=True)
+    server = DevPostgres(home, temporary=True)
     server.start()
     assert ask(server, "SHOW fsync") == [("off",)]
     server.release()
@@ -240,7 +240,7 @@ def test_a_throwaway_is_empty_each_time(home):
 
 
 def test_the_default_is_durable_utf8_and_not_on_the_network(home):
-    server = Server(home)
+    server = DevPostgres(home)
     server.start()
     shown = [ask(server, f"SHOW {name}") for name in ("fsync", "synchronous_commit")]
     assert shown == [[("on",)], [("on",)]]
@@ -251,17 +251,17 @@ def test_the_default_is_durable_utf8_and_not_on_the_network(home):
 
 
 def test_a_server_that_cannot_start_says_why(home):
-    server = Server(home)
+    server = DevPostgres(home)
     server.start()
     server.release()
     (server.home / "data" / "PG_VERSION").write_text("9")
-    with pytest.raises(EmbeddedError, match="version"):
+    with pytest.raises(DevPostgresError, match="version"):
         server.start()
     server.release()
 
 
 def test_pg_bin_comes_first_and_has_to_hold_a_server(tmp_path):
-    with pytest.raises(EmbeddedError, match="EMBEDDED_POSTGRES_BIN"):
+    with pytest.raises(DevPostgresError, match="EMBEDDED_POSTGRES_BIN"):
         find_binaries(tmp_path)
     for name in ("postgres", "initdb"):
         (tmp_path / name).touch()
@@ -271,15 +271,15 @@ def test_pg_bin_comes_first_and_has_to_hold_a_server(tmp_path):
 def test_binaries_that_do_not_run_are_named(tmp_path):
     for name in ("postgres", "initdb"):
         (tmp_path / name).touch()
-    with pytest.raises(EmbeddedError, match="does not run"):
-        Server(tmp_path, tmp_path)
+    with pytest.raises(DevPostgresError, match="does not run"):
+        DevPostgres(tmp_path, tmp_path)
 
 
 def test_without_any_binaries_both_ways_out_are_named(monkeypatch):
-    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(embedded.glob, "glob", lambda pattern: [])
-    monkeypatch.setattr(embedded.shutil, "which", lambda name: None)
-    with pytest.raises(EmbeddedError, match=r"DATABASE_URL.*pip install"):
+    monkeypatch.setattr(devdb.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(devdb.glob, "glob", lambda pattern: [])
+    monkeypatch.setattr(devdb.shutil, "which", lambda name: None)
+    with pytest.raises(DevPostgresError, match=r"DATABASE_URL.*pip install"):
         find_binaries()
 
 
@@ -297,8 +297,8 @@ def test_the_application_starts_its_server_at_the_first_statement(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named_with_a_remedy(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(EmbeddedError, match=r"needs a folder .*Not a directory.* DATABASE_URL"):
-        Server(tmp_path / "file" / "postgres").start()
+    with pytest.raises(DevPostgresError, match=r"needs a folder .*Not a directory.* DATABASE_URL"):
+        DevPostgres(tmp_path / "file" / "postgres").start()
 
 
 def test_a_full_disk_is_named_with_a_remedy(tmp_path):
@@ -309,7 +309,7 @@ def test_a_full_disk_is_named_with_a_remedy(tmp_path):
     for name, line in programs.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
         (tmp_path / name).chmod(0o755)
-    server = Server(tmp_path / "home", tmp_path)
-    with pytest.raises(EmbeddedError, match=r"the disk is full\. Free 100 MB"):
+    server = DevPostgres(tmp_path / "home", tmp_path)
+    with pytest.raises(DevPostgresError, match=r"the disk is full\. Free 100 MB"):
         server.start()
     server.release()

@@ -8,8 +8,8 @@ import pytest
 from flask import abort
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from projectapp import database, errors
-from projectapp.database.faults import classify
+from projectapp import database, problems
+from projectapp.database.errors import classify
 from tests.conftest import PROJECTS
 from tests.wire import free_port
 
@@ -136,18 +136,18 @@ class Raised(psycopg2.Error):
 @pytest.mark.parametrize(
     ("state", "problem_class"),
     [
-        *((state, errors.Conflict) for state in ("23505", "23503", "23P01")),
-        *((state, errors.BadRequest) for state in ("23514", "23502")),
-        *((state, errors.BadRequest) for state in ("22003", "22P05", "22021")),
-        ("54001", errors.BadRequest),
+        *((state, problems.Conflict) for state in ("23505", "23503", "23P01")),
+        *((state, problems.BadRequest) for state in ("23514", "23502")),
+        *((state, problems.BadRequest) for state in ("22003", "22P05", "22021")),
+        ("54001", problems.BadRequest),
         *(
-            (state, errors.Unavailable)
+            (state, problems.ServiceUnavailable)
             for state in (
                 *("08006", "40001", "40P01", "53100", "53300", "55P03", "57014", "57P01", "57P03"),
                 *("58030", "25006", "28P01", "3D000"),
             )
         ),
-        *((s, errors.Unavailable) for s in ("42P01", "42703", "42501", "42883")),
+        *((s, problems.ServiceUnavailable) for s in ("42P01", "42703", "42501", "42883")),
         ("42601", Raised),
         (None, Raised),
     ],
@@ -161,12 +161,12 @@ def test_a_database_error_is_classified_by_its_sqlstate(app, state, problem_clas
 
 
 def test_an_error_of_the_pool_is_classified_without_a_sqlstate():
-    assert isinstance(classify(PoolTimeout(), sent=False).problem, errors.Unavailable)
+    assert isinstance(classify(PoolTimeout(), sent=False).problem, problems.ServiceUnavailable)
 
 
 def test_a_violated_check_names_the_field_that_its_model_says(app, sql):
     table = database.db.metadata.tables["projects"]
     statement = table.insert().values(id=database.uuid7(), name="").returning(table.c.id)
-    with app.app_context(), pytest.raises(errors.Invalid) as raised:
-        database.one(statement)
+    with app.app_context(), pytest.raises(problems.ValidationFailed) as raised:
+        database.execute(statement)
     assert raised.value.details == {"name": ["Must not be empty."]}

@@ -12,7 +12,7 @@ import pytest
 
 import config
 from projectapp.database import schema
-from projectapp.database.schema import code_revision
+from projectapp.database.schema import newest_revision
 from tests.conftest import PROJECTS, parameters_of, url_of
 
 REMEDY = (
@@ -160,7 +160,7 @@ def test_a_schema_without_one_of_its_columns_is_not_ready(make_place, problem):
     assert place.flask("db", "upgrade")[0] == 0
     assert place.client.get("/ready").status_code == 200
     place.sql("ALTER TABLE api_tokens DROP COLUMN owner")
-    what = f"alembic_version says {code_revision()}, but there is no api_tokens.owner."
+    what = f"alembic_version says {newest_revision()}, but there is no api_tokens.owner."
     assert what in problem(place.client.get("/ready"), 503)["detail"]
     assert place.doctor()[1]["schema"]["what"] == what
 
@@ -189,7 +189,7 @@ def test_a_field_is_added_as_the_readme_says(make_place, project):
     assert flask("db", "upgrade").returncode == 0  # as at each `make run` until it is written
     done = flask("db", "migrate", "-m", "add colour")
     assert done.returncode == 0, done.stderr
-    number = f"{int(code_revision()) + 1:04}"
+    number = f"{int(newest_revision()) + 1:04}"
     [written] = (project / "migrations" / "versions").glob(f"{number}_*.py")
     assert written.name == f"{number}_add_colour.py"
     done = flask("db", "upgrade")
@@ -360,7 +360,7 @@ def test_a_database_with_another_encoding_is_refused(make_place, problem, encodi
     assert code == 1
     assert f"Error: {what}" in said
     assert place.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
-    write_revisions(place, code_revision())
+    write_revisions(place, newest_revision())
     assert problem(place.client.get("/ready"), 503, "unavailable")["detail"] == what
     assert place.doctor()[1]["encoding"]["level"] == "FAIL"
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from projectapp import idempotency
+from projectapp.resources import idempotency
 from tests.conftest import PROJECTS
 
 

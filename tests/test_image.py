@@ -148,7 +148,7 @@ class Image:
     def start(self, command, user="image", **options):
         """Start a command as the image's user, in its environment and folder."""
         who = self.user if user == "image" else None
-        given = {k: v for k, v in os.environ.items() if k not in config.Config.settings()}
+        given = {k: v for k, v in os.environ.items() if k not in config.Config.declared_settings()}
         given |= self.environ | options.pop("env", {})
         if who:
             options |= {"user": who, "group": who, "extra_groups": []}
@@ -305,7 +305,7 @@ def test_compose_migrates_and_then_serves(image, empty_url, tmp_path):
     for name, condition in order[1:]:
         service = services[name]
         environ = {k: interpolated(v, given) for k, v in service["environment"].items()}
-        url = config.load(image.environ | environ).DATABASE_URL
+        url = config.load_config(image.environ | environ).DATABASE_URL
         assert (url["host"], url["dbname"]) == ("database", "projectapp")
         environ |= {"DATABASE_URL": empty_url, "PORT": str(free_port())}
         if condition == "service_completed_successfully":

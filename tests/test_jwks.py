@@ -9,8 +9,8 @@ from itertools import count
 
 import pytest
 
-from projectapp.auth import jwks, jwt, tokens
-from projectapp.errors import Unavailable
+from projectapp.auth import jwks_client, jwt, tokens
+from projectapp.problems import ServiceUnavailable
 from tests import issuer as answers
 from tests.conftest import PROJECTS, Clock
 from tests.issuer import EC, Issuer, bearer, make_key
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(jwks, "time", clock)
+    monkeypatch.setattr(jwks_client, "time", clock)
     return clock
 
 
@@ -32,7 +32,7 @@ def quick(clock):
 
     def pass_():
         until(lambda: "jwks" not in {thread.name for thread in threading.enumerate()})
-        clock.sleep(jwks.FRESH + 1)
+        clock.sleep(jwks_client.FRESH + 1)
 
     return pass_
 
@@ -88,7 +88,7 @@ def test_a_key_that_was_withdrawn_in_a_quiet_hour_is_not_used(
 
 
 def test_the_same_keys_fetched_again_forget_nothing(issuer, quick):
-    fetched = jwks.Fetched(issuer.settings["JWT_JWKS_URL"], 4)
+    fetched = jwks_client.Fetched(issuer.settings["JWT_JWKS_URL"], 4)
     before = fetched.renewed()
     quick()
     assert fetched.renewed() is before
@@ -101,14 +101,14 @@ def test_unknown_keys_cost_one_fetch_in_so_many_seconds(issuer, make_app, sql, c
         answered = [get(service, issuer.token(f"unknown {n}")).status_code for n in range(20)]
         assert answered == [401] * 20
         assert issuer.fetches == fetches
-        clock.sleep(jwks.COOL_DOWN)
+        clock.sleep(jwks_client.COOL_DOWN)
 
 
 def test_without_the_issuer_its_last_keys_serve_on(
     issuer, make_app, sql, quick, problem, caplog, clock
 ):
     service = make_app(**issuer.settings).test_client()
-    caplog.set_level(logging.INFO, jwks.__name__)
+    caplog.set_level(logging.INFO, jwks_client.__name__)
     assert get(service, issuer.token()).status_code == 200
     caplog.clear()
     issuer.answer = answers.failing
@@ -118,7 +118,7 @@ def test_without_the_issuer_its_last_keys_serve_on(
         answer = get(service, issuer.token("unknown"))  # it may be a new one: not the token's fault
         problem(answer, 503, "unavailable")
         assert 1 <= int(answer.headers["Retry-After"]) <= 10
-    told = [record.getMessage() for record in caplog.records if record.name == jwks.__name__]
+    told = [record.getMessage() for record in caplog.records if record.name == jwks_client.__name__]
     assert told == [
         "The identity provider's keys cannot be fetched: HTTPException('the answer is 500')"
     ]
@@ -126,13 +126,13 @@ def test_without_the_issuer_its_last_keys_serve_on(
     issuer.answer = answers.well
     quick()
     until(lambda: get(service, issuer.token("unknown")).status_code == 401)
-    told = [record.getMessage() for record in caplog.records if record.name == jwks.__name__]
+    told = [record.getMessage() for record in caplog.records if record.name == jwks_client.__name__]
     assert told == ["The identity provider's keys can be fetched again."]
     issuer.answer = answers.failing
-    clock.sleep(jwks.STALE + 1)
+    clock.sleep(jwks_client.STALE + 1)
     assert get(service, issuer.token()).status_code == 503
     issuer.answer = answers.well
-    clock.sleep(jwks.COOL_DOWN)
+    clock.sleep(jwks_client.COOL_DOWN)
     until(lambda: get(service, issuer.token()).status_code == 200)
 
 
@@ -156,9 +156,9 @@ def test_a_bad_answer_for_keys_is_a_503_in_time(
     issuer, make_app, sql, problem, caplog, monkeypatch, bad
 ):
     if bad is answers.silent:
-        monkeypatch.setattr(jwks, "TIMEOUT", 0.5)
+        monkeypatch.setattr(jwks_client, "TIMEOUT", 0.5)
     elif bad in (answers.dripping, answers.dripping_body):
-        monkeypatch.setattr(jwks, "DEADLINE", 0.8)
+        monkeypatch.setattr(jwks_client, "DEADLINE", 0.8)
     issuer.answer = bad
     service = make_app(**issuer.settings).test_client()
     started = time.monotonic()
@@ -198,7 +198,7 @@ def test_the_issuers_certificate_is_verified(make_app, sql, tmp_path, monkeypatc
         assert issuer.fetches == 0
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert"))
         assert get(make_app(**issuer.settings).test_client(), issuer.token()).status_code == 200
-        monkeypatch.setattr(jwks, "DEADLINE", 0.8)
+        monkeypatch.setattr(jwks_client, "DEADLINE", 0.8)
         issuer.answer = answers.dripping
         started = time.monotonic()
         assert get(make_app(**issuer.settings).test_client(), issuer.token()).status_code == 503
@@ -214,7 +214,7 @@ def test_no_more_than_half_of_the_threads_wait_for_a_silent_issuer(issuer, quick
     names = count()
 
     def ask(_):
-        with pytest.raises(Unavailable) as refused:
+        with pytest.raises(ServiceUnavailable) as refused:
             verifier.verify(issuer.token(f"unknown {next(names)}"))
         return int(refused.value.headers["Retry-After"])
 
@@ -234,9 +234,9 @@ def test_no_more_than_half_of_the_threads_wait_for_a_silent_issuer(issuer, quick
 SOON = """
 exec(open("gunicorn.conf.py").read())
 def post_worker_init(worker):
-    from projectapp.auth import jwks
-    jwks.COOL_DOWN = 0.5
-    jwks.TIMEOUT = jwks.DEADLINE = 300
+    from projectapp.auth import jwks_client
+    jwks_client.COOL_DOWN = 0.5
+    jwks_client.TIMEOUT = jwks_client.DEADLINE = 300
 """
 
 

@@ -15,9 +15,9 @@ from joserfc import jwk
 
 import config
 from config import ConfigError
-from projectapp.auth import jwks, jwt
-from projectapp.auth.jwk import MOST_TRIED
-from projectapp.errors import InvalidToken
+from projectapp.auth import jwks_client, jwt
+from projectapp.auth.verification_keys import MOST_TRIED
+from projectapp.problems import InvalidToken
 from tests import issuer as answers
 from tests.conftest import PROJECTS
 from tests.issuer import AUDIENCE, EC, RSA, Issuer, bearer, encode, make_key, sign
@@ -313,7 +313,7 @@ HOSTILE = {
 def test_a_hostile_token_is_refused_and_nothing_of_it_told(
     well, service, sql, problem, caplog, monkeypatch, name
 ):
-    monkeypatch.setattr(jwks, "COOL_DOWN", 0.0)  # what has not been fetched will be
+    monkeypatch.setattr(jwks_client, "COOL_DOWN", 0.0)  # what has not been fetched will be
     token = HOSTILE[name](well)
     with caplog.at_level(logging.DEBUG):
         answer = get(service, token)
@@ -420,7 +420,7 @@ def test_no_more_than_so_many_tokens_are_remembered(well, monkeypatch):
 
 def settings_of(issuer, **environ):
     loaded = config.Testing({**issuer.settings, **environ})
-    return {name: getattr(loaded, name) for name in config.Config.settings()}
+    return {name: getattr(loaded, name) for name in config.Config.declared_settings()}
 
 
 # Secrets and files.

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 
 import config
 from projectapp.auth.tokens import hash_token, new_token
-from projectapp.limits import stores
-from projectapp.limits.stores import HostStore
-from projectapp.limits.window import Count, Rate
+from projectapp.rate_limit import stores
+from projectapp.rate_limit.stores import SharedMemoryStore
+from projectapp.rate_limit.window import Count, Rate
 from tests.conftest import PROJECTS, Clock
 from tests.test_serving import children, until
 from tests.wire import free_port
@@ -36,11 +36,11 @@ SHARED = Path("/dev/shm")  # noqa: S108 - where the counters are on Linux
 
 COUNT = """
 import sys
-from projectapp.limits import stores
-from projectapp.limits.stores import HostStore
-from projectapp.limits.window import Rate
+from projectapp.rate_limit import stores
+from projectapp.rate_limit.stores import SharedMemoryStore
+from projectapp.rate_limit.window import Rate
 stores.TURN = 60
-store = HostStore(Rate(30_000, 86400), "test", int(sys.argv[1]))
+store = SharedMemoryStore(Rate(30_000, 86400), "test", int(sys.argv[1]))
 print(sum(store.count(b"a" * 16).passed for _ in range(20_000)))
 """
 
@@ -315,7 +315,7 @@ def test_who_comes_back_when_it_was_told_to_passes(limited, clock):
 
 def test_a_burst_at_the_end_of_a_window_is_not_repeated_at_the_start_of_the_next(clock):
     port, rate = free_port(), Rate(20, 1)
-    store = HostStore(rate, "test", port)
+    store = SharedMemoryStore(rate, "test", port)
     try:
         clock.now += 0.95
         assert sum(store.count(b"a" * 16).passed for _ in range(30)) == 20
@@ -335,7 +335,7 @@ def make_store():
     port, made = free_port(), []
 
     def make(quota, seconds):
-        made.append(HostStore(Rate(quota, seconds), "test", port))
+        made.append(SharedMemoryStore(Rate(quota, seconds), "test", port))
         return made[-1]
 
     yield make
@@ -482,7 +482,7 @@ def test_a_process_that_dies_with_the_lock_leaves_it_and_a_stopped_one_is_not_wa
 
 def test_a_flood_of_callers_refuses_nobody_and_frees_nobody_who_floods():
     port = free_port()
-    store = HostStore(Rate(5, 86400), "test", port)
+    store = SharedMemoryStore(Rate(5, 86400), "test", port)
     try:
         flooder = os.urandom(16)
         assert [store.count(flooder).passed for _ in range(6)] == [True] * 5 + [False]

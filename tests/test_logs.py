@@ -11,8 +11,8 @@ from contextlib import nullcontext
 import click
 import pytest
 
-from projectapp.logs import CommandFormatter, _formatter, add_request_id
-from projectapp.serving.log_lines import JsonFormatter, TextFormatter
+from projectapp.http.log_lines import JsonFormatter, TextFormatter
+from projectapp.http.request_log import CommandFormatter, _formatter, add_request_id
 from tests.conftest import PROJECTS
 from tests.test_serving import children
 from tests.wire import free_port

@@ -16,9 +16,9 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import config
-from projectapp import create_app, database
-from projectapp.database import migrating
-from projectapp.database.schema import code_revision
+from projectapp import add_commands, create_app, database
+from projectapp.database import migrations
+from projectapp.database.schema import newest_revision
 from tests.conftest import PROJECTS, parameters_of, url_of
 
 VERSIONS = config.ROOT / "migrations" / "versions"
@@ -123,11 +123,12 @@ def test_an_upgrade_completes_after_a_downgrade_that_was_cut_short(app, sql):
     assert sql("SELECT search_fold('ſ')") == [("s",)]
 
 
-def test_an_application_made_for_no_command_migrates_in_process_too(direct_url, sql):
+def test_a_script_migrates_in_process_after_add_commands(direct_url, sql):
     app = create_app(config.Testing({"DATABASE_URL": direct_url}))
+    add_commands(app)
     with app.app_context():
         flask_migrate.upgrade()
-    assert sql("SELECT version_num FROM alembic_version") == [(code_revision(),)]
+    assert sql("SELECT version_num FROM alembic_version") == [(newest_revision(),)]
 
 
 def test_migrating_in_process_leaves_the_loggers_alone(app):
@@ -159,7 +160,7 @@ def flask_db(app, direct_url):
 def test_the_commands_are_clean(flask_db):
     for command in ("downgrade", "upgrade", "upgrade"):
         flask_db(command)
-    assert flask_db("current") == f"{code_revision()} (head)\n"
+    assert flask_db("current") == f"{newest_revision()} (head)\n"
     assert flask_db("check") == "No new upgrade operations detected.\n"
 
 
@@ -167,7 +168,7 @@ def test_a_new_migration_is_numbered_and_made_only_for_a_change(flask_db, tmp_pa
     copy = shutil.copytree(VERSIONS.parent, tmp_path / "migrations")
     assert "nothing to migrate" in flask_db("migrate", "-d", copy, "-m", "no change")
     flask_db("revision", "-d", copy, "-m", "add shape")
-    head, following = code_revision(), f"{int(code_revision()) + 1:04}"
+    head, following = newest_revision(), f"{int(newest_revision()) + 1:04}"
     made = (copy / "versions" / f"{following}_add_shape.py").read_text()
     assert f"revision = '{following}'\ndown_revision = '{head}'" in made
     assert len(list((copy / "versions").glob("*.py"))) == int(following)
@@ -207,7 +208,7 @@ def test_squawk_has_nothing_against_new_migrations(flask_db):
     ],
 )
 def test_squawk_has_something_against_what_stops_traffic(statement, rule):
-    assert rule in squawk(f"{migrating.SET}; {statement};")
+    assert rule in squawk(f"{migrations.SET}; {statement};")
 
 
 def test_squawk_is_told_of_a_drop_that_is_meant():
@@ -215,7 +216,7 @@ def test_squawk_is_told_of_a_drop_that_is_meant():
     (meant,) = re.findall(r'`op\.execute\("(-- squawk-ignore .*?)"\)`', page)
     meant = meant.replace("\\n", "\n")
     said = [
-        squawk(f"{migrating.SET};\n\nBEGIN;\n\n{statement};\n\nCOMMIT;")
+        squawk(f"{migrations.SET};\n\nBEGIN;\n\n{statement};\n\nCOMMIT;")
         for statement in (meant, meant.partition("\n")[2])
     ]
     assert "Found 0 issues" in said[0]

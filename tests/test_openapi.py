@@ -10,7 +10,7 @@ import openapi_spec_validator
 import pytest
 
 import config
-from projectapp.headers import HEADERS
+from projectapp.http.security_headers import HEADERS
 from projectapp.projects.schemas import ProjectSchema
 from tests.conftest import PROJECTS
 
@@ -61,7 +61,7 @@ def test_the_document_says_what_a_caller_needs(make_app, kinds, credentials):
         if rule.endpoint == "static":
             continue
         path = re.sub(r"<\w+:(\w+)>", r"{\1}", rule.rule)
-        scope = app.view_functions[rule.endpoint].operation.scope
+        scope = app.view_functions[rule.endpoint].endpoint.scope
         for method in rule.methods - {"HEAD", "OPTIONS"}:
             described = document["paths"][path][method.lower()]
             assert described["security"] == ([{name: [scope]}] if scope else [])

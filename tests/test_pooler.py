@@ -15,10 +15,10 @@ import psycopg2
 import pytest
 
 import config
-from projectapp.database import pooling
-from projectapp.database.pooling import pool_mode
-from projectapp.database.schema import code_revision
-from projectapp.embedded import keeper
+from projectapp.database import pooler
+from projectapp.database.pooler import pool_mode
+from projectapp.database.schema import newest_revision
+from projectapp.devdb import supervisor
 from tests.conftest import PROJECTS, parameters_of, url_of
 from tests.wire import free_port
 
@@ -91,7 +91,7 @@ class Bouncer:
         (folder / "ini").write_text("\n".join(lines))
         (folder / "users").write_text(f'"{self.upstream["user"]}" ""\n')
         self.log = folder / "log"
-        prefix = [*keeper._unprivileged(), "timeout", "--signal=KILL", SECONDS]
+        prefix = [*supervisor._unprivileged(), "timeout", "--signal=KILL", SECONDS]
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 [*prefix, PGBOUNCER, folder / "ini"],
@@ -340,8 +340,8 @@ def test_an_upgrade_needs_a_direct_url(bounce, empty, upgrade):
         assert ask(empty, NOTHING) == []
     assert left_in(bouncer, empty) == []
     code, said = upgrade(pooled, empty)
-    assert (code, said.count("Applied ")) == (0, int(code_revision()))
-    assert ask(empty, VERSION) == [(code_revision(),)]
+    assert (code, said.count("Applied ")) == (0, int(newest_revision()))
+    assert ask(empty, VERSION) == [(newest_revision(),)]
     code, said = upgrade(pooled)
     assert code == 0
     assert "pooler" not in said
@@ -352,8 +352,8 @@ def test_an_upgrade_needs_a_direct_url(bounce, empty, upgrade):
 def test_an_upgrade_through_a_pooler_in_session_mode_leaves_nothing_in_it(bounce, empty, upgrade):
     bouncer = bounce(pool_mode="session", default_pool_size=3)
     code, said = upgrade(through(bouncer, empty))
-    assert (code, said.count("Applied ")) == (0, int(code_revision()))
-    assert ask(empty, VERSION) == [(code_revision(),)]
+    assert (code, said.count("Applied ")) == (0, int(newest_revision()))
+    assert ask(empty, VERSION) == [(newest_revision(),)]
     assert left_in(bouncer, empty) == []
 
 
@@ -389,7 +389,7 @@ def test_a_pooler_with_no_second_session_to_lend_is_a_sentence(bounce, empty, up
 @pytest.fixture
 def mode(make_app, monkeypatch):
     """How `pool_mode` says that the pooler at a URL lends sessions."""
-    monkeypatch.setattr(pooling, "PROBE_SECONDS", 30)
+    monkeypatch.setattr(pooler, "PROBE_SECONDS", 30)
 
     def find(url):
         database = make_app(DATABASE_URL=url, MIGRATIONS_DATABASE_URL="").extensions["database"]

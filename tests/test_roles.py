@@ -14,9 +14,10 @@ from psycopg2.errors import InsufficientPrivilege
 
 import config
 from projectapp import database
-from projectapp.auth import issuing
-from projectapp.database.schema import code_revision
-from projectapp.errors import Unavailable
+from projectapp.auth import token_admin
+from projectapp.database import execution
+from projectapp.database.schema import newest_revision
+from projectapp.problems import ServiceUnavailable
 from tests.conftest import PROJECTS, parameters_of, url_of
 from tests.test_backup import BACK_UP, RESTORE, commands, session
 from tests.wire import Proxy
@@ -162,7 +163,7 @@ def use(client):
         assert again.headers.get("Idempotency-Replayed") == replayed
     assert client.get(PROJECTS).json["total"] == 1
     ready = client.get("/ready")
-    assert (ready.status_code, ready.json["schema"]) == (200, code_revision())
+    assert (ready.status_code, ready.json["schema"]) == (200, newest_revision())
 
 
 def test_the_serving_role_can_do_all_that_the_service_does(new, client, serving):
@@ -174,7 +175,7 @@ def test_the_serving_role_can_do_all_that_the_service_does(new, client, serving)
 
 def test_the_serving_role_knows_callers_but_makes_none(new):
     with new.app(new.url(new.migrate)).app_context():
-        token = issuing.create("CI", "alice", ["projects:read"], None)
+        token = token_admin.create("CI", "alice", ["projects:read"], None)
     serving = new.app(new.url(new.serve), AUTH="tokens")
     header = {"Authorization": f"Bearer {token}"}
     assert serving.test_client().get(PROJECTS, headers=header).status_code == 200
@@ -185,8 +186,8 @@ def test_the_serving_role_knows_callers_but_makes_none(new):
             time.sleep(0.02)
         sql("UPDATE api_tokens SET revoked_at = now()")
     assert serving.test_client().get(PROJECTS, headers=header).status_code == 401
-    with serving.app_context(), pytest.raises(Unavailable, match=r"docs/roles\.md"):
-        issuing.create("CI", "alice", ["projects:read"], None)
+    with serving.app_context(), pytest.raises(ServiceUnavailable, match=r"docs/roles\.md"):
+        token_admin.create("CI", "alice", ["projects:read"], None)
 
 
 def test_the_doctor_finds_nothing_wrong_with_the_two_roles(new):
@@ -262,7 +263,7 @@ def test_the_serving_role_ends_its_own_server_processes_alone(new):
     def end(sql):
         with new.app(new.url(new.serve)).app_context():
             [(pid,)] = sql("SELECT pg_backend_pid()")
-            return database.one(database._END, {"pid": pid})
+            return database.execute(execution._END, {"pid": pid})
 
     with new.session(new.serve) as own, new.session(new.migrate) as other:
         assert end(own) == (True,)

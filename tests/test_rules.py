@@ -35,7 +35,7 @@ def test_only_the_factory_imports_the_feature():
 
 
 def test_statements_know_nothing_of_http():
-    for module in ("queries.py", "lists.py", "models.py"):
+    for module in ("queries.py", "listing.py", "models.py"):
         assert not [n for n in imports(PACKAGE / "projects" / module) if n.startswith("flask")]
 
 
@@ -59,7 +59,7 @@ def test_only_config_reads_the_environment():
 
 
 def test_the_settings_page_and_env_example_name_every_setting():
-    names = {"APP_ENV", *config.Config.settings()}
+    names = {"APP_ENV", *config.Config.declared_settings()}
     listed = SETTING_ROW.findall((config.ROOT / "docs" / "settings.md").read_text())
     assert sorted(listed) == sorted(names)
     for readme in ("README.md", "README.ko.md"):

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from marshmallow import ValidationError
 
-from projectapp.fields import has_a_word
+from projectapp.http.fields import validate_search
 from tests.conftest import PROJECTS, links, walk
 
 SPACES = [chr(c) for c in range(0x110000) if chr(c).isspace()]
@@ -397,7 +397,7 @@ def test_python_and_postgresql_agree_on_what_is_a_word(sql):
 
     def is_taken(text):
         try:
-            has_a_word(text)
+            validate_search(text)
         except ValidationError:
             return False
         return True

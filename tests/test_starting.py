@@ -25,7 +25,7 @@ GUNICORN = [sys.executable, "-m", "gunicorn", "wsgi:app"]
 
 def start(*command, **environ):
     """Start what ends by itself; without a database, since nothing gets so far."""
-    clean = {k: v for k, v in os.environ.items() if k not in config.Config.settings()}
+    clean = {k: v for k, v in os.environ.items() if k not in config.Config.declared_settings()}
     return subprocess.run(
         command,
         cwd=config.ROOT,

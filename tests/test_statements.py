@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from projectapp import database
-from projectapp.database.statements import prepare
-from projectapp.listing import Filter, Listing
-from projectapp.projects import lists, queries
+from projectapp.database.statements import compile_statement
+from projectapp.projects import listing, queries
 from projectapp.projects.models import FIELDS, Project
+from projectapp.resources.listing import Filter, Listing
 from tests.conftest import PROJECTS
 
 
@@ -184,7 +184,7 @@ def test_a_columns_type_converts_its_values(app, client, kind, value, stored, ex
     parameter = sa.cast(sa.bindparam("value", type_=kind), kind)
     statement = sa.select(parameter.label("value"), sa.cast(parameter, sa.Text).label("text"))
     with app.app_context():
-        row = database.one(statement, {"value": value})
+        row = database.execute(statement, {"value": value})
     assert row.text == stored
     assert row.value == expected
     assert type(row.value) is type(expected)
@@ -202,25 +202,25 @@ def test_in_takes_any_number_of_values(app, make_project):
     with app.app_context():
         for given, count in ((["a"], 1), ([], 0), (["a", "b", "x"], 2), (["c", "b", "a"], 3)):
             parameters = {"names": given, "version": 1}
-            assert database.one(some, parameters) == (count,)
-            assert database.one(others, parameters) == (3 - count,)
-        assert database.one(counted.where(Project.name.in_(["a", "c"]))) == (2,)
+            assert database.execute(some, parameters) == (count,)
+            assert database.execute(others, parameters) == (3 - count,)
+        assert database.execute(counted.where(Project.name.in_(["a", "c"]))) == (2,)
         pairs = sa.tuple_(Project.name, Project.version).in_([("a", 1), ("b", 2)])
-        assert database.one(counted.where(pairs)) == (1,)
+        assert database.execute(counted.where(pairs)) == (1,)
 
 
 def test_in_converts_each_of_its_values(app, client):
     words = sa.bindparam("words", expanding=True, type_=Shouted())
     statement = sa.select(sa.literal_column("'hey'", Shouted()).in_(words).label("found"))
     with app.app_context():
-        assert database.one(statement, {"words": ["Hey", "you"]}).found is True
+        assert database.execute(statement, {"words": ["Hey", "you"]}).found is True
 
 
 def test_a_parameter_may_have_any_name(app, client):
     names = ("created_at[gte]", "a b", "50%", "x.y(z)")
     statement = sa.select(*(sa.bindparam(name, type_=sa.Integer) for name in names))
     with app.app_context():
-        assert database.one(statement, {n: i for i, n in enumerate(names)}) == (0, 1, 2, 3)
+        assert database.execute(statement, {n: i for i, n in enumerate(names)}) == (0, 1, 2, 3)
 
 
 def subsets(names):
@@ -231,12 +231,12 @@ def subsets(names):
 def test_one_statement_serves_every_choice_of_fields(client, make_project):
     project = make_project()
     for query in ("", "q=project&"):
-        lists._page.cache_clear()
+        listing._page.cache_clear()
         for names in subsets(FIELDS):
             answer = client.get(f"{PROJECTS}?{query}fields={','.join(names)}")
             chosen = {name: project[name] for name in FIELDS if name in {"id", *names}}
             assert [list(item.items()) for item in answer.json["items"]] == [list(chosen.items())]
-        assert lists._page.cache_info().currsize == 2, "one for all fields, one for some"
+        assert listing._page.cache_info().currsize == 2, "one for all fields, one for some"
 
 
 def test_chosen_fields_are_rendered_as_all_of_them_are(client, make_project):
@@ -262,7 +262,7 @@ def test_two_statements_serve_every_choice_of_fields_to_change(client, make_proj
         {"name": "z", "description": None, "is_active": True, "attributes": {"b": 2}},
     ]
     queries._change.cache_clear()
-    prepare.cache_clear()
+    compile_statement.cache_clear()
     before = client.get(url).json
     for names in subsets(bodies[0]):
         for body, is_checked in zip(bodies, (False, True), strict=True):
@@ -280,7 +280,9 @@ def test_two_statements_serve_every_choice_of_fields_to_change(client, make_proj
             }
             before = changed
     assert queries._change.cache_info().currsize == 2
-    assert prepare.cache_info().currsize <= 4 + 1, "a change with a version, without, and a read"
+    assert compile_statement.cache_info().currsize <= 4 + 1, (
+        "a change with a version, without, and a read"
+    )
 
 
 def test_a_list_works_for_columns_whose_names_are_words_of_sql_or_python(app, sql):
@@ -312,7 +314,7 @@ def test_a_list_works_for_columns_whose_names_are_words_of_sql_or_python(app, sq
             FROM generate_series(1, 9) AS n"""
         )
         with app.app_context():
-            row = database.one(listing.statement("exact"), values)
+            row = database.execute(listing.statement("exact"), values)
         assert (row.items, row.counted) == ('[9, "g9", "n9", "p9"],[8, "g8", "n8", "p8"]', 9)
     finally:
         sql('DROP TABLE "select"')

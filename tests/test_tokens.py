@@ -10,7 +10,7 @@ import pytest
 import config
 from projectapp import create_app
 from projectapp.auth import tokens
-from projectapp.serving.log_lines import JsonFormatter
+from projectapp.http.log_lines import JsonFormatter
 from tests.conftest import PROJECTS
 
 CREATE = ("tokens", "create", "--name", "CI", "--owner", "alice", "--scope", "projects:read")

@@ -16,8 +16,8 @@ import psycopg2
 import pytest
 
 import config
-from projectapp.database import migrating
-from projectapp.database.schema import code_revision
+from projectapp.database import migrations
+from projectapp.database.schema import newest_revision
 from tests.conftest import PROJECTS, parameters_of, url_of
 
 pytestmark = pytest.mark.slow
@@ -46,10 +46,10 @@ INDEX = """with op.get_context().autocommit_block():
 @pytest.fixture
 def head(app, sql):
     """The number of the newest migration; in the end the schema is there again."""
-    yield int(code_revision())
+    yield int(newest_revision())
     sql("DROP TABLE IF EXISTS scratch, other CASCADE")
     sql("ALTER TABLE projects DROP COLUMN IF EXISTS scratch")
-    sql("UPDATE alembic_version SET version_num = %s", code_revision())
+    sql("UPDATE alembic_version SET version_num = %s", newest_revision())
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_who_waits_for_another_then_skips_what_that_one_did(sql, later, upgrade)
     sql(f"SELECT pg_advisory_lock{LOCK}")
     process = upgrade(later('op.execute("CREATE TABLE scratch (n integer)")'))
     lines_until(process, "Another process is migrating: this one waits for it.")
-    sql("UPDATE alembic_version SET version_num = %s", f"{int(code_revision()) + 1:04}")
+    sql("UPDATE alembic_version SET version_num = %s", f"{int(newest_revision()) + 1:04}")
     sql(f"SELECT pg_advisory_unlock{LOCK}")
     assert did_nothing(process)
     assert sql("SELECT to_regclass('scratch')") == [(None,)]
@@ -205,7 +205,7 @@ def test_a_long_reader_holds_up_the_migration_and_nobody_else(
     # Whatever the migration does while it waits for the reader, the reader stays until the clients
     # have been served.
     with ThreadPoolExecutor(1) as beside:
-        told = beside.submit(lines_until, process, f"{migrating.TRIES - 2} tries left")
+        told = beside.submit(lines_until, process, f"{migrations.TRIES - 2} tries left")
         try:
             while not told.done():
                 answer = client.post(PROJECTS, json={"name": "Beneath"})
@@ -221,7 +221,7 @@ def test_a_long_reader_holds_up_the_migration_and_nobody_else(
 def test_a_lock_that_is_never_free_fails_it_with_a_sentence(
     app, sql, later, other_session, monkeypatch, caplog
 ):
-    monkeypatch.setattr(migrating, "TRIES", 2)
+    monkeypatch.setattr(migrations, "TRIES", 2)
     other_session("SET application_name = 'a report'")
     other_session("SELECT count(*) FROM projects")
     folder = later(
@@ -232,7 +232,7 @@ def test_a_lock_that_is_never_free_fails_it_with_a_sentence(
         flask_migrate.upgrade(directory=folder)
     assert "needs a lock that others held in 2 tries. Try again later" in caplog.text
     assert "(a report), for" in caplog.text
-    assert version(sql) == [(code_revision(),)]
+    assert version(sql) == [(newest_revision(),)]
     assert sql("SELECT to_regclass('scratch')") == [(None,)]
 
 
@@ -293,7 +293,7 @@ def test_the_settings_of_a_role_do_not_bound_a_migration(app, sql, later, direct
 
 
 def test_who_waits_too_long_for_another_fails_with_a_sentence(app, sql, later, monkeypatch, caplog):
-    monkeypatch.setattr(migrating, "WAIT_SECONDS", 1)
+    monkeypatch.setattr(migrations, "WAIT_SECONDS", 1)
     sql(f"SELECT pg_advisory_lock{LOCK}")
     try:
         with app.app_context(), pytest.raises(SystemExit):
@@ -419,8 +419,8 @@ def test_a_command_that_needs_the_migrations_of_a_later_release_says_so(
 def test_a_schema_ahead_can_be_stamped(app, sql, head):
     sql("UPDATE alembic_version SET version_num = '9999'")
     with app.app_context():
-        flask_migrate.stamp(revision=code_revision(), purge=True)
-    assert version(sql) == [(code_revision(),)]
+        flask_migrate.stamp(revision=newest_revision(), purge=True)
+    assert version(sql) == [(newest_revision(),)]
 
 
 def test_migrations_have_a_url_of_their_own(sql, upgrade, proxy, direct_url):
@@ -433,11 +433,11 @@ def test_the_sql_of_migrations_has_their_limits_too(app, capsys):
     with app.app_context():
         flask_migrate.upgrade(sql=True)
     said = capsys.readouterr().out
-    assert said.startswith(migrating.SET)
+    assert said.startswith(migrations.SET)
     # A concurrent build, and a loop that commits, is between two transactions.
     alone = said.count("CONCURRENTLY") + said.count(" COMMIT;")
     for command in ("BEGIN", "COMMIT"):
-        assert len(re.findall(f"^{command};", said, re.M)) == int(code_revision()) + alone
+        assert len(re.findall(f"^{command};", said, re.M)) == int(newest_revision()) + alone
 
 
 def add_file(folder, name, number, before):
@@ -493,7 +493,7 @@ def test_migrations_of_two_branches_are_refused_before_they_do_harm(
 def web_roles(app, sql, monkeypatch):
     """Supabase's two roles for everybody, under names that no other test run has."""
     names = [f"{role}_{os.getpid()}" for role in ("anon", "authenticated")]
-    monkeypatch.setattr(migrating, "_WEB", f"rolname IN ('{names[0]}', '{names[1]}')")
+    monkeypatch.setattr(migrations, "_WEB", f"rolname IN ('{names[0]}', '{names[1]}')")
     for name in names:
         sql(f"CREATE ROLE {name}")
     yield names

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from gunicorn.http.errors import LimitRequestHeaders
 
-from projectapp.headers import HEADERS
-from projectapp.serving.framing import framing
+from projectapp.http.security_headers import HEADERS
+from projectapp.server.framing import framing
 from tests.conftest import PROJECTS, Served
 from tests.test_bad_input import CHUNKED, GOOD, LIMIT, chunks, post
 from tests.test_serving import children

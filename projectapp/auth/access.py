@@ -1,6 +1,6 @@
 """Who calls and what they may: bearer credentials (RFC 6750), scopes, and whose rows they see.
 
-AUTH says which credentials are taken. An `Operation` names the scope it needs; `admitted` looks at
+AUTH says which credentials are taken. An `Operation` names the scope it needs; `authorize` looks at
 the credentials before anything else of the request is read. Rows with an owner are filtered by
 `mine`, and by nothing else.
 """
@@ -12,20 +12,20 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import sqlalchemy as sa
-from flask import Flask, current_app, g, request
+from flask import Flask, current_app, request
 
 from config import LOOPBACK
-from projectapp import database, limits, logs
+from projectapp import database, rate_limit
 from projectapp.auth import tokens
-from projectapp.auth.caller import Caller
-from projectapp.errors import (
+from projectapp.problems import (
     InsufficientScope,
     InvalidToken,
     MalformedToken,
     Problem,
+    ServiceUnavailable,
     Unauthorized,
-    Unavailable,
 )
+from projectapp.request_state import Caller, caller_fields, request_state
 
 log = logging.getLogger(__name__)
 
@@ -46,27 +46,27 @@ def init_app(app: Flask) -> None:
 
 
 @contextmanager
-def admitted(scope: str) -> Iterator[None]:
+def authorize(scope: str) -> Iterator[None]:
     """Run the block, a whole view, for a caller who may do what `scope` names.
 
-    Raises Unauthorized, InsufficientScope, TooManyRequests, Unavailable. What the block raises or
-    returns counts only if the caller's token was good at that time: where no statement of the block
-    has asked, one of its own does.
+    Raises Unauthorized, InsufficientScope, TooManyRequests, ServiceUnavailable. What the block
+    raises or returns counts only if the caller's token was good at that time: where no statement of
+    the block has asked, one of its own does.
     """
-    g.guard, g.was_guarded = "", False  # where a context outlives its request, as in tests
+    state = request_state()
     if not current_app.config["AUTH"]:
-        g.caller = _ANYBODY
-        limits.count_request(None)
+        state.caller = _ANYBODY
+        rate_limit.count_request(None)
         yield
         return
     try:
-        g.caller = caller = _authenticate()
-        limits.count_request(caller.subject)
+        state.caller = caller = _authenticate()
+        rate_limit.count_request(caller.subject)
         try:
-            if not caller.may(scope):
+            if not caller.has_scope(scope):
                 raise InsufficientScope(scope)
             yield
-        except (Unauthorized, Unavailable):
+        except (Unauthorized, ServiceUnavailable):
             raise
         except Problem:
             _confirm()
@@ -77,25 +77,32 @@ def admitted(scope: str) -> Iterator[None]:
         raise
 
 
-def subject() -> str | None:
+def all_scopes(app: Flask) -> set[str]:
+    """Return every scope there is: those that the endpoints name, and RESOURCE:all for each."""
+    endpoints = (getattr(view, "endpoint", None) for view in app.view_functions.values())
+    scopes = {endpoint.scope for endpoint in endpoints if endpoint and endpoint.scope}
+    return scopes | {f"{scope.partition(':')[0]}:all" for scope in scopes}
+
+
+def current_owner() -> str | None:
     """Who makes the current request, as the owner of what it makes; None while AUTH is none."""
-    return cast(Caller, g.caller).subject
+    return cast(Caller, request_state().caller).subject
 
 
-def sees(resource: str) -> str | None:
+def visible_owner(resource: str) -> str | None:
     """The one owner whose rows of `resource`, a table, the caller sees; None for everybody's."""
-    caller: Caller = g.caller
-    return None if caller.sees_all(resource) else caller.subject
+    caller = cast(Caller, request_state().caller)
+    return None if caller.can_see_all(resource) else caller.subject
 
 
-def mine(owner: Any, resource: str) -> sa.ColumnElement[bool]:
+def is_visible(owner: Any, resource: str) -> sa.ColumnElement[bool]:
     """Whether the current caller sees a row of `resource` with this `owner`, a column.
 
     It asks for the caller when it is run, and fails where there is none. PostgreSQL sees a constant
     on the left, so that what is left for its planner is one comparison, or nothing.
     """
     seen: sa.BindParameter[str | None] = sa.bindparam(
-        "seen", callable_=lambda: sees(resource), type_=sa.Text
+        "seen", callable_=lambda: visible_owner(resource), type_=sa.Text
     )
     return sa.or_(seen.is_(None), owner == seen)
 
@@ -112,7 +119,7 @@ def _authenticate() -> Caller:
     kinds = current_app.config["AUTH"]
     if "tokens" in kinds and token.startswith(tokens.PREFIX):
         caller = tokens.find_caller(token)
-        g.guard = tokens.guard(caller)
+        request_state().statement_prefix = tokens.token_check_sql(caller)
         return caller
     if "jwt" in kinds:
         return cast(Caller, current_app.extensions["jwt"].verify(token))
@@ -120,18 +127,21 @@ def _authenticate() -> Caller:
 
 
 def _confirm() -> None:
-    if g.guard and not g.was_guarded:
-        database.one(_NOTHING)
+    state = request_state()
+    if state.statement_prefix and not state.prefix_was_sent:
+        database.execute(_NOTHING)
 
 
 def _tell(problem: Unauthorized | InsufficientScope) -> None:
     """Log a failure as an event of OWASP's logging vocabulary, unless the address has too many."""
-    caller: Caller | None = g.get("caller")
+    caller = request_state().caller
     if isinstance(problem, Unauthorized):
         event, reason = "authn_fail", problem.reason
         if caller:
             tokens.forget(caller)
-        limits.count_failure()
+        rate_limit.count_failure()
     else:
         event, reason = "authz_fail", problem.detail
-    log.warning("%s: %s", event, reason, extra={"event": event, "reason": reason, **logs.who()})
+    log.warning(
+        "%s: %s", event, reason, extra={"event": event, "reason": reason, **caller_fields()}
+    )

@@ -14,8 +14,8 @@ from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
-from projectapp.auth.jwk import Keys, read_jwks
-from projectapp.errors import Unavailable
+from projectapp.auth.verification_keys import Keys, read_jwks
+from projectapp.problems import ServiceUnavailable
 
 FRESH = 300.0  # seconds after which keys are fetched anew, and a withdrawn one ends
 STALE = 24 * 3600.0  # keys older than that serve no more: a stolen one shall not live for ever
@@ -53,12 +53,12 @@ class Fetched:
             elif age > FRESH:
                 self._start()
                 if age > FRESH + DEADLINE and self._is_fetching and not self._pause:
-                    with suppress(Unavailable):
+                    with suppress(ServiceUnavailable):
                         self._wait()
             return self._keys
 
     def renewed(self) -> Keys:
-        """The keys after a fetch, unless the last one was just now. Raises Unavailable."""
+        """The keys after a fetch, unless the last one was just now. Raises ServiceUnavailable."""
         with self._ended:
             self._start()
             if self._is_fetching:
@@ -82,8 +82,10 @@ class Fetched:
         if not has_ended:
             raise self._away()
 
-    def _away(self, seconds: int = 1) -> Unavailable:
-        return Unavailable("The identity provider's keys cannot be had now.", max(1, seconds))
+    def _away(self, seconds: int = 1) -> ServiceUnavailable:
+        return ServiceUnavailable(
+            "The identity provider's keys cannot be had now.", max(1, seconds)
+        )
 
     def _fetch(self) -> None:
         keys, reason = None, ""

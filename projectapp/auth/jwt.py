@@ -15,10 +15,10 @@ from joserfc.errors import BadSignatureError, JoseError
 from joserfc.jws import JWSRegistry
 from joserfc.util import urlsafe_b64decode
 
-from projectapp.auth import jwk, jwks
-from projectapp.auth.caller import OWNER_LENGTH, Caller
-from projectapp.errors import InvalidToken
-from projectapp.inputs import parse_json
+from projectapp.auth import jwks_client, verification_keys
+from projectapp.problems import InvalidToken
+from projectapp.request_state import OWNER_LENGTH, Caller
+from projectapp.strict_json import parse_json
 
 LEEWAY = 30  # seconds that two clocks may differ
 
@@ -62,20 +62,26 @@ class Verifier:
         self._issuer: str = config["JWT_ISSUER"]
         self._audience = frozenset(config["JWT_AUDIENCE"])
         self._scopes = frozenset(config["JWT_SCOPES"])
-        self._algorithms = jwk.PUBLIC_KEY_ALGORITHMS
-        self._keys: jwk.Given | jwks.Fetched
+        self._algorithms = verification_keys.PUBLIC_KEY_ALGORITHMS
+        self._keys: verification_keys.Given | jwks_client.Fetched
         if config["JWT_JWKS_URL"]:
             # At most half of the threads wait, so that the others answer whose keys are known.
-            self._keys = jwks.Fetched(config["JWT_JWKS_URL"], waiting=config["DATABASE_POOL_SIZE"])
+            self._keys = jwks_client.Fetched(
+                config["JWT_JWKS_URL"], waiting=config["DATABASE_POOL_SIZE"]
+            )
         elif config["JWT_KEY_FILE"]:
-            self._keys = jwk.Given(jwk.read_file(config["JWT_KEY_FILE"]))
+            self._keys = verification_keys.Given(
+                verification_keys.read_file(config["JWT_KEY_FILE"])
+            )
         else:
-            self._algorithms = jwk.SECRET_ALGORITHMS
-            self._keys = jwk.Given(jwk.read_secret(config["JWT_SECRET"]))
-        self._memory: tuple[jwk.Keys, dict[bytes, _Grant]] = ((), {})
+            self._algorithms = verification_keys.SECRET_ALGORITHMS
+            self._keys = verification_keys.Given(
+                verification_keys.read_secret(config["JWT_SECRET"])
+            )
+        self._memory: tuple[verification_keys.Keys, dict[bytes, _Grant]] = ((), {})
 
     def verify(self, token: str) -> Caller:
-        """Return the caller that a token names. Raises InvalidToken, Unavailable."""
+        """Return the caller that a token names. Raises InvalidToken, ServiceUnavailable."""
         if len(token) > _LONGEST:
             raise InvalidToken("The token is too long.", "too long")
         digest = hashlib.sha256(token.encode()).digest()
@@ -88,7 +94,7 @@ class Verifier:
             raise InvalidToken("The token is not valid yet.", "not valid yet")
         return grant.caller
 
-    def _read(self, token: str, digest: bytes, keys: jwk.Keys) -> _Grant:
+    def _read(self, token: str, digest: bytes, keys: verification_keys.Keys) -> _Grant:
         header = _read_header(token)
         if header["alg"] not in self._algorithms:
             raise InvalidToken("The token is signed in a way that is not taken.", "wrong alg")
@@ -98,14 +104,14 @@ class Verifier:
             found = _find(keys, header)
         if not found:
             raise InvalidToken("The token is signed with an unknown key.", "unknown key")
-        grant = self._grant(_verify(token, found[: jwk.MOST_TRIED]))
+        grant = self._grant(_verify(token, found[: verification_keys.MOST_TRIED]))
         remembered = self._remembered(keys)
         if len(remembered) >= _REMEMBERED:
             remembered.clear()
         remembered[digest] = grant
         return grant
 
-    def _remembered(self, keys: jwk.Keys) -> dict[bytes, _Grant]:
+    def _remembered(self, keys: verification_keys.Keys) -> dict[bytes, _Grant]:
         """The tokens that were verified with these keys."""
         memory = self._memory
         if memory[0] is not keys:
@@ -150,7 +156,7 @@ def _read_header(token: str) -> dict[str, Any]:
     return header | {"alg": named["alg"]}
 
 
-def _find(keys: jwk.Keys, header: dict[str, Any]) -> list[jwk.Key]:
+def _find(keys: verification_keys.Keys, header: dict[str, Any]) -> list[verification_keys.Key]:
     """The keys that can have signed it: that of its kid, else any that verify its alg."""
     kid = header.get("kid")
     named = [key for key in keys if kid is None or key.kid == kid]
@@ -158,7 +164,7 @@ def _find(keys: jwk.Keys, header: dict[str, Any]) -> list[jwk.Key]:
     return [key for key in named if header["alg"] in key.algorithms]
 
 
-def _verify(token: str, keys: list[jwk.Key]) -> dict[str, Any]:
+def _verify(token: str, keys: list[verification_keys.Key]) -> dict[str, Any]:
     """The claims of a token that one of the keys has signed."""
     reason = ""
     for key in keys:

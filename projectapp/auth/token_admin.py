@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from projectapp import database
-from projectapp.auth.tokens import ApiToken, hash_token, is_good, new_token
+from projectapp.auth.tokens import ApiToken, hash_token, is_active, new_token
 from projectapp.database import rfc3339, uuid7
-from projectapp.errors import OutcomeUnknown
+from projectapp.problems import OutcomeUnknown
 
 _table = ApiToken.__table__
 _now = sa.func.now()
@@ -35,7 +35,7 @@ _is_rotated = sa.exists(
     .select_from(_made := _table.alias("made"))
     .where(_made.c.id == sa.bindparam("new_id", type_=sa.Uuid))
 )
-_old = sa.select(_table).where(_one, sa.or_(is_good, _is_rotated)).with_for_update().cte("old")
+_old = sa.select(_table).where(_one, sa.or_(is_active, _is_rotated)).with_for_update().cte("old")
 _ended = (
     sa.update(_table)
     .where(_table.c.id == _old.c.id)
@@ -68,7 +68,7 @@ _REVOKE = (
 )
 
 _STATES = sa.case(
-    (ApiToken.revoked_at.is_not(None), "revoked"), (sa.not_(is_good), "expired"), else_="good"
+    (ApiToken.revoked_at.is_not(None), "revoked"), (sa.not_(is_active), "expired"), else_="good"
 )
 SHOWN = {
     "id": ApiToken.id,
@@ -136,4 +136,4 @@ def revoke(token_id: UUID | None = None, token: str = "") -> str | None:
 
 def every() -> list[dict[str, Any]]:
     """All tokens, the newest first: what SHOWN names, as text or None; UTC, to the minute."""
-    return database.one(_LIST)[0] or []
+    return database.execute(_LIST)[0] or []

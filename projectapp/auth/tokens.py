@@ -24,9 +24,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from projectapp import database
-from projectapp.auth.caller import OWNER_LENGTH, Caller
 from projectapp.database import db
-from projectapp.errors import InvalidToken, Problem
+from projectapp.problems import InvalidToken, Problem
+from projectapp.request_state import OWNER_LENGTH, Caller
 
 PREFIX = "pja_"
 NAME_LENGTH = 100
@@ -59,14 +59,14 @@ class ApiToken(db.Model):  # type: ignore[name-defined,misc]
 
 _table = ApiToken.__table__
 _this = ApiToken.digest == sa.bindparam("hashed")
-is_good = sa.and_(
+is_active = sa.and_(
     ApiToken.revoked_at.is_(None),
     sa.or_(ApiToken.expires_at.is_(None), ApiToken.expires_at > sa.func.now()),
 )
-_FIND = sa.select(ApiToken.id, ApiToken.owner, ApiToken.scopes).where(_this, is_good)
+_FIND = sa.select(ApiToken.id, ApiToken.owner, ApiToken.scopes).where(_this, is_active)
 _USE = (
     sa.update(_table)
-    .where(_this, is_good)
+    .where(_this, is_active)
     .where(
         sa.or_(
             ApiToken.last_used_at.is_(None),
@@ -94,7 +94,7 @@ class Known:
 
     def look_up(self, digest: bytes) -> Caller:
         """The caller of a token that is good now. Raises InvalidToken."""
-        row = database.one(_FIND, {"hashed": digest})
+        row = database.execute(_FIND, {"hashed": digest})
         if not row:
             raise InvalidToken()
         if len(self._callers) >= _REMEMBERED:
@@ -125,7 +125,7 @@ class Known:
             digest = self._uses.get()
             try:
                 with self._app.app_context():
-                    database.one(_USE, {"hashed": digest})
+                    database.execute(_USE, {"hashed": digest})
             except Problem as problem:
                 log.info("the use of a token was not recorded: %s", problem)
 
@@ -151,7 +151,7 @@ def forget(caller: Caller) -> None:
     _known().forget(caller.digest)
 
 
-def guard(caller: Caller) -> str:
+def token_check_sql(caller: Caller) -> str:
     """The SQL that goes before a statement's own, and raises where the token is not good now."""
     return f"SELECT api_token_check('\\x{caller.digest.hex()}'); "
 

@@ -13,13 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from typing import Any, cast
+from typing import Any
 
 import psycopg2
 import psycopg2.extensions
 from sqlalchemy import Engine
-
-from projectapp.embedded import EmbeddedError, Server
 
 PROBE_SECONDS = 2  # for a statement that takes PostgreSQL no time
 _TURN_SECONDS = 0.2  # for another thread to connect, where nothing is wrong any more
@@ -103,7 +101,7 @@ os.register_at_fork(after_in_child=watchdog.__init__)  # type: ignore[misc]
 
 
 class Connector:
-    """Makes connections as `config` says, to `server` where that is the embedded one.
+    """Makes connections to `get_primary`, which returns libpq's parameters, as `config` says.
 
     None of this takes longer than the seconds that `time_left` tells. While the database is away
     only one thread at a time tries to reach it: the others are told at once, so that they are free
@@ -111,9 +109,12 @@ class Connector:
     """
 
     def __init__(
-        self, config: Mapping[str, Any], server: Server | None, time_left: Callable[[], float]
+        self,
+        config: Mapping[str, Any],
+        get_primary: Callable[[], dict[str, str]],
+        time_left: Callable[[], float],
     ) -> None:
-        self._config, self._server, self._time_left = config, server, time_left
+        self._config, self._get_primary, self._time_left = config, get_primary, time_left
         self._is_over = threading.Event()  # for the connections that are made now
         self._away = False
         self._probing = threading.Lock()
@@ -126,7 +127,7 @@ class Connector:
         }
         # Who had a pooler's session before may have left it without a search_path, as pg_dump does.
         local = [f"{name} = '{value}'" for name, value in self._limits.items()]
-        self.local_limits = "".join(
+        self.set_local_sql = "".join(
             f"SET LOCAL {one}; " for one in [*local, "search_path TO DEFAULT"]
         )
 
@@ -140,7 +141,7 @@ class Connector:
         if probes and not self._probing.acquire(timeout=_TURN_SECONDS):
             raise psycopg2.OperationalError("another thread is trying to reach the database")
         try:
-            connection = self._open(self._config["DATABASE_URL"])
+            connection = self._open(self._get_primary())
             connection.autocommit, connection.is_over = True, is_over
             self._set_limits(connection)
         except psycopg2.Error:
@@ -157,11 +158,9 @@ class Connector:
 
         Raises psycopg2.Error.
         """
-        urls = (self._config[f"{whose}DATABASE_URL"] for whose in ("MIGRATIONS_", ""))
-        return self._open(next((url for url in urls if url is not None), None))
+        return self._open(self._config["MIGRATIONS_DATABASE_URL"] or self._get_primary())
 
-    def _open(self, target: dict[str, str] | None) -> Connection:
-        target = self._embedded() if target is None else target
+    def _open(self, target: dict[str, str]) -> Connection:
         left, hosts = self._time_left(), target.get("host", "").count(",") + 1
         # libpq takes it for each address in turn, whole, and not less than 2.
         each = max(2, min(self._config["DATABASE_CONNECT_TIMEOUT"], left / hosts))
@@ -175,14 +174,6 @@ class Connector:
             "tcp_user_timeout": 5000,
         }
         return _connect(defaults | target, None if left == math.inf else left)
-
-    def _embedded(self) -> dict[str, str]:
-        server = cast(Server, self._server)
-        try:
-            server.start()
-        except EmbeddedError as error:
-            raise psycopg2.OperationalError(str(error)) from error
-        return server.parameters
 
     def ping(self, connection: Connection) -> None:
         """Find out whether the peer still answers. Raises psycopg2.Error."""

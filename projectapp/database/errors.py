@@ -9,7 +9,14 @@ from sqlalchemy import Table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from projectapp.errors import BadRequest, Conflict, Invalid, InvalidToken, Locked, Unavailable
+from projectapp.problems import (
+    BadRequest,
+    Conflict,
+    InvalidToken,
+    LockTimeout,
+    ServiceUnavailable,
+    ValidationFailed,
+)
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +29,7 @@ _TOKEN_REFUSED = "PA401"  # noqa: S105 - api_token_check raises it
 _FAREWELLS = ("08", "57P", "58")
 
 
-class Fault(Exception):
+class DatabaseFault(Exception):
     """A classified error: `problem` is what the client is told.
 
     `again` says that nothing has happened, so that the same may be tried once more; `lost` that the
@@ -37,7 +44,7 @@ class Fault(Exception):
         self.problem, self.again, self.lost = problem, again, lost
 
 
-def ends_link(error: BaseException | None) -> bool:
+def breaks_connection(error: BaseException | None) -> bool:
     """Whether no connection as old as this one is of use: it broke, or leads to a standby."""
     state = getattr(error, "pgcode", None)
     if state is None:  # a plain DatabaseError is libpq's "no message", for a link that broke
@@ -46,55 +53,59 @@ def ends_link(error: BaseException | None) -> bool:
     return state == _READ_ONLY or state.startswith(_FAREWELLS)
 
 
-def classify(error: Exception, sent: bool, tables: Iterable[Table] = ()) -> Fault:
-    """Return the Fault of an error that came before or after a statement was `sent`.
+def classify(error: Exception, sent: bool, tables: Iterable[Table] = ()) -> DatabaseFault:
+    """Return the DatabaseFault of an error that came before or after a statement was `sent`.
 
     The `info` of a violated constraint of `tables` says which field and what is wrong. What is no
     fault of the database's or the client's is a bug of ours: the error itself is then its problem.
     """
     if isinstance(error, PoolTimeout):
-        return Fault(Unavailable("Every database connection is busy. Try again shortly.", 1))
+        return DatabaseFault(
+            ServiceUnavailable("Every database connection is busy. Try again shortly.", 1)
+        )
     if isinstance(error, DBAPIError):  # of what SQLAlchemy asks on an engine's first connection
         error = error.orig or error
     if not isinstance(error, psycopg2.Error):
-        return Fault(error)
+        return DatabaseFault(error)
     state = error.pgcode
-    if ends_link(error) and state != _READ_ONLY:
+    if breaks_connection(error) and state != _READ_ONLY:
         log.warning("database unreachable: %s", str(error).strip())
         seconds = random.randint(1, 3)  # noqa: S311 - or all who were sent away return at once
-        problem = Unavailable("The database cannot be reached. Try again shortly.", seconds)
-        return Fault(problem, again=not sent, lost=sent)
+        problem = ServiceUnavailable("The database cannot be reached. Try again shortly.", seconds)
+        return DatabaseFault(problem, again=not sent, lost=sent)
     if state is None:
-        return Fault(error)
+        return DatabaseFault(error)
     if state == _TOKEN_REFUSED:
-        return Fault(InvalidToken())
+        return DatabaseFault(InvalidToken())
     said = error.diag
     log.warning("database error %s: %s", state, said.message_primary)  # the rest quotes the row
     if state.startswith("23"):
-        return Fault(_violation(state, said.constraint_name, tables))
+        return DatabaseFault(_violation(state, said.constraint_name, tables))
     if state.startswith("22") or state == "54001":
-        return Fault(BadRequest("The database does not accept this value."))
+        return DatabaseFault(BadRequest("The database does not accept this value."))
     if state in ("42P01", "42703", "42883"):
-        return Fault(Unavailable("The database is behind this release: flask db upgrade.", 5))
+        return DatabaseFault(
+            ServiceUnavailable("The database is behind this release: flask db upgrade.", 5)
+        )
     if not state.startswith(_LATER):
-        return Fault(error)
+        return DatabaseFault(error)
     if state == "55P03":
-        return Fault(Locked(said.context or ""))
+        return DatabaseFault(LockTimeout(said.context or ""))
     if state == "42501":
         what = "The service's database role may not do this: docs/roles.md says which role may."
-        return Fault(Unavailable(what, 30))
+        return DatabaseFault(ServiceUnavailable(what, 30))
     seconds = 30 if state.startswith("53") else 1 if state == "57014" else 2
-    problem = Unavailable("The database cannot do this now. Try again later.", seconds)
-    return Fault(problem, again=state == _READ_ONLY or state in _ROLLED_BACK)
+    problem = ServiceUnavailable("The database cannot do this now. Try again later.", seconds)
+    return DatabaseFault(problem, again=state == _READ_ONLY or state in _ROLLED_BACK)
 
 
 def _violation(
     state: str, name: str | None, tables: Iterable[Table]
-) -> Conflict | Invalid | BadRequest:
+) -> Conflict | ValidationFailed | BadRequest:
     for table in tables:
         for constraint in table.constraints:
             if constraint.name == name and constraint.info:
-                return Invalid({constraint.info["field"]: [constraint.info["message"]]})
+                return ValidationFailed({constraint.info["field"]: [constraint.info["message"]]})
     if state in ("23505", "23503", "23P01"):
         return Conflict("This contradicts what is stored already.")
     return BadRequest("The database does not accept this value.")

@@ -26,8 +26,8 @@ from sqlalchemy.pool import NullPool
 
 from projectapp.database import db, schema
 from projectapp.database.connection import Connector
-from projectapp.database.faults import ends_link
-from projectapp.database.pooling import pool_mode
+from projectapp.database.errors import breaks_connection
+from projectapp.database.pooler import pool_mode
 
 log = logging.getLogger(__name__)
 
@@ -288,7 +288,7 @@ def _explain(error: Exception, is_connected: bool) -> str:
         raise ended from None
     cause: Any = getattr(ended, "orig", ended)
     message = str(cause).strip()
-    if ends_link(cause) and not isinstance(cause, ReadOnlySqlTransaction):
+    if breaks_connection(cause) and not isinstance(cause, ReadOnlySqlTransaction):
         return f"{message}\n{_LOST if is_connected else _DOCTOR}"
     state = getattr(cause, "pgcode", None) or ""
     if state in _EXISTS:

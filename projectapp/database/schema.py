@@ -49,7 +49,7 @@ class Obstacle(NamedTuple):
 
 
 @cache
-def code_revision() -> str:
+def newest_revision() -> str:
     """The revision of the newest migration: files are numbered, so the names sort."""
     versions = Path(__file__).parents[2] / "migrations" / "versions"
     return max(path.name.partition("_")[0] for path in versions.glob("[0-9]*_*.py"))
@@ -88,7 +88,7 @@ def find_obstacle(
     at = f"alembic_version says {revisions[0]}, but there is no "
     if missing := _missing(_ALWAYS, columns):
         return Obstacle(f"{at}{missing}: it is another application's.", _REMEDY)
-    if not models or revisions[0] < code_revision():
+    if not models or revisions[0] < newest_revision():
         return None
     needed = {name: table.c.keys() for name, table in models.tables.items()}
     if missing := _missing(needed, columns):

@@ -15,7 +15,7 @@ from sqlalchemy import Executable
 from sqlalchemy.engine import Dialect
 
 
-class Prepared:
+class CompiledStatement:
     """A statement as `bind` gives it to psycopg2, for parameters of these `names`.
 
     `read` makes named tuples of its rows.
@@ -77,11 +77,15 @@ class Prepared:
 
 
 @lru_cache(maxsize=64)
-def prepare(statement: Executable, dialect: Dialect, names: frozenset[str]) -> Prepared:
+def compile_statement(
+    statement: Executable, dialect: Dialect, names: frozenset[str]
+) -> CompiledStatement:
     """The statement for parameters of these names, once for all executions."""
-    return Prepared(statement, dialect, names)
+    return CompiledStatement(statement, dialect, names)
 
 
-def prepare_select(statement: Executable) -> Prepared:
-    """A SELECT for `database.one`, kept by whoever made it in place of what it was made of."""
-    return Prepared(statement, current_app.extensions["database"].engine.dialect, frozenset())
+def compile_select(statement: Executable) -> CompiledStatement:
+    """A SELECT for `database.execute`, kept by whoever made it in place of what it was made of."""
+    return CompiledStatement(
+        statement, current_app.extensions["database"].engine.dialect, frozenset()
+    )

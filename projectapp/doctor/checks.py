@@ -9,7 +9,7 @@ from flask import current_app
 from config import is_public
 from projectapp.database import db, schema
 from projectapp.database.schema import OLDEST_POSTGRESQL as OLDEST
-from projectapp.database.schema import code_revision
+from projectapp.database.schema import newest_revision
 from projectapp.doctor.finding import FAIL, OK, WARN, Finding
 
 FAR_MS = 10  # a round trip that is felt: each request is one
@@ -74,7 +74,7 @@ def _schema(facts: Facts) -> Finding | None:
     if obstacle := schema.find_obstacle(facts["revisions"], facts["columns"], db.metadata):
         why = "The service does not touch what may be another application's: /ready says 503."
         return Finding(FAIL, "schema", obstacle.what, why, obstacle.remedy)
-    needed, at = code_revision(), max(facts["revisions"], default=None)
+    needed, at = newest_revision(), max(facts["revisions"], default=None)
     if at is None or at < needed:
         what = f"The schema is at {at}, this release needs {needed}."
         if at is None:
@@ -94,7 +94,7 @@ def _indexes(facts: Facts) -> Finding | None:
     names = ", ".join(facts["invalid"])
     why = "A concurrent build was cut; it costs writes and helps no read."
     do = "\n".join(f"DROP INDEX CONCURRENTLY {name};" for name in facts["invalid"])
-    return Finding(WARN, "indexes", f"Invalid: {names}.", why, do)
+    return Finding(WARN, "indexes", f"ValidationFailed: {names}.", why, do)
 
 
 def _rights(facts: Facts) -> Finding:

@@ -10,18 +10,19 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import asdict
 
 import click
-from flask import Flask, current_app, g
+from flask import Flask, current_app
 from flask.cli import AppGroup, FlaskGroup, with_appcontext
 
 import config as settings
 from projectapp.doctor import url
 from projectapp.doctor.finding import FAIL, OK, WARN, Finding
+from projectapp.request_state import request_state
 
 SECONDS = 8  # for all of it, whatever does not answer
 _COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
@@ -37,15 +38,11 @@ _COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_appcontext
-def _command(replicas: int, as_json: bool) -> None:
+def doctor_command(replicas: int, as_json: bool) -> None:
     """Examine the connection to the database; exits with 1 if something does not work."""
     error = current_app.extensions.get("settings_error")
     findings = _explain(error) if error else _in_time(_examine(replicas))
     sys.exit(_report(findings, as_json))
-
-
-def init_app(app: Flask) -> None:
-    app.cli.add_command(_command)
 
 
 class _DoctorOnly(AppGroup):
@@ -59,27 +56,24 @@ class _DoctorOnly(AppGroup):
         raise self._error
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command:
-        if name != _command.name:
+        if name != doctor_command.name:
             raise self._error
-        return _command
+        return doctor_command
 
 
-def create_or_explain(create_app: Callable[[], Flask]) -> Flask:
-    """Create the application, or one that has `flask doctor` alone, if its settings are refused.
+def create_doctor_app(error: settings.ConfigError) -> Flask:
+    """Create an application that has only `flask doctor`, because the settings are refused.
 
-    Raises ConfigError, unless the flask command is looking for the command that it was given.
+    Raises `error`, unless the flask command is looking for the command that it was given.
     """
-    try:
-        return create_app()
-    except settings.ConfigError as error:
-        context = click.get_current_context(silent=True)
-        # Of a command of Flask's own, such as `flask routes`, the context is that command's.
-        if not context or not isinstance(context.command, FlaskGroup):
-            raise
-        app = Flask(__name__)
-        app.extensions["settings_error"] = error
-        app.cli = _DoctorOnly(error)
-        return app
+    context = click.get_current_context(silent=True)
+    # For a command of Flask's own, such as `flask routes`, the context is that command's.
+    if not context or not isinstance(context.command, FlaskGroup):
+        raise error
+    app = Flask(__name__)
+    app.extensions["settings_error"] = error
+    app.cli = _DoctorOnly(error)
+    return app
 
 
 def _explain(error: settings.ConfigError) -> Iterator[Finding]:
@@ -96,8 +90,7 @@ def _explain(error: settings.ConfigError) -> Iterator[Finding]:
 def _examine(replicas: int) -> Iterator[Finding]:
     from projectapp.doctor import server  # and Alembic, as no server needs
 
-    # Then it is over when a request's time would be, as all is that asks the database.
-    g.started = time.monotonic() + SECONDS - current_app.config["REQUEST_TIMEOUT"]
+    request_state().deadline = time.monotonic() + SECONDS
     try:
         yield from url.examine()
         yield from server.examine(replicas)

@@ -10,12 +10,12 @@ from flask import current_app
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from projectapp.database import db, migrating, schema
+from projectapp.database import db, migrations, schema
 from projectapp.database.connection import Connector, watchdog
-from projectapp.database.pooling import pool_mode
+from projectapp.database.pooler import pool_mode
 from projectapp.doctor.checks import CHECKS, Facts
+from projectapp.doctor.connection_errors import explain
 from projectapp.doctor.finding import FAIL, OK, Finding
-from projectapp.doctor.unreachable import explain
 
 ANSWER_SECONDS = 3  # for all that is asked on one connection
 
@@ -81,7 +81,7 @@ def _ask(connection: Connection) -> Facts:
         names = {"tables": tables, "ours": ["alembic_version", *tables]}
         facts = dict(connection.execute(_FACTS, names).mappings().one())
         skew = facts["clock"] - (begun + time.time()) / 2
-        exposed = migrating.open_tables(connection)
+        exposed = migrations.open_tables(connection)
         columns = connection.scalar(schema.COLUMNS, {"tables": tables})
         revisions: list[str] | None = None if facts["migrated"] else []  # None: not readable
         if facts["migrated"] and "SELECT on alembic_version" not in facts["missing"]:
@@ -105,7 +105,7 @@ def _examine_migrations(
 ) -> Iterator[Finding]:
     name = "MIGRATIONS_DATABASE_URL"
     try:
-        with migrating.engine().connect() as connection:
+        with migrations.engine().connect() as connection:
             facts = _ask(connection)
         pooling = pool_mode(connector.migrating)
     except (SQLAlchemyError, psycopg2.Error) as error:

@@ -16,7 +16,7 @@ _ADDED = ("sslmode", "sslrootcert", "target_session_attrs")
 def examine() -> Iterator[Finding]:
     """Say where each URL comes from, what it means, and what is wrong with its text."""
     for name in ("DATABASE_URL", "MIGRATIONS_DATABASE_URL"):
-        text, source = settings.find(name)
+        text, source = settings.setting_source(name)
         if text:
             yield Finding(OK, "setting", f"{name} comes from {source}.")
             yield from _explain(name, text)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from flask import Response, request
 
-from projectapp.errors import BadRequest
+from projectapp.problems import BadRequest
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _LIST = re.compile(rf"[ \t,]*{_TAG}(?:[ \t]*,[ \t,]*{_TAG})*[ \t,]*")
@@ -23,7 +23,7 @@ class Versions:
         return (version in self.listed) != self.is_complement
 
 
-OF_WRITES = ("If-Match", "If-None-Match")
+WRITE_CONDITION_HEADERS = ("If-Match", "If-None-Match")
 NO_VERSION = Versions([])
 
 
@@ -46,7 +46,7 @@ def expected_versions() -> Versions | None:
     return Versions([version for version in _versions(wanted) if version not in excluded])
 
 
-def not_modified(version: int) -> Response | None:
+def not_modified_response(version: int) -> Response | None:
     """The 304 to send if If-None-Match names this version (compared weakly), else None."""
     tags = _tags("If-None-Match")
     if tags is None or (tags != "*" and etag(version) not in (t.removeprefix("W/") for t in tags)):

@@ -8,7 +8,7 @@ from unicodedata import normalize
 from marshmallow import ValidationError, fields
 from marshmallow.validate import OneOf
 
-from projectapp.inputs import NotJSON, parse_json
+from projectapp.strict_json import InvalidJSON, parse_json
 
 _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,6})?\d*([Zz]|[+ -]\d\d:\d\d)", re.ASCII
@@ -103,11 +103,11 @@ class QueryObject(Object):
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
         try:
             return super()._deserialize(parse_json(value.encode()), attr, data)
-        except NotJSON as error:
+        except InvalidJSON as error:
             raise ValidationError(f"The value {error}") from None
 
 
-def has_a_word(text: str) -> None:
+def validate_search(text: str) -> None:
     """Validate a search: at least one word of two characters or more, as search_fold leaves it."""
     folded = "".join(map(_fold_case, normalize("NFC", text))).replace("i\u0307", "i")
     if not any(len(word) > 1 for word in normalize("NFC", folded).split()):

@@ -13,10 +13,10 @@ from sqlalchemy import func, select
 
 from projectapp import database
 from projectapp.database import schema
-from projectapp.errors import Unavailable
-from projectapp.headers import page_policy
-from projectapp.inputs import JSON
-from projectapp.operation import HTML, Operation
+from projectapp.http.endpoint import HTML, Endpoint
+from projectapp.http.request_data import JSON_TYPE
+from projectapp.http.security_headers import page_policy
+from projectapp.problems import ServiceUnavailable
 
 bp = Blueprint("health", __name__)
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 stopping = False  # the worker says so
 
-_STYLE = (Path(__file__).parent / "templates" / "root.css").read_text()
+_STYLE = (Path(__file__).parents[1] / "templates" / "root.css").read_text()
 _STYLE_HASH = f"'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}'"
 
 _DURABILITY = ("fsync", "full_page_writes", "synchronous_commit")
@@ -63,14 +63,14 @@ class RootSchema(Schema):
 
 
 @bp.get("/health")
-@Operation(scope=None, returns={200: HealthSchema()})
+@Endpoint(scope=None, responses={200: HealthSchema()})
 def health() -> Response:
     """Tell whether the process lives.
 
     The database is never touched: degraded means that this worker could not use it when a request
     last needed it.
     """
-    is_ok = current_app.extensions["database"].ok
+    is_ok = current_app.extensions["database"].is_available
     return jsonify(
         status="ok" if is_ok else "degraded",
         timestamp=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
@@ -79,7 +79,7 @@ def health() -> Response:
 
 
 @bp.get("/ready")
-@Operation(scope=None, returns={200: ReadySchema()}, errors=[503])
+@Endpoint(scope=None, responses={200: ReadySchema()}, error_statuses=[503])
 def ready() -> Response:
     """Tell whether requests can be served.
 
@@ -91,14 +91,14 @@ def ready() -> Response:
         return jsonify(status="ready", **_readiness())
     try:
         _readiness()
-    except Unavailable as problem:
+    except ServiceUnavailable as problem:
         log.info("not ready: %s", problem)
-        raise Unavailable("This server is not ready.", 5) from None
+        raise ServiceUnavailable("This server is not ready.", 5) from None
     return jsonify(status="ready")
 
 
 @bp.get("/")
-@Operation(scope=None, returns={200: RootSchema()}, content_types=(JSON, HTML))
+@Endpoint(scope=None, responses={200: RootSchema()}, content_types=(JSON_TYPE, HTML))
 def root() -> Response:
     """Show where to begin.
 
@@ -113,7 +113,7 @@ def root() -> Response:
         "version": current_app.config["VERSION"],
         "links": {**resources, **{name: url_for(endpoint) for name, endpoint in others.items()}},
     }
-    if request.accept_mimetypes.best_match([JSON, HTML]) == HTML:
+    if request.accept_mimetypes.best_match([JSON_TYPE, HTML]) == HTML:
         accepted = (tag.partition("-")[0].lower() for tag in request.accept_languages.values())
         page = render_template(
             "root.html",
@@ -131,20 +131,20 @@ def root() -> Response:
 
 
 def _readiness() -> dict[str, Any]:
-    """What is known of the database that is ready; Unavailable says why it is not."""
+    """What is known of the database that is ready; ServiceUnavailable says why it is not."""
     if stopping:
-        raise Unavailable("This server is stopping.", 5)
-    row = database.one(_STATE, {"tables": list(database.db.metadata.tables)})
+        raise ServiceUnavailable("This server is stopping.", 5)
+    row = database.execute(_STATE, {"tables": list(database.db.metadata.tables)})
     obstacle = schema.find_encoding_obstacle(row.server_encoding) or schema.find_obstacle(
         row.revisions, row.columns, database.db.metadata
     )
     if obstacle:
-        raise Unavailable(str(obstacle), 5)
-    current, needed = max(row.revisions, default="none"), schema.code_revision()
+        raise ServiceUnavailable(str(obstacle), 5)
+    current, needed = max(row.revisions, default="none"), schema.newest_revision()
     if not row.revisions or current < needed:
-        raise Unavailable(
+        raise ServiceUnavailable(
             f"The database's schema is at {current}, this code needs {needed}: flask db upgrade.", 5
         )
     if row.transaction_read_only == "on":
-        raise Unavailable("The database takes no writes.", 5)
+        raise ServiceUnavailable("The database takes no writes.", 5)
     return {"schema": current, "durable": "off" not in (getattr(row, s) for s in _DURABILITY)}

@@ -17,11 +17,11 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Blueprint, Flask, Response, current_app, jsonify, render_template, request
 from marshmallow import Schema, fields
 
-from projectapp import errors
-from projectapp.headers import page_policy
-from projectapp.idempotency import KEY_LENGTH
-from projectapp.inputs import JSON
-from projectapp.operation import HTML, Operation
+from projectapp import problems
+from projectapp.http.endpoint import HTML, Endpoint
+from projectapp.http.request_data import JSON_TYPE
+from projectapp.http.security_headers import page_policy
+from projectapp.resources.idempotency import KEY_LENGTH
 
 bp = Blueprint("openapi", __name__)
 
@@ -86,7 +86,7 @@ class ProblemSchema(Schema):
 
 
 @bp.get("/openapi.json")
-@Operation(scope=None, returns={200: None})
+@Endpoint(scope=None, responses={200: None})
 def openapi() -> Response:
     """Read this document."""
     # Relative to where this document is: what stands before may have another host.
@@ -95,7 +95,7 @@ def openapi() -> Response:
 
 
 @bp.get("/docs")
-@Operation(scope=None, returns={200: None}, content_types=(HTML,))
+@Endpoint(scope=None, responses={200: None}, content_types=(HTML,))
 def docs() -> Response:
     """See this document as a page."""
     policy = page_policy(script="'self'", style="'self'", connect="'self'")
@@ -126,11 +126,11 @@ def document(app: Flask) -> dict[str, Any]:
         if rule.endpoint != "static":
             view: Any = app.view_functions[rule.endpoint]
             described = _describe(view, spec, plugin)
-            if kinds and view.operation.scope:
-                _require(described, view.operation.scope)
+            if kinds and view.endpoint.scope:
+                _require(described, view.endpoint.scope)
             else:
                 described["security"] = []
-            if app.config["RATE_LIMIT"] and view.operation.scope:
+            if app.config["RATE_LIMIT"] and view.endpoint.scope:
                 _add_limit(described["responses"])
             described["tags"] = [rule.endpoint.partition(".")[0]]
             methods = (rule.methods or set()) - {"HEAD", "OPTIONS"}
@@ -148,21 +148,21 @@ def document(app: Flask) -> dict[str, Any]:
 
 
 def _describe(view: Any, spec: APISpec, plugin: Any) -> dict[str, Any]:
-    operation: Operation = view.operation
+    endpoint: Endpoint = view.endpoint
     summary, _, description = inspect.cleandoc(view.__doc__).partition("\n")
-    parameters: list[Any] = ["X-Request-ID", *operation.request_headers]
-    if operation.query:
-        queried = plugin.converter.schema2parameters(operation.query, location="query")
+    parameters: list[Any] = ["X-Request-ID", *endpoint.request_headers]
+    if endpoint.query:
+        queried = plugin.converter.schema2parameters(endpoint.query, location="query")
         parameters += map(_parameter, queried)
     described = {
         "operationId": view.__name__,
         "summary": summary.rstrip("."),
         "description": description.strip(),
         "parameters": parameters,
-        "responses": _responses(operation, spec, plugin),
+        "responses": _responses(endpoint, spec, plugin),
     }
-    if operation.body:
-        content = {kind: {"schema": operation.body} for kind in operation.content_types}
+    if endpoint.body:
+        content = {kind: {"schema": endpoint.body} for kind in endpoint.content_types}
         described["requestBody"] = {"required": True, "content": content}
     return described
 
@@ -196,19 +196,19 @@ def _parameter(described: dict[str, Any]) -> dict[str, Any]:
     return {**described, "schema": schema, **style}
 
 
-def _responses(operation: Operation, spec: APISpec, plugin: Any) -> dict[str, Any]:
-    headers = {name: name for name in ("X-Request-ID", *operation.headers)}
-    kinds = (JSON,) if operation.body else operation.content_types
+def _responses(endpoint: Endpoint, spec: APISpec, plugin: Any) -> dict[str, Any]:
+    headers = {name: name for name in ("X-Request-ID", *endpoint.response_headers)}
+    kinds = (JSON_TYPE,) if endpoint.body else endpoint.content_types
     found: dict[str, Any] = {}
-    for status, schema in operation.returns.items():
+    for status, schema in endpoint.responses.items():
         found[str(status)] = {"description": HTTPStatus(status).phrase, "headers": headers}
         if schema or status == 200:
             content: dict[str, Any] = {kind: {} for kind in kinds}
             if schema:
-                content[JSON] = {"schema": _add_answer(spec, plugin, schema)}
+                content[JSON_TYPE] = {"schema": _add_answer(spec, plugin, schema)}
             found[str(status)]["content"] = content
     # Any request may be malformed.
-    return found | {str(status): _problem(status) for status in {400, *operation.errors}}
+    return found | {str(status): _problem(status) for status in {400, *endpoint.error_statuses}}
 
 
 def _problem(status: int) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def _problem(status: int) -> dict[str, Any]:
     return {
         "description": HTTPStatus(status).phrase,
         "headers": {name: name for name in ("X-Request-ID", *more)},
-        "content": {errors.CONTENT_TYPE: {"schema": "Problem"}},
+        "content": {problems.CONTENT_TYPE: {"schema": "Problem"}},
     }
 
 

@@ -7,12 +7,12 @@ import logging
 import re
 import secrets
 import time
-from typing import Any
 
 import click
-from flask import Flask, Response, g, has_request_context, request
+from flask import Flask, Response, current_app, g, has_request_context, request
 
-from projectapp.serving.log_lines import FIELDS, make_formatter
+from projectapp.http.log_lines import FIELDS, make_formatter
+from projectapp.request_state import RequestState, caller_fields, request_state
 
 access = logging.getLogger("projectapp.access")
 
@@ -51,7 +51,7 @@ def _formatter(form: str) -> logging.Formatter:
 def add_request_id(record: logging.LogRecord) -> bool:
     """Have a record know the request that it comes from; a filter that lets all pass."""
     if "request_id" not in record.__dict__:
-        record.request_id = g.get("request_id") if has_request_context() else None
+        record.request_id = request_state().request_id if has_request_context() else None
     return True
 
 
@@ -64,29 +64,28 @@ def log_refusal(status: int, sent_id: str) -> str:
     return request_id
 
 
-def who() -> dict[str, Any]:
-    """Where the current request comes from and, where that is known, who makes it: for `extra`."""
-    caller = g.get("caller")
-    known = {"caller": caller.subject, "credential": caller.credential} if caller else {}
-    return {"address": request.remote_addr, **known}
-
-
 def _sane_id(request_id: str) -> str:
     return request_id if _SANE_ID.fullmatch(request_id) else secrets.token_hex(16)
 
 
 def _begin() -> None:
     # Where our worker serves, what waited for a thread is told by when it came.
-    g.started = request.environ.get("projectapp.arrived", time.monotonic())
-    g.request_id = _sane_id(request.headers.get("X-Request-ID", ""))
+    started_at = request.environ.get("projectapp.arrived", time.monotonic())
+    g.state = RequestState(
+        request_id=_sane_id(request.headers.get("X-Request-ID", "")),
+        started_at=started_at,
+        deadline=started_at + current_app.config["REQUEST_TIMEOUT"],
+    )
 
 
 def _end(response: Response) -> Response:
-    request_id, rule = g.request_id, request.url_rule
-    response.headers.add("X-Request-ID", request_id)
-    milliseconds = round((time.monotonic() - g.started) * 1000, 1)
+    state, rule = request_state(), request.url_rule
+    response.headers.add("X-Request-ID", state.request_id)
+    milliseconds = round((time.monotonic() - state.started_at) * 1000, 1)
     path = rule.rule if rule else "(unknown route)"
     values = (request.method, path, response.status_code, milliseconds)
-    extra = dict(zip(FIELDS, values, strict=True)) | {"request_id": request_id} | who()
+    extra = (
+        dict(zip(FIELDS, values, strict=True)) | {"request_id": state.request_id} | caller_fields()
+    )
     access.info("%s %s %s %s ms", *values, extra=extra)
     return response

@@ -23,7 +23,7 @@ def init_app(app: Flask) -> None:
 
     @app.after_request
     def add_headers(response: Response) -> Response:
-        headers, endpoint = response.headers, request.endpoint or ""
+        headers, view_name = response.headers, request.endpoint or ""
         for name, value in HEADERS.items():
             headers.setdefault(name, value)
         # Without it werkzeug tells its version and Python's; gunicorn replaces it by its name.
@@ -32,8 +32,8 @@ def init_app(app: Flask) -> None:
             # Of this host alone: what stands beside it is not ours to decide.
             headers["Strict-Transport-Security"] = "max-age=31536000"
         # The answer is, or would have been, that of an operation with a scope.
-        operation = getattr(app.view_functions.get(endpoint), "operation", None)
-        if operation and operation.scope:
+        endpoint = getattr(app.view_functions.get(view_name), "endpoint", None)
+        if endpoint and endpoint.scope:
             headers.add("Cache-Control", "private, no-cache" if has_callers else "no-cache")
             if has_callers:
                 headers.add("Vary", "Authorization")

@@ -4,17 +4,19 @@ from uuid import UUID
 
 import click
 
-from projectapp.auth.caller import OWNER_LENGTH
-from projectapp.cli import text, told
+from projectapp.cli import printable_text, report_problems
 from projectapp.projects import queries
 from projectapp.projects.routes import bp
+from projectapp.request_state import OWNER_LENGTH
 
 
 @bp.cli.command()
-@click.argument("owner", callback=text(OWNER_LENGTH))
+@click.argument("owner", callback=printable_text(OWNER_LENGTH))
 @click.argument("project_ids", nargs=-1, type=click.UUID)
-@click.option("--from", "giver", callback=text(OWNER_LENGTH), help="Whose projects they are now.")
-@told
+@click.option(
+    "--from", "giver", callback=printable_text(OWNER_LENGTH), help="Whose projects they are now."
+)
+@report_problems
 def assign(owner: str, project_ids: tuple[UUID, ...], giver: str | None) -> None:
     """Give OWNER the projects of nobody, or of another owner: all of them, or some by their ids.
 

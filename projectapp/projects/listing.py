@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from projectapp import auth, database
-from projectapp.database.statements import Prepared, prepare_select
-from projectapp.listing import Filter, Listing, Page, Start, constant, read
-from projectapp.pagination import Position
-from projectapp.projects.models import FIELDS, Project, as_json, chosen_as_json, mine
+from projectapp.database.statements import CompiledStatement, compile_select
+from projectapp.projects.models import FIELDS, Project, as_json, selected_as_json, visible_to_caller
+from projectapp.resources.cursors import Position
+from projectapp.resources.listing import Filter, Listing, Page, Start, constant, read
 
 SORT_KEYS = ("name", "created_at", "updated_at", "is_active")
 
@@ -90,12 +90,12 @@ def find_page(
 
     `filters` are ProjectQuery's by name; `sort` holds SORT_KEYS, with "-" for descending, or
     nothing: then the best matches of a search come first, without a search the newest. `fields` are
-    those of each project, in any order; `count` is one of COUNTS. Raises WrongCursor for a position
-    that is none in this order.
+    those of each project, in any order; `count` is one of COUNT_MODES. Raises InvalidCursor for a
+    position that is none in this order.
     """
-    sees_all = auth.sees(_table.name) is None
+    can_see_all = auth.visible_owner(_table.name) is None
     has_all_fields = len(fields) == len(FIELDS)
-    shape = frozenset(filters), tuple(sort), has_all_fields, sees_all
+    shape = frozenset(filters), tuple(sort), has_all_fields, can_see_all
     values = {**filters, "size": page_size, "skipped": 0 if isinstance(start, Position) else start}
     if not has_all_fields:
         values["fields"] = list(fields)
@@ -107,7 +107,7 @@ def find_page(
         begin, places = _listing(*shape).parameters(start)
         values |= places
     statement = _page(*shape, count, begin, values["skipped"] > _FAR)
-    return read(database.one(statement, values), values, count, begin)
+    return read(database.execute(statement, values), values, count, begin)
 
 
 @lru_cache(maxsize=256)  # some 10 KiB each
@@ -115,24 +115,24 @@ def _page(
     names: frozenset[str],
     sort: tuple[str, ...],
     has_all_fields: bool,
-    sees_all: bool,
+    can_see_all: bool,
     count: str,
     begin: Start | None,
     is_far: bool,
-) -> Prepared:
-    return prepare_select(
-        _listing(names, sort, has_all_fields, sees_all).statement(count, begin, is_far)
+) -> CompiledStatement:
+    return compile_select(
+        _listing(names, sort, has_all_fields, can_see_all).statement(count, begin, is_far)
     )
 
 
 def _listing(
-    names: frozenset[str], sort: tuple[str, ...], has_all_fields: bool, sees_all: bool
+    names: frozenset[str], sort: tuple[str, ...], has_all_fields: bool, can_see_all: bool
 ) -> Listing:
     keys = [(key.removeprefix("-"), key.startswith("-")) for key in sort or ["-created_at"]]
     keys.append(("id", keys[-1][1]))  # the last key's direction, so that one index serves both
     # One index has an owner's rows, the newest first; in any order one has those of either state.
     newest = ("created_at", "of_owner") if keys[0][0] == "created_at" else ()
-    is_of_all = sees_all and "of_owner" not in names
+    is_of_all = can_see_all and "of_owner" not in names
     parts: Sequence[Filter] = ()
     if "q" in names and not sort:
         parts = _RANKS
@@ -143,7 +143,7 @@ def _listing(
         table=_table,
         columns=[*FIELDS, *(["search"] if "q" in names else [])],
         filters=[
-            Filter(mine, aligned=sees_all or bool(served)),
+            Filter(visible_to_caller, aligned=can_see_all or bool(served)),
             *(
                 one._replace(aligned=name.startswith(served))
                 for name, one in _FILTERS.items()
@@ -153,6 +153,6 @@ def _listing(
         parts=parts,
         part_number=_rank if parts is _RANKS else None,
         keys=keys,
-        render=as_json if has_all_fields else chosen_as_json,
-        hides=not sees_all,
+        render=as_json if has_all_fields else selected_as_json,
+        hides=not can_see_all,
     )

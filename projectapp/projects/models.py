@@ -9,8 +9,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from projectapp import auth
-from projectapp.auth.caller import OWNER_LENGTH
 from projectapp.database import db, rfc3339
+from projectapp.request_state import OWNER_LENGTH
 
 NAME_LENGTH = 200
 DESCRIPTION_LENGTH = 1000
@@ -96,7 +96,7 @@ def as_json(row: Any = Project) -> sa.ColumnElement[str]:
     return sa.cast(sa.func.json_build_object(*pairs), sa.Text)
 
 
-def chosen_as_json(row: Any) -> sa.ColumnElement[str]:
+def selected_as_json(row: Any) -> sa.ColumnElement[str]:
     """Render a project as JSON text with only the fields that the parameter `fields` names.
 
     The text is what `as_json` would make of them. One statement serves every choice of fields.
@@ -117,9 +117,9 @@ def _shown(value: Any) -> Any:
     return rfc3339(value) if isinstance(value.type, sa.DateTime) else value
 
 
-def mine(row: Any) -> sa.ColumnElement[bool]:
+def visible_to_caller(row: Any) -> sa.ColumnElement[bool]:
     """Whether the caller sees a project: all that a statement finds or changes passes this.
 
     `row` is the table's columns, or a subquery's.
     """
-    return auth.mine(row.owner, Project.__tablename__)
+    return auth.is_visible(row.owner, Project.__tablename__)

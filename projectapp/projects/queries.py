@@ -14,15 +14,19 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
 from projectapp import auth, database
-from projectapp.conditional import NO_VERSION, Versions
 from projectapp.database import Row
-from projectapp.errors import OutcomeUnknown
-from projectapp.idempotency import Claim, insert_once, insert_row
-from projectapp.projects.models import WRITABLE, Project, as_json, mine
+from projectapp.http.etags import NO_VERSION, Versions
+from projectapp.problems import OutcomeUnknown
+from projectapp.projects.models import WRITABLE, Project, as_json, visible_to_caller
+from projectapp.resources.idempotency import (
+    IdempotencyClaim,
+    build_idempotent_insert,
+    insert_idempotently,
+)
 
 _table = Project.__table__
 _body = as_json().label("body")
-_this = sa.and_(Project.id == sa.bindparam("this"), mine(_table.c))
+_this = sa.and_(Project.id == sa.bindparam("this"), visible_to_caller(_table.c))
 _TEXTS = {name for name in WRITABLE if isinstance(_table.c[name].type, sa.String)}
 _names = sa.bindparam("names", type_=ARRAY(sa.Text))
 _at_version = (
@@ -75,26 +79,28 @@ _TAKE = sa.select(sa.func.count().label("taken")).where(
 
 
 def find(project_id: UUID) -> Row | None:
-    return database.one(_FIND, {"this": project_id})
+    return database.execute(_FIND, {"this": project_id})
 
 
-def add(values: Mapping[str, Any], claim: Claim | None = None) -> tuple[Row, bool]:
+def add(values: Mapping[str, Any], claim: IdempotencyClaim | None = None) -> tuple[Row, bool]:
     """Insert a project; a field that `values` lacks gets the column's default.
 
     It is the caller's. Returns the row with its new `id`, and whether it is what the `claim` had
     got before.
     """
-    new = {**values, "id": database.uuid7(), "owner": auth.subject()}
+    new = {**values, "id": database.uuid7(), "owner": auth.current_owner()}
     if claim:
-        return insert_row(_insert_once(frozenset(new)), new, claim)
+        return insert_idempotently(_insert_once(frozenset(new)), new, claim)
     # The same id again: it writes even where it finds the row, and so waits, as a mere look would
     # not, until what it found is as durable as its own commit.
-    return database.one(_INSERT, new, settle=lambda: database.one(_INSERT_AGAIN, new)), False
+    return database.execute(
+        _INSERT, new, settle=lambda: database.execute(_INSERT_AGAIN, new)
+    ), False
 
 
 @lru_cache(maxsize=8)
 def _insert_once(names: frozenset[str]) -> sa.Select[Any]:
-    return insert_once(_table, names, as_json)
+    return build_idempotent_insert(_table, names, as_json)
 
 
 def change(
@@ -122,10 +128,10 @@ def change(
     def settle() -> Any:
         # With one version expected it can be made again: that has an effect at most once.
         is_one = versions is not None and len(versions.listed) == 1 and not versions.is_complement
-        again = is_one and database.one(statement, parameters)
+        again = is_one and database.execute(statement, parameters)
         return again or _find_out(made.look, parameters, versions)
 
-    return database.one(statement, parameters, settle)
+    return database.execute(statement, parameters, settle)
 
 
 class _Change(NamedTuple):
@@ -180,7 +186,7 @@ def _find_out(
     that may be changed or one further, is taken for the change made (RFC 9110, 13.1.1), though
     somebody may have wanted the same. None if another editor has certainly won.
     """
-    seen = database.one(look, parameters)
+    seen = database.execute(look, parameters)
     if seen and seen.is_as_wanted:
         if versions is None or seen.version in versions:
             return seen
@@ -206,12 +212,12 @@ def remove(project_id: UUID, versions: Versions | None) -> bool:
     parameters = {"this": project_id, **(_condition(versions) if versions else {})}
 
     def settle() -> Any:
-        removed = database.one(statement, parameters)
+        removed = database.execute(statement, parameters)
         if removed or find(project_id):
             return removed
-        return database.one(database.BARRIER)
+        return database.execute(database.WAIT_FOR_REPLICATION)
 
-    return database.one(statement, parameters, settle) is not None
+    return database.execute(statement, parameters, settle) is not None
 
 
 def assign(owner: str, giver: str | None, some: Sequence[UUID] = ()) -> int:
@@ -224,7 +230,7 @@ def assign(owner: str, giver: str | None, some: Sequence[UUID] = ()) -> int:
     total, last = 0, str(UUID(int=0))
     while last:
         window = {"after": UUID(last), "some": list(some), "any": not some}
-        ids, last = database.one(_GIVERS, {**people, **window})
+        ids, last = database.execute(_GIVERS, {**people, **window})
         if ids:
             theirs = {**people, "ids": [UUID(project_id) for project_id in ids]}
             total += database.write_repeatably(_TAKE, theirs).taken

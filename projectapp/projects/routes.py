@@ -10,29 +10,31 @@ from uuid import UUID
 
 from flask import Blueprint, Response, request, url_for
 
-from projectapp import auth, conditional, idempotency
+from projectapp import auth
 from projectapp.database import Row
-from projectapp.errors import NotFound, PreconditionFailed
-from projectapp.inputs import JSON
-from projectapp.operation import Operation
-from projectapp.pagination import decode, encode, link_header
-from projectapp.projects import lists, queries
+from projectapp.http import etags
+from projectapp.http.endpoint import Endpoint
+from projectapp.http.request_data import JSON_TYPE
+from projectapp.problems import NotFound, PreconditionFailed
+from projectapp.projects import listing, queries
 from projectapp.projects.schemas import ProjectListSchema, ProjectQuery, ProjectSchema
+from projectapp.resources import idempotency
+from projectapp.resources.cursors import decode, encode, link_header
 
 bp = Blueprint("projects", __name__, url_prefix="/api/v1/projects")
 
 READ, WRITE = "projects:read", "projects:write"
 
-_PATCH_TYPES = ("application/merge-patch+json", JSON)
+_PATCH_TYPES = ("application/merge-patch+json", JSON_TYPE)
 
 
 @bp.get("")
-@Operation(
+@Endpoint(
     scope=READ,
-    returns={200: ProjectListSchema()},
+    responses={200: ProjectListSchema()},
     query=ProjectQuery(),
-    headers=["Link"],
-    errors=[400, 503],
+    response_headers=["Link"],
+    error_statuses=[400, 503],
 )
 def list_projects(query: dict[str, Any]) -> Response:
     """List projects.
@@ -44,10 +46,10 @@ def list_projects(query: dict[str, Any]) -> Response:
     page = query.pop("page", None if cursor else 1)
     count = query.pop("count", "none" if cursor else "auto")
     scope = {**query, "sort": sort}
-    if seen := auth.sees("projects"):
+    if seen := auth.visible_owner("projects"):
         scope["owner"] = seen  # not the filter of that name: that is of_owner
     start = decode(cursor, scope) if cursor else (page - 1) * size
-    found = lists.find_page(query, sort, chosen, count, size, start)
+    found = listing.find_page(query, sort, chosen, count, size, start)
     before, after = (place and encode(place, scope) for place in (found.before, found.after))
     rest = {
         "total": found.total,
@@ -63,22 +65,22 @@ def list_projects(query: dict[str, Any]) -> Response:
 
 
 @bp.post("")
-@Operation(
+@Endpoint(
     scope=WRITE,
-    returns={201: ProjectSchema()},
+    responses={201: ProjectSchema()},
     body=ProjectSchema(),
     request_headers=["Idempotency-Key"],
-    headers=["ETag", "Location", "Idempotency-Replayed"],
-    errors=[400, 409, 413, 415, 422, 503],
+    response_headers=["ETag", "Location", "Idempotency-Replayed"],
+    error_statuses=[400, 409, 413, 415, 422, 503],
 )
 def create_project(body: dict[str, Any]) -> Response:
     """Create a project.
 
     With an Idempotency-Key the same request again, within 24 hours, gets the first answer again.
     """
-    row, is_replayed = queries.add(body, idempotency.claim())
+    row, is_replayed = queries.add(body, idempotency.read_claim())
     headers = {
-        "ETag": conditional.etag(row.version),
+        "ETag": etags.etag(row.version),
         "Location": url_for("projects.get_project", project_id=row.id),
         **({"Idempotency-Replayed": "true"} if is_replayed else {}),
     }
@@ -86,29 +88,29 @@ def create_project(body: dict[str, Any]) -> Response:
 
 
 @bp.get("/<uuid:project_id>")
-@Operation(
+@Endpoint(
     scope=READ,
-    returns={200: ProjectSchema(), 304: None},
+    responses={200: ProjectSchema(), 304: None},
     request_headers=["If-None-Match"],
-    headers=["ETag"],
-    errors=[400, 404, 503],
+    response_headers=["ETag"],
+    error_statuses=[400, 404, 503],
 )
 def get_project(project_id: UUID) -> Response:
     """Read a project."""
     row = queries.find(project_id)
     if not row:
         raise NotFound
-    return conditional.not_modified(row.version) or _project(row)
+    return etags.not_modified_response(row.version) or _project(row)
 
 
 @bp.put("/<uuid:project_id>")
-@Operation(
+@Endpoint(
     scope=WRITE,
-    returns={200: ProjectSchema()},
+    responses={200: ProjectSchema()},
     body=ProjectSchema(partial=True),
-    request_headers=conditional.OF_WRITES,
-    headers=["ETag"],
-    errors=[400, 404, 412, 413, 415, 503],
+    request_headers=etags.WRITE_CONDITION_HEADERS,
+    response_headers=["ETag"],
+    error_statuses=[400, 404, 412, 413, 415, 503],
 )
 def put_project(project_id: UUID, body: dict[str, Any]) -> Response:
     """Replace fields of a project.
@@ -119,14 +121,14 @@ def put_project(project_id: UUID, body: dict[str, Any]) -> Response:
 
 
 @bp.patch("/<uuid:project_id>")
-@Operation(
+@Endpoint(
     scope=WRITE,
-    returns={200: ProjectSchema()},
+    responses={200: ProjectSchema()},
     body=ProjectSchema(partial=True),
     content_types=_PATCH_TYPES,
-    request_headers=conditional.OF_WRITES,
-    headers=["ETag"],
-    errors=[400, 404, 412, 413, 415, 503],
+    request_headers=etags.WRITE_CONDITION_HEADERS,
+    response_headers=["ETag"],
+    error_statuses=[400, 404, 412, 413, 415, 503],
 )
 def patch_project(project_id: UUID, body: dict[str, Any]) -> Response:
     """Merge changes into a project.
@@ -137,15 +139,15 @@ def patch_project(project_id: UUID, body: dict[str, Any]) -> Response:
 
 
 @bp.delete("/<uuid:project_id>")
-@Operation(
+@Endpoint(
     scope=WRITE,
-    returns={204: None},
-    request_headers=conditional.OF_WRITES,
-    errors=[400, 404, 412, 503],
+    responses={204: None},
+    request_headers=etags.WRITE_CONDITION_HEADERS,
+    error_statuses=[400, 404, 412, 503],
 )
 def delete_project(project_id: UUID) -> Response:
     """Delete a project."""
-    versions = conditional.expected_versions()
+    versions = etags.expected_versions()
     if not queries.remove(project_id, versions):
         raise _unmatched(project_id, versions)
     return Response(status=204)
@@ -159,29 +161,27 @@ def finish(response: Response) -> Response:
 
 
 def _change(project_id: UUID, values: dict[str, Any], merge: bool = False) -> Response:
-    versions = conditional.expected_versions()
+    versions = etags.expected_versions()
     row = queries.change(project_id, values, versions, merge)
     if not row:
         raise _unmatched(project_id, versions)
     return _project(row)
 
 
-def _unmatched(
-    project_id: UUID, versions: conditional.Versions | None
-) -> NotFound | PreconditionFailed:
+def _unmatched(project_id: UUID, versions: etags.Versions | None) -> NotFound | PreconditionFailed:
     """Why a statement found no row: a precondition leaves two reasons, and costs a second look."""
     row = queries.find(project_id) if versions is not None else None
     if not row:
         return NotFound()
     return PreconditionFailed(
         f"The project is at version {row.version} now.",
-        headers={"ETag": conditional.etag(row.version)},
+        headers={"ETag": etags.etag(row.version)},
     )
 
 
 def _project(row: Row) -> Response:
-    return _answer(row.body, headers={"ETag": conditional.etag(row.version)})
+    return _answer(row.body, headers={"ETag": etags.etag(row.version)})
 
 
 def _answer(body: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(body, status, headers, content_type=JSON)
+    return Response(body, status, headers, content_type=JSON_TYPE)

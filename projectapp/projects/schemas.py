@@ -6,8 +6,7 @@ from typing import Any
 from marshmallow import RAISE, Schema, ValidationError, fields, pre_load, validates_schema
 from marshmallow.validate import Length, OneOf, Range
 
-from projectapp.auth.caller import OWNER_LENGTH
-from projectapp.fields import (
+from projectapp.http.fields import (
     Boolean,
     Object,
     QueryBoolean,
@@ -15,10 +14,9 @@ from projectapp.fields import (
     QueryList,
     QueryObject,
     QueryTimestamp,
-    has_a_word,
+    validate_search,
 )
-from projectapp.listing import COUNTED, COUNTS
-from projectapp.projects.lists import SORT_KEYS
+from projectapp.projects.listing import SORT_KEYS
 from projectapp.projects.models import (
     ATTRIBUTES_BYTES,
     ATTRIBUTES_LEVELS,
@@ -26,6 +24,8 @@ from projectapp.projects.models import (
     FIELDS,
     NAME_LENGTH,
 )
+from projectapp.request_state import OWNER_LENGTH
+from projectapp.resources.listing import COUNT_MODES, EXACT_COUNT_LIMIT
 
 PAGE_SIZE = 10
 Q_LENGTH = 200
@@ -109,7 +109,7 @@ class ProjectQuery(Schema):
     error_messages = {"unknown": "Unknown parameter."}
 
     q = fields.String(
-        validate=[Length(1, Q_LENGTH), has_a_word],
+        validate=[Length(1, Q_LENGTH), validate_search],
         metadata=_says(
             "Words, each anywhere in the name or the description, at least one of two characters or"
             " more. Case and Unicode normal form do not matter.",
@@ -125,10 +125,10 @@ class ProjectQuery(Schema):
         ),
     )
     count = fields.String(
-        validate=OneOf(COUNTS),
+        validate=OneOf(COUNT_MODES),
         metadata=_says(
-            f"How total is found: auto counts up to {COUNTED} matches and estimates beyond, exact"
-            " counts all, none counts nothing. By default auto, with a cursor none."
+            f"How total is found: auto counts up to {EXACT_COUNT_LIMIT} matches and estimates"
+            " beyond, exact counts all, none counts nothing. By default auto, with a cursor none."
         ),
     )
     sort = QueryList(

@@ -10,13 +10,13 @@ import ipaddress
 import logging
 from dataclasses import dataclass
 
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Response, current_app, request
 
 from config import ConfigError
-from projectapp import logs
-from projectapp.errors import TooManyRequests
-from projectapp.limits.stores import HostStore, RedisStore, Store
-from projectapp.limits.window import Count, Rate
+from projectapp.problems import TooManyRequests
+from projectapp.rate_limit.stores import RedisStore, SharedMemoryStore, Store
+from projectapp.rate_limit.window import Count, Rate
+from projectapp.request_state import caller_fields, request_state
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def init_app(app: Flask) -> None:
                 "RATE_LIMIT_REDIS_URL must be a URL such as redis://:PASSWORD@HOST:6379/0."
             ) from None
     try:
-        stores.append(HostStore(rate, app.root_path, app.config["PORT"]))
+        stores.append(SharedMemoryStore(rate, app.root_path, app.config["PORT"]))
     except OSError as error:
         raise ConfigError(f"RATE_LIMIT needs /dev/shm or TMPDIR to write to: {error}.") from None
     app.extensions["limits"] = Limits(rate, stores)
@@ -58,9 +58,9 @@ def init_app(app: Flask) -> None:
 
     @app.after_request
     def add_headers(response: Response) -> Response:
-        if "rate_limit" in g:
+        if rate_limit := request_state().rate_limit:
             response.headers.add("RateLimit-Policy", policy)
-            response.headers.add("RateLimit", g.rate_limit)
+            response.headers.add("RateLimit", rate_limit)
         return response
 
 
@@ -88,13 +88,15 @@ def _count(limits: Limits, caller: str, what: str) -> None:
     if not count:
         return
     left, wait = rate.left(count)
-    g.rate_limit = f'"default";r={left};t={wait}'
+    request_state().rate_limit = f'"default";r={left};t={wait}'
     if count.passed:
         return
     told = f"{rate.quota} {what} in {rate.seconds} seconds"
     if count.refused == 1:  # a flood shall not flood the log
         event = "excess_rate_limit_exceeded"
-        log.warning("%s: %s", event, told, extra={"event": event, "reason": told, **logs.who()})
+        log.warning(
+            "%s: %s", event, told, extra={"event": event, "reason": told, **caller_fields()}
+        )
     raise TooManyRequests(
         f"More than {told}: come back in {wait} seconds.", headers={"Retry-After": str(wait)}
     )

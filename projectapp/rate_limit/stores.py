@@ -15,7 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 
-from projectapp.limits.window import Count, Rate
+from projectapp.rate_limit.window import Count, Rate
 
 ANSWER = 0.2  # seconds for a Redis to answer, or to be connected to
 TURN = 2.0  # seconds to wait for who is counting: on a busy host that takes a while
@@ -63,7 +63,7 @@ class Store(ABC):
     def _count(self, caller: bytes) -> Count: ...
 
 
-class HostStore(Store):
+class SharedMemoryStore(Store):
     """A file for the processes of one host: 1 MiB at most.
 
     They share it if they have the same user, folder, PORT, and length of a window.

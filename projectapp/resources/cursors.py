@@ -14,8 +14,8 @@ from urllib.parse import urlencode
 
 import sqlalchemy as sa
 
-from projectapp.errors import Invalid
-from projectapp.inputs import parse_json
+from projectapp.problems import ValidationFailed
+from projectapp.strict_json import parse_json
 
 LINK_BYTES = 2048  # of a Link header, since stock proxies refuse a long head
 
@@ -30,7 +30,7 @@ class Position(NamedTuple):
     backward: bool = False
 
 
-class WrongCursor(Invalid):
+class InvalidCursor(ValidationFailed):
     def __init__(self) -> None:
         super().__init__({"cursor": ["Not a cursor of this list, its order, filters and search."]})
 
@@ -42,16 +42,16 @@ def encode(position: Position, scope: Any) -> str:
 
 
 def decode(cursor: str, scope: Any) -> Position:
-    """Return the position that `encode` was given; WrongCursor if it was not for this scope."""
+    """Return the position that `encode` was given; InvalidCursor if it was not for this scope."""
     try:
         raw = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         _, backward, *values = parse_json(raw[_CHECKSUM:])
     except (ValueError, TypeError):
-        raise WrongCursor from None
+        raise InvalidCursor from None
     position = Position(values, backward)
     # Encoded anew, neither the version nor the checksum nor the spelling may differ.
     if not isinstance(backward, bool) or encode(position, scope) != cursor:
-        raise WrongCursor
+        raise InvalidCursor
     return position
 
 

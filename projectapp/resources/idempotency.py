@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
-from flask import g, request
+from flask import request
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Mapped, mapped_column
 
 from projectapp import database
-from projectapp.auth import subject
+from projectapp.auth import current_owner
 from projectapp.database import Row, db
-from projectapp.errors import BadRequest, Conflict, KeyReused, Locked
+from projectapp.problems import BadRequest, Conflict, IdempotencyKeyReused, LockTimeout
+from projectapp.request_state import request_state
 
 KEY_LENGTH = 255
 _KEPT = "interval '24 hours'"
@@ -42,7 +43,7 @@ class IdempotencyKey(db.Model):  # type: ignore[name-defined,misc]
     body: Mapped[str] = mapped_column(sa.Text)
 
 
-class Claim(NamedTuple):
+class IdempotencyClaim(NamedTuple):
     """What makes two requests the same one."""
 
     scope: str
@@ -50,7 +51,7 @@ class Claim(NamedTuple):
     fingerprint: bytes
 
 
-def claim() -> Claim | None:
+def read_claim() -> IdempotencyClaim | None:
     """The claim of the current request, whose body is read; None without an Idempotency-Key.
 
     Raises BadRequest unless the key has 1 to 255 printable ASCII characters, bare or as a quoted
@@ -67,11 +68,14 @@ def claim() -> Claim | None:
             f"Idempotency-Key must be 1 to {KEY_LENGTH} printable ASCII characters, bare or quoted."
         )
     # As it was sent: what is loaded of it may be more in the next release.
-    canonical = json.dumps([request.method, str(request.url_rule), g.sent], sort_keys=True)
-    return Claim(subject() or "", key, hashlib.sha256(canonical.encode()).digest())
+    parts: list[Any] = [request.method, str(request.url_rule), request_state().raw_body]
+    if request.view_args:  # a create below /projects/A differs from one below /projects/B
+        parts.append(request.view_args)
+    canonical = json.dumps(parts, sort_keys=True, default=str)
+    return IdempotencyClaim(current_owner() or "", key, hashlib.sha256(canonical.encode()).digest())
 
 
-def insert_once(
+def build_idempotent_insert(
     table: sa.Table, given: frozenset[str], render: Callable[[Any], sa.ColumnElement[str]]
 ) -> sa.Select[Any]:
     """The statement that inserts a row unless its claim has been answered.
@@ -121,27 +125,27 @@ def _value(column: Any, is_given: bool) -> sa.ColumnElement[Any]:
     return sa.cast(default, column.type).label(column.key)
 
 
-def insert_row(
-    statement: sa.Select[Any], values: Mapping[str, Any], claim: Claim
+def insert_idempotently(
+    statement: sa.Select[Any], values: Mapping[str, Any], claim: IdempotencyClaim
 ) -> tuple[Row, bool]:
-    """Run an `insert_once` statement for `values`, with a new `id` among them.
+    """Run an `build_idempotent_insert` statement for `values`, with a new `id` among them.
 
     Returns the `id`, `version` and `body` of the row, and whether they are an earlier request's.
-    Raises KeyReused if that was not the same request, Conflict while it still runs.
+    Raises IdempotencyKeyReused if that was not the same request, Conflict while it still runs.
     """
     parameters = {**values, **claim._asdict()}
 
     def run() -> Any:
-        return database.one(statement, parameters)
+        return database.execute(statement, parameters)
 
     def look() -> Any:
         # A twin that ended while the statement waited for it is not in what that one saw.
         return run() or run()
 
     try:
-        row = database.one(statement, parameters, look)
-        row = row or database.one(statement, parameters, look)
-    except Locked as error:
+        row = database.execute(statement, parameters, look)
+        row = row or database.execute(statement, parameters, look)
+    except LockTimeout as error:
         if IdempotencyKey.__tablename__ not in error.context:
             raise
         row = None
@@ -151,7 +155,7 @@ def insert_row(
             headers={"Retry-After": "1"},
         )
     if bytes(row.fingerprint) != claim.fingerprint:
-        raise KeyReused("This Idempotency-Key was used for another request.")
+        raise IdempotencyKeyReused("This Idempotency-Key was used for another request.")
     return row, row.id != values["id"]
 
 
@@ -166,7 +170,7 @@ def purge() -> int:
     delete = sa.select(sa.func.count()).select_from(gone.cte("gone"))
     total = 0
     while True:
-        count, until = database.one(look)
+        count, until = database.execute(look)
         if not count:
             return total
         database.write_repeatably(delete, {"until": until})

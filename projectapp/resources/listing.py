@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from projectapp.database import Row, rfc3339
-from projectapp.listing.parts import (
+from projectapp.resources.cursors import InvalidCursor, Position
+from projectapp.resources.segments import (
     DIALECT,
     SIZE,
     SKIPPED,
@@ -30,12 +31,22 @@ from projectapp.listing.parts import (
     indexed,
     select_of,
 )
-from projectapp.pagination import Position, WrongCursor
 
-__all__ = ["COUNTED", "COUNTS", "Filter", "Listing", "Page", "Start", "constant", "read"]
+__all__ = [
+    "COUNT_MODES",
+    "EXACT_COUNT_LIMIT",
+    "Filter",
+    "Listing",
+    "Page",
+    "Start",
+    "constant",
+    "read",
+]
 
-COUNTS = ("auto", "exact", "none")
-COUNTED = 10_000  # matches that auto counts; where the planner says twice as many, it counts none
+COUNT_MODES = ("auto", "exact", "none")
+EXACT_COUNT_LIMIT = (
+    10_000  # matches that auto counts; where the planner says twice as many, it counts none
+)
 
 
 class Page(NamedTuple):
@@ -76,7 +87,7 @@ class Listing:
 
         Its parameters are `size`, the most that the page holds, and `skipped`, the rows before it.
         With `start`, a part's number and whether to go backward, the page begins beyond the row of
-        the keys `at_0`, `at_1`, ... in that part. `how_many`, one of COUNTS, is for the total.
+        the keys `at_0`, `at_1`, ... in that part. `how_many`, one of COUNT_MODES, is for the total.
         Where many rows are skipped, `is_far`, they are not fetched if an index has their keys.
         """
         by_keys = is_far and all(one.aligned for one in self.filters)
@@ -140,8 +151,10 @@ class Listing:
             reckoned = sa.select(sa.case((is_needed, self._estimate(every))).label("rows"))
             rows = reckoned.select_from(page).cte("reckoned").c.rows
             estimate = sa.select(rows).scalar_subquery()
-            counts = estimate.is_not(None) if self.hides else estimate <= constant(2 * COUNTED)
-            counted = sa.case((counts, count(matches.limit(constant(COUNTED + 1)))))
+            counts = (
+                estimate.is_not(None) if self.hides else estimate <= constant(2 * EXACT_COUNT_LIMIT)
+            )
+            counted = sa.case((counts, count(matches.limit(constant(EXACT_COUNT_LIMIT + 1)))))
         return [counted.label("counted"), estimate.label("estimate")]
 
     def _estimate(self, every: sa.Select[Any]) -> sa.ColumnElement[int]:
@@ -156,7 +169,7 @@ class Listing:
         return sa.func.row_estimate(sa.func.format(query, *(compiled.binds[n] for n in names)))
 
     def parameters(self, position: Position) -> tuple[Start, dict[str, Any]]:
-        """The `start` and the parameters of a position; WrongCursor if it is none of this list."""
+        """Return the `start` and the parameters of a position. Raises InvalidCursor."""
         kinds = [self.table.c[name].type.python_type for name, _ in self.keys]
         try:
             part, *values = position.values
@@ -164,7 +177,7 @@ class Listing:
                 raise ValueError
             typed = [_typed(kind, value) for kind, value in zip(kinds, values, strict=True)]
         except (ValueError, OverflowError):
-            raise WrongCursor from None
+            raise InvalidCursor from None
         return (part, position.backward), {f"at_{n}": value for n, value in enumerate(typed)}
 
 
@@ -174,7 +187,7 @@ def read(row: Row, parameters: Mapping[str, Any], how_many: str, start: Start | 
     total, is_estimate = row.matches if row.counted is None else row.counted, False
     if how_many == "none":
         total = None
-    elif row.estimate is not None and (total is None or total > COUNTED):
+    elif row.estimate is not None and (total is None or total > EXACT_COUNT_LIMIT):
         total, is_estimate = max(row.estimate, total or 0), True
     elif total is None:
         total = parameters["skipped"] + row.found

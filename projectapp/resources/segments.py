@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql.psycopg2 import dialect
 
-from projectapp.pagination import beyond
+from projectapp.resources.cursors import beyond
 
 if TYPE_CHECKING:
-    from projectapp.listing import Listing
+    from projectapp.resources.listing import Listing
 
 DIALECT = dialect()  # type: ignore[no-untyped-call]
 SIZE = sa.bindparam("size", type_=sa.Integer)

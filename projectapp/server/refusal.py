@@ -6,7 +6,8 @@ from typing import Any
 import gunicorn.util
 
 from config import Config
-from projectapp import cors, errors, headers, logs
+from projectapp import problems
+from projectapp.http import cors, request_log, security_headers
 
 
 def write_refusal(
@@ -18,17 +19,17 @@ def write_refusal(
     gets to see it if the application would let it, and a HEAD has no body.
     """
     head: bytes = getattr(sock, "head", b"").lstrip(b"\r\n")
-    request_id = logs.log_refusal(status, _field(head, b"x-request-id") or "")
+    request_id = request_log.log_refusal(status, _field(head, b"x-request-id") or "")
     detail = _detail(status, head, settings, limits)
-    body = errors.document(status, detail, request_id=request_id).encode()
+    body = problems.problem_json(status, detail, request_id=request_id).encode()
     fields = {
         "Date": gunicorn.util.http_date(),
         "Connection": "close",
         "X-Request-ID": request_id,
-        "Content-Type": errors.CONTENT_TYPE,
+        "Content-Type": problems.CONTENT_TYPE,
         "Content-Length": len(body),
         **({"Retry-After": 1} if status == 503 else {}),
-        **headers.HEADERS,
+        **security_headers.HEADERS,
         **cors.response_headers(settings.ALLOWED_ORIGINS, _field(head, b"origin")),
     }
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())

@@ -11,7 +11,7 @@ from typing import Any
 
 from gunicorn.http.errors import NoMoreData
 
-from projectapp.serving.framing import MOST_HEAD, framing
+from projectapp.server.framing import MOST_HEAD, framing
 
 PIECE = 2**16
 MOST_DISCARDED = 2**24  # so that who sends a body too large to the end gets to read its 413

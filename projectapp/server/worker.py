@@ -33,9 +33,9 @@ from gunicorn.http import Request, RequestParser, get_parser
 from gunicorn.http.errors import InvalidRequestLine, LimitRequestHeaders
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
-from config import load
+from config import load_config
 
-settings = load()
+settings = load_config()
 
 MOST_HELD = max(2**24, 4 * settings.MAX_CONTENT_LENGTH)  # of all clients of a worker
 LINGER = 2.0
@@ -49,7 +49,7 @@ READY = tuple(f"{probe}/ready ".encode() for probe in _PROBES)
 
 
 def _say_stopping() -> None:
-    from projectapp import health
+    from projectapp.http import health
 
     health.stopping = True
 
@@ -112,8 +112,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        from projectapp.serving.refusal import write_refusal
-        from projectapp.serving.wire import Wire
+        from projectapp.server.refusal import write_refusal
+        from projectapp.server.wire import Wire
 
         self.wire = Wire
         # gunicorn has no setting for either.

@@ -13,7 +13,7 @@ from joserfc.errors import JoseError, SecurityWarning
 from joserfc.util import base64_to_int
 
 from config import ConfigError
-from projectapp.inputs import parse_json
+from projectapp.strict_json import parse_json
 
 MOST_KEYS = 100
 MOST_TRIED = 8  # keys for one token: a forged one costs 0.1 ms for each of RSA, 0.3 ms of P-256

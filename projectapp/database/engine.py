@@ -1,0 +1,104 @@
+"""The engine: a pool of connections in AUTOCOMMIT mode.
+
+A single statement is atomic in PostgreSQL. Without BEGIN and COMMIT, a request that is one
+statement is one round trip.
+"""
+
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psycopg2
+from flask import Flask
+from sqlalchemy import event
+from sqlalchemy.exc import InvalidatePoolError
+
+from projectapp.database.connection import Connector
+from projectapp.database.models import db
+from projectapp.request_state import seconds_left
+
+
+class Database:
+    """The engine of an application with its limits in seconds.
+
+    `is_available` is False if the last statement could not be executed.
+    """
+
+    def __init__(self, app: Flask, connector: Connector) -> None:
+        self.is_available = True
+        self.connector = connector
+        self.statement_timeout: int = app.config["DATABASE_STATEMENT_TIMEOUT"]
+        self.pool_timeout: int = app.config["DATABASE_POOL_TIMEOUT"]
+        with app.app_context():
+            self.engine = db.engine
+
+
+def init_app(app: Flask) -> None:
+    """Add Flask-SQLAlchemy to `app`. Raises SystemExit if there is no PostgreSQL to connect to."""
+    connector = Connector(app.config, _primary(app.config), seconds_left)
+    app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg2://"
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
+        "creator": connector,
+        "isolation_level": "AUTOCOMMIT",
+        "pool_reset_on_return": None,  # there is nothing to roll back in AUTOCOMMIT
+        "pool_size": app.config["DATABASE_POOL_SIZE"],
+        "max_overflow": 0,
+        "pool_timeout": app.config["DATABASE_POOL_TIMEOUT"],
+        "pool_use_lifo": True,
+        "hide_parameters": True,  # they are the users' data
+        "use_native_hstore": False,  # saves the query for the type's oid
+        "json_serializer": functools.partial(json.dumps, ensure_ascii=False),
+    }
+    db.init_app(app)
+    app.extensions["database"] = database = Database(app, connector)
+    engine = database.engine
+    # Connections made before a fork belong to the parent; closing them here would cut it off.
+    os.register_at_fork(after_in_child=functools.partial(engine.dispose, close=False))
+    connector.guard_first(engine)
+    ping_after = app.config["DATABASE_PING_AFTER_IDLE"]
+
+    @event.listens_for(engine, "checkin")
+    def record_idle_start(connection: Any, record: Any) -> None:
+        record.info["idle_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def check_idle_connection(connection: Any, record: Any, proxy: Any) -> None:
+        if "idle_since" not in record.info:
+            return
+        try:
+            if connection.is_over.is_set() or connection.has_news():
+                raise InvalidatePoolError
+            if time.monotonic() - record.info["idle_since"] > ping_after:
+                connector.ping(connection)
+        except psycopg2.Error as error:
+            raise InvalidatePoolError from error
+
+
+def _primary(config: Mapping[str, Any]) -> Callable[[], dict[str, str]]:
+    """Return a function that returns libpq's parameters for the primary server.
+
+    They are those of DATABASE_URL or, without one, of a PostgreSQL that the function starts. It
+    raises psycopg2.OperationalError if that does not start.
+    """
+    url = config["DATABASE_URL"]
+    if url is not None:
+        return lambda: url
+    from projectapp.devdb import DevPostgres, DevPostgresError  # production never comes here
+
+    folder, binaries = config["EMBEDDED_POSTGRES_DIR"], config["EMBEDDED_POSTGRES_BIN"]
+    try:
+        server = DevPostgres(folder, binaries, config["TESTING"])
+    except DevPostgresError as error:
+        raise SystemExit(str(error)) from None
+
+    def start() -> dict[str, str]:
+        try:
+            server.start()
+        except DevPostgresError as error:
+            raise psycopg2.OperationalError(str(error)) from error
+        return server.parameters
+
+    return start

@@ -1,0 +1,1 @@
+"""`flask doctor` diagnoses database problems. Only the command imports it."""

@@ -1,0 +1,1 @@
+"""Requests and responses: parsing, problem documents, headers, the request log, OpenAPI, health."""

@@ -1,0 +1,1 @@
+"""What every resource uses, without knowing any: lists, search, cursors, writes, idempotency."""
