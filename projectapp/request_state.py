@@ -56,6 +56,11 @@ def request_state() -> RequestState:
     return cast(RequestState, state)
 
 
+def set_request_state(state: RequestState) -> None:
+    """Begin a request or a command with this state."""
+    g.state = state
+
+
 def seconds_left() -> float:
     """Return the seconds until the deadline of the request; infinity outside of a request."""
     return request_state().deadline - time.monotonic() if has_app_context() else math.inf

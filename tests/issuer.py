@@ -59,8 +59,8 @@ class Issuer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", free_port()), _Handler)
         if tls:
             self.socket = tls.wrap_socket(self.socket, True, do_handshake_on_connect=False)
-        self.name = f"http{'s' if tls else ''}://{self.host}:{self.server_port}"
-        self.published: dict[str, jwk.Key] = {"first": RSA}
+        self.url = f"http{'s' if tls else ''}://{self.host}:{self.server_port}"
+        self.published_keys: dict[str, jwk.Key] = {"first": RSA}
         self.answer: Callable[[_Handler], None] = well
         self.fetches = 0
         self.ended = threading.Event()
@@ -70,24 +70,24 @@ class Issuer(ThreadingHTTPServer):
     def settings(self) -> dict[str, str]:
         return {
             "AUTH": "jwt",
-            "JWT_ISSUER": self.name,
+            "JWT_ISSUER": self.url,
             "JWT_AUDIENCE": AUDIENCE,
-            "JWT_JWKS_URL": f"{self.name}/jwks.json",
+            "JWT_JWKS_URL": f"{self.url}/jwks.json",
         }
 
     def claims(self, **over: Any) -> dict[str, Any]:
         """A user's claims; None leaves one out."""
         now = int(time.time())
-        found = {"iss": self.name, "aud": AUDIENCE, "sub": "ann", "iat": now, "exp": now + 60}
+        found = {"iss": self.url, "aud": AUDIENCE, "sub": "ann", "iat": now, "exp": now + 60}
         return {name: value for name, value in (found | over).items() if value is not None}
 
     def token(self, kid: str | None = "first", alg: str = "RS256", **over: Any) -> str:
         """A token as the issuer gives it, under a key that it may not publish."""
-        key = self.published.get(kid or "first", RSA)
+        key = self.published_keys.get(kid or "first", RSA)
         return sign({"alg": alg, "typ": "JWT", "kid": kid}, self.claims(**over), key)
 
     def jwks(self) -> dict[str, Any]:
-        return {"keys": [key.as_dict(False, kid=kid) for kid, key in self.published.items()]}
+        return {"keys": [key.as_dict(False, kid=kid) for kid, key in self.published_keys.items()]}
 
     def server_close(self) -> None:
         self.ended.set()
@@ -136,7 +136,7 @@ def no_jwks(handler: _Handler) -> None:
 
 
 def redirecting(handler: _Handler) -> None:
-    handler.reply(b"", 302, Location=f"{handler.server.name}/elsewhere")
+    handler.reply(b"", 302, Location=f"{handler.server.url}/elsewhere")
     handler.server.answer = well
 
 

@@ -32,7 +32,7 @@ def quick(clock):
 
     def pass_():
         until(lambda: "jwks" not in {thread.name for thread in threading.enumerate()})
-        clock.sleep(jwks_client.FRESH + 1)
+        clock.sleep(jwks_client.REFRESH_AFTER_SECONDS + 1)
 
     return pass_
 
@@ -57,13 +57,13 @@ def test_keys_rotate(issuer, make_app, sql, quick, problem):
     service = make_app(**issuer.settings).test_client()
     old = issuer.token()
     assert get(service, old).status_code == 200
-    issuer.published["second"] = make_key("RSA", 2048, 1)
+    issuer.published_keys["second"] = make_key("RSA", 2048, 1)
     quick()
     assert get(service, issuer.token("second")).status_code == 200  # at the first request
     assert get(service, old).status_code == 200
     withdrawn = issuer.token(sub="another")
     quick()
-    del issuer.published["first"]
+    del issuer.published_keys["first"]
     fetches = issuer.fetches
     assert get(service, old).status_code == 200  # the last one, which has the keys fetched anew
     until(lambda: get(service, old).status_code == 401)
@@ -79,7 +79,7 @@ def test_a_key_that_was_withdrawn_in_a_quiet_hour_is_not_used(
     service = make_app(**issuer.settings).test_client()
     old = issuer.token()
     assert get(service, old).status_code == 200
-    issuer.published = {"second": make_key("RSA", 2048, 1)}
+    issuer.published_keys = {"second": make_key("RSA", 2048, 1)}
     clock.sleep(3600)
     problem(get(service, old), 401, "invalid_token")
     issuer.answer = answers.failing
@@ -88,10 +88,10 @@ def test_a_key_that_was_withdrawn_in_a_quiet_hour_is_not_used(
 
 
 def test_the_same_keys_fetched_again_forget_nothing(issuer, quick):
-    fetched = jwks_client.Fetched(issuer.settings["JWT_JWKS_URL"], 4)
-    before = fetched.renewed()
+    fetched = jwks_client.RemoteKeys(issuer.settings["JWT_JWKS_URL"], 4)
+    before = fetched.refresh()
     quick()
-    assert fetched.renewed() is before
+    assert fetched.refresh() is before
     assert issuer.fetches == 2
 
 
@@ -101,7 +101,7 @@ def test_unknown_keys_cost_one_fetch_in_so_many_seconds(issuer, make_app, sql, c
         answered = [get(service, issuer.token(f"unknown {n}")).status_code for n in range(20)]
         assert answered == [401] * 20
         assert issuer.fetches == fetches
-        clock.sleep(jwks_client.COOL_DOWN)
+        clock.sleep(jwks_client.MIN_FETCH_INTERVAL_SECONDS)
 
 
 def test_without_the_issuer_its_last_keys_serve_on(
@@ -120,7 +120,7 @@ def test_without_the_issuer_its_last_keys_serve_on(
         assert 1 <= int(answer.headers["Retry-After"]) <= 10
     told = [record.getMessage() for record in caplog.records if record.name == jwks_client.__name__]
     assert told == [
-        "The identity provider's keys cannot be fetched: HTTPException('the answer is 500')"
+        "The identity provider's keys cannot be fetched: HTTPException('the status is 500')"
     ]
     caplog.clear()
     issuer.answer = answers.well
@@ -129,25 +129,25 @@ def test_without_the_issuer_its_last_keys_serve_on(
     told = [record.getMessage() for record in caplog.records if record.name == jwks_client.__name__]
     assert told == ["The identity provider's keys can be fetched again."]
     issuer.answer = answers.failing
-    clock.sleep(jwks_client.STALE + 1)
+    clock.sleep(jwks_client.EXPIRE_AFTER_SECONDS + 1)
     assert get(service, issuer.token()).status_code == 503
     issuer.answer = answers.well
-    clock.sleep(jwks_client.COOL_DOWN)
+    clock.sleep(jwks_client.MIN_FETCH_INTERVAL_SECONDS)
     until(lambda: get(service, issuer.token()).status_code == 200)
 
 
 BAD_ANSWERS = {
-    answers.failing: "the answer is 500",
+    answers.failing: "the status is 500",
     answers.not_json: "is not valid JSON",
     answers.nested: "is nested too deeply",
     answers.no_jwks: "is no JWKS",
-    answers.redirecting: "the answer is 302",
-    answers.giant: "the answer is longer than 262144 bytes",
+    answers.redirecting: "the status is 302",
+    answers.giant: "the response is longer than 262144 bytes",
     answers.numerous: "is no JWKS of at most 100 keys",
     answers.cut: "is not valid JSON",
     answers.silent: "timed out",
-    answers.dripping: "the answer took 0.8 s or more",
-    answers.dripping_body: "the answer took 0.8 s or more",
+    answers.dripping: "the response took 0.8 s or more",
+    answers.dripping_body: "the response took 0.8 s or more",
 }
 
 
@@ -156,9 +156,9 @@ def test_a_bad_answer_for_keys_is_a_503_in_time(
     issuer, make_app, sql, problem, caplog, monkeypatch, bad
 ):
     if bad is answers.silent:
-        monkeypatch.setattr(jwks_client, "TIMEOUT", 0.5)
+        monkeypatch.setattr(jwks_client, "READ_TIMEOUT_SECONDS", 0.5)
     elif bad in (answers.dripping, answers.dripping_body):
-        monkeypatch.setattr(jwks_client, "DEADLINE", 0.8)
+        monkeypatch.setattr(jwks_client, "FETCH_DEADLINE_SECONDS", 0.8)
     issuer.answer = bad
     service = make_app(**issuer.settings).test_client()
     started = time.monotonic()
@@ -172,14 +172,14 @@ def test_a_bad_answer_for_keys_is_a_503_in_time(
         r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "cannot" in r.msg
     ]
     assert BAD_ANSWERS[bad] in told
-    assert issuer.name not in told
+    assert issuer.url not in told
 
 
 def test_an_issuer_without_keys_is_told_of(issuer, make_app, sql, problem, caplog):
     """As Supabase projects with a shared secret are."""
-    issuer.published.clear()
+    issuer.published_keys.clear()
     problem(get(make_app(**issuer.settings).test_client(), issuer.token()), 401, "invalid_token")
-    assert "The identity provider has 0 keys for this use." in caplog.text
+    assert "The identity provider has 0 usable keys." in caplog.text
 
 
 def test_no_issuer_is_a_503(make_app, sql, problem, issuer):
@@ -198,7 +198,7 @@ def test_the_issuers_certificate_is_verified(make_app, sql, tmp_path, monkeypatc
         assert issuer.fetches == 0
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert"))
         assert get(make_app(**issuer.settings).test_client(), issuer.token()).status_code == 200
-        monkeypatch.setattr(jwks_client, "DEADLINE", 0.8)
+        monkeypatch.setattr(jwks_client, "FETCH_DEADLINE_SECONDS", 0.8)
         issuer.answer = answers.dripping
         started = time.monotonic()
         assert get(make_app(**issuer.settings).test_client(), issuer.token()).status_code == 503
@@ -235,8 +235,8 @@ SOON = """
 exec(open("gunicorn.conf.py").read())
 def post_worker_init(worker):
     from projectapp.auth import jwks_client
-    jwks_client.COOL_DOWN = 0.5
-    jwks_client.TIMEOUT = jwks_client.DEADLINE = 300
+    jwks_client.MIN_FETCH_INTERVAL_SECONDS = 0.5
+    jwks_client.READ_TIMEOUT_SECONDS = jwks_client.FETCH_DEADLINE_SECONDS = 300
 """
 
 

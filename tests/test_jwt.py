@@ -38,7 +38,7 @@ ALGORITHMS = {
 def well():
     """An issuer whose keys stay as they are."""
     with Issuer() as issuer:
-        issuer.published |= {f"{name}-key": key for name, key in ALGORITHMS.items()}
+        issuer.published_keys |= {f"{name}-key": key for name, key in ALGORITHMS.items()}
         yield issuer
 
 
@@ -278,9 +278,9 @@ HOSTILE = {
     "iat in the future": lambda issuer: issuer.token(iat=int(time.time()) + 600),
     "iat is false": with_claims(iat=False),
     "another issuer": with_claims(iss="https://evil.example"),
-    "an issuer with a slash": lambda issuer: issuer.token(iss=issuer.name + "/"),
+    "an issuer with a slash": lambda issuer: issuer.token(iss=issuer.url + "/"),
     "no issuer": with_claims(iss=None),
-    "issuer is a list": lambda issuer: issuer.token(iss=[issuer.name]),
+    "issuer is a list": lambda issuer: issuer.token(iss=[issuer.url]),
     "another audience": with_claims(aud="another-api"),
     "a longer audience": with_claims(aud=AUDIENCE + "-2"),
     "no audience": with_claims(aud=None),
@@ -313,7 +313,7 @@ HOSTILE = {
 def test_a_hostile_token_is_refused_and_nothing_of_it_told(
     well, service, sql, problem, caplog, monkeypatch, name
 ):
-    monkeypatch.setattr(jwks_client, "COOL_DOWN", 0.0)  # what has not been fetched will be
+    monkeypatch.setattr(jwks_client, "MIN_FETCH_INTERVAL_SECONDS", 0.0)
     token = HOSTILE[name](well)
     with caplog.at_level(logging.DEBUG):
         answer = get(service, token)
@@ -339,7 +339,7 @@ def test_what_no_key_can_make_good_is_refused_without_a_fetch(issuer, make_app, 
 
 def test_a_weak_or_a_symmetric_or_a_private_key_in_a_jwks_is_not_used(issuer, make_app, sql):
     weak = jwk.RSAKey(native := jwk.RSAKey.binding.generate_private_key(1024), native)
-    issuer.published |= {"weak": weak, "oct": OCT, "private": make_key("RSA", 2048, 1)}
+    issuer.published_keys |= {"weak": weak, "oct": OCT, "private": make_key("RSA", 2048, 1)}
     listed = issuer.jwks()["keys"]
     listed[3] |= {"d": "AQAB"}
     listed += [
@@ -361,7 +361,7 @@ def test_a_weak_or_a_symmetric_or_a_private_key_in_a_jwks_is_not_used(issuer, ma
 
 
 def test_a_token_without_kid_is_taken_if_one_key_fits(issuer, make_app, sql):
-    issuer.published["other"] = EC
+    issuer.published_keys["other"] = EC
     service = make_app(**issuer.settings).test_client()
     token = sign({"alg": "RS256"}, issuer.claims(), RSA)
     assert get(service, token).status_code == 200
@@ -372,7 +372,7 @@ def test_a_token_without_kid_is_taken_if_any_key_that_fits_has_signed_it(
     issuer, make_app, sql, number
 ):
     keys = [make_key("RSA", 2048, number) for number in range(3)]
-    issuer.published = {"a": keys[0], "ec": EC, "b": keys[1], "c": keys[2]}
+    issuer.published_keys = {"a": keys[0], "ec": EC, "b": keys[1], "c": keys[2]}
     service = make_app(**issuer.settings).test_client()
     assert get(service, sign({"alg": "RS256"}, issuer.claims(), keys[number])).status_code == 200
     foreign = sign({"alg": "RS256"}, issuer.claims(), make_key("RSA", 2048, 3))
@@ -381,7 +381,7 @@ def test_a_token_without_kid_is_taken_if_any_key_that_fits_has_signed_it(
 
 def test_of_many_keys_that_fit_a_token_without_kid_only_some_are_tried(issuer, make_app, sql):
     keys = [make_key("EC", "P-256", number) for number in range(100)]
-    issuer.published = {str(number): key for number, key in enumerate(keys)}
+    issuer.published_keys = {str(number): key for number, key in enumerate(keys)}
     service = make_app(**issuer.settings).test_client()
     statuses = [
         get(service, sign({"alg": "ES256"}, issuer.claims(), key)).status_code for key in keys
@@ -391,7 +391,7 @@ def test_of_many_keys_that_fit_a_token_without_kid_only_some_are_tried(issuer, m
 
 
 def test_a_token_whose_claims_are_no_object_is_refused_by_whichever_key(issuer, make_app, sql):
-    issuer.published = {"a": make_key("RSA", 2048, 1), "b": RSA}
+    issuer.published_keys = {"a": make_key("RSA", 2048, 1), "b": RSA}
     service = make_app(**issuer.settings).test_client()
     assert get(service, sign({"alg": "RS256"}, b"[]", RSA)).status_code == 401
 
@@ -415,7 +415,7 @@ def test_no_more_than_so_many_tokens_are_remembered(well, monkeypatch):
     verifier = jwt.Verifier(settings_of(well))
     for number in range(10):
         assert verifier.verify(well.token(sub=str(number))).subject == str(number)
-        assert len(verifier._memory[1]) <= 3
+        assert len(verifier._cache[1]) <= 3
 
 
 def settings_of(issuer, **environ):
@@ -599,7 +599,7 @@ def test_a_verifier_shows_no_secret():
         {"JWT_JWKS_URL": "", "JWT_KEY_FILE": None, "JWT_SECRET": SECRET}
         | {"JWT_ISSUER": "i", "JWT_AUDIENCE": ("a",), "JWT_SCOPES": ()}
     )
-    keys = verifier._keys.current()
+    keys = verifier._keys.get()
     assert SECRET not in repr(verifier) + repr(keys) + str(keys)
     with pytest.raises(InvalidToken) as refused:
         verifier.verify("a.b.c")

@@ -175,7 +175,7 @@ def test_the_serving_role_can_do_all_that_the_service_does(new, client, serving)
 
 def test_the_serving_role_knows_callers_but_makes_none(new):
     with new.app(new.url(new.migrate)).app_context():
-        token = token_admin.create("CI", "alice", ["projects:read"], None)
+        token = token_admin.create_token("CI", "alice", ["projects:read"], None)
     serving = new.app(new.url(new.serve), AUTH="tokens")
     header = {"Authorization": f"Bearer {token}"}
     assert serving.test_client().get(PROJECTS, headers=header).status_code == 200
@@ -187,7 +187,7 @@ def test_the_serving_role_knows_callers_but_makes_none(new):
         sql("UPDATE api_tokens SET revoked_at = now()")
     assert serving.test_client().get(PROJECTS, headers=header).status_code == 401
     with serving.app_context(), pytest.raises(ServiceUnavailable, match=r"docs/roles\.md"):
-        token_admin.create("CI", "alice", ["projects:read"], None)
+        token_admin.create_token("CI", "alice", ["projects:read"], None)
 
 
 def test_the_doctor_finds_nothing_wrong_with_the_two_roles(new):

@@ -70,14 +70,14 @@ def _told_once(token: str) -> None:
 @report_problems
 def create(name: str, owner: str, scopes: list[str], lifetime: timedelta | None) -> None:
     """Make a token, and print it: once, and to standard output alone."""
-    _told_once(token_admin.create(name, owner, scopes, lifetime))
+    _told_once(token_admin.create_token(name, owner, scopes, lifetime))
 
 
 @tokens_cli.command("list")
 @report_problems
 def show() -> None:
     """List all tokens, the newest first; of the tokens themselves nothing is kept."""
-    rows = [[str(value or "-") for value in found.values()] for found in token_admin.every()]
+    rows = [[str(value or "-") for value in found.values()] for found in token_admin.list_tokens()]
     rows.insert(0, list(token_admin.SHOWN))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -96,7 +96,7 @@ def show() -> None:
 @report_problems
 def rotate(token_id: UUID, grace: timedelta) -> None:
     """Make a token to take the place of another, whose lifetime, owner and scopes it gets."""
-    token = token_admin.rotate(token_id, grace)
+    token = token_admin.rotate_token(token_id, grace)
     if not token:
         raise click.ClickException("There is no such token, or it has ended.")
     _told_once(token)
@@ -112,10 +112,10 @@ def revoke(token_id: str) -> None:
     is known by nothing else, and shall not stand in a list of processes.
     """
     if token_id == "-":  # noqa: S105
-        name = token_admin.revoke(token=sys.stdin.readline().strip())
+        name = token_admin.revoke_token(token=sys.stdin.readline().strip())
     else:
         try:
-            name = token_admin.revoke(UUID(token_id))
+            name = token_admin.revoke_token(UUID(token_id))
         except ValueError:  # it may be a token, and is not repeated
             raise click.UsageError("TOKEN_ID is an id of `flask tokens list`, or -.") from None
     if name is None:

@@ -63,11 +63,11 @@ class Verifier:
         self._audience = frozenset(config["JWT_AUDIENCE"])
         self._scopes = frozenset(config["JWT_SCOPES"])
         self._algorithms = verification_keys.PUBLIC_KEY_ALGORITHMS
-        self._keys: verification_keys.Given | jwks_client.Fetched
+        self._keys: verification_keys.Given | jwks_client.RemoteKeys
         if config["JWT_JWKS_URL"]:
             # At most half of the threads wait, so that the others answer whose keys are known.
-            self._keys = jwks_client.Fetched(
-                config["JWT_JWKS_URL"], waiting=config["DATABASE_POOL_SIZE"]
+            self._keys = jwks_client.RemoteKeys(
+                config["JWT_JWKS_URL"], max_waiters=config["DATABASE_POOL_SIZE"]
             )
         elif config["JWT_KEY_FILE"]:
             self._keys = verification_keys.Given(
@@ -78,14 +78,14 @@ class Verifier:
             self._keys = verification_keys.Given(
                 verification_keys.read_secret(config["JWT_SECRET"])
             )
-        self._memory: tuple[verification_keys.Keys, dict[bytes, _Grant]] = ((), {})
+        self._cache: tuple[verification_keys.Keys, dict[bytes, _Grant]] = ((), {})
 
     def verify(self, token: str) -> Caller:
         """Return the caller that a token names. Raises InvalidToken, ServiceUnavailable."""
         if len(token) > _LONGEST:
             raise InvalidToken("The token is too long.", "too long")
         digest = hashlib.sha256(token.encode()).digest()
-        keys = self._keys.current()
+        keys = self._keys.get()
         grant = self._remembered(keys).get(digest) or self._read(token, digest, keys)
         now = time.time()
         if now >= grant.expires + LEEWAY:
@@ -100,7 +100,7 @@ class Verifier:
             raise InvalidToken("The token is signed in a way that is not taken.", "wrong alg")
         found = _find(keys, header)
         if not found:
-            keys = self._keys.renewed()
+            keys = self._keys.refresh()
             found = _find(keys, header)
         if not found:
             raise InvalidToken("The token is signed with an unknown key.", "unknown key")
@@ -113,9 +113,9 @@ class Verifier:
 
     def _remembered(self, keys: verification_keys.Keys) -> dict[bytes, _Grant]:
         """The tokens that were verified with these keys."""
-        memory = self._memory
+        memory = self._cache
         if memory[0] is not keys:
-            self._memory = memory = (keys, {})
+            self._cache = memory = (keys, {})
         return memory[1]
 
     def _grant(self, claims: dict[str, Any]) -> _Grant:

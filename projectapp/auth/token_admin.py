@@ -91,7 +91,7 @@ _LIST = sa.select(
 )
 
 
-def create(name: str, owner: str, scopes: list[str], lifetime: timedelta | None) -> str:
+def create_token(name: str, owner: str, scopes: list[str], lifetime: timedelta | None) -> str:
     """Make a token that ends after `lifetime`, None for never; return it, which is kept nowhere."""
     token, token_id = new_token(), uuid7()
     given = {"id": token_id, "name": name, "owner": owner, "scopes": scopes, "lifetime": lifetime}
@@ -99,7 +99,7 @@ def create(name: str, owner: str, scopes: list[str], lifetime: timedelta | None)
     return token
 
 
-def rotate(token_id: UUID, grace: timedelta) -> str | None:
+def rotate_token(token_id: UUID, grace: timedelta) -> str | None:
     """Make another token like this one, which ends after `grace`; None if it is not good any more.
 
     The new one has the lifetime that the old one had.
@@ -124,7 +124,7 @@ def _write(statement: Any, values: dict[str, Any], new_id: UUID) -> Any:
         ) from error
 
 
-def revoke(token_id: UUID | None = None, token: str = "") -> str | None:
+def revoke_token(token_id: UUID | None = None, token: str = "") -> str | None:
     """End a token at once; return its name, or None if there is no such token.
 
     A token that is revoked stays so: the answer is then the same.
@@ -134,6 +134,6 @@ def revoke(token_id: UUID | None = None, token: str = "") -> str | None:
     return row.name if row else None
 
 
-def every() -> list[dict[str, Any]]:
+def list_tokens() -> list[dict[str, Any]]:
     """All tokens, the newest first: what SHOWN names, as text or None; UTC, to the minute."""
     return database.execute(_LIST)[0] or []

@@ -123,7 +123,7 @@ class Given:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
 
-    def current(self) -> Keys:
+    def get(self) -> Keys:
         return self._keys
 
-    renewed = current
+    refresh = get

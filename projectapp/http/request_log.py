@@ -9,10 +9,15 @@ import secrets
 import time
 
 import click
-from flask import Flask, Response, current_app, g, has_request_context, request
+from flask import Flask, Response, current_app, has_request_context, request
 
 from projectapp.http.log_lines import FIELDS, make_formatter
-from projectapp.request_state import RequestState, caller_fields, request_state
+from projectapp.request_state import (
+    RequestState,
+    caller_fields,
+    request_state,
+    set_request_state,
+)
 
 access = logging.getLogger("projectapp.access")
 
@@ -71,10 +76,12 @@ def _sane_id(request_id: str) -> str:
 def _begin() -> None:
     # Where our worker serves, what waited for a thread is told by when it came.
     started_at = request.environ.get("projectapp.arrived", time.monotonic())
-    g.state = RequestState(
-        request_id=_sane_id(request.headers.get("X-Request-ID", "")),
-        started_at=started_at,
-        deadline=started_at + current_app.config["REQUEST_TIMEOUT"],
+    set_request_state(
+        RequestState(
+            request_id=_sane_id(request.headers.get("X-Request-ID", "")),
+            started_at=started_at,
+            deadline=started_at + current_app.config["REQUEST_TIMEOUT"],
+        )
     )
 
 

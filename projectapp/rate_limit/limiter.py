@@ -53,7 +53,7 @@ def init_app(app: Flask) -> None:
         stores.append(SharedMemoryStore(rate, app.root_path, app.config["PORT"]))
     except OSError as error:
         raise ConfigError(f"RATE_LIMIT needs /dev/shm or TMPDIR to write to: {error}.") from None
-    app.extensions["limits"] = Limits(rate, stores)
+    app.extensions["rate_limiter"] = Limits(rate, stores)
     policy = f'"default";q={rate.quota};w={rate.seconds}'
 
     @app.after_request
@@ -69,7 +69,7 @@ def count_request(subject: str | None) -> None:
 
     Raises TooManyRequests.
     """
-    if limits := current_app.extensions.get("limits"):
+    if limits := current_app.extensions.get("rate_limiter"):
         caller = f"caller {subject}" if subject else f"address {_network()}"
         _count(limits, caller, "requests")
 
@@ -79,7 +79,7 @@ def count_failure() -> None:
 
     Raises TooManyRequests.
     """
-    if limits := current_app.extensions.get("limits"):
+    if limits := current_app.extensions.get("rate_limiter"):
         _count(limits, f"failures {_network()}", "requests without good credentials")
 
 
