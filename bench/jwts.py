@@ -46,7 +46,7 @@ def main() -> None:
             keys = {"JWT_SECRET": SECRET, "JWT_JWKS_URL": ""} if alg == "HS256" else {}
             loaded = config.Testing({**issuer.settings, **keys})
             verifier = jwt.Verifier(
-                {name: getattr(loaded, name) for name in loaded.declared_settings()}
+                {name: getattr(loaded, name) for name in loaded.declared_settings()}, frozenset()
             )
             kid = "RS256" if key is RSA else alg
             claims = [

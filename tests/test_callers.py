@@ -316,4 +316,7 @@ def test_every_statement_on_projects_asks_whose_they_are(guarded, guarded_app, b
     used = [one for one in sent if re.search(r"\b(FROM|UPDATE|INTO) projects\b", one[0])]
     assert len(used) > 15
     for statement, parameters in used:
-        assert parameters["owner" if "INTO projects" in statement else "seen"] == "alice"
+        assert (
+            parameters["owner" if "INTO projects" in statement else "visible_owner_of_projects"]
+            == "alice"
+        )

@@ -193,7 +193,7 @@ def test_a_token_of_unknown_fate_is_had_by_what_the_message_says(
     code, token, err = flask(*remedy.split())
     assert code == (0 if harm == "lose" else 1), err
     if code:
-        assert err == "Error: There is no such token, or it has ended.\n"
+        assert err == "Error: There is no such token, or it is expired or revoked.\n"
         code, token, err = flask(*arguments)
     assert status(guarded, token) == 200
     unseen = "SELECT count(*) FROM api_tokens WHERE id <> %s AND expires_at > now()"

@@ -140,10 +140,10 @@ BAD_ANSWERS = {
     answers.failing: "the status is 500",
     answers.not_json: "is not valid JSON",
     answers.nested: "is nested too deeply",
-    answers.no_jwks: "is no JWKS",
+    answers.no_jwks: "is not a JWKS",
     answers.redirecting: "the status is 302",
     answers.giant: "the response is longer than 262144 bytes",
-    answers.numerous: "is no JWKS of at most 100 keys",
+    answers.numerous: "is not a JWKS with at most 100 keys",
     answers.cut: "is not valid JSON",
     answers.silent: "timed out",
     answers.dripping: "the response took 0.8 s or more",
@@ -206,7 +206,7 @@ def test_the_issuers_certificate_is_verified(make_app, sql, tmp_path, monkeypatc
 
 
 def test_no_more_than_half_of_the_threads_wait_for_a_silent_issuer(issuer, quick):
-    verifier = jwt.Verifier(settings_of(issuer, DATABASE_POOL_SIZE="2"))
+    verifier = jwt.Verifier(settings_of(issuer, DATABASE_POOL_SIZE="2"), frozenset())
     known = issuer.token()
     verifier.verify(known)
     issuer.answer = answers.silent

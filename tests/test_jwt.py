@@ -16,7 +16,7 @@ from joserfc import jwk
 import config
 from config import ConfigError
 from projectapp.auth import jwks_client, jwt
-from projectapp.auth.verification_keys import MOST_TRIED
+from projectapp.auth.verification_keys import MAX_KEYS_TRIED
 from projectapp.problems import InvalidToken
 from tests import issuer as answers
 from tests.conftest import PROJECTS
@@ -386,7 +386,7 @@ def test_of_many_keys_that_fit_a_token_without_kid_only_some_are_tried(issuer, m
     statuses = [
         get(service, sign({"alg": "ES256"}, issuer.claims(), key)).status_code for key in keys
     ]
-    assert statuses == [200] * MOST_TRIED + [401] * (100 - MOST_TRIED)
+    assert statuses == [200] * MAX_KEYS_TRIED + [401] * (100 - MAX_KEYS_TRIED)
     assert get(service, issuer.token("99", "ES256")).status_code == 200  # its kid finds it
 
 
@@ -406,13 +406,13 @@ def test_a_remembered_token_ends_with_its_exp(well, service, sql, problem, monke
     exp = int(time.time()) + 3600
     token = well.token(exp=exp)
     assert get(service, token).status_code == 200
-    monkeypatch.setattr(jwt, "time", SimpleNamespace(time=lambda: exp + jwt.LEEWAY))
+    monkeypatch.setattr(jwt, "time", SimpleNamespace(time=lambda: exp + jwt.LEEWAY_SECONDS))
     assert "expired" in problem(get(service, token), 401)["detail"]
 
 
 def test_no_more_than_so_many_tokens_are_remembered(well, monkeypatch):
-    monkeypatch.setattr(jwt, "_REMEMBERED", 3)
-    verifier = jwt.Verifier(settings_of(well))
+    monkeypatch.setattr(jwt, "_MAX_CACHED_TOKENS", 3)
+    verifier = jwt.Verifier(settings_of(well), frozenset())
     for number in range(10):
         assert verifier.verify(well.token(sub=str(number))).subject == str(number)
         assert len(verifier._cache[1]) <= 3
@@ -482,10 +482,10 @@ def test_a_key_file_verifies(issuer, make_app, sql, tmp_path, content):
 
 
 UNUSABLE = (
-    "JWT_KEY_FILE must have a public key in PEM or a JWKS:"
+    "JWT_KEY_FILE must contain a public key in PEM or a JWKS:"
     " RSA of 2048 bits or more, P-256, P-384, P-521 or Ed25519."
 )
-PRIVATE = "JWT_KEY_FILE has a private key in it: give it public ones alone."
+PRIVATE = "JWT_KEY_FILE contains a private key. Write only public keys to it."
 
 
 def weak_pem():
@@ -494,10 +494,10 @@ def weak_pem():
 
 
 TOO_MANY = (
-    f"JWT_KEY_FILE has more than {MOST_TRIED} keys of one type without a kid: remove those that no"
-    " longer sign, or write a JWKS with a kid for each."
+    f"JWT_KEY_FILE contains more than {MAX_KEYS_TRIED} keys of one type without a kid."
+    " Remove the keys that are no longer in use, or write a JWKS with a kid for each key."
 )
-SEVERAL = [make_key("EC", "P-256", number) for number in range(MOST_TRIED + 1)]
+SEVERAL = [make_key("EC", "P-256", number) for number in range(MAX_KEYS_TRIED + 1)]
 
 WRONG_FILES = {
     "too many in PEM": (b"".join(key.as_pem(private=False) for key in SEVERAL), TOO_MANY),
@@ -597,7 +597,8 @@ def test_an_address_of_keys_is_taken(url):
 def test_a_verifier_shows_no_secret():
     verifier = jwt.Verifier(
         {"JWT_JWKS_URL": "", "JWT_KEY_FILE": None, "JWT_SECRET": SECRET}
-        | {"JWT_ISSUER": "i", "JWT_AUDIENCE": ("a",), "JWT_SCOPES": ()}
+        | {"JWT_ISSUER": "i", "JWT_AUDIENCE": ("a",)},
+        frozenset(),
     )
     keys = verifier._keys.get()
     assert SECRET not in repr(verifier) + repr(keys) + str(keys)

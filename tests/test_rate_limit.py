@@ -24,7 +24,7 @@ import config
 from projectapp.auth.tokens import hash_token, new_token
 from projectapp.rate_limit import stores
 from projectapp.rate_limit.stores import SharedMemoryStore
-from projectapp.rate_limit.window import Count, Rate
+from projectapp.rate_limit.window import Rate, WindowCount
 from tests.conftest import PROJECTS, Clock
 from tests.test_serving import children, until
 from tests.wire import free_port
@@ -39,9 +39,9 @@ import sys
 from projectapp.rate_limit import stores
 from projectapp.rate_limit.stores import SharedMemoryStore
 from projectapp.rate_limit.window import Rate
-stores.TURN = 60
+stores.LOCK_TIMEOUT_SECONDS = 60
 store = SharedMemoryStore(Rate(30_000, 86400), "test", int(sys.argv[1]))
-print(sum(store.count(b"a" * 16).passed for _ in range(20_000)))
+print(sum(store.count(b"a" * 16).is_allowed for _ in range(20_000)))
 """
 
 HOLD = """
@@ -285,11 +285,11 @@ def test_the_wait_is_as_long_as_it_must_be(quota, seconds, previous, current, pa
         windows, elapsed = divmod(elapsed, seconds)
         before, now = {0: (previous, current), 1: (current, 0)}.get(windows, (0, 0))
         found = max(0, quota - int(before * (1 - elapsed / seconds)) - now)
-        assert rate.allows(elapsed, before, now) == (found > 0)
+        assert rate.is_below_quota(elapsed, before, now) == (found > 0)
         return found
 
     elapsed = part * seconds
-    found, wait = rate.left(Count(True, elapsed, previous, current, 0))
+    found, wait = rate.remaining_and_reset(WindowCount(True, elapsed, previous, current, 0))
     assert found == left(elapsed)
     assert left(elapsed + wait + 1e-6) > left(elapsed)
     assert left(max(elapsed, elapsed + wait - 1 - 1e-6)) <= left(elapsed)
@@ -318,9 +318,9 @@ def test_a_burst_at_the_end_of_a_window_is_not_repeated_at_the_start_of_the_next
     store = SharedMemoryStore(rate, "test", port)
     try:
         clock.now += 0.95
-        assert sum(store.count(b"a" * 16).passed for _ in range(30)) == 20
+        assert sum(store.count(b"a" * 16).is_allowed for _ in range(30)) == 20
         clock.now += 0.15
-        assert sum(store.count(b"a" * 16).passed for _ in range(30)) == 2
+        assert sum(store.count(b"a" * 16).is_allowed for _ in range(30)) == 2
     finally:
         os.close(store._file)
         counters(port).unlink()
@@ -366,8 +366,8 @@ def test_a_limit_of_another_window_costs_no_counter_its_place(make_store, before
 
 def test_a_limit_of_another_quota_goes_on_counting(make_store):
     smaller, larger = make_store(3, 86400), make_store(5, 86400)
-    assert [smaller.count(b"a" * 16).passed for _ in range(4)] == [True, True, True, False]
-    assert [larger.count(b"a" * 16).passed for _ in range(3)] == [True, True, False]
+    assert [smaller.count(b"a" * 16).is_allowed for _ in range(4)] == [True, True, True, False]
+    assert [larger.count(b"a" * 16).is_allowed for _ in range(3)] == [True, True, False]
 
 
 def test_counters_of_before_a_reboot_give_up_their_place_first(make_store):
@@ -375,7 +375,7 @@ def test_counters_of_before_a_reboot_give_up_their_place_first(make_store):
     of_long_ago = [
         stores._RECORD.pack(in_one_bucket(number), 10**6, 9, 9, 9) for number in range(8)
     ]
-    start = int.from_bytes(b"same", "big") % stores._BUCKETS * stores._BUCKET
+    start = int.from_bytes(b"same", "big") % stores._BUCKETS * stores._BUCKET_BYTES
     os.pwrite(store._file, b"".join(of_long_ago), start)
     live = [in_one_bucket(100 + number) for number in range(8)]
     assert [store.count(caller).current for caller in live * 3] == [1] * 8 + [2] * 8 + [3] * 8
@@ -457,7 +457,7 @@ def test_killed_workers_let_nobody_through_and_block_nobody(served):
 def test_a_process_that_dies_with_the_lock_leaves_it_and_a_stopped_one_is_not_waited_for(
     limited, monkeypatch, caplog
 ):
-    monkeypatch.setattr(stores, "REST", 300)
+    monkeypatch.setattr(stores, "RETRY_AFTER_FAILURE_SECONDS", 300)
     client = limited("2/day")
     assert client.get(PROJECTS).status_code == 200
     holder = subprocess.Popen(
@@ -468,13 +468,13 @@ def test_a_process_that_dies_with_the_lock_leaves_it_and_a_stopped_one_is_not_wa
         assert holder.stdout.readline() == b"held\n"
         started = time.monotonic()
         answers = [client.get(PROJECTS) for _ in range(20)]
-        assert time.monotonic() - started < 10 * stores.TURN  # not each waits
+        assert time.monotonic() - started < 10 * stores.LOCK_TIMEOUT_SECONDS  # not each waits
         assert [(a.status_code, "RateLimit" in a.headers) for a in answers] == [(200, False)] * 20
     finally:
         holder.kill()
         holder.wait()
         holder.stdout.close()
-    monkeypatch.setattr(stores, "REST", 0)
+    monkeypatch.setattr(stores, "RETRY_AFTER_FAILURE_SECONDS", 0)
     assert [client.get(PROJECTS).status_code for _ in range(2)] == [200, 429]
     told = [one.getMessage() for one in caplog.records if one.name.endswith("stores")]
     assert len(told) == 2
@@ -485,9 +485,9 @@ def test_a_flood_of_callers_refuses_nobody_and_frees_nobody_who_floods():
     store = SharedMemoryStore(Rate(5, 86400), "test", port)
     try:
         flooder = os.urandom(16)
-        assert [store.count(flooder).passed for _ in range(6)] == [True] * 5 + [False]
-        assert all(store.count(os.urandom(16)).passed for _ in range(100_000))
-        assert not store.count(flooder).passed
+        assert [store.count(flooder).is_allowed for _ in range(6)] == [True] * 5 + [False]
+        assert all(store.count(os.urandom(16)).is_allowed for _ in range(100_000))
+        assert not store.count(flooder).is_allowed
         assert counters(port).stat().st_size <= 2**20
     finally:
         os.close(store._file)
@@ -536,7 +536,7 @@ class Redis:
 def redis(tmp_path, monkeypatch):
     if not REDIS:
         pytest.skip("redis-server is not installed")
-    monkeypatch.setattr(stores, "ANSWER", 2)
+    monkeypatch.setattr(stores, "REDIS_TIMEOUT_SECONDS", 2)
     running = Redis(tmp_path)
     yield running
     running.stop()
@@ -566,7 +566,7 @@ def test_who_comes_back_when_a_shared_store_told_to_passes(limited, redis):
 def test_a_store_that_is_away_is_done_without_until_it_is_back(
     limited, redis, caplog, monkeypatch, how
 ):
-    monkeypatch.setattr(stores, "REST", 300)
+    monkeypatch.setattr(stores, "RETRY_AFTER_FAILURE_SECONDS", 300)
     client = limited("3/day", RATE_LIMIT_REDIS_URL=redis.url)
     get = client.get
     assert [get(PROJECTS).status_code for _ in range(4)] == [200, 200, 200, 429]
@@ -580,8 +580,8 @@ def test_a_store_that_is_away_is_done_without_until_it_is_back(
         ask(redis, "client kill type normal", password="another")  # noqa: S106 - a test's
     started = time.monotonic()
     assert [get(PROJECTS).status_code for _ in range(30)] == [200] * 3 + [429] * 27
-    assert time.monotonic() - started < 15 * stores.ANSWER  # not each waits
-    monkeypatch.setattr(stores, "REST", 0)
+    assert time.monotonic() - started < 15 * stores.REDIS_TIMEOUT_SECONDS  # not each waits
+    monkeypatch.setattr(stores, "RETRY_AFTER_FAILURE_SECONDS", 0)
     assert get(PROJECTS).status_code == 429
     come_back = {
         "away": redis.start,
@@ -592,7 +592,9 @@ def test_a_store_that_is_away_is_done_without_until_it_is_back(
     # One that was started anew has forgotten, the others have not.
     assert get(PROJECTS).status_code == (200 if how == "away" else 429)
     told = [one.getMessage() for one in caplog.records if one.name.endswith("stores")]
-    assert [("is away" in one, "is back" in one) for one in told] == [(True, False), (False, True)]
+    assert [
+        ("continues without" in one, "uses RATE_LIMIT_REDIS_URL again" in one) for one in told
+    ] == [(True, False), (False, True)]
     assert "s3cret" not in caplog.text
 
 

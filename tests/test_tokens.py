@@ -51,13 +51,13 @@ def test_a_new_token_is_256_random_bits_with_a_prefix_and_a_checksum(flask):
     assert len(tokens_made) == 20
     for token in tokens_made:
         assert re.fullmatch(r"pja_[0-9A-Za-z]{49}", token)
-        assert tokens.is_whole(token)
+        assert tokens.has_valid_checksum(token)
 
 
 def test_the_digits_hold_256_bits_and_the_checksum_is_a_crc():
     assert 62**43 >= 2**256 > 62**42
     # CRC-32 of "123456789" is cbf43926 (its check value in every catalogue), 3 421 780 262.
-    assert tokens._checksum("123456789") == tokens._base62(0xCBF43926, 6) == "3jZRME"
+    assert tokens._checksum("123456789") == tokens._to_base62(0xCBF43926, 6) == "3jZRME"
 
 
 def test_only_the_digest_is_stored(flask, sql):
@@ -88,8 +88,12 @@ def test_a_token_ends_when_it_was_told_to(flask, sql, expires, days):
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [
-        ("--scope", "projects:admin", "A comma list of some of projects:all, projects:read,"),
-        ("--scope", "", "A comma list of some of"),
+        (
+            "--scope",
+            "projects:admin",
+            "Must be a comma list of projects:all, projects:read, projects:write.",
+        ),
+        ("--scope", "", "Must be a comma list of"),
         ("--expires", "soon", "such as 90d"),
         ("--expires", "-1d", "such as 90d"),
         ("--name", "", "1 to 100 characters"),
@@ -114,7 +118,7 @@ def test_the_list_tells_what_there_is_but_no_token(flask, guarded):
     header, newest, oldest = out.splitlines()
     assert header.split()[:5] == ["id", "name", "owner", "scopes", "state"]
     assert newest.split()[1:5] == ["old", "bob", "projects:read", "expired"]
-    assert oldest.split()[1:5] == ["CI", "alice", "projects:read", "good"]
+    assert oldest.split()[1:5] == ["CI", "alice", "projects:read", "active"]
     assert token not in out
     assert tokens.hash_token(token).hex() not in out
 
@@ -149,7 +153,7 @@ def test_a_token_that_was_found_is_revoked_by_itself(flask, guarded, made):
 def test_a_token_in_the_place_of_its_id_is_not_repeated(flask, made):
     code, out, err = flask("tokens", "revoke", made[0])
     assert (code, out) == (2, "")
-    assert "an id of `flask tokens list`, or -" in err
+    assert "an id from `flask tokens list`, or -" in err
     assert made[0] not in err
 
 
@@ -245,7 +249,11 @@ def test_rotation_lengthens_no_life(flask, made, sql):
 def test_what_has_ended_is_not_rotated(flask, made, sql):
     flask("tokens", "revoke", made[1])
     code, out, err = flask("tokens", "rotate", made[1])
-    assert (code, out, err) == (1, "", "Error: There is no such token, or it has ended.\n")
+    assert (code, out, err) == (
+        1,
+        "",
+        "Error: There is no such token, or it is expired or revoked.\n",
+    )
     assert sql("SELECT count(*) FROM api_tokens") == [(1,)]
 
 
@@ -354,7 +362,7 @@ def test_production_without_callers_is_logged_loudly(database_url, caplog):
     for auth in ("tokens", "none"):
         create_app(config.Production({"DATABASE_URL": database_url, "AUTH": auth}))
     [said] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert said.startswith("AUTH=none: whoever reaches the port may")
+    assert said.startswith("AUTH=none: anyone who can reach the port can")
 
 
 def test_where_auth_is_none_credentials_are_not_looked_at(client, bearer):
@@ -363,7 +371,7 @@ def test_where_auth_is_none_credentials_are_not_looked_at(client, bearer):
 
 
 def test_a_worker_remembers_no_more_tokens_than_it_may(guarded, bearer, monkeypatch):
-    monkeypatch.setattr(tokens, "_REMEMBERED", 2)
+    monkeypatch.setattr(tokens, "_MAX_CACHED_TOKENS", 2)
     headers = [bearer() for _ in range(5)]
     for header in headers * 2:
         assert guarded.get(PROJECTS, headers=header).status_code == 200
