@@ -7,11 +7,16 @@ import json
 import re
 
 import pytest
+import sqlalchemy as sa
+from flask import Response
 
 from config import Development
-from projectapp import create_app
+from projectapp import auth, create_app, database
 from projectapp.auth import tokens
+from projectapp.http.endpoint import Endpoint
+from projectapp.projects.models import Project
 from tests.conftest import PROJECTS
+from tests.issuer import bearer as issuer_bearer
 from tests.plans import recorded
 
 READ, WRITE = "projects:read", "projects:write"
@@ -320,3 +325,70 @@ def test_every_statement_on_projects_asks_whose_they_are(guarded, guarded_app, b
             parameters["owner" if "INTO projects" in statement else "visible_owner_of_projects"]
             == "alice"
         )
+
+
+@pytest.fixture
+def app_with_tasks(make_app, sql):
+    """The application with a second resource, tasks, and a route that counts visible rows."""
+    tasks = sa.values(sa.column("owner", sa.Text), name="tasks").data([("alice",), ("bob",)])
+    counts = sa.select(
+        *(
+            sa.select(sa.func.count())
+            .select_from(table)
+            .where(auth.is_visible(table.c.owner, table.name))
+            .scalar_subquery()
+            for table in (tasks, Project.__table__)
+        )
+    )
+
+    @Endpoint(scope="tasks:read", responses={})
+    def count_visible_rows():
+        return Response(json.dumps(list(database.execute(counts))))
+
+    def make(**environ):
+        app = make_app(**environ)
+        app.add_url_rule("/counts", view_func=count_visible_rows)
+        auth.init_app(app)  # again, as it reads the scopes of the endpoints
+        return app
+
+    return make
+
+
+def test_two_owner_filters_in_one_statement_have_a_value_each(app_with_tasks, world, bearer):
+    client = app_with_tasks(AUTH="tokens").test_client()
+    for scopes, counts in (
+        ("tasks:all,projects:read", [2, 1]),
+        ("tasks:read,projects:all", [1, 3]),
+        ("tasks:read,projects:read", [1, 1]),
+        ("tasks:all,projects:all", [2, 3]),
+        ("tasks:all,projects:read", [2, 1]),  # again, with the same compiled statement
+    ):
+        assert client.get("/counts", headers=bearer(scopes=scopes)).get_json(True) == counts, scopes
+
+
+def test_jwt_without_a_scope_claim_may_read_and_write_its_own_rows_of_every_resource(
+    app_with_tasks, issuer, world
+):
+    client = app_with_tasks(**issuer.settings).test_client()
+    headers = issuer_bearer(issuer.token(sub="alice"))
+    assert client.post(PROJECTS, json={"name": "new"}, headers=headers).status_code == 201
+    assert client.get("/counts", headers=headers).get_json(True) == [1, 2]
+
+
+def test_jwt_without_a_scope_claim_has_only_the_scopes_of_jwt_scopes(app_with_tasks, issuer):
+    client = app_with_tasks(**issuer.settings, JWT_SCOPES="projects:read").test_client()
+    headers = issuer_bearer(issuer.token())
+    assert client.get(PROJECTS, headers=headers).status_code == 200
+    assert client.get("/counts", headers=headers).status_code == 403
+    assert client.post(PROJECTS, json={"name": "new"}, headers=headers).status_code == 403
+
+
+def test_help_and_errors_of_tokens_create_list_the_scopes_of_every_resource(app_with_tasks):
+    runner = app_with_tasks(AUTH="tokens").test_cli_runner()
+    for arguments in (
+        ["--help"],
+        ["--name", "CI", "--owner", "alice", "--scope", "projects:delete"],
+    ):
+        output = runner.invoke(args=["tokens", "create", *arguments]).output
+        listed = "a comma list of projects:all, projects:read, projects:write, tasks:all,"
+        assert listed in " ".join(output.split())

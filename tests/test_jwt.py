@@ -109,13 +109,6 @@ def test_a_token_may_do_what_its_claims_name_and_no_more(well, service, sql, cla
     assert write.status_code == (201 if "write" in may else 403)
 
 
-def test_what_a_token_without_scopes_may_do_is_a_setting(well, make_app, sql):
-    service = make_app(**well.settings, JWT_SCOPES="projects:read").test_client()
-    headers = bearer(well.token())
-    assert service.get(PROJECTS, headers=headers).status_code == 200
-    assert service.post(PROJECTS, headers=headers, json={"name": "x"}).status_code == 403
-
-
 def test_callers_see_their_own(well, service, sql, problem):
     ann, bob, root = (
         bearer(token)
