@@ -52,11 +52,11 @@ class Store(ABC):
             self._last_try = time.monotonic()
             if not self._is_down:
                 self._is_down = True
-                log.warning("RATE_LIMIT continues without %s, which failed: %s", self.name, error)
+                log.warning("RATE_LIMIT cannot use %s now: %s", self.name, error)
             return None
         if self._is_down:
             self._is_down = False
-            log.warning("RATE_LIMIT uses %s again.", self.name)
+            log.warning("RATE_LIMIT can use %s again.", self.name)
         return count
 
     @abstractmethod
@@ -73,7 +73,7 @@ class SharedMemoryStore(Store):
     zero. So a flood of new callers frees a few others from their limit, but refuses none of them.
     """
 
-    name = "the file of counters"
+    name = "the shared-memory file"
 
     def __init__(self, rate: Rate, root: str, port: int) -> None:
         """Open the file. Raises OSError if this is not possible."""
@@ -141,7 +141,7 @@ class SharedMemoryStore(Store):
 class RedisStore(Store):
     """Counters in a Redis, for several hosts: a script counts atomically, by the clock of Redis."""
 
-    name = "RATE_LIMIT_REDIS_URL"
+    name = "Redis"
     _SCRIPT = """
 local time = redis.call('TIME')
 local quota, window_seconds = tonumber(ARGV[1]), tonumber(ARGV[2])
