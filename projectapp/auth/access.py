@@ -50,7 +50,7 @@ _SELECT_1: sa.Select[Any] = sa.select(sa.literal_column("1"))
 def init_app(app: Flask) -> None:
     """Prepare for the tokens that AUTH accepts. The app must have its endpoints already."""
     methods = app.config["AUTH"]
-    tokens.init_app(app)
+    app.extensions["tokens"] = tokens.TokenCache(app)
     if "jwt" in methods:
         from projectapp.auth import jwt  # imports cryptography, which takes memory
 
@@ -141,7 +141,8 @@ def _authenticate() -> Caller:
     if not re.fullmatch(r"[A-Za-z0-9\-._~+/]+=*", token):
         raise MalformedToken("Send one token: Authorization: Bearer TOKEN.", "malformed header")
     if "tokens" in methods and token.startswith(tokens.PREFIX):
-        return tokens.find_caller(token)
+        token_cache: tokens.TokenCache = current_app.extensions["tokens"]
+        return token_cache.find_caller(token)
     if "jwt" in methods:
         return cast(Caller, current_app.extensions["jwt"].verify(token))
     raise InvalidToken("This service does not accept this kind of token.", "unknown kind of token")
@@ -164,7 +165,7 @@ def _log_failure(problem: Unauthorized | InsufficientScope) -> None:
     if isinstance(problem, Unauthorized):
         event, reason = "authn_fail", problem.reason
         if caller:
-            tokens.forget(caller)
+            current_app.extensions["tokens"].forget(caller)
         rate_limit.count_failure()
     else:
         event, reason = "authz_fail", problem.detail

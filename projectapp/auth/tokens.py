@@ -16,11 +16,10 @@ import time
 import zlib
 from datetime import datetime, timedelta
 from queue import SimpleQueue
-from typing import cast
 from uuid import UUID
 
 import sqlalchemy as sa
-from flask import Flask, current_app
+from flask import Flask
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -93,11 +92,25 @@ class TokenCache:
         self._pending_uses: SimpleQueue[bytes] = SimpleQueue()
         self._writer: threading.Thread | None = None
 
-    def get(self, digest: bytes) -> Caller | None:
-        return self._callers.get(digest)
+    def find_caller(self, token: str) -> Caller:
+        """Return the caller with this token. Raises InvalidToken if no active token is found.
 
-    def load(self, digest: bytes) -> Caller:
-        """Query the caller of a token, and cache it. Raises InvalidToken if it is not active."""
+        A cached token is returned without a query, so it may have been revoked since.
+        """
+        digest = hash_token(token)
+        caller = self._callers.get(digest)
+        if not caller:
+            if not has_valid_checksum(token):
+                raise InvalidToken("The token is mistyped or incomplete.", "wrong checksum")
+            caller = self._load(digest)
+        self._record_use(digest)
+        return caller
+
+    def forget(self, caller: Caller) -> None:
+        self._callers.pop(caller.digest, None)
+        self._last_recorded.pop(caller.digest, None)
+
+    def _load(self, digest: bytes) -> Caller:
         row = database.execute(_SELECT, {"token_digest": digest})
         if not row:
             raise InvalidToken()
@@ -108,11 +121,10 @@ class TokenCache:
         self._callers[digest] = caller
         return caller
 
-    def record_use(self, digest: bytes) -> None:
+    def _record_use(self, digest: bytes) -> None:
         """Have last_used_at updated, unless it was updated a short time ago."""
         now = time.monotonic()
-        earliest = self._last_recorded.get(digest, -math.inf) + LAST_USED_INTERVAL_SECONDS
-        if now >= earliest:
+        if now >= self._last_recorded.get(digest, -math.inf) + LAST_USED_INTERVAL_SECONDS:
             self._last_recorded[digest] = now
             self._pending_uses.put(digest)
             if not (self._writer and self._writer.is_alive()):
@@ -120,10 +132,6 @@ class TokenCache:
                     target=self._write_uses, name="token-uses", daemon=True
                 )
                 self._writer.start()
-
-    def remove(self, digest: bytes) -> None:
-        self._callers.pop(digest, None)
-        self._last_recorded.pop(digest, None)
 
     def _write_uses(self) -> None:
         while True:
@@ -133,30 +141,6 @@ class TokenCache:
                     database.execute(_UPDATE_LAST_USED, {"token_digest": digest})
             except Problem as problem:
                 log.info("The last use of a token was not recorded: %s", problem)
-
-
-def init_app(app: Flask) -> None:
-    app.extensions["tokens"] = TokenCache(app)
-
-
-def find_caller(token: str) -> Caller:
-    """Return the caller with this token. Raises InvalidToken if the token is not an active one.
-
-    For a cached token there is no query: the token may have been revoked since.
-    """
-    cache, digest = _cache(), hash_token(token)
-    caller = cache.get(digest)
-    if not caller:
-        if not has_valid_checksum(token):
-            raise InvalidToken("The token is mistyped or incomplete.", "wrong checksum")
-        caller = cache.load(digest)
-    cache.record_use(digest)
-    return caller
-
-
-def forget(caller: Caller) -> None:
-    """Remove the caller's token from the cache."""
-    _cache().remove(caller.digest)
 
 
 def token_check_sql(caller: Caller) -> str:
@@ -179,10 +163,6 @@ def has_valid_checksum(token: str) -> bool:
     """Return whether the token has the right format and checksum."""
     secret = token.removeprefix(PREFIX)[:-_CHECKSUM_LENGTH]
     return len(secret) == _SECRET_LENGTH and token == PREFIX + secret + _checksum(secret)
-
-
-def _cache() -> TokenCache:
-    return cast(TokenCache, current_app.extensions["tokens"])
 
 
 def _checksum(secret: str) -> str:
