@@ -1,7 +1,7 @@
 """The state of one request, from its first hook to its last: one typed object in Flask's `g`.
 
-Nothing else uses `g`. The modules that need the state share this module, so that for instance
-`database` does not have to import `auth`.
+Nothing else uses `g`. All packages may import this module. So `database`, for instance, reads what
+`auth` has written without importing it.
 """
 
 import math
@@ -18,8 +18,8 @@ class Caller(NamedTuple):
     """The authenticated client.
 
     `subject` is the owner of the rows that the caller creates, and None with AUTH=none. A scope is
-    "RESOURCE:read", "RESOURCE:write" or "RESOURCE:all": all permits reading and writing the rows of
-    every owner. `credential` names the token in the log, without revealing it. `digest` is the
+    "RESOURCE:read", "RESOURCE:write" or "RESOURCE:all", which permits reading and writing the rows
+    of every owner. `credential` names the token in the log, without revealing it. `digest` is the
     SHA-256 of an API token, and empty for a JWT.
     """
 
@@ -40,7 +40,7 @@ class RequestState:
     """The state of one request or one command.
 
     The first three fields are set when the state is created, by http/request_log.py for a request.
-    Each other field is written by one module, which is named after it. Times are seconds on the
+    Each other field is written by one module, which its comment names. Times are seconds on the
     monotonic clock.
     """
 
@@ -50,7 +50,7 @@ class RequestState:
 
     caller: Caller | None = None  # auth/access.py
     statement_prefix: str = ""  # auth/access.py: SQL to send in front of each statement
-    prefix_was_sent: bool = False  # database/execution.py
+    prefix_was_sent: bool = False  # database/execution.py: with at least one statement
     raw_body: dict[str, Any] | None = None  # http/request_data.py: the JSON object of the request
     rate_limit: str | None = None  # rate_limit/limiter.py: the value of the RateLimit header
 

@@ -2,21 +2,23 @@
 
 How a request is authenticated:
 
-1. An `Endpoint` with a scope runs its view in `authorize(scope)`, before it parses the query string
-   or the body.
+1. An `Endpoint` with a scope runs `authorize(scope)` around its view, and before it parses the
+   query string and the body.
 2. `_authenticate` reads the Authorization header. The setting AUTH selects the accepted kinds of
    tokens. A JWT is verified in this process (jwt.py) and is valid until it expires.
-3. The owner and the scopes of an API token come from a cache (tokens.py), but the token may have
-   been revoked since. So `authorize` stores an SQL check of the token in
-   `RequestState.statement_prefix`. database/execution.py sends it in front of every statement of
-   the request, in the same message: this costs no round trip, and if the check fails, PostgreSQL
-   does not run the statement. execution.py then sets `RequestState.prefix_was_sent`.
-4. If the request has executed no statement, for instance because its body is invalid,
-   `_check_token` sends the check alone. So the only response to a revoked token is a 401. (If the
-   token was not in the cache, the query for it was the check: it finds only valid tokens.)
+3. The owner and the scopes of an API token are cached (tokens.py), but the token may have been
+   revoked since. So `authorize` stores SQL that checks the token in
+   `RequestState.statement_prefix`. database/execution.py sends this SQL in front of every statement
+   of the request, in the same message. So the check costs no round trip, and if it fails,
+   PostgreSQL does not run the statement.
+4. The request is counted (`rate_limit`), the scope is checked, and the view runs.
+5. If the request has executed no statement, for instance because its body is invalid,
+   `_check_token` sends the check alone. So a revoked token gets a 401, and not a 400 or 403.
+   (database/execution.py sets `RequestState.prefix_was_sent` after each statement. It also does so
+   after the query for a token that is not cached, but this query finds only active tokens.)
 
 How rows are filtered by owner: every statement on rows with an owner contains the condition that
-`is_visible` returns. Nothing else compares a row's owner with the caller.
+`is_visible` returns. Nothing else decides which rows a caller may see or change.
 """
 
 import logging
@@ -43,16 +45,19 @@ from projectapp.request_state import Caller, caller_fields, request_state
 
 log = logging.getLogger(__name__)
 
-_ANONYMOUS = Caller(None, frozenset(), "none")
+_ANONYMOUS = Caller(subject=None, scopes=frozenset(), credential="none")
 _SELECT_1: sa.Select[Any] = sa.select(sa.literal_column("1"))
 
 
 def init_app(app: Flask) -> None:
-    """Prepare for the tokens that AUTH accepts. The app must have its endpoints already."""
+    """Prepare for the kinds of tokens in AUTH.
+
+    Call this after the endpoints are registered: their scopes are the default of JWT_SCOPES.
+    """
     methods = app.config["AUTH"]
     app.extensions["tokens"] = tokens.TokenCache(app)
     if "jwt" in methods:
-        from projectapp.auth import jwt  # imports cryptography, which takes memory
+        from projectapp.auth import jwt  # only here: it imports cryptography, which is large
 
         read_and_write = (s for s in all_scopes(app) if s.endswith((":read", ":write")))
         default_scopes = frozenset(app.config["JWT_SCOPES"] or read_and_write)
@@ -82,9 +87,9 @@ def authorize(scope: str) -> Iterator[None]:
                 raise InsufficientScope(scope)
             yield
         except (Unauthorized, ServiceUnavailable):
-            raise
+            raise  # the check has failed, or the database is not available for it
         except Problem:
-            _check_token()
+            _check_token()  # if this fails, its 401 replaces the problem
             raise
         _check_token()
     except (Unauthorized, InsufficientScope) as problem:
@@ -120,8 +125,9 @@ def is_visible(owner: Any, resource: str) -> sa.ColumnElement[bool]:
     statement is executed, which fails without a caller. Each resource has its own parameter, as a
     statement may filter several resources, and the caller may have `:all` for only some of them.
 
-    PostgreSQL's planner sees `NULL IS NULL`, or the name of an owner. Both are constants, so the
-    plan contains either no condition or only the comparison.
+    The values are part of the SQL that PostgreSQL gets: `NULL IS NULL OR owner = NULL`, or
+    `'ann' IS NULL OR owner = 'ann'`. Its planner evaluates the constant parts, so that the plan
+    contains no condition, or only the comparison.
     """
     only_owner: sa.BindParameter[str | None] = sa.bindparam(
         f"visible_owner_of_{resource}", callable_=lambda: visible_owner(resource), type_=sa.Text

@@ -1,9 +1,9 @@
 """The keys of an identity provider, fetched from its JWKS URL (RFC 7517, section 5).
 
-A worker fetches the keys in a background thread when a token first needs them. This is after the
-fork: a thread does not survive a fork. While new keys are fetched, or cannot be fetched, the old
-keys stay in use. Only after an idle period do the first requests wait for new keys, because the
-provider may have revoked an old key in that period.
+A worker fetches the keys in a background thread when a token first needs them. It never does this
+before the fork, which a thread does not survive. While new keys are fetched, or cannot be fetched,
+the old keys stay in use. After an idle period, however, the first requests wait for the new keys,
+because the provider may have revoked a key in that period.
 """
 
 import logging
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from projectapp.auth.verification_keys import Keys, read_jwks
 from projectapp.problems import ServiceUnavailable
 
-# A revoked key is accepted for this time after the last fetch.
+# A key that the provider has revoked may be accepted for this time.
 REFRESH_AFTER_SECONDS = 300.0
 # During an outage of the provider the old keys are used for this time: not for ever, because one of
 # them may have been stolen.
@@ -65,9 +65,9 @@ class RemoteKeys:
             return self._keys
 
     def refresh(self) -> Keys:
-        """Fetch the keys and return them; without a fetch if the last one was a moment ago.
+        """Fetch the keys again, unless the last fetch was a moment ago, and return them.
 
-        Raises ServiceUnavailable if the keys cannot be fetched.
+        Raises ServiceUnavailable if the last fetch has failed, or takes too long.
         """
         with self._fetch_done:
             self._start_fetch()

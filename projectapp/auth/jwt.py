@@ -27,19 +27,21 @@ _MAX_TOKEN_LENGTH = 8192  # characters
 _MAX_CACHED_TOKENS = 10_000  # about 700 bytes each
 _MAX_NUMERIC_DATE = 2**53  # every JSON parser reads smaller integers exactly
 _TOKEN_TYPES = ("jwt", "at+jwt")  # RFC 7519, section 5.1; RFC 9068, section 2.1
-# Extensions that this service does not have (RFC 7515, section 4.1.11; RFC 7797), and keys that the
-# token itself contains or refers to.
+# crit and b64 demand extensions that this service does not have (RFC 7515, section 4.1.11, and
+# RFC 7797). The others contain a key, or the URL of a key, which an attacker can choose.
 _REFUSED_HEADERS = {"crit", "b64", "jku", "jwk", "x5u", "x5c"}
-_SCOPE_CLAIMS = ("scope", "scp", "permissions")  # RFC 8693, section 4.2; Okta and Entra; Auth0
+# scope: RFC 8693, section 4.2. scp: Okta and Entra. permissions: Auth0.
+_SCOPE_CLAIMS = ("scope", "scp", "permissions")
 
 
 class _Registry(JWSRegistry):
     """joserfc's registry without its own list of permitted algorithms.
 
-    The chosen key has already determined those, and joserfc would warn about the name EdDSA.
+    Before joserfc is called, only keys that permit the token's algorithm are chosen. The default
+    registry would also warn about the name EdDSA.
     """
 
-    # In base64, the signature of an RSA key of 8192 bits. joserfc's default is less.
+    # The length of an 8192-bit RSA signature in base64. joserfc's default is lower.
     max_signature_length = 1366
 
     def get_alg(self, name: str) -> Any:

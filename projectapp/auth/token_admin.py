@@ -1,6 +1,6 @@
 """The statements of `flask tokens`: create, list, rotate and revoke API tokens.
 
-Each statement can be repeated: if its answer is lost, it is sent again and returns the same.
+Each write can be repeated: if its answer is lost, it is sent again, with the same result.
 """
 
 from datetime import timedelta
@@ -22,7 +22,7 @@ _COLUMNS = ("id", "name", "owner", "scopes", "digest")
 
 
 def _insert_once(insertion: Any) -> Any:
-    """Return an INSERT of a token which returns the same row when it is repeated."""
+    """Make an INSERT repeatable: the second time, it returns the same row and changes nothing."""
     return insertion.on_conflict_do_update(
         index_elements=[_table.c.id], set_={"id": insertion.excluded.id}
     ).returning(_table.c.id)
@@ -32,7 +32,7 @@ _INSERT = _insert_once(
     insert(_table).values(expires_at=_now + sa.bindparam("lifetime", type_=sa.Interval))
 )
 
-# When the rotation is repeated, the old token may have expired and the new one exists.
+# When the rotation is repeated, the new token exists, and the old one may have expired.
 _is_repeated = sa.exists(
     sa.select(sa.literal_column("1"))
     .select_from(_new_token := _table.alias("new_token"))

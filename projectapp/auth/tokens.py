@@ -1,9 +1,9 @@
 """API tokens: random, shown once, stored as their SHA-256.
 
-A token is `pja_`, 43 base62 digits of 256 random bits, and 6 base62 digits of their CRC-32. This is
-similar to GitHub's tokens: secret scanners recognize the format, and the checksum detects a typing
-error without a query. A token's owner and scopes never change, so each worker caches them. Whether
-the token is still valid is checked with every statement, in the same message (see access.py).
+A token consists of `pja_`, 43 base62 digits for 256 random bits, and 6 base62 digits for the CRC-32
+of the 43. GitHub's tokens are similar: secret scanners recognize the format, and the checksum
+detects a typing error without a query. A token's owner and scopes never change, so each worker
+caches them. Every statement checks in the same message that the token is still active (access.py).
 """
 
 import hashlib
@@ -58,7 +58,7 @@ class ApiToken(db.Model):  # type: ignore[name-defined,misc]
 
 
 _table = ApiToken.__table__
-# Not "digest": in an UPDATE, a parameter with a column's name would become part of SET.
+# The parameter cannot be named digest: an UPDATE would set the column of this name.
 _has_digest = ApiToken.digest == sa.bindparam("token_digest")
 is_active = sa.and_(
     ApiToken.revoked_at.is_(None),
@@ -80,9 +80,10 @@ _UPDATE_LAST_USED = (
 
 
 class TokenCache:
-    """A worker's cache of callers by their token's digest, and its queue of last_used_at updates.
+    """A worker's cache of the callers with API tokens, and its queue of last_used_at updates.
 
-    A thread writes the updates, so that no request waits for them.
+    A thread writes the updates, so that no request waits for them. The keys of the cache are the
+    digests of the tokens.
     """
 
     def __init__(self, app: Flask) -> None:
@@ -122,7 +123,7 @@ class TokenCache:
         return caller
 
     def _record_use(self, digest: bytes) -> None:
-        """Have last_used_at updated, unless it was updated a short time ago."""
+        """Queue an update of last_used_at, unless this worker has done so a short time ago."""
         now = time.monotonic()
         if now >= self._last_recorded.get(digest, -math.inf) + LAST_USED_INTERVAL_SECONDS:
             self._last_recorded[digest] = now
@@ -155,7 +156,7 @@ def new_token() -> str:
 
 
 def hash_token(token: str) -> bytes:
-    """Return the token's SHA-256. A slow hash would add nothing to 256 random bits."""
+    """Return the token's SHA-256. 256 random bits cannot be guessed, so a fast hash is enough."""
     return hashlib.sha256(token.encode()).digest()
 
 

@@ -80,8 +80,8 @@ def count_request(subject: str | None) -> None:
 def count_failure() -> None:
     """Count a failed authentication for the client's address.
 
-    Requests with a valid token are counted apart, so nobody else's failures get them refused.
-    Raises TooManyRequests.
+    Requests with a valid token have other counters, so failures at the same address do not affect
+    them. Raises TooManyRequests.
     """
     if limiter := current_app.extensions.get("rate_limiter"):
         _count(limiter, f"failures {_client_network()}", "failed authentications")

@@ -69,8 +69,9 @@ class SharedMemoryStore(Store):
     Processes share the file if they have the same user, folder, PORT and window length.
 
     The table has 4096 buckets of eight counters. In a full bucket, a new counter replaces the one
-    that was used least recently, and of several such the lowest one; that caller then starts at
-    zero. So a flood of new callers frees a few others from their limit, but refuses none of them.
+    with the oldest window; if several have this window, the lowest of them. A caller whose counter
+    is replaced starts again at zero. So a flood of new callers resets a few counters, but causes no
+    refusal.
     """
 
     name = "the shared-memory file"

@@ -1,8 +1,8 @@
 """The sliding window counter, the algorithm of RATE_LIMIT.
 
-Time is divided into windows of fixed length. The counter of the previous window counts in
-proportion to the part of it that the last `window_seconds` still overlap, as if its requests had
-been evenly spread. So two numbers replace a list of times.
+Time is divided into windows of fixed length, and a caller has two numbers: its requests in the
+current window and in the previous one. The previous number is reduced by the elapsed part of the
+current window, as if its requests had been evenly spread. So no list of times is needed.
 """
 
 from typing import NamedTuple
@@ -39,7 +39,7 @@ class Rate(NamedTuple):
         The seconds are a whole number, at least 1.
         """
         _, elapsed, previous, current, _ = count
-        # Less than 0 if the quota was larger when the requests came.
+        # max(): the difference is negative after the quota was reduced.
         remaining = max(0, self.quota - self._weighted(previous, elapsed) - current)
         used = self.quota - remaining
         if used > current:
