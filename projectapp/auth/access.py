@@ -41,7 +41,7 @@ from projectapp.problems import (
     ServiceUnavailable,
     Unauthorized,
 )
-from projectapp.request_state import Caller, caller_fields, request_state
+from projectapp.request_state import Caller, RequestState, caller_fields, request_state
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +89,9 @@ def authorize(scope: str) -> Iterator[None]:
         except (Unauthorized, ServiceUnavailable):
             raise  # the check has failed, or the database is not available for it
         except Problem:
-            _check_token()  # if this fails, its 401 replaces the problem
+            _check_token(state)  # if this fails, its 401 replaces the problem
             raise
-        _check_token()
+        _check_token(state)
     except (Unauthorized, InsufficientScope) as problem:
         _log_failure(problem)
         raise
@@ -154,9 +154,8 @@ def _authenticate() -> Caller:
     raise InvalidToken("This service does not accept this kind of token.", "unknown kind of token")
 
 
-def _check_token() -> None:
+def _check_token(state: RequestState) -> None:
     """Send the token check alone if no statement of this request has sent it."""
-    state = request_state()
     if state.statement_prefix and not state.prefix_was_sent:
         database.execute(_SELECT_1)
 
