@@ -65,7 +65,7 @@ def keyless() -> None:
 
 def renamed() -> None:
     """A create whose answer was lost is made again under another id."""
-    again, first = queries._INSERT_AGAIN, queries._INSERT
+    again, first = writes._inserts
 
     def one(old: Callable[..., Any], statement: Any, *given: Any, **named: Any) -> Any:
         if statement is again:

@@ -49,6 +49,14 @@ class ValidationFailed(Problem):
         super().__init__(" ".join(told), details)
 
 
+class UnknownReference(ValidationFailed):
+    """A foreign key from `field` of `table` leads to no row, or would lead to none."""
+
+    def __init__(self, table: str, field: str, referred: str) -> None:
+        super().__init__({field: [f"There are no {referred} with this id."]})
+        self.table = table
+
+
 class Unauthorized(Problem):
     """No credentials, or none of use: RFC 6750, 3.
 

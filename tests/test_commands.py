@@ -146,7 +146,7 @@ def test_projects_are_assigned_once_and_counted_right_when_answers_are_lost(
     lose(through, harm, "array_agg")
     lose(through, harm, "UPDATE projects")
     code, out, err = flask("projects", "assign", "alice")
-    assert (code, out) == (0, "2000 projects are alice's now."), err
+    assert (code, out) == (0, "Assigned 2000 projects to alice."), err
     assert all_lost(through)
     found = "SELECT owner, version, count(*) FROM projects GROUP BY 1, 2 ORDER BY 1"
     assert sql(found) == [("alice", 2, 2000), ("bob", 1, 500)]
@@ -163,7 +163,7 @@ def test_expired_keys_are_counted_right_when_answers_are_lost(flask, through, sq
     lose(through, harm, "max(")
     lose(through, harm, "DELETE FROM idempotency_keys")
     code, out, err = flask("idempotency", "purge")
-    assert (code, out) == (0, "2500 expired keys are gone."), err
+    assert (code, out) == (0, "Deleted 2500 expired keys."), err
     assert all_lost(through)
     assert sql("SELECT count(*) FROM idempotency_keys") == [(10,)]
 
@@ -174,7 +174,7 @@ def test_keys_that_expired_at_the_same_time_are_all_counted(flask, sql):
         " SELECT '', n::text, '', now() - interval '25 hours', gen_random_uuid(), 1, '{}'"
         " FROM generate_series(1, 1500) AS n"
     )
-    assert flask("idempotency", "purge")[1] == "1500 expired keys are gone."
+    assert flask("idempotency", "purge")[1] == "Deleted 1500 expired keys."
 
 
 @pytest.mark.parametrize("harm", ["lose", "drop"])
@@ -204,8 +204,8 @@ def test_a_token_of_unknown_fate_is_had_by_what_the_message_says(
     ("arguments", "words", "reply"),
     [
         (("tokens", "revoke", "{old}"), "UPDATE api_tokens", "CI is revoked."),
-        (("projects", "assign", "alice"), "UPDATE projects", "0 projects are alice's now."),
-        (("idempotency", "purge"), "DELETE FROM idempotency_keys", "0 expired keys are gone."),
+        (("projects", "assign", "alice"), "UPDATE projects", "Assigned 0 projects to alice."),
+        (("idempotency", "purge"), "DELETE FROM idempotency_keys", "Deleted 0 expired keys."),
     ],
 )
 def test_a_command_of_unknown_outcome_says_so_and_can_be_run_again(

@@ -3,7 +3,6 @@
 import re
 from datetime import UTC, datetime
 from typing import Any
-from unicodedata import normalize
 
 from marshmallow import ValidationError, fields
 from marshmallow.validate import OneOf
@@ -105,18 +104,3 @@ class QueryObject(Object):
             return super()._deserialize(parse_json(value.encode()), attr, data)
         except InvalidJSON as error:
             raise ValidationError(f"The value {error}") from None
-
-
-def validate_search(text: str) -> None:
-    """Validate a search: at least one word of two characters or more, as search_fold leaves it."""
-    folded = "".join(map(_fold_case, normalize("NFC", text))).replace("i\u0307", "i")
-    if not any(len(word) > 1 for word in normalize("NFC", folded).split()):
-        raise ValidationError("A search needs a word of two characters or more.")
-
-
-def _fold_case(letter: str) -> str:
-    """Return the letter that Unicode's simple case folding makes of one, and i for a Turkish i."""
-    if letter in "İı":
-        return "i"
-    folded = letter.casefold()
-    return folded if len(folded) == 1 else letter.lower()

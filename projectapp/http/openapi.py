@@ -21,7 +21,6 @@ from projectapp import problems
 from projectapp.http.endpoint import HTML, Endpoint
 from projectapp.http.request_data import JSON_TYPE
 from projectapp.http.security_headers import page_policy
-from projectapp.resources.idempotency import KEY_LENGTH
 
 bp = Blueprint("openapi", __name__)
 
@@ -65,7 +64,7 @@ _HEADER_FORMS: dict[str, dict[str, Any]] = {
     "If-None-Match": _TAGS,
     "Idempotency-Key": {
         "pattern": r'^("[ !#-\[\]-~]+"|[!#-~]([ -~]*[!-~])?)$',
-        "maxLength": KEY_LENGTH,
+        "maxLength": 255,
     },
 }
 
