@@ -87,7 +87,7 @@ def denied() -> None:
 
 def careless() -> None:
     """If-Match is not checked."""
-    _wrap(etags, "expected_versions", lambda old: None)
+    _wrap(etags, "allowed_versions", lambda old: None)
 
 
 def gullible() -> None:

@@ -15,7 +15,7 @@ CONTENT_TYPE = "application/problem+json"
 class Problem(Exception):
     """An answer that is an error: `detail` says to the client what is wrong and what to do.
 
-    `details` maps a field or parameter to its list of messages.
+    `field_errors` maps a field or parameter to its messages: the member `details` of the document.
     """
 
     status = 500
@@ -24,12 +24,12 @@ class Problem(Exception):
     def __init__(
         self,
         detail: str,
-        details: dict[str, list[str]] | None = None,
+        field_errors: dict[str, list[str]] | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.details = details
+        self.field_errors = field_errors
         self.headers = headers or {}
 
 
@@ -42,11 +42,11 @@ class ValidationFailed(Problem):
 
     status, code = 400, "validation_error"
 
-    def __init__(self, details: dict[str, list[str]]) -> None:
-        # The names may be the client's own: a bad megabyte shall not be answered with three.
-        details = {name[:100]: messages for name, messages in islice(details.items(), 20)}
-        told = (f"{name}: {message}" for name, messages in details.items() for message in messages)
-        super().__init__(" ".join(told), details)
+    def __init__(self, field_errors: dict[str, list[str]]) -> None:
+        # Names of fields may come from the client: this bounds the size of the response.
+        bounded = {name[:100]: messages for name, messages in islice(field_errors.items(), 20)}
+        sentences = (f"{name}: {text}" for name, texts in bounded.items() for text in texts)
+        super().__init__(" ".join(sentences), bounded)
 
 
 class Unauthorized(Problem):

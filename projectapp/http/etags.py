@@ -27,11 +27,11 @@ WRITE_CONDITION_HEADERS = ("If-Match", "If-None-Match")
 NO_VERSION = Versions([])
 
 
-def etag(version: int) -> str:
+def format_etag(version: int) -> str:
     return f'"{version}"'
 
 
-def expected_versions() -> Versions | None:
+def allowed_versions() -> Versions | None:
     """The versions that a write may change; None when any will do. BadRequest if it is malformed.
 
     If-Match and If-None-Match must both let a version pass (RFC 9110, 13.2.2). The first compares
@@ -49,9 +49,11 @@ def expected_versions() -> Versions | None:
 def not_modified_response(version: int) -> Response | None:
     """The 304 to send if If-None-Match names this version (compared weakly), else None."""
     tags = _tags("If-None-Match")
-    if tags is None or (tags != "*" and etag(version) not in (t.removeprefix("W/") for t in tags)):
+    if tags is None or (
+        tags != "*" and format_etag(version) not in (t.removeprefix("W/") for t in tags)
+    ):
         return None
-    return Response(status=304, headers={"ETag": etag(version)})
+    return Response(status=304, headers={"ETag": format_etag(version)})
 
 
 def _versions(tags: Iterable[str]) -> list[int]:

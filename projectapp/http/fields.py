@@ -15,7 +15,7 @@ _RFC3339 = re.compile(
 )
 
 
-class Boolean(fields.Boolean):
+class StrictBoolean(fields.Boolean):
     """JSON true or false and nothing like them."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
@@ -24,29 +24,29 @@ class Boolean(fields.Boolean):
         return value
 
 
-class Object(fields.Dict):
-    """A free-form JSON object of at most `levels` nested objects and arrays, itself included."""
+class JSONObject(fields.Dict):
+    """A free-form JSON object; it and what it contains have at most `max_depth` levels."""
 
-    def __init__(self, levels: int, **kwargs: Any) -> None:
+    def __init__(self, max_depth: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.levels = levels
+        self.max_depth = max_depth
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, dict):
             raise ValidationError("Must be an object.")
-        if _deeper(value, self.levels):
-            raise ValidationError(f"Nested deeper than {self.levels} levels.")
+        if _exceeds_depth(value, self.max_depth):
+            raise ValidationError(f"Nested deeper than {self.max_depth} levels.")
         return value
 
 
-def _deeper(value: Any, levels: int) -> bool:
+def _exceeds_depth(value: Any, max_depth: int) -> bool:
     if not isinstance(value, dict | list):
         return False
-    inner = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(_deeper(item, levels - 1) for item in inner)
+    items = value.values() if isinstance(value, dict) else value
+    return max_depth == 0 or any(_exceeds_depth(item, max_depth - 1) for item in items)
 
 
-class QueryBoolean(Boolean):
+class QueryBoolean(StrictBoolean):
     """`true` or `false`."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
@@ -97,7 +97,7 @@ class QueryList(fields.List[str]):
         return names
 
 
-class QueryObject(Object):
+class QueryJSONObject(JSONObject):
     """A JSON object as text, as strict as in a body."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:

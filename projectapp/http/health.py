@@ -15,14 +15,14 @@ from projectapp import database
 from projectapp.database import schema
 from projectapp.http.endpoint import HTML, Endpoint
 from projectapp.http.request_data import JSON_TYPE
-from projectapp.http.security_headers import page_policy
+from projectapp.http.security_headers import content_security_policy
 from projectapp.problems import ServiceUnavailable
 
 bp = Blueprint("health", __name__)
 
 log = logging.getLogger(__name__)
 
-stopping = False  # the worker says so
+is_draining = False  # the worker says so
 
 _STYLE = (Path(__file__).parents[1] / "templates" / "root.css").read_text()
 _STYLE_HASH = f"'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}'"
@@ -88,9 +88,9 @@ def ready() -> Response:
     that were acknowledged. A server may be set to say no more than yes or no.
     """
     if current_app.config["READY_DETAILS"]:
-        return jsonify(status="ready", **_readiness())
+        return jsonify(status="ready", **_check_readiness())
     try:
-        _readiness()
+        _check_readiness()
     except ServiceUnavailable as problem:
         log.info("not ready: %s", problem)
         raise ServiceUnavailable("This server is not ready.", 5) from None
@@ -123,16 +123,16 @@ def root() -> Response:
             language=next((tag for tag in accepted if tag in ("en", "ko")), "en"),
             style=_STYLE,
         )
-        response = Response(page, headers=page_policy(style=_STYLE_HASH), mimetype=HTML)
+        response = Response(page, headers=content_security_policy(style=_STYLE_HASH), mimetype=HTML)
     else:
         response = jsonify(found)
     response.headers.add("Vary", "Accept, Accept-Language")
     return response
 
 
-def _readiness() -> dict[str, Any]:
+def _check_readiness() -> dict[str, Any]:
     """What is known of the database that is ready; ServiceUnavailable says why it is not."""
-    if stopping:
+    if is_draining:
         raise ServiceUnavailable("This server is stopping.", 5)
     row = database.execute(_STATE, {"tables": list(database.db.metadata.tables)})
     obstacle = schema.find_encoding_obstacle(row.server_encoding) or schema.find_obstacle(

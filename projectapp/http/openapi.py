@@ -20,7 +20,7 @@ from marshmallow import Schema, fields
 from projectapp import problems
 from projectapp.http.endpoint import HTML, Endpoint
 from projectapp.http.request_data import JSON_TYPE
-from projectapp.http.security_headers import page_policy
+from projectapp.http.security_headers import content_security_policy
 from projectapp.resources.idempotency import KEY_LENGTH
 
 bp = Blueprint("openapi", __name__)
@@ -91,19 +91,19 @@ def openapi() -> Response:
     """Read this document."""
     # Relative to where this document is: what stands before may have another host.
     servers = [{"url": request.script_root or "/"}]
-    return jsonify({**document(current_app), "servers": servers})
+    return jsonify({**build_document(current_app), "servers": servers})
 
 
 @bp.get("/docs")
 @Endpoint(scope=None, responses={200: None}, content_types=(HTML,))
 def docs() -> Response:
     """See this document as a page."""
-    policy = page_policy(script="'self'", style="'self'", connect="'self'")
+    policy = content_security_policy(script="'self'", style="'self'", connect="'self'")
     return Response(render_template("docs.html"), headers=policy, mimetype=HTML)
 
 
 @functools.cache
-def document(app: Flask) -> dict[str, Any]:
+def build_document(app: Flask) -> dict[str, Any]:
     """The OpenAPI document of every route of `app` but its static files."""
     plugin: Any = MarshmallowPlugin(schema_name_resolver=_component)
     info = {"description": _ABOUT, "license": {"name": "MIT License", "identifier": "MIT"}}

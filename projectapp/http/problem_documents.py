@@ -19,7 +19,7 @@ def _response(status: int, detail: str, headers: Any = (), **members: Any) -> Re
 
 
 def _problem(problem: Problem) -> Response:
-    members = {"details": problem.details} if problem.details else {}
+    members = {"details": problem.field_errors} if problem.field_errors else {}
     return _response(problem.status, problem.detail, problem.headers, code=problem.code, **members)
 
 

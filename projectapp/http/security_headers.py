@@ -9,7 +9,7 @@ HEADERS = {
 }
 
 
-def page_policy(**sources: str) -> dict[str, str]:
+def content_security_policy(**sources: str) -> dict[str, str]:
     """The header of a page that may load nothing but these `sources`, such as style="'self'"."""
     allowed = "".join(f"{kind}-src {source}; " for kind, source in sources.items())
     return {

@@ -80,7 +80,7 @@ def create_project(body: dict[str, Any]) -> Response:
     """
     row, is_replayed = queries.add(body, idempotency.read_claim())
     headers = {
-        "ETag": etags.etag(row.version),
+        "ETag": etags.format_etag(row.version),
         "Location": url_for("projects.get_project", project_id=row.id),
         **({"Idempotency-Replayed": "true"} if is_replayed else {}),
     }
@@ -147,7 +147,7 @@ def patch_project(project_id: UUID, body: dict[str, Any]) -> Response:
 )
 def delete_project(project_id: UUID) -> Response:
     """Delete a project."""
-    versions = etags.expected_versions()
+    versions = etags.allowed_versions()
     if not queries.remove(project_id, versions):
         raise _unmatched(project_id, versions)
     return Response(status=204)
@@ -161,7 +161,7 @@ def finish(response: Response) -> Response:
 
 
 def _change(project_id: UUID, values: dict[str, Any], merge: bool = False) -> Response:
-    versions = etags.expected_versions()
+    versions = etags.allowed_versions()
     row = queries.change(project_id, values, versions, merge)
     if not row:
         raise _unmatched(project_id, versions)
@@ -175,12 +175,12 @@ def _unmatched(project_id: UUID, versions: etags.Versions | None) -> NotFound | 
         return NotFound()
     return PreconditionFailed(
         f"The project is at version {row.version} now.",
-        headers={"ETag": etags.etag(row.version)},
+        headers={"ETag": etags.format_etag(row.version)},
     )
 
 
 def _project(row: Row) -> Response:
-    return _answer(row.body, headers={"ETag": etags.etag(row.version)})
+    return _answer(row.body, headers={"ETag": etags.format_etag(row.version)})
 
 
 def _answer(body: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:

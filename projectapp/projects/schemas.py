@@ -7,13 +7,13 @@ from marshmallow import RAISE, Schema, ValidationError, fields, pre_load, valida
 from marshmallow.validate import Length, OneOf, Range
 
 from projectapp.http.fields import (
-    Boolean,
-    Object,
+    JSONObject,
     QueryBoolean,
     QueryInteger,
+    QueryJSONObject,
     QueryList,
-    QueryObject,
     QueryTimestamp,
+    StrictBoolean,
     validate_search,
 )
 from projectapp.projects.listing import SORT_KEYS
@@ -57,9 +57,9 @@ class ProjectSchema(Schema):
         validate=Length(max=DESCRIPTION_LENGTH),
         metadata={"examples": ["Every page in Korean and English"]},
     )
-    is_active = Boolean(load_default=True, metadata=_says("False is archived."))
-    attributes = Object(
-        levels=ATTRIBUTES_LEVELS,
+    is_active = StrictBoolean(load_default=True, metadata=_says("False is archived."))
+    attributes = JSONObject(
+        max_depth=ATTRIBUTES_LEVELS,
         load_default=dict,
         metadata=_says(
             f"Free-form JSON: at most {ATTRIBUTES_BYTES} bytes and {ATTRIBUTES_LEVELS} levels.",
@@ -158,8 +158,8 @@ class ProjectQuery(Schema):
             " than their own projects, whatever they give here."
         ),
     )
-    attributes = QueryObject(
-        levels=ATTRIBUTES_LEVELS,
+    attributes = QueryJSONObject(
+        max_depth=ATTRIBUTES_LEVELS,
         metadata=_says(
             "A JSON object that the attributes contain, in the sense of PostgreSQL's @>.",
             examples=['{"team":"core"}'],
