@@ -117,29 +117,29 @@ def send(client, make_project, sql):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("body", "status"), BODIES.values(), ids=BODIES.keys())
-def test_a_bad_body_is_refused_and_stores_nothing(send, problem, method, body, status):
+def test_an_invalid_body_gets_a_problem_and_stores_nothing(send, problem, method, body, status):
     assert "The database" not in problem(send(method, body), status)["detail"]
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES.keys())
-def test_a_bad_value_is_refused_by_the_name_of_its_field(send, problem, method, values):
+def test_an_invalid_value_gets_a_400_that_names_the_field(send, problem, method, values):
     found = problem(send(method, json.dumps(values)), 400, "validation_error")
     assert (values.keys() - {"name"} or {"name"}) >= found["details"].keys() > set()
 
 
-def test_a_project_needs_a_name(send, problem):
+def test_a_project_without_a_name_gets_a_400(send, problem):
     found = problem(send("POST", "{}"), 400, "validation_error")
     assert found["details"] == {"name": ["Missing data for required field."]}
 
 
-def test_a_big_mistake_is_not_answered_at_length(send):
+def test_a_long_invalid_body_gets_a_short_problem(send):
     many = {f"unknown {n}": n for n in range(10_000)}
     assert len(send("POST", json.dumps(many)).data) < 10_000
     assert len(send("POST", json.dumps({"x" * 500_000: 1})).data) < 10_000
 
 
-def test_an_unknown_field_is_pointed_to_attributes(send, problem):
+def test_an_unknown_field_gets_a_400_that_suggests_attributes(send, problem):
     found = problem(send("POST", '{"name": "x", "status": "planning"}'), 400)
     assert found["details"] == {"status": ["Unknown field; free-form data belongs in attributes."]}
     assert found["detail"].startswith("status: ")
@@ -150,24 +150,26 @@ def test_an_unknown_field_is_pointed_to_attributes(send, problem):
     "content_type",
     [None, "", "text/plain", "application/x-www-form-urlencoded", "application/xml", "json", "*/*"],
 )
-def test_another_content_type_is_415(send, problem, method, content_type):
+def test_another_content_type_gets_a_415_with_the_accepted_types(
+    send, problem, method, content_type
+):
     answer = send(method, b'{"name": "x"}', content_type=content_type)
     problem(answer, 415, "unsupported_media_type")
     offered = answer.headers["Accept-Patch" if method == "PATCH" else "Accept"]
     assert "application/json" in offered
 
 
-def test_a_merge_patch_is_for_patch_alone(send, problem):
+def test_a_merge_patch_sent_with_put_gets_a_415(send, problem):
     problem(send("PUT", b"{}", content_type="application/merge-patch+json"), 415)
 
 
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])
-def test_parameters_and_case_of_the_content_type_do_not_matter(client, content_type):
+def test_a_content_type_with_parameters_or_upper_case_is_accepted(client, content_type):
     answer = client.post(PROJECTS, data=b'{"name": "x"}', content_type=content_type)
     assert answer.status_code == 201
 
 
-def test_an_encoded_body_is_415_and_says_what_is_accepted(send, problem):
+def test_a_compressed_body_gets_a_415_with_the_accepted_encoding(send, problem):
     answer = send("POST", gzip.compress(b'{"name": "x"}'), headers={"Content-Encoding": "gzip"})
     problem(answer, 415)
     assert answer.headers["Accept-Encoding"] == "identity"
@@ -195,18 +197,18 @@ def test_an_encoded_body_is_415_and_says_what_is_accepted(send, problem):
         ),
     ],
 )
-def test_an_id_of_any_other_shape_is_404(client, problem, method, project_id):
+def test_an_id_that_is_not_a_uuid_with_hyphens_gets_a_404(client, problem, method, project_id):
     more = {"json": {"name": "x"}} if method in ("PUT", "PATCH") else {}
     problem(client.open(f"{PROJECTS}/{project_id}", method=method, **more), 404, "not_found")
 
 
-def test_nothing_at_a_path_looks_the_same_for_every_reason(client):
+def test_every_404_has_the_same_body(client):
     answers = [client.get(f"{PROJECTS}/{i}").json for i in (SOME_ID, "1")] + [client.get("/x").json]
     assert len({json.dumps({**answer, "request_id": None}) for answer in answers}) == 1
 
 
 @pytest.mark.parametrize("levels", [1, 32])
-def test_the_limits_themselves_are_allowed(client, levels):
+def test_values_at_their_limits_are_accepted(client, levels):
     assert client.post(PROJECTS, json=nested(levels)).status_code == 201
     full = {"name": "𝄞" * 200, "description": "번" * 1000, "attributes": {"a": "x" * 16374}}
     assert client.post(PROJECTS, json=full).status_code == 201
@@ -276,7 +278,7 @@ RAW = {
 
 
 @pytest.mark.parametrize(("parts", "status"), RAW.values(), ids=RAW.keys())
-def test_a_bad_message_is_answered_with_a_problem(raw, parts, status):
+def test_a_malformed_http_message_gets_a_problem(raw, parts, status):
     head, _, body = raw(*parts).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status), head
     assert b"content-type: application/problem+json" in head.lower()
@@ -286,7 +288,7 @@ def test_a_bad_message_is_answered_with_a_problem(raw, parts, status):
     assert f"x-request-id: {found['request_id']}".encode() in head.lower()
 
 
-def test_a_chunked_body_within_the_limit_is_taken_whole(server, sql):
+def test_a_chunked_body_within_the_limit_is_accepted(server, sql):
     sent = CHUNKED.replace(b"Host: x", b"Host: x\r\nConnection: close")
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as link:
         link.sendall(sent + chunks(*(GOOD[n : n + 1] for n in range(len(GOOD)))) + b"0\r\n\r\n")
@@ -294,7 +296,7 @@ def test_a_chunked_body_within_the_limit_is_taken_whole(server, sql):
     assert sql("SELECT name FROM projects") == [("x",)]
 
 
-def test_a_huge_announced_body_is_refused_before_it_is_read(server):
+def test_a_content_length_over_the_limit_gets_a_413_before_the_body_is_sent(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as link:
         link.sendall(post(b"Content-Length: 1073741824"))  # waited for, it would be a 408
         assert link.recv(65536).startswith(b"HTTP/1.1 413 ")

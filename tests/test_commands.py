@@ -56,7 +56,7 @@ def all_lost(proxy):
 
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("harm", ["lose", "drop"])
-def test_a_created_token_whose_answer_is_lost_is_made_once_and_shown(
+def test_create_prints_one_working_token_if_the_database_answer_is_lost(
     flask, guarded, through, sql, harm, times
 ):
     lose(through, harm, "INSERT INTO api_tokens", times)
@@ -69,7 +69,7 @@ def test_a_created_token_whose_answer_is_lost_is_made_once_and_shown(
 
 @pytest.mark.parametrize(("grace", "old_status"), [("0m", 401), ("24h", 200)])
 @pytest.mark.parametrize("harm", ["lose", "drop"])
-def test_a_rotated_token_whose_answer_is_lost_is_rotated_once_and_shown(
+def test_rotate_prints_one_working_token_if_the_database_answer_is_lost(
     flask, guarded, through, old, sql, harm, grace, old_status
 ):
     lose(through, harm, "INSERT INTO api_tokens", 2)
@@ -81,7 +81,7 @@ def test_a_rotated_token_whose_answer_is_lost_is_rotated_once_and_shown(
     assert sql("SELECT count(*) FROM api_tokens") == [(2,)]
 
 
-def test_a_rotation_that_still_runs_behind_a_pooler_is_waited_for(
+def test_rotate_waits_for_its_lost_statement_that_still_runs_behind_a_pooler(
     flask, guarded, proxy, old, sql, direct_url
 ):
     """The repeat waits for the lost statement, which has then ended the old token."""
@@ -125,7 +125,9 @@ def wait_for_blocked(sql, count):
 
 
 @pytest.mark.parametrize("harm", ["lose", "drop"])
-def test_a_revoked_token_whose_answer_is_lost_is_revoked(flask, guarded, through, old, harm):
+def test_revoke_revokes_the_token_if_the_database_answer_is_lost(
+    flask, guarded, through, old, harm
+):
     lose(through, harm, "UPDATE api_tokens", 2)
     assert flask("tokens", "revoke", old[1])[:2] == (0, "CI is revoked.")
     assert all_lost(through)
@@ -133,9 +135,7 @@ def test_a_revoked_token_whose_answer_is_lost_is_revoked(flask, guarded, through
 
 
 @pytest.mark.parametrize("harm", ["lose", "drop"])
-def test_projects_are_assigned_once_and_counted_right_when_answers_are_lost(
-    flask, through, sql, harm
-):
+def test_assign_counts_each_project_once_if_database_answers_are_lost(flask, through, sql, harm):
     sql(
         "INSERT INTO projects (id, name, owner)"
         " SELECT gen_random_uuid(), 'x', CASE WHEN n % 5 = 0 THEN 'bob' END"
@@ -153,7 +153,7 @@ def test_projects_are_assigned_once_and_counted_right_when_answers_are_lost(
 
 
 @pytest.mark.parametrize("harm", ["lose", "drop"])
-def test_expired_keys_are_counted_right_when_answers_are_lost(flask, through, sql, harm):
+def test_purge_counts_each_expired_key_once_if_database_answers_are_lost(flask, through, sql, harm):
     sql(
         "INSERT INTO idempotency_keys (scope, key, fingerprint, created_at, id, version, body)"
         " SELECT '', n::text, '', now() - (n <= 2500)::integer * interval '25 hours'"
@@ -168,7 +168,7 @@ def test_expired_keys_are_counted_right_when_answers_are_lost(flask, through, sq
     assert sql("SELECT count(*) FROM idempotency_keys") == [(10,)]
 
 
-def test_keys_that_expired_at_the_same_time_are_all_counted(flask, sql):
+def test_purge_counts_all_keys_that_expired_at_the_same_time(flask, sql):
     sql(
         "INSERT INTO idempotency_keys (scope, key, fingerprint, created_at, id, version, body)"
         " SELECT '', n::text, '', now() - interval '25 hours', gen_random_uuid(), 1, '{}'"
@@ -179,7 +179,7 @@ def test_keys_that_expired_at_the_same_time_are_all_counted(flask, sql):
 
 @pytest.mark.parametrize("harm", ["lose", "drop"])
 @pytest.mark.parametrize("command", ["create", "rotate"])
-def test_a_token_of_unknown_fate_is_had_by_what_the_message_says(
+def test_the_remedy_for_an_unknown_outcome_gives_one_working_token(
     flask, guarded, proxy, old, sql, harm, command
 ):
     arguments = CREATE if command == "create" else ("tokens", "rotate", old[1], "--grace", "0m")
@@ -208,7 +208,7 @@ def test_a_token_of_unknown_fate_is_had_by_what_the_message_says(
         (("idempotency", "purge"), "DELETE FROM idempotency_keys", "0 expired keys are gone."),
     ],
 )
-def test_a_command_of_unknown_outcome_says_so_and_can_be_run_again(
+def test_a_command_with_an_unknown_outcome_reports_it_and_can_be_run_again(
     flask, proxy, old, sql, arguments, words, reply
 ):
     sql("INSERT INTO projects (id, name) VALUES (gen_random_uuid(), 'x')")
@@ -226,7 +226,7 @@ def test_a_command_of_unknown_outcome_says_so_and_can_be_run_again(
     assert flask(*arguments)[:2] == (0, reply)
 
 
-def test_a_command_without_a_database_says_where_to_look(flask, proxy):
+def test_a_command_without_a_database_suggests_flask_doctor(flask, proxy):
     proxy.refuses = True
     code, out, err = flask(*CREATE)
     assert (code, out) == (1, "")

@@ -22,7 +22,7 @@ def send(client, method, url, body, **headers):
 
 @pytest.mark.parametrize("tags", ['"1"', 'W/"1"', '"9", "1"', '"9" ,\t"1" ,', "*", " * "])
 @pytest.mark.parametrize("method", ["get", "head"])
-def test_if_none_match_answers_304(client, url, method, tags):
+def test_a_read_with_the_current_etag_in_if_none_match_gets_a_304(client, url, method, tags):
     answer = getattr(client, method)(url, headers={"If-None-Match": tags})
     assert (answer.status_code, answer.data) == (304, b"")
     assert answer.headers["ETag"] == '"1"'
@@ -30,13 +30,13 @@ def test_if_none_match_answers_304(client, url, method, tags):
 
 
 @pytest.mark.parametrize("tags", ['"2"', '"11"', '""', 'W/"01"'])
-def test_if_none_match_with_another_tag_answers_200(client, url, tags):
+def test_a_read_with_another_etag_in_if_none_match_gets_a_200(client, url, tags):
     assert client.get(url, headers={"If-None-Match": tags}).status_code == 200
 
 
 @pytest.mark.parametrize(("method", "body"), CHANGES)
 @pytest.mark.parametrize("tags", ['"1"', '"9", "1"', "*"])
-def test_if_match_lets_the_version_pass(client, url, method, body, tags):
+def test_a_write_with_the_current_etag_in_if_match_succeeds(client, url, method, body, tags):
     assert send(client, method, url, body, **{"If-Match": tags}).status_code in (200, 204)
 
 
@@ -44,7 +44,7 @@ def test_if_match_lets_the_version_pass(client, url, method, body, tags):
 @pytest.mark.parametrize(
     "tags", ['"2"', 'W/"1"', '"01"', '"x"', '""', '"99999999999999999999"', f'"{2**31}"']
 )
-def test_if_match_refuses_any_other_and_tells_the_current_tag(
+def test_a_write_with_another_etag_in_if_match_gets_a_412_with_the_current_one(
     client, url, problem, method, body, tags
 ):
     answer = send(client, method, url, body, **{"If-Match": tags})
@@ -54,14 +54,16 @@ def test_if_match_refuses_any_other_and_tells_the_current_tag(
 
 
 @pytest.mark.parametrize(("method", "body"), CHANGES)
-def test_if_match_on_a_missing_project_is_404(client, url, problem, method, body):
+def test_if_match_on_a_missing_project_gets_a_404(client, url, problem, method, body):
     client.delete(url)
     problem(send(client, method, url, body, **{"If-Match": '"1"'}), 404, "not_found")
 
 
 @pytest.mark.parametrize(("method", "body"), CHANGES)
 @pytest.mark.parametrize("tags", MALFORMED)
-def test_a_malformed_if_match_changes_nothing(client, url, problem, method, body, tags):
+def test_a_write_with_a_malformed_if_match_gets_a_400_and_changes_nothing(
+    client, url, problem, method, body, tags
+):
     assert (
         "If-Match" in problem(send(client, method, url, body, **{"If-Match": tags}), 400)["detail"]
     )
@@ -69,13 +71,15 @@ def test_a_malformed_if_match_changes_nothing(client, url, problem, method, body
 
 
 @pytest.mark.parametrize("tags", MALFORMED)
-def test_a_malformed_if_none_match_is_400(client, url, problem, tags):
+def test_a_read_with_a_malformed_if_none_match_gets_a_400(client, url, problem, tags):
     problem(client.get(url, headers={"If-None-Match": tags}), 400, "bad_request")
 
 
 @pytest.mark.parametrize(("method", "body"), CHANGES)
 @pytest.mark.parametrize("tags", MALFORMED)
-def test_a_malformed_if_none_match_changes_nothing(client, url, problem, method, body, tags):
+def test_a_write_with_a_malformed_if_none_match_gets_a_400_and_changes_nothing(
+    client, url, problem, method, body, tags
+):
     for other in ({}, {"If-Match": '"1"'}):
         answer = send(client, method, url, body, **{"If-None-Match": tags, **other})
         assert "If-None-Match" in problem(answer, 400, "bad_request")["detail"]
@@ -85,7 +89,7 @@ def test_a_malformed_if_none_match_changes_nothing(client, url, problem, method,
 @pytest.mark.parametrize(("method", "body"), CHANGES)
 @pytest.mark.parametrize("tags", ["*", ' "1"', 'W/"1"', '"9", W/"1", "x"'])
 @pytest.mark.parametrize("wanted", [None, "*", '"1"', '"1", "2"'])
-def test_if_none_match_refuses_to_write_the_versions_it_names(
+def test_a_write_with_the_current_etag_in_if_none_match_gets_a_412(
     client, url, problem, method, body, tags, wanted
 ):
     headers = {"If-None-Match": tags, **({"If-Match": wanted} if wanted else {})}
@@ -98,7 +102,9 @@ def test_if_none_match_refuses_to_write_the_versions_it_names(
 @pytest.mark.parametrize(("method", "body"), CHANGES)
 @pytest.mark.parametrize("tags", ['"2"', '"2", W/"3"', '"x"', '""', 'W/"01"', f'"{2**31}"'])
 @pytest.mark.parametrize("wanted", [None, "*", '"1"', '"1", "2"'])
-def test_if_none_match_with_other_tags_lets_a_write_pass(client, url, method, body, tags, wanted):
+def test_a_write_with_other_etags_in_if_none_match_succeeds(
+    client, url, method, body, tags, wanted
+):
     headers = {"If-None-Match": tags, **({"If-Match": wanted} if wanted else {})}
     assert send(client, method, url, body, **headers).status_code in (200, 204)
     if body:
@@ -106,7 +112,7 @@ def test_if_none_match_with_other_tags_lets_a_write_pass(client, url, method, bo
 
 
 @pytest.mark.parametrize(("method", "body"), CHANGES)
-def test_an_if_match_that_fails_refuses_whatever_if_none_match_says(
+def test_a_write_with_another_etag_in_if_match_gets_a_412_for_any_if_none_match(
     client, url, problem, method, body
 ):
     for tags in ("*", '"1"', '"3"'):
@@ -116,18 +122,20 @@ def test_an_if_match_that_fails_refuses_whatever_if_none_match_says(
 
 @pytest.mark.parametrize(("method", "body"), CHANGES)
 @pytest.mark.parametrize("tags", ["*", '"1"'])
-def test_if_none_match_on_a_missing_project_is_404(client, url, problem, method, body, tags):
+def test_if_none_match_on_a_missing_project_gets_a_404(client, url, problem, method, body, tags):
     client.delete(url)
     problem(send(client, method, url, body, **{"If-None-Match": tags}), 404, "not_found")
 
 
-def test_if_none_match_on_a_create_is_ignored(client):
+def test_a_create_ignores_if_none_match(client):
     """The new project has an id of its own, so no representation of it can be there already."""
     answer = client.post(PROJECTS, json={"name": "x"}, headers={"If-None-Match": "*"})
     assert answer.status_code == 201
 
 
-def test_a_write_that_waits_compares_if_none_match_with_what_it_finds_then(app, client, url, sql):
+def test_a_write_that_waited_for_a_lock_compares_if_none_match_with_the_new_version(
+    app, client, url, sql
+):
     """The version that it names comes about while the write waits for the row's lock."""
     sql("BEGIN")
     sql("UPDATE projects SET version = 2")
@@ -141,7 +149,7 @@ def test_a_write_that_waits_compares_if_none_match_with_what_it_finds_then(app, 
     assert client.get(url).json["name"] == "A project"
 
 
-def test_of_racing_editors_one_wins_each_version(app, client, url):
+def test_of_simultaneous_writes_with_the_same_if_match_one_succeeds(app, client, url):
     def edit(n):
         answer = app.test_client().put(url, json={"name": f"by {n}"}, headers={"If-Match": '"1"'})
         return answer.status_code
@@ -152,7 +160,7 @@ def test_of_racing_editors_one_wins_each_version(app, client, url):
     assert client.get(url).json["version"] == 2
 
 
-def test_racing_changes_without_if_match_all_count(app, client, url):
+def test_simultaneous_patches_without_if_match_all_take_effect(app, client, url):
     def edit(n):
         return app.test_client().patch(url, json={"attributes": {str(n): n}}).status_code
 

@@ -49,11 +49,11 @@ def seen(make_app, caplog):
 
 
 @pytest.mark.parametrize("peer", ["1.2.3.4", "2001:db8::7", "11.0.0.1", "", "::ffff:1.2.3.4"])
-def test_nobody_else_is_believed(seen, peer):
+def test_headers_of_a_peer_that_is_not_trusted_are_ignored(seen, peer):
     assert seen(peer, "9.9.9.9", "https") == (peer, False)
 
 
-def test_without_trusted_proxies_nobody_is_believed(app):
+def test_without_trusted_proxies_forwarded_headers_are_ignored(app):
     answer = app.test_client().get("/health", headers={"X-Forwarded-Proto": "https"})
     assert HSTS not in answer.headers
 
@@ -86,15 +86,17 @@ def test_without_trusted_proxies_nobody_is_believed(app):
         ("9.9.9.9" + ", 10.0.0.2" * 5000, "9.9.9.9"),
     ],
 )
-def test_the_client_is_the_last_address_that_no_trusted_proxy_has(seen, forwarded, address):
+def test_the_client_is_the_last_forwarded_address_that_is_not_a_trusted_proxy(
+    seen, forwarded, address
+):
     assert seen("10.0.0.1", forwarded) == (address, False)
 
 
-def test_a_trusted_proxy_is_known_by_a_mapped_address(seen):
+def test_a_trusted_proxy_with_an_ipv4_mapped_address_is_trusted(seen):
     assert seen("::ffff:10.0.0.1", "9.9.9.9", "https") == ("9.9.9.9", True)
 
 
-def test_nothing_that_a_client_sends_hides_its_address(seen):
+def test_no_forwarded_header_of_a_client_hides_its_address(seen):
     chance = random.Random(1)  # noqa: S311
     for _ in range(300):
         sent = "".join(chance.choices('0123456789afF:.,[]%" \xff', k=chance.randrange(30)))
@@ -109,11 +111,11 @@ def test_nothing_that_a_client_sends_hides_its_address(seen):
         *(("http", False), ("https, http", False), ("wss", False), ("", False), ("https,", False)),
     ],
 )
-def test_the_scheme_is_what_the_trusted_proxy_says_last(seen, proto, is_secure):
+def test_the_last_forwarded_scheme_of_a_trusted_proxy_counts(seen, proto, is_secure):
     assert seen("10.0.0.1", "9.9.9.9", proto) == ("9.9.9.9", is_secure)
 
 
-def test_other_headers_are_not_believed(seen):
+def test_other_forwarding_headers_are_ignored(seen):
     other = {
         "Forwarded": "for=6.6.6.6;proto=https",
         "X-Forwarded-Ssl": "on",
@@ -122,7 +124,7 @@ def test_other_headers_are_not_believed(seen):
     assert seen("10.0.0.1", "9.9.9.9", **other) == ("9.9.9.9", False)
 
 
-def test_everybody_cannot_be_trusted():
+def test_trusted_proxies_that_contain_every_address_are_a_config_error():
     for text in ("0.0.0.0/0", "10.0.0.0/8,::/0", "10.0.0.1/8", "proxy", ","):
         with pytest.raises(config.ConfigError, match="TRUSTED_PROXIES must be a comma list"):
             config.load_config({"TRUSTED_PROXIES": text})
@@ -151,7 +153,7 @@ def paths_of(client, prefix):
 
 
 @pytest.mark.parametrize("prefix", ["", "/backend", "/a/b"])
-def test_all_urls_have_the_prefix_that_the_application_is_mounted_at(app, sql, prefix):
+def test_all_urls_have_the_prefix_of_the_mount_point(app, sql, prefix):
     mounted = DispatcherMiddleware(NotFound(), {prefix: app}) if prefix else app
     client = Client(mounted)
     paths = paths_of(client, prefix)
@@ -192,7 +194,7 @@ def below(serve):
 
 
 @pytest.mark.parametrize("sent", ["/backend", ""], ids=["kept", "removed by a proxy"])
-def test_under_script_name_all_urls_have_it_whether_a_proxy_passes_it_on(below, sql, sent):
+def test_all_urls_have_script_name_whether_or_not_a_proxy_removes_it(below, sql, sent):
     paths = paths_of(below, sent)
     assert len(paths) > 20
     for path in paths:
@@ -200,7 +202,7 @@ def test_under_script_name_all_urls_have_it_whether_a_proxy_passes_it_on(below, 
         assert below.get(path).status_code == 200, path
 
 
-def test_under_script_name_another_path_is_404(below):
+def test_with_script_name_a_path_outside_it_gets_a_404(below):
     for path in ("/backendx", "/backendhealth", "/x/backend/health", "/backend/backend/health"):
         answer = below.get(path)
         assert (answer.status_code, answer.json["error"]) == (404, "not_found")
@@ -214,7 +216,7 @@ def test_under_script_name_another_path_is_404(below):
         *("/api", "/api/v1/projects", "/docs/", "/health", "/openapi.json"),  # a proxy may cut it
     ],
 )
-def test_a_script_name_that_is_no_prefix_is_refused(text):
+def test_an_invalid_script_name_is_a_config_error(text):
     with pytest.raises(config.ConfigError, match="SCRIPT_NAME must be a path such as /backend"):
         config.load_config({"SCRIPT_NAME": text})
     assert config.load_config({"SCRIPT_NAME": "/"}).SCRIPT_NAME == ""
@@ -230,7 +232,7 @@ def exchange(link, *lines):
     return answer.decode()
 
 
-def test_gunicorn_believes_nobody_of_itself(serve, tmp_path):
+def test_gunicorn_ignores_forwarded_headers_by_itself(serve, tmp_path):
     get = ("GET /health HTTP/1.1", "Host: x")
     path = tmp_path / "socket"
     bind = ("--bind", f"unix:{path}", "--bind", f"127.0.0.1:{free_port()}")
@@ -253,7 +255,7 @@ def test_gunicorn_believes_nobody_of_itself(serve, tmp_path):
                 assert HSTS not in answer, (sent, answer)
 
 
-def test_gunicorn_hands_on_what_a_trusted_proxy_says(serve):
+def test_under_gunicorn_headers_of_a_trusted_proxy_are_used(serve):
     with serve(TRUSTED_PROXIES="127.0.0.1", AUTH="tokens", LOG_FORMAT="json") as server:
         with socket.create_connection(("127.0.0.1", server.port)) as link:
             answer = exchange(
@@ -274,13 +276,13 @@ def test_gunicorn_hands_on_what_a_trusted_proxy_says(serve):
         *(("GET", "/static/docs/show.js", 200), ("GET", "/static/nothing", 404)),
     ],
 )
-def test_security_headers_stand_on_every_answer(client, method, path, status):
+def test_every_response_has_security_headers(client, method, path, status):
     with client.open(path, method=method) as answer:
         assert answer.status_code == status
         assert HEADERS.items() <= dict(answer.headers).items()
 
 
-def test_security_headers_stand_on_a_500_too(make_app, monkeypatch):
+def test_a_500_has_security_headers(make_app, monkeypatch):
     app = make_app()
     monkeypatch.setitem(app.view_functions, "health.health", lambda: 1 / 0)
     answer = app.test_client().get("/health")
@@ -291,7 +293,7 @@ def test_security_headers_stand_on_a_500_too(make_app, monkeypatch):
 @pytest.mark.parametrize(
     "line", ["GET / HTTP/9.9", "GET /", "G(T / HTTP/1.1", "GET /" + "x" * 9000]
 )
-def test_security_headers_stand_on_what_gunicorn_answers_itself(server, line):
+def test_errors_that_gunicorn_sends_have_security_headers(server, line):
     with socket.create_connection(("127.0.0.1", server.port)) as link:
         answer = exchange(link, line, "Host: x")
     head = answer.partition("\r\n\r\n")[0].split("\r\n")
@@ -308,7 +310,7 @@ def test_security_headers_stand_on_what_gunicorn_answers_itself(server, line):
         ["GET s3cret HTTP/1.1", "Host: x"],
     ],
 )
-def test_of_a_broken_request_nothing_is_quoted_in_the_log(server, lines):
+def test_the_log_does_not_quote_a_malformed_request(server, lines):
     told = server.log.read_text().count("Invalid request from ip=127.0.0.1: ")
     with socket.create_connection(("127.0.0.1", server.port)) as link:
         exchange(link, *lines)
@@ -317,7 +319,7 @@ def test_of_a_broken_request_nothing_is_quoted_in_the_log(server, lines):
     assert "s3cret" not in log
 
 
-def test_what_may_be_done_is_only_what_is_needed(client):
+def test_content_security_policies_allow_nothing_by_default(client):
     assert HEADERS["Content-Security-Policy"].startswith("default-src 'none';")
     with client.get("/docs") as page:
         policy = page.headers["Content-Security-Policy"]
@@ -327,12 +329,12 @@ def test_what_may_be_done_is_only_what_is_needed(client):
     assert {"X-Content-Type-Options", "Referrer-Policy"} <= set(page.headers.keys())
 
 
-def test_only_what_came_over_tls_asks_for_tls(client):
+def test_hsts_is_sent_only_over_tls(client):
     assert client.get("/health", base_url="https://x").headers[HSTS] == "max-age=31536000"
     assert HSTS not in client.get("/health").headers
 
 
-def test_no_server_tells_its_version(server, app):
+def test_the_server_header_has_no_version(server, app):
     told = [server.request("GET", path)[1] for path in ("/health", "/nowhere")]
     development = make_server("127.0.0.1", free_port(), app)
     thread = threading.Thread(target=development.handle_request)
@@ -346,7 +348,7 @@ def test_no_server_tells_its_version(server, app):
         assert "x-powered-by" not in headers
 
 
-def test_what_a_caller_may_see_is_kept_for_that_caller(guarded, bearer):
+def test_responses_to_a_caller_are_private_in_caches(guarded, bearer):
     may, reads = bearer(), bearer(scopes="projects:read")
     path = guarded.post(PROJECTS, json={"name": "x"}, headers=may).headers["Location"]
     for status, method, url, headers in (
@@ -372,7 +374,7 @@ def test_what_a_caller_may_see_is_kept_for_that_caller(guarded, bearer):
     assert "Cache-Control" not in public.headers
 
 
-def test_a_503_is_kept_for_its_caller_too(make_app):
+def test_a_503_to_a_caller_is_private_in_caches(make_app):
     away = f"postgresql://someone@127.0.0.1:{free_port()}/test"
     client = make_app(AUTH="tokens", DATABASE_URL=away).test_client()
     headers = {"Authorization": f"Bearer {tokens.new_token()}"}
@@ -381,13 +383,13 @@ def test_a_503_is_kept_for_its_caller_too(make_app):
     assert "Authorization" in answer.headers.getlist("Vary")
 
 
-def test_without_callers_answers_are_for_everybody(client):
+def test_without_auth_responses_are_not_private(client):
     answer = client.get(PROJECTS)
     assert answer.headers["Cache-Control"] == "no-cache"
     assert "Authorization" not in answer.headers.getlist("Vary")
 
 
-def test_a_web_page_may_read_the_challenge(make_app):
+def test_cors_exposes_www_authenticate(make_app):
     client = make_app(AUTH="tokens", ALLOWED_ORIGINS="https://a.example").test_client()
     answer = client.get(PROJECTS, headers={"Origin": "https://a.example"})
     assert answer.headers["WWW-Authenticate"] == "Bearer"
@@ -398,7 +400,7 @@ def test_a_web_page_may_read_the_challenge(make_app):
 @pytest.mark.parametrize(
     "path", ["/docs", "/docs/", "/openapi.json", "/static/docs/show.js", "/static/docs/page.css"]
 )
-def test_closed_docs_are_as_if_they_were_not_there(make_app, path, method):
+def test_with_docs_off_the_docs_paths_look_like_unknown_paths(make_app, path, method):
     client = make_app(DOCS="off").test_client()
     preflight = {"Origin": "http://x", "Access-Control-Request-Method": "GET"}
     for headers in ({}, preflight):
@@ -411,7 +413,7 @@ def test_closed_docs_are_as_if_they_were_not_there(make_app, path, method):
     assert client.get(path).status_code == 404
 
 
-def test_closed_docs_are_not_linked(make_app):
+def test_with_docs_off_the_root_does_not_link_to_them(make_app):
     client = make_app(DOCS="off").test_client()
     links = client.get("/").json["links"]
     assert links == {"projects": PROJECTS, "health": "/health", "ready": "/ready"}
@@ -419,7 +421,9 @@ def test_closed_docs_are_not_linked(make_app):
     assert sorted(re.findall(r'href="(/[^"]*)"', page)) == sorted(links.values())
 
 
-def test_ready_without_detail_says_yes_or_no(make_app, sql, direct_url, problem, caplog):
+def test_with_ready_details_off_ready_returns_only_the_status(
+    make_app, sql, direct_url, problem, caplog
+):
     caplog.set_level(logging.INFO)
     closed = {"READY_DETAILS": "off"}
     answer = make_app(**closed).test_client().get("/ready")
@@ -435,7 +439,7 @@ def test_ready_without_detail_says_yes_or_no(make_app, sql, direct_url, problem,
         assert why in caplog.text
 
 
-def test_what_ready_always_says_is_what_the_document_requires(make_app, sql):
+def test_ready_always_has_the_members_that_the_document_requires(make_app, sql):
     for detail in ("on", "off"):
         client = make_app(READY_DETAILS=detail).test_client()
         described = client.get("/openapi.json").json["components"]["schemas"]["Ready"]
@@ -443,7 +447,7 @@ def test_what_ready_always_says_is_what_the_document_requires(make_app, sql):
         assert set(described["required"]) <= found.keys() <= described["properties"].keys()
 
 
-def test_a_view_that_does_not_say_who_may_call_it_is_not_served(make_app, monkeypatch):
+def test_a_view_without_an_endpoint_declaration_is_a_type_error(make_app, monkeypatch):
     unguarded = Blueprint("projects", __name__)
     unguarded.add_url_rule("/secrets", "secrets", lambda: "all of them")
     monkeypatch.setattr(projects, "bp", unguarded)

@@ -1,4 +1,4 @@
-"""marshmallow fields as strict as the contract: JSON's own types, one notation in a query."""
+"""Strict marshmallow fields: no other JSON type is converted, and a query has one notation."""
 
 import re
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ _RFC3339 = re.compile(
 
 
 class StrictBoolean(fields.Boolean):
-    """JSON true or false and nothing like them."""
+    """JSON true or false. Strings and numbers are invalid."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
         if not isinstance(value, bool):
@@ -25,7 +25,10 @@ class StrictBoolean(fields.Boolean):
 
 
 class JSONObject(fields.Dict):
-    """A free-form JSON object; it and what it contains have at most `max_depth` levels."""
+    """A free-form JSON object. It and the objects and arrays in it have at most `max_depth` levels.
+
+    It alone has one level.
+    """
 
     def __init__(self, max_depth: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -33,9 +36,9 @@ class JSONObject(fields.Dict):
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, dict):
-            raise ValidationError("Must be an object.")
+            raise ValidationError("Must be a JSON object.")
         if _exceeds_depth(value, self.max_depth):
-            raise ValidationError(f"Nested deeper than {self.max_depth} levels.")
+            raise ValidationError(f"Must have at most {self.max_depth} levels.")
         return value
 
 
@@ -63,9 +66,10 @@ class QueryInteger(fields.Integer):
 
 
 class QueryTimestamp(fields.DateTime):
-    """An RFC 3339 timestamp with its offset; a `+` that a URL turned into a space is understood.
+    """An RFC 3339 timestamp with an offset, converted to UTC.
 
-    What is finer than a microsecond is cut off.
+    A space before the offset is read as `+`, because decoding a query turns `+` into a space.
+    Digits after the microseconds are dropped.
     """
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> datetime:
@@ -74,16 +78,16 @@ class QueryTimestamp(fields.DateTime):
                 raise ValueError
             date, time, fraction, offset = match.groups()
             offset = offset.upper().replace("Z", "+00:00").replace(" ", "+")
-            found = datetime.fromisoformat(f"{date}T{time}{fraction or ''}{offset}")
-            return found.astimezone(UTC)  # PostgreSQL knows no offset beyond 15:59
+            timestamp = datetime.fromisoformat(f"{date}T{time}{fraction or ''}{offset}")
+            return timestamp.astimezone(UTC)  # PostgreSQL rejects offsets beyond 15:59
         except (ValueError, OverflowError):
             raise ValidationError(
-                "Must be an RFC 3339 timestamp with offset, such as 2026-01-31T09:00:00Z."
+                "Must be an RFC 3339 timestamp with an offset, such as 2026-01-31T09:00:00Z."
             ) from None
 
 
 class QueryList(fields.List[str]):
-    """Names out of `choices`, each at most once: separated by commas, or in repeated parameters."""
+    """A list of names from `choices`: separated by commas, or in a repeated parameter."""
 
     def __init__(self, choices: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(fields.String(validate=OneOf(choices)), **kwargs)
@@ -93,12 +97,14 @@ class QueryList(fields.List[str]):
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> list[str | None]:
         names: list[str | None] = value.split(",")
         if not set(names) <= set(self.choices) or len(set(names)) < len(names):
-            raise ValidationError(f"Must be some of {', '.join(self.choices)}, each once.")
+            raise ValidationError(
+                f"Must be some of {', '.join(self.choices)}: separated by commas, each only once."
+            )
         return names
 
 
 class QueryJSONObject(JSONObject):
-    """A JSON object as text, as strict as in a body."""
+    """A JSON object as text, parsed as strictly as a body."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
         try:

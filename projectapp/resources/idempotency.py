@@ -21,10 +21,10 @@ from sqlalchemy.orm import Mapped, mapped_column
 from projectapp import database
 from projectapp.auth import current_owner
 from projectapp.database import Row, db
+from projectapp.http.headers import IDEMPOTENCY_KEY_LENGTH as KEY_LENGTH
 from projectapp.problems import BadRequest, Conflict, IdempotencyKeyReused, LockTimeout
 from projectapp.request_state import request_state
 
-KEY_LENGTH = 255
 _KEPT = "interval '24 hours'"
 _SWEPT = 2  # expired keys that go with each new one: more than come, and nothing one would notice
 
