@@ -330,7 +330,9 @@ def test_a_failure_is_a_structured_event(guarded, bearer, caplog, sql):
     ]
     assert '"event": "authn_fail", "reason": "no credentials"' in anonymous
     assert '"address": "127.0.0.1"' in anonymous
-    assert '"event": "authz_fail", "reason": "This needs the scope projects:write."' in scope
+    assert (
+        '"event": "authz_fail", "reason": "This request needs the scope projects:write."' in scope
+    )
     assert '"caller": "alice", "credential": "token 0' in scope
     assert '"event": "authn_fail"' in revoked
     assert '"caller": "bob"' in revoked
