@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 CONTENT_TYPE = "application/problem+json"
-INTERNAL_ERROR_DETAIL = "Internal error. The server's log has its cause under this request_id."
+INTERNAL_ERROR_DETAIL = "Internal error. The server's log contains the cause with this request_id."
 
 
 class Problem(Exception):
@@ -142,7 +142,7 @@ class LockTimeout(ServiceUnavailable):
 
 
 class OutcomeUnknown(ServiceUnavailable):
-    """The database's answer to a write was lost, and we could not find out whether it happened.
+    """The database's answer to a write was lost, and we could not find out if the write happened.
 
     `remedy` tells the user of a command what to do, if running it again is not enough.
     """
@@ -151,7 +151,7 @@ class OutcomeUnknown(ServiceUnavailable):
     summary = "The connection to the database was lost: the change may or may not have been made."
 
     def __init__(self, remedy: str | None = None) -> None:
-        advice = "Read the data first, or repeat the request with the same Idempotency-Key."
+        advice = "If you sent an Idempotency-Key, repeat the request with it. Otherwise read the data first."
         super().__init__(f"{self.summary} {advice}", 1)
         self.remedy = remedy
 

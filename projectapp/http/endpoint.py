@@ -22,7 +22,7 @@ HTML = "text/html"
 class Endpoint:
     """Decorates a view with a declaration of its input and output.
 
-    - `scope`: the scope that the caller needs; None admits every caller, without a token too.
+    - `scope`: the scope that the caller needs; None admits every request, even without a token.
     - `responses`: the schema of the body by status; None means no body, or one without a schema.
     - `query`, `body`: schemas that validate the request before the view runs. The view gets the
       validated values as the argument of that name.

@@ -35,8 +35,8 @@ def allowed_versions() -> Versions | None:
     """Return the versions that the request allows a write to change, or None for any version.
 
     If-Match and If-None-Match must both allow a version (RFC 9110, 13.2.2). If-Match compares
-    strongly: weak ETags match nothing. If-None-Match compares weakly. ETags of another form than
-    ours match nothing. Raises BadRequest if a header is malformed.
+    strongly: weak ETags match nothing. If-None-Match compares weakly. An ETag that is not a version
+    matches nothing. Raises BadRequest if a header is malformed.
     """
     if_match, if_none_match = _read_etags("If-Match"), _read_etags("If-None-Match")
     if if_none_match == "*":

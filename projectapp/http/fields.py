@@ -1,4 +1,4 @@
-"""Strict marshmallow fields: no other JSON type is converted, and a query has one notation."""
+"""Strict marshmallow fields: no conversion of JSON types, one notation of each type in a query."""
 
 import re
 from datetime import UTC, datetime
@@ -25,10 +25,7 @@ class StrictBoolean(fields.Boolean):
 
 
 class JSONObject(fields.Dict):
-    """A free-form JSON object. It and the objects and arrays in it have at most `max_depth` levels.
-
-    It alone has one level.
-    """
+    """A free-form JSON object of at most `max_depth` levels: {} has one, {"a": []} has two."""
 
     def __init__(self, max_depth: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -98,7 +95,7 @@ class QueryList(fields.List[str]):
         names: list[str | None] = value.split(",")
         if not set(names) <= set(self.choices) or len(set(names)) < len(names):
             raise ValidationError(
-                f"Must be some of {', '.join(self.choices)}: separated by commas, each only once."
+                f"Must be a comma-separated list, without duplicates, of {', '.join(self.choices)}."
             )
         return names
 

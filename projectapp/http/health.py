@@ -1,4 +1,4 @@
-"""Health checks, and the links of this service."""
+"""Health checks, and links to all parts of this service."""
 
 import logging
 from base64 import b64encode
@@ -49,7 +49,7 @@ class ReadySchema(Schema):
     )
     durable = fields.Boolean(
         metadata={
-            "description": f"False if one of {', '.join(_DURABILITY_SETTINGS)} is off.",
+            "description": f"False if PostgreSQL has {' or '.join(_DURABILITY_SETTINGS)} off.",
             "optional": True,
         }
     )
@@ -82,10 +82,9 @@ def health() -> Response:
 def ready() -> Response:
     """Check that the server can serve requests.
 
-    The database must be reachable and writable, and its schema must have at least the revision of
-    this release. A newer schema is normal during a rollout. If `durable` is false, a crash of the
-    database may lose writes that it has confirmed. An operator can hide `schema`, `durable` and the
-    reason of a 503.
+    The database must be reachable and writable. Its schema must have the revision of this release
+    or a newer one, which is normal during a rollout. If `durable` is false, a crash of the database
+    may lose confirmed writes. The operator can hide `schema`, `durable` and the reason of a 503.
     """
     if current_app.config["READY_DETAILS"]:
         return jsonify(status="ready", **_check_readiness())
@@ -131,7 +130,7 @@ def root() -> Response:
 
 
 def _resource_paths() -> dict[str, str]:
-    """Return the path of each resource that can be read without an id, by the resource's name."""
+    """Return the path of each resource's list by the name of the resource, such as projects."""
     paths: dict[str, str] = {}
     for rule in current_app.url_map.iter_rules():
         endpoint = getattr(current_app.view_functions[rule.endpoint], "endpoint", None)

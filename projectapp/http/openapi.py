@@ -40,7 +40,9 @@ class ProblemSchema(Schema):
     title = fields.String()
     status = fields.Integer()
     detail = fields.String()
-    error = fields.String(metadata={"description": "A code that does not change."})
+    error = fields.String(
+        metadata={"description": "A stable code for programs, such as `not_found`."}
+    )
     message = fields.String(metadata={"description": "The same text as `detail`."})
     details = fields.Dict(
         metadata={"description": "The messages of each field or parameter.", "optional": True}
@@ -195,7 +197,7 @@ def _register_security_scheme(credentials: str, spec: APISpec) -> None:
         "type": "http",
         "scheme": "bearer",
         "bearerFormat": credentials,
-        "description": f"{credentials}. It needs the scope of the operation, or RESOURCE:all.",
+        "description": f"{credentials} with the scope that the operation lists, or RESOURCE:all.",
     }
     spec.components.security_scheme("bearer", scheme)
 

@@ -59,7 +59,7 @@ def add_request_id(record: logging.LogRecord) -> bool:
 
 def log_refusal(status: int, client_request_id: str) -> str:
     """Log a request that gunicorn refused before the application got it; return its request id."""
-    request_id = _valid_request_id(client_request_id)
+    request_id = _choose_request_id(client_request_id)
     _log_request("-", "(unread)", status, 0, request_id=request_id)
     return request_id
 
@@ -68,7 +68,7 @@ def _start_request() -> None:
     # With our gunicorn worker the time that a request waited for a thread counts, too.
     started_at = request.environ.get("projectapp.arrived", time.monotonic())
     g.state = RequestState(
-        request_id=_valid_request_id(request.headers.get("X-Request-ID", "")),
+        request_id=_choose_request_id(request.headers.get("X-Request-ID", "")),
         started_at=started_at,
         deadline=started_at + current_app.config["REQUEST_TIMEOUT"],
     )
@@ -78,7 +78,7 @@ def _finish_request(response: Response) -> Response:
     state = request_state()
     response.headers.add("X-Request-ID", state.request_id)
     milliseconds = round((time.monotonic() - state.started_at) * 1000, 1)
-    # The template, because a path may contain what is not for logs.
+    # The template of the route, because the path itself may contain a secret.
     path = request.url_rule.rule if request.url_rule else "(unknown route)"
     extra = {"request_id": state.request_id, **caller_fields()}
     _log_request(request.method, path, response.status_code, milliseconds, **extra)
@@ -91,6 +91,6 @@ def _log_request(method: str, path: str, status: int, milliseconds: float, **ext
     access_log.info("%s %s %s %s ms", *values, extra=extra)
 
 
-def _valid_request_id(client_request_id: str) -> str:
+def _choose_request_id(client_request_id: str) -> str:
     is_valid = _VALID_REQUEST_ID.fullmatch(client_request_id)
     return client_request_id if is_valid else secrets.token_hex(16)
