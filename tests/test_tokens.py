@@ -92,11 +92,11 @@ def test_a_token_ends_when_it_was_told_to(flask, sql, expires, days):
         ("--scope", "", "A comma list of some of"),
         ("--expires", "soon", "such as 90d"),
         ("--expires", "-1d", "such as 90d"),
-        ("--name", "", "1 to 100 characters"),
-        ("--name", "x" * 101, "1 to 100 characters"),
-        ("--owner", "a\nb", "1 to 255 characters"),
-        ("--owner", "x" * 256, "1 to 255 characters"),
-        *(("--owner", f"a{bad}", "1 to 255 characters") for bad in "\x9b\u2028\u202e\ud800"),
+        ("--name", "", "1 to 100 printable characters"),
+        ("--name", "x" * 101, "1 to 100 printable characters"),
+        ("--owner", "a\nb", "1 to 255 printable characters"),
+        ("--owner", "x" * 256, "1 to 255 printable characters"),
+        *(("--owner", f"a{bad}", "1 to 255 printable characters") for bad in "\x9b\u2028\u202e\ud800"),
     ],
 )
 def test_a_wrong_option_is_told_and_makes_nothing(flask, sql, option, value, says):
@@ -330,7 +330,9 @@ def test_a_failure_is_a_structured_event(guarded, bearer, caplog, sql):
     ]
     assert '"event": "authn_fail", "reason": "no credentials"' in anonymous
     assert '"address": "127.0.0.1"' in anonymous
-    assert '"event": "authz_fail", "reason": "This needs the scope projects:write."' in scope
+    assert (
+        '"event": "authz_fail", "reason": "This request needs the scope projects:write."' in scope
+    )
     assert '"caller": "alice", "credential": "token 0' in scope
     assert '"event": "authn_fail"' in revoked
     assert '"caller": "bob"' in revoked

@@ -46,6 +46,4 @@ class Task(ResourceColumns, db.Model):  # type: ignore[name-defined,misc]
     )
 
 
-TASKS = Resource(
-    Task, sort_keys=("title", "created_at", "updated_at", "is_done"), parent=PROJECTS
-)
+TASKS = Resource(Task, sort_keys=("title", "created_at", "updated_at", "is_done"), parent=PROJECTS)

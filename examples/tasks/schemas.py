@@ -2,10 +2,10 @@
 
 from marshmallow import fields
 from marshmallow.validate import Length
-
-from projectapp.http.fields import Boolean, Integer, QueryBoolean, Timestamp
-from projectapp.resources.schemas import ResourceSchema, doc, list_query
 from projectapp.tasks.models import MAX_NOTES_LENGTH, MAX_TITLE_LENGTH, TASKS
+
+from projectapp.http.fields import Integer, QueryBoolean, StrictBoolean, Timestamp
+from projectapp.resources.schemas import ResourceSchema, doc, list_query
 
 
 class TaskSchema(ResourceSchema):
@@ -15,10 +15,8 @@ class TaskSchema(ResourceSchema):
     title = fields.String(
         required=True, validate=Length(1, MAX_TITLE_LENGTH), metadata={"examples": ["Translate"]}
     )
-    notes = fields.String(
-        load_default=None, allow_none=True, validate=Length(max=MAX_NOTES_LENGTH)
-    )
-    is_done = Boolean(load_default=False)
+    notes = fields.String(load_default=None, allow_none=True, validate=Length(max=MAX_NOTES_LENGTH))
+    is_done = StrictBoolean(load_default=False)
     priority = Integer(load_default=0)
     due_at = Timestamp(load_default=None, allow_none=True, metadata=doc("With an offset."))
 

@@ -3,7 +3,7 @@
 from marshmallow import fields
 from marshmallow.validate import Length
 
-from projectapp.http.fields import Boolean, Object, QueryBoolean, QueryObject
+from projectapp.http.fields import JSONObject, QueryBoolean, QueryJSONObject, StrictBoolean
 from projectapp.projects.models import (
     MAX_ATTRIBUTES_BYTES,
     MAX_ATTRIBUTES_DEPTH,
@@ -30,9 +30,9 @@ class ProjectSchema(ResourceSchema):
         validate=Length(max=MAX_DESCRIPTION_LENGTH),
         metadata={"examples": ["Every page in Korean and English"]},
     )
-    is_active = Boolean(load_default=True, metadata=doc("false means archived."))
-    attributes = Object(
-        levels=MAX_ATTRIBUTES_DEPTH,
+    is_active = StrictBoolean(load_default=True, metadata=doc("false means archived."))
+    attributes = JSONObject(
+        max_depth=MAX_ATTRIBUTES_DEPTH,
         load_default=dict,
         metadata=doc(
             f"Free-form JSON: at most {MAX_ATTRIBUTES_BYTES} bytes and {MAX_ATTRIBUTES_DEPTH}"
@@ -46,8 +46,8 @@ ProjectQuery = list_query(
     PROJECTS,
     is_active=QueryBoolean(),
     name=fields.String(validate=Length(1, MAX_NAME_LENGTH), metadata=doc("Exactly this name.")),
-    attributes=QueryObject(
-        levels=MAX_ATTRIBUTES_DEPTH,
+    attributes=QueryJSONObject(
+        max_depth=MAX_ATTRIBUTES_DEPTH,
         metadata=doc(
             "Only projects whose attributes contain this JSON object (PostgreSQL's @>).",
             examples=['{"team":"core"}'],

@@ -21,10 +21,10 @@ from sqlalchemy.orm import Mapped, mapped_column
 from projectapp import database
 from projectapp.auth import current_owner
 from projectapp.database import Row, db
+from projectapp.http.headers import IDEMPOTENCY_KEY_LENGTH as MAX_KEY_LENGTH
 from projectapp.problems import BadRequest, Conflict, IdempotencyKeyReused, LockTimeout
 from projectapp.request_state import request_state
 
-MAX_KEY_LENGTH = 255
 _RETENTION = "interval '24 hours'"
 _EXPIRED_PER_INSERT = 2  # expired keys that each new key deletes: faster than keys can expire
 

@@ -17,8 +17,8 @@ from projectapp.http.endpoint import Endpoint
 from projectapp.http.etags import (
     WRITE_CONDITION_HEADERS,
     Versions,
-    etag,
-    expected_versions,
+    allowed_versions,
+    format_etag,
     not_modified_response,
 )
 from projectapp.http.request_data import JSON_TYPE
@@ -163,7 +163,7 @@ def create_response(
     if not row:
         raise NotFound
     headers = {
-        "ETag": etag(row.version),
+        "ETag": format_etag(row.version),
         "Location": f"{request.script_root}{path}/{row.id}",
         **({"Idempotency-Replayed": "true"} if is_replayed else {}),
     }
@@ -180,7 +180,7 @@ def read_response(resource: Resource, row_id: UUID) -> Response:
 def update_response(
     resource: Resource, row_id: UUID, body: dict[str, Any], *, merge: bool = False
 ) -> Response:
-    versions = expected_versions()
+    versions = allowed_versions()
     row = update_row(resource, row_id, body, versions, merge)
     if not row:
         raise _no_match(resource, row_id, versions)
@@ -188,7 +188,7 @@ def update_response(
 
 
 def delete_response(resource: Resource, row_id: UUID) -> Response:
-    versions = expected_versions()
+    versions = allowed_versions()
     if not delete_row(resource, row_id, versions):
         raise _no_match(resource, row_id, versions)
     return Response(status=204)
@@ -202,12 +202,12 @@ def _no_match(
     if not row:
         return NotFound()
     return PreconditionFailed(
-        f"The current version is {row.version}.", headers={"ETag": etag(row.version)}
+        f"The current version is {row.version}.", headers={"ETag": format_etag(row.version)}
     )
 
 
 def _row_response(row: Row) -> Response:
-    return _json_response(row.body, headers={"ETag": etag(row.version)})
+    return _json_response(row.body, headers={"ETag": format_etag(row.version)})
 
 
 def _json_response(body: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
