@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import psycopg2
@@ -25,25 +23,6 @@ TUTORIAL = (
     " status varchar(20), owner_id integer, created_at timestamp)"
 )
 COMMAND = ("tokens", "create", "--name", "CI", "--owner", "alice", "--scope", "projects:read")
-
-
-USE_OF_A_NEW_FIELD = """
-from projectapp import create_app
-client = create_app().test_client()
-path = "/api/v1/projects"
-key = {"Idempotency-Key": "b"}
-answers = [
-    client.post(path, json={"name": "A"}),
-    client.post(path, json={"name": "B", "colour": "blue", "rank": 7}, headers=key),
-    client.post(path, json={"name": "B", "colour": "blue", "rank": 7}, headers=key),
-    client.post(path, json={"name": "C"}, headers={"Idempotency-Key": "c"}),
-]
-answers.append(client.patch(f"{path}/{answers[0].json['id']}", json={"colour": "red"}))
-for answer in answers:
-    print(answer.status_code, answer.json["colour"], answer.json["rank"])
-found = client.get(f"{path}?sort=name&fields=name,colour,rank").json["items"]
-print([(one["name"], one["colour"], one["rank"]) for one in found])
-"""
 
 
 @pytest.fixture
@@ -163,46 +142,6 @@ def test_a_schema_without_one_of_its_columns_is_not_ready(make_place, problem):
     what = f"alembic_version says {newest_revision()}, but there is no api_tokens.owner."
     assert what in problem(place.client.get("/ready"), 503)["detail"]
     assert place.doctor()[1]["schema"]["what"] == what
-
-
-def test_a_field_is_added_as_the_readme_says(make_place, project):
-    """A model may have a column that no migration has yet: `flask db migrate` writes it."""
-    place = make_place()
-    models = project / "projectapp" / "projects" / "models.py"
-    field = (
-        "    colour: Mapped[str | None] = mapped_column(sa.String(20))\n"
-        "    rank: Mapped[int] = mapped_column(server_default=sa.text('3'))\n"
-    )
-    anchor = "    version: Mapped[int]"
-    environ = {**os.environ, "APP_ENV": "testing", "DATABASE_URL": url_of(place.parameters)}
-
-    def python(*arguments):
-        return subprocess.run(
-            [sys.executable, *arguments], cwd=project, env=environ, capture_output=True, text=True
-        )
-
-    def flask(*arguments):
-        return python("-m", "flask", *arguments)
-
-    assert flask("db", "upgrade").returncode == 0
-    models.write_text(models.read_text().replace(anchor, field + anchor))
-    assert flask("db", "upgrade").returncode == 0  # as at each `make run` until it is written
-    done = flask("db", "migrate", "-m", "add colour")
-    assert done.returncode == 0, done.stderr
-    number = f"{int(newest_revision()) + 1:04}"
-    [written] = (project / "migrations" / "versions").glob(f"{number}_*.py")
-    assert written.name == f"{number}_add_colour.py"
-    done = flask("db", "upgrade")
-    assert f"Applied {number}: add colour" in done.stderr
-    schemas = project / "projectapp" / "projects" / "schemas.py"
-    field = "    colour = fields.String()\n    rank = fields.Integer(strict=True)\n"
-    anchor = "    is_active = StrictBoolean("
-    schemas.write_text(schemas.read_text().replace(anchor, field + anchor, 1))
-    done = python("-c", USE_OF_A_NEW_FIELD)
-    assert done.stdout.splitlines() == [
-        *("201 None 3", "201 blue 7", "201 blue 7", "201 None 3", "200 red 3"),
-        "[('A', 'red', 3), ('B', 'blue', 7), ('C', None, 3)]",
-    ], done.stderr
 
 
 def test_a_later_schema_with_more_columns_is_served(make_place):
