@@ -151,7 +151,10 @@ class OutcomeUnknown(ServiceUnavailable):
     summary = "The connection to the database was lost: the change may or may not have been made."
 
     def __init__(self, remedy: str | None = None) -> None:
-        advice = "If you sent an Idempotency-Key, repeat the request with it. Otherwise read the data first."
+        advice = (
+            "If you sent an Idempotency-Key, repeat the request with it."
+            " Otherwise read the data first."
+        )
         super().__init__(f"{self.summary} {advice}", 1)
         self.remedy = remedy
 
