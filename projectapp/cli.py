@@ -40,7 +40,7 @@ def printable_text(max_length: int) -> Callable[[Any, Any, str], str]:
 
     def check(context: Any, parameter: Any, value: str) -> str:
         if value is not None and not (0 < len(value) <= max_length and value.isprintable()):
-            raise click.BadParameter(f"Must be 1 to {max_length} characters, all printable.")
+            raise click.BadParameter(f"Must be 1 to {max_length} printable characters.")
         return value
 
     return check

@@ -50,6 +50,14 @@ class ValidationFailed(Problem):
         super().__init__(" ".join(sentences), bounded)
 
 
+class UnknownReference(ValidationFailed):
+    """A foreign key from `field` of `table` leads to no row, or would lead to none."""
+
+    def __init__(self, table: str, field: str, referred: str) -> None:
+        super().__init__({field: [f"There are no {referred} with this id."]})
+        self.table = table
+
+
 class Unauthorized(Problem):
     """Missing or invalid credentials (RFC 6750, 3).
 
@@ -152,8 +160,8 @@ class OutcomeUnknown(ServiceUnavailable):
 
     def __init__(self, remedy: str | None = None) -> None:
         advice = (
-            "If you sent an Idempotency-Key, repeat the request with it."
-            " Otherwise read the data first."
+            "If you sent an Idempotency-Key, repeat the request with it. Otherwise read the data"
+            " first."
         )
         super().__init__(f"{self.summary} {advice}", 1)
         self.remedy = remedy

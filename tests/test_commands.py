@@ -152,7 +152,7 @@ def test_assign_counts_each_project_once_if_database_answers_are_lost(flask, any
     break_connection(any_proxy, fault, "array_agg")
     break_connection(any_proxy, fault, "UPDATE projects")
     code, out, err = flask("projects", "assign", "alice")
-    assert (code, out) == (0, "2000 projects are alice's now."), err
+    assert (code, out) == (0, "Assigned 2000 projects to alice."), err
     assert all_faults_happened(any_proxy)
     owners = "SELECT owner, version, count(*) FROM projects GROUP BY 1, 2 ORDER BY 1"
     assert sql(owners) == [("alice", 2, 2000), ("bob", 1, 500)]
@@ -171,7 +171,7 @@ def test_purge_counts_each_expired_key_once_if_database_answers_are_lost(
     break_connection(any_proxy, fault, "max(")
     break_connection(any_proxy, fault, "DELETE FROM idempotency_keys")
     code, out, err = flask("idempotency", "purge")
-    assert (code, out) == (0, "2500 expired keys are gone."), err
+    assert (code, out) == (0, "Deleted 2500 expired keys."), err
     assert all_faults_happened(any_proxy)
     assert sql("SELECT count(*) FROM idempotency_keys") == [(10,)]
 
@@ -182,7 +182,7 @@ def test_purge_counts_all_keys_that_expired_at_the_same_time(flask, sql):
         " SELECT '', n::text, '', now() - interval '25 hours', gen_random_uuid(), 1, '{}'"
         " FROM generate_series(1, 1500) AS n"
     )
-    assert flask("idempotency", "purge")[1] == "1500 expired keys are gone."
+    assert flask("idempotency", "purge")[1] == "Deleted 1500 expired keys."
 
 
 @pytest.mark.parametrize("fault", ["lose", "drop"])
@@ -214,8 +214,8 @@ def test_the_remedy_for_an_unknown_outcome_gives_one_working_token(
     ("arguments", "words", "reply"),
     [
         (("tokens", "revoke", "{old_token_id}"), "UPDATE api_tokens", "CI is revoked."),
-        (("projects", "assign", "alice"), "UPDATE projects", "0 projects are alice's now."),
-        (("idempotency", "purge"), "DELETE FROM idempotency_keys", "0 expired keys are gone."),
+        (("projects", "assign", "alice"), "UPDATE projects", "Assigned 0 projects to alice."),
+        (("idempotency", "purge"), "DELETE FROM idempotency_keys", "Deleted 0 expired keys."),
     ],
 )
 def test_a_command_with_an_unknown_outcome_reports_it_and_can_be_run_again(
