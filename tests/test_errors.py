@@ -153,7 +153,7 @@ class Raised(psycopg2.Error):
     ],
 )
 def test_a_database_error_is_classified_by_its_sqlstate(app, state, problem_class):
-    found = classify(Raised(state), sent=True).problem
+    found = classify(Raised(state), was_sent=True).problem
     assert isinstance(found, problem_class)
     assert "server's words" not in getattr(found, "detail", "")
     if state and state.startswith("53"):
@@ -161,7 +161,7 @@ def test_a_database_error_is_classified_by_its_sqlstate(app, state, problem_clas
 
 
 def test_an_error_of_the_pool_is_classified_without_a_sqlstate():
-    assert isinstance(classify(PoolTimeout(), sent=False).problem, problems.ServiceUnavailable)
+    assert isinstance(classify(PoolTimeout(), was_sent=False).problem, problems.ServiceUnavailable)
 
 
 def test_a_violated_check_names_the_field_that_its_model_says(app, sql):

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import event
 
 from projectapp import database
+from projectapp.database.watchdog import watchdog
 from tests.conftest import PROJECTS
 
 pytestmark = pytest.mark.slow
@@ -409,7 +410,7 @@ def test_through_a_pooler_nothing_is_left_in_the_session(make_app, proxy, sql):
     assert app.test_client().get(PROJECTS).status_code == 200
     with app.app_context(), database.db.engine.connect() as connection:
         link = connection.connection.dbapi_connection
-        assert link.pooled
+        assert link.is_behind_pooler
         with link.cursor() as cursor:
             for name in ("lock_timeout", "statement_timeout"):
                 cursor.execute(f"SHOW {name}")
@@ -430,7 +431,7 @@ def test_a_peer_that_falls_silent_is_cut(brisk, proxy, problem, method):
 def test_a_connection_that_answered_in_time_is_not_cut_later(app):
     with app.app_context(), database.db.engine.connect() as connection:
         link = connection.connection.dbapi_connection
-        with database.watchdog.limit(link, 1):
+        with watchdog.timeout(link, 1):
             pass
         time.sleep(1.4)
         app.extensions["database"].connector.ping(link)

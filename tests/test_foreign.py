@@ -99,11 +99,14 @@ def write_revisions(place, *revisions):
 @pytest.mark.parametrize(
     ("revisions", "what"),
     [
-        (["ae1027a6acf"], "alembic_version is another application's: it says ae1027a6acf."),
-        (["0005", "1975ea83b712"], "alembic_version is another application's: it says "),
-        (["0003"], "alembic_version says 0003, but there is no projects.attributes"),
-        (["0005"], "alembic_version says 0005, but there is no "),
-        (["9999"], "alembic_version says 9999, but there is no "),
+        (
+            ["ae1027a6acf"],
+            "alembic_version belongs to another application: it contains ae1027a6acf.",
+        ),
+        (["0005", "1975ea83b712"], "alembic_version belongs to another application: it contains "),
+        (["0003"], "alembic_version contains 0003, but there is no projects.attributes"),
+        (["0005"], "alembic_version contains 0005, but there is no "),
+        (["9999"], "alembic_version contains 9999, but there is no "),
     ],
 )
 def test_another_applications_revision_is_refused_and_left_alone(
@@ -132,14 +135,14 @@ def test_another_applications_revision_is_refused_and_left_alone(
     [
         ("(id integer)", "its columns are id."),
         ("(version_num varchar, applied_at timestamp)", "its columns are version_num, applied_at."),
-        ("(version_num integer)", "it says 7."),
+        ("(version_num integer)", "it contains 7."),
     ],
 )
 def test_another_applications_table_of_revisions_is_refused(make_place, problem, table, what):
     place = make_place()
     place.sql(f"CREATE TABLE alembic_version {table}")
     place.sql("INSERT INTO alembic_version VALUES (7)")
-    what = f"alembic_version is another application's: {what}"
+    what = f"alembic_version belongs to another application: {what}"
     assert what in place.flask("db", "upgrade")[1]
     assert what in problem(place.client.get("/ready"), 503)["detail"]
     assert place.doctor()[1]["schema"]["what"] == what
@@ -151,7 +154,7 @@ def test_another_applications_numbered_revision_beside_its_projects_is_refused(m
     place.sql(TUTORIAL)
     code, said = place.flask("db", "upgrade")
     assert code == 1
-    assert "there is no projects.attributes, no projects.version: it is another" in said
+    assert "there is no projects.attributes, no projects.version: it belongs to another" in said
     assert place.sql("SELECT to_regclass('api_tokens')") == [(None,)]
 
 
@@ -160,7 +163,7 @@ def test_a_schema_without_one_of_its_columns_is_not_ready(make_place, problem):
     assert place.flask("db", "upgrade")[0] == 0
     assert place.client.get("/ready").status_code == 200
     place.sql("ALTER TABLE api_tokens DROP COLUMN owner")
-    what = f"alembic_version says {newest_revision()}, but there is no api_tokens.owner."
+    what = f"alembic_version contains {newest_revision()}, but there is no api_tokens.owner."
     assert what in problem(place.client.get("/ready"), 503)["detail"]
     assert place.doctor()[1]["schema"]["what"] == what
 
@@ -243,7 +246,7 @@ def test_the_tutorials_table_is_refused_with_the_page_that_adopts_it(make_place,
     code, said = place.flask("db", "upgrade")
     assert code == 1
     what = (
-        "There is a table projects (id, name, description, status, owner_id, created_at), and no"
+        "The table projects (id, name, description, status, owner_id, created_at) exists, but no"
         f" recorded migration made it. {REMEDY}"
     )
     assert f"Error: {what}\n" in said
@@ -353,7 +356,7 @@ def test_the_page_finds_rows_that_do_not_fit(make_place):
 def test_a_database_with_another_encoding_is_refused(make_place, problem, encoding):
     place = make_place(f"TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
     what = (
-        f"The database's encoding is {encoding}, not UTF8: most languages do not fit."
+        f"The database's encoding is {encoding}, not UTF8: text in most languages cannot be stored."
         " Create it with ENCODING 'UTF8' TEMPLATE template0."
     )
     code, said = place.flask("db", "upgrade")
@@ -370,7 +373,7 @@ def test_a_server_that_is_too_old_is_refused(make_place, monkeypatch):
     code, said = make_place().flask("db", "upgrade")
     assert code == 1
     assert re.search(
-        r"Error: This is PostgreSQL \d+, which is too old: 99 is the oldest that works\.", said
+        r"Error: PostgreSQL \d+ is too old\. This service needs PostgreSQL 99 or newer\.", said
     )
 
 

@@ -208,7 +208,7 @@ def test_squawk_has_nothing_against_new_migrations(flask_db):
     ],
 )
 def test_squawk_has_something_against_what_stops_traffic(statement, rule):
-    assert rule in squawk(f"{migrations.SET}; {statement};")
+    assert rule in squawk(f"{migrations.SET_SESSION}; {statement};")
 
 
 def test_squawk_is_told_of_a_drop_that_is_meant():
@@ -216,7 +216,7 @@ def test_squawk_is_told_of_a_drop_that_is_meant():
     (meant,) = re.findall(r'`op\.execute\("(-- squawk-ignore .*?)"\)`', page)
     meant = meant.replace("\\n", "\n")
     said = [
-        squawk(f"{migrations.SET};\n\nBEGIN;\n\n{statement};\n\nCOMMIT;")
+        squawk(f"{migrations.SET_SESSION};\n\nBEGIN;\n\n{statement};\n\nCOMMIT;")
         for statement in (meant, meant.partition("\n")[2])
     ]
     assert "Found 0 issues" in said[0]

@@ -263,7 +263,7 @@ def test_the_serving_role_ends_its_own_server_processes_alone(new):
     def end(sql):
         with new.app(new.url(new.serve)).app_context():
             [(pid,)] = sql("SELECT pg_backend_pid()")
-            return database.execute(execution._END, {"pid": pid})
+            return database.execute(execution._TERMINATE_BACKEND, {"pid": pid})
 
     with new.session(new.serve) as own, new.session(new.migrate) as other:
         assert end(own) == (True,)

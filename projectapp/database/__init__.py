@@ -1,4 +1,12 @@
-"""The database: the engine, and `execute`, which runs one statement in one round trip."""
+"""The database. Run a statement like this:
+
+    _FIND = sa.select(Project.version, Project.name).where(Project.id == sa.bindparam("this"))
+    row = database.execute(_FIND, {"this": project_id})  # row.version, row.name; None without a row
+
+Build a statement once, in its module: it is compiled once and cached. It is its own transaction.
+A write also gives `execute` the function `resolve`, in case that the database's answer is lost. If
+the write has the same effect and result when it runs twice, call `write_repeatably` instead.
+"""
 
 from projectapp.database.engine import init_app
 from projectapp.database.execution import (

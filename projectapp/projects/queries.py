@@ -94,7 +94,7 @@ def add(values: Mapping[str, Any], claim: IdempotencyClaim | None = None) -> tup
     # The same id again: it writes even where it finds the row, and so waits, as a mere look would
     # not, until what it found is as durable as its own commit.
     return database.execute(
-        _INSERT, new, settle=lambda: database.execute(_INSERT_AGAIN, new)
+        _INSERT, new, resolve=lambda: database.execute(_INSERT_AGAIN, new)
     ), False
 
 
@@ -125,13 +125,13 @@ def change(
         statement = made.change_at_version
         parameters |= _condition(versions)
 
-    def settle() -> Any:
+    def resolve() -> Any:
         # With one version expected it can be made again: that has an effect at most once.
         is_one = versions is not None and len(versions.listed) == 1 and not versions.is_complement
         again = is_one and database.execute(statement, parameters)
-        return again or _find_out(made.look, parameters, versions)
+        return again or _resolve_change(made.look, parameters, versions)
 
-    return database.execute(statement, parameters, settle)
+    return database.execute(statement, parameters, resolve)
 
 
 class _Change(NamedTuple):
@@ -177,7 +177,7 @@ def _condition(versions: Versions) -> dict[str, Any]:
     return {"versions": versions.listed, "is_complement": versions.is_complement}
 
 
-def _find_out(
+def _resolve_change(
     look: sa.Update, parameters: Mapping[str, Any], versions: Versions | None
 ) -> Row | None:
     """What became of a change whose answer was lost.
@@ -211,13 +211,13 @@ def remove(project_id: UUID, versions: Versions | None) -> bool:
     statement = _REMOVE if versions is None else _REMOVE_AT_VERSION
     parameters = {"this": project_id, **(_condition(versions) if versions else {})}
 
-    def settle() -> Any:
+    def resolve() -> Any:
         removed = database.execute(statement, parameters)
         if removed or find(project_id):
             return removed
         return database.execute(database.WAIT_FOR_REPLICATION)
 
-    return database.execute(statement, parameters, settle) is not None
+    return database.execute(statement, parameters, resolve) is not None
 
 
 def assign(owner: str, giver: str | None, some: Sequence[UUID] = ()) -> int:
