@@ -231,7 +231,7 @@ def test_a_lock_that_is_never_free_fails_it_with_a_sentence(
     with app.app_context(), pytest.raises(SystemExit):
         flask_migrate.upgrade(directory=folder)
     assert "In 2 tries the migration did not get a lock that it needs" in caplog.text
-    assert "(a report), for" in caplog.text
+    assert "(a report), running for" in caplog.text
     assert version(sql) == [(newest_revision(),)]
     assert sql("SELECT to_regclass('scratch')") == [(None,)]
 
