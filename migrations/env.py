@@ -4,7 +4,8 @@ It differs from a usual env.py:
 - Each migration is a transaction of its own, and revisions are numbers: 0001, 0002, ...
 - `flask db upgrade` takes no lock if the schema is up to date, or ahead of this release.
 - Otherwise one process migrates, and others wait for it (projectapp/database/migrations.py).
-- Migrations of two branches and databases of other applications are refused (migration_checks.py).
+- It refuses migrations of two branches, and databases of other applications
+  (migration_checks.py).
 - After each change, tables are protected from Supabase's public API (supabase.py).
 """
 

@@ -77,7 +77,7 @@ def name_and_version(client, url):
 
 
 @pytest.mark.parametrize("headers", [{}, KEYED])
-@pytest.mark.parametrize("harm", ["lose", "drop"])
+@pytest.mark.parametrize("fault", ["lose", "drop"])
 def test_create_with_lost_answer_is_stored_once_and_gets_201(
     proxied_client, proxy, sql, headers, fault
 ):
@@ -153,7 +153,7 @@ def test_lost_answer_of_an_overwritten_change_gets_503_outcome_unknown(
     assert name_and_version(proxied_client, url) == ("Another's", 3)
 
 
-def test_lost_answer_of_a_change_below_another_gets_200_or_with_if_match_503(
+def test_lost_change_whose_values_are_still_stored_gets_200_but_503_with_if_match(
     proxied_client, client, proxy, url, problem
 ):
     proxy.lose += ["UPDATE projects SET"]
@@ -214,7 +214,7 @@ def test_lost_answer_of_a_change_that_if_none_match_forbids_gets_503(
     assert name_and_version(proxied_client, url) == ("First", 1)
 
 
-@pytest.mark.parametrize("harm", ["lose", "drop"])
+@pytest.mark.parametrize("fault", ["lose", "drop"])
 def test_lost_answer_of_a_delete_that_if_none_match_forbids_gets_412(
     proxied_client, proxy, url, problem, fault
 ):
@@ -249,7 +249,7 @@ def test_paused_server_process_has_no_effect_after_503_outcome_unknown(
 
 
 @pytest.mark.parametrize("headers", [{}, {"If-Match": '"1"'}])
-@pytest.mark.parametrize("harm", ["lose", "drop"])
+@pytest.mark.parametrize("fault", ["lose", "drop"])
 def test_delete_with_lost_answer_gets_204(proxied_client, proxy, url, headers, fault):
     getattr(proxy, fault).append("DELETE")
     assert proxied_client.delete(url, headers=headers).status_code == 204

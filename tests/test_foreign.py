@@ -16,8 +16,8 @@ from projectapp.database.schema import newest_revision
 from tests.conftest import PROJECTS, parameters_of, url_of
 
 REMEDY = (
-    "Give this service a database of its own or, with no other in the search_path, a schema of its"
-    " own (docs/database.md), or have it take over the other application's rows (docs/adopt.md)."
+    "Give this service its own database or its own schema (docs/database.md), or let it take over"
+    " the other application's rows (docs/adopt.md)."
 )
 CREATE_ALEMBIC_VERSION = "CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)"
 TUTORIAL_TABLE = (

@@ -1,11 +1,11 @@
 """The database. Run a statement like this:
 
     _FIND = sa.select(Project.version, Project.name).where(Project.id == sa.bindparam("this"))
-    row = database.execute(_FIND, {"this": project_id})  # row.version, row.name; None without a row
+    row = database.execute(_FIND, {"this": project_id})  # row.version, row.name; or None
 
-Build a statement once, in its module: it is compiled once and cached. It is its own transaction.
-A write also gives `execute` the function `resolve`, in case that the database's answer is lost. If
-the write has the same effect and result when it runs twice, call `write_repeatably` instead.
+Make each statement a constant of its module: it is compiled once and cached. Each statement is a
+transaction of its own. For a write, also pass `resolve`, which finds out what happened if the
+database's answer is lost. If the write may be executed twice, call `write_repeatably` instead.
 """
 
 from projectapp.database.engine import init_app

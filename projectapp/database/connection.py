@@ -32,8 +32,8 @@ class Connection(psycopg2.extensions.connection):  # type: ignore[misc]
 
     def abort(self) -> None:
         """Shut down the socket. A thread that waits for the server then gets an error."""
-        # libpq may just have closed the socket, and the number may now be another socket's. A
-        # duplicate cannot change any more, so first compare its inode.
+        # libpq may just have closed the socket, and its number may now mean another one. No one
+        # else can close the duplicate. Its inode shows whether it is still our socket.
         with (
             suppress(OSError, psycopg2.Error),
             socket.socket(fileno=os.dup(self.fileno())) as duplicate,
@@ -42,7 +42,7 @@ class Connection(psycopg2.extensions.connection):  # type: ignore[misc]
                 duplicate.shutdown(socket.SHUT_RDWR)
 
     def has_unread_input(self) -> bool:
-        """Whether the server sent something to the idle connection: mostly that it shuts down."""
+        """Whether an idle connection has unread data, usually the server's shutdown message."""
         poll = select.poll()
         poll.register(self.fileno(), select.POLLIN)
         return bool(poll.poll(0))

@@ -91,7 +91,7 @@ class Connector:
 
     def _open(self, server: dict[str, str]) -> Connection:
         seconds, hosts = self._seconds_left(), server.get("host", "").count(",") + 1
-        # libpq takes it for each address, and takes at least 2.
+        # libpq applies connect_timeout to each address. Its minimum is 2 seconds.
         timeout_per_host = max(2, min(self._config["DATABASE_CONNECT_TIMEOUT"], seconds / hosts))
         defaults = {
             "connect_timeout": int(timeout_per_host),

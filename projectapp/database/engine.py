@@ -38,7 +38,7 @@ class Database:
 
 def init_app(app: Flask) -> None:
     """Add Flask-SQLAlchemy to `app`. Raises SystemExit if there is no PostgreSQL to connect to."""
-    connector = Connector(app.config, _make_get_primary(app.config), seconds_left)
+    connector = Connector(app.config, _make_primary_lookup(app.config), seconds_left)
     app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg2://"
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
         "creator": connector,
@@ -77,7 +77,7 @@ def init_app(app: Flask) -> None:
             raise InvalidatePoolError from error
 
 
-def _make_get_primary(config: Mapping[str, Any]) -> Callable[[], dict[str, str]]:
+def _make_primary_lookup(config: Mapping[str, Any]) -> Callable[[], dict[str, str]]:
     """Return a function that returns libpq's parameters for the primary server.
 
     They are those of DATABASE_URL. Without a DATABASE_URL the function starts a PostgreSQL of its

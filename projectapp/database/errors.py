@@ -87,7 +87,7 @@ def classify(error: Exception, was_sent: bool, tables: Iterable[Table] = ()) -> 
     # Only the primary message: the other fields quote the row.
     log.warning("database error %s: %s", state, diagnostics.message_primary)
     if state.startswith("23"):
-        return DatabaseFault(_describe_violation(state, diagnostics.constraint_name, tables))
+        return DatabaseFault(_classify_violation(state, diagnostics.constraint_name, tables))
     if state.startswith("22") or state == "54001":
         return DatabaseFault(BadRequest("The database does not accept this value."))
     if state in ("42P01", "42703", "42883"):
@@ -105,7 +105,7 @@ def classify(error: Exception, was_sent: bool, tables: Iterable[Table] = ()) -> 
     return DatabaseFault(problem, can_retry=state in _RETRY_STATES)
 
 
-def _describe_violation(
+def _classify_violation(
     state: str, name: str | None, tables: Iterable[Table]
 ) -> Conflict | ValidationFailed | BadRequest:
     """Return the problem of the violated constraint `name`."""

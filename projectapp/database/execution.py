@@ -30,8 +30,8 @@ Row = Any
 # earlier commits, too.
 WAIT_FOR_REPLICATION = select(func.pg_logical_emit_message(true(), "projectapp", ""))
 
-# Ends the server process that got a statement whose answer was lost. It could still execute the
-# statement, or even begin with it. Waits up to 1000 ms. True, or no row: the process is gone.
+# Ends the server process that got a statement whose answer was lost. Otherwise the process could
+# still execute the statement. Waits up to 1000 ms. True, or no row: the process is gone.
 _TERMINATE_BACKEND = (
     select(func.pg_terminate_backend(column("pid"), 1000))
     .select_from(table("pg_stat_activity"))
@@ -47,11 +47,11 @@ def execute(
 ) -> Any:
     """Run one statement in one round trip; return its first Row, or None if it has no row.
 
-    A statement that certainly had no effect is executed again, once. If the connection breaks
-    before the answer comes, nobody knows whether it had one. Then a statement without `resolve` is
-    executed again, so it must be a read. Otherwise `resolve` is called: it finds out what happened,
-    and returns what the statement would have returned. It is called again while the database is
-    unreachable.
+    A statement that had no effect, because of a deadlock or a failed connect, is executed once
+    more. If the connection breaks after the statement was sent, its answer is lost, and a write may
+    have taken effect. Then `resolve` is called. It finds out what happened, and returns the row
+    that was lost. It is called again while the database is unreachable. Without `resolve` the
+    statement is executed once more: use that for reads, and for writes whose repeat is harmless.
 
     Raises ServiceUnavailable, OutcomeUnknown, Conflict, ValidationFailed, BadRequest, Unauthorized.
     """
@@ -76,7 +76,7 @@ def execute(
 
 
 def write_repeatably(statement: Executable, parameters: Mapping[str, Any]) -> Any:
-    """Execute a write that has the same effect and the same row when it is executed again."""
+    """Execute a write that may be executed twice: its effect and its row are then the same."""
 
     def resolve() -> Any:
         row = execute(statement, parameters)

@@ -16,8 +16,8 @@ OLDEST_POSTGRESQL = 15
 ENCODING = "UTF8"
 
 _REMEDY = (
-    "Give this service a database of its own or, with no other in the search_path, a schema of its"
-    " own (docs/database.md), or have it take over the other application's rows (docs/adopt.md)."
+    "Give this service its own database or its own schema (docs/database.md), or let it take over"
+    " the other application's rows (docs/adopt.md)."
 )
 
 # Migration 0001 creates these columns, and every later schema has them: without them,
@@ -40,7 +40,7 @@ SELECT coalesce(json_object_agg(name, names), '{}') AS columns FROM (
 
 
 class Obstacle(NamedTuple):
-    """Why a database cannot be served or migrated, and what to do: two sentences."""
+    """Why the service cannot use a database, and what to do: two sentences."""
 
     reason: str
     remedy: str
