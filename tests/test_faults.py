@@ -313,7 +313,7 @@ def test_commit_without_its_standby_gets_503_outcome_unknown(
     assert client.post(PROJECTS, json={"name": "x"}).status_code == 201
 
 
-def test_replication_warning_is_removed_before_the_connectionis_reused(
+def test_replication_warning_is_removed_before_the_connection_is_reused(
     client, app, problem, replication_warning
 ):
     """Otherwise the next request on this connection would get a 503."""
@@ -351,7 +351,7 @@ def test_serialization_failure_is_retried_and_gets_201(client, sql):
         sql("DROP SEQUENCE tries")
 
 
-def test_idle_connectionthat_the_server_closed_is_not_used_for_a_write(proxied_client, proxy, sql):
+def test_idle_connection_that_the_server_closed_is_not_used_for_a_write(proxied_client, proxy, sql):
     proxy.queries.clear()
     sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -373,7 +373,7 @@ def test_write_to_a_read_only_server_gets_503_and_replaces_the_connections(
     assert len(proxy.links) > before
 
 
-def test_read_only_error_of_one_connectiondrops_its_whole_generation(make_app, sql):
+def test_read_only_error_of_one_connection_drops_its_whole_generation(make_app, sql):
     """The old connections lead to a server that is a standby now; a new one leads to the primary.
 
     The second old connection returns to the pool before the request is retried.
@@ -469,7 +469,7 @@ def test_request_to_a_database_that_stops_answering_gets_503_in_time(
     assert short_timeout_client.get(PROJECTS).status_code == 200
 
 
-def test_connectionthat_answered_in_time_is_not_aborted_later(app):
+def test_connection_that_answered_in_time_is_not_aborted_later(app):
     with app.app_context(), database.db.engine.connect() as pooled:
         connection = pooled.connection.dbapi_connection
         with watchdog.timeout(connection, 1):
@@ -486,7 +486,7 @@ def test_request_to_a_database_that_never_answered_gets_503_in_time(make_app, pr
     assert seconds < LATE_SECONDS
 
 
-def test_silent_idle_connectionis_pinged_and_gets_503_in_time(make_app, proxy, sql, problem):
+def test_silent_idle_connection_is_pinged_and_gets_503_in_time(make_app, proxy, sql, problem):
     client = make_app(
         DATABASE_URL=proxy.url, DATABASE_PING_AFTER_IDLE="1", **SHORT_STATEMENT_TIMEOUT
     )
