@@ -173,4 +173,4 @@ def test_violated_check_is_reported_with_the_field_of_the_model(app, sql):
     statement = table.insert().values(id=database.uuid7(), name="").returning(table.c.id)
     with app.app_context(), pytest.raises(problems.ValidationFailed) as raised:
         database.execute(statement)
-    assert raised.value.details == {"name": ["Must not be empty."]}
+    assert raised.value.field_errors == {"name": ["Must not be empty."]}

@@ -173,7 +173,7 @@ def use_service(client):
 def test_serving_role_can_do_everything_that_the_service_does(two_roles, client, serving_sql):
     use_service(client)
     serving_sql("UPDATE idempotency_keys SET created_at = now() - interval '25 hours'")
-    assert two_roles.run_flask("idempotency", "purge") == "1 expired keys are gone.\n"
+    assert two_roles.run_flask("idempotency", "purge") == "Deleted 1 expired keys.\n"
     assert serving_sql("SHOW jit") == [("off",)]
 
 

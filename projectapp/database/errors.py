@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterable
 
 import psycopg2
-from sqlalchemy import Table
+from sqlalchemy import ForeignKeyConstraint, Table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -15,6 +15,7 @@ from projectapp.problems import (
     InvalidToken,
     LockTimeout,
     ServiceUnavailable,
+    UnknownReference,
     ValidationFailed,
 )
 
@@ -62,8 +63,9 @@ def classify(error: Exception, was_sent: bool, tables: Iterable[Table] = ()) -> 
     """Return the DatabaseFault of an error.
 
     `was_sent`: the statement may have reached the server. A violated constraint of `tables` becomes
-    a ValidationFailed if its `info` has a `field` and a `message`. An error that neither the
-    database nor the client causes is a bug of ours: then `problem` is the error itself.
+    a ValidationFailed if its `info` has a `field` and a `message`, or an UnknownReference if it is
+    a foreign key. An error that neither the database nor the client causes is a bug of ours: then
+    `problem` is the error itself.
     """
     if isinstance(error, PoolTimeout):
         return DatabaseFault(
@@ -111,6 +113,9 @@ def _classify_violation(
     """Return the problem of the violated constraint `name`."""
     for table in tables:
         for constraint in table.constraints:
+            if constraint.name == name and isinstance(constraint, ForeignKeyConstraint):
+                referred = constraint.referred_table.name
+                return UnknownReference(table.name, constraint.column_keys[0], referred)
             if constraint.name == name and constraint.info:
                 return ValidationFailed({constraint.info["field"]: [constraint.info["message"]]})
     if state in ("23505", "23503", "23P01"):
