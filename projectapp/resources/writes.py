@@ -62,8 +62,8 @@ def insert_row(
             can_insert=lambda: not resource.parent or is_parent_visible(resource, parent_id),
         )
     inserted, resolved = _inserts(resource, uses_defaults)
-    settle = partial(database.execute, resolved, parameters)
-    return database.execute(inserted, parameters, settle), False
+    resolve = partial(database.execute, resolved, parameters)
+    return database.execute(inserted, parameters, resolve), False
 
 
 def is_parent_visible(resource: Resource, parent_id: UUID | None) -> bool:
@@ -164,13 +164,13 @@ def update_row(
         statement = statements.update_at_version
         parameters |= _version_parameters(versions)
 
-    def settle() -> Row | None:
+    def resolve() -> Row | None:
         # With exactly one expected version the update takes effect at most once.
         is_one = versions is not None and len(versions.listed) == 1 and not versions.is_complement
         row = database.execute(statement, parameters) if is_one else None
         return row or _find_lost_update(statements.read_back, parameters, versions)
 
-    return database.execute(statement, parameters, settle)
+    return database.execute(statement, parameters, resolve)
 
 
 class _Updates(NamedTuple):
@@ -248,14 +248,14 @@ def delete_row(resource: Resource, row_id: UUID, versions: Versions | None) -> b
     statement = _deletes(resource)[versions is not None]
     parameters = {"row_id": row_id, **(_version_parameters(versions) if versions else {})}
 
-    def settle() -> Any:
+    def resolve() -> Any:
         deleted = database.execute(statement, parameters)
         if deleted or find_row(resource, row_id):
             return deleted
         return database.execute(database.WAIT_FOR_REPLICATION)
 
     try:
-        return database.execute(statement, parameters, settle) is not None
+        return database.execute(statement, parameters, resolve) is not None
     except UnknownReference as error:
         raise Conflict(f"It still has {error.table}. Delete them first.") from error
 
