@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 
 import pytest
 
@@ -24,14 +25,46 @@ def imports(path):
             yield from (alias.name for alias in node.names)
 
 
-def test_only_the_factory_imports_the_feature():
-    users = [
-        path
-        for path in PACKAGE.rglob("*.py")
-        if path.parent.name != "projects"
-        and any(name.startswith("projectapp.projects") for name in imports(path))
-    ]
-    assert users == [PACKAGE / "__init__.py"]
+# A module imports only what stands further down, or its own package. A package that is not here is
+# a resource: it may import other resources.
+LAYERS = [
+    *("__init__", "server", "doctor", "RESOURCE", "resources", "http", "auth", "rate_limit"),
+    *("database", "devdb", "cli", "strict_json", "request_state", "problems"),
+]
+
+
+def modules():
+    """The modules of the application by their dotted name below projectapp."""
+    for path in PACKAGE.rglob("*.py"):
+        yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts), path
+
+
+def dependencies():
+    """Each module with the modules that it imports, at any place."""
+    paths = dict(modules())
+    for name, path in paths.items():
+        imported = {i.removeprefix("projectapp.") for i in imports(path) if "projectapp." in i}
+        packages = {f"{i}.__init__" for i in imported} & paths.keys()
+        yield name, (imported & paths.keys()) | {p for p in packages if not name.startswith(p[:-9])}
+
+
+def test_imports_go_down():
+    for name, imported in dependencies():
+        package, *others = (module.partition(".")[0] for module in (name, *sorted(imported)))
+        layers = [LAYERS.index(p if p in LAYERS else "RESOURCE") for p in (package, *others)]
+        for other, layer in zip(others, layers[1:], strict=True):
+            is_resource = LAYERS[layer] == LAYERS[layers[0]] == "RESOURCE"
+            assert other == package or layer > layers[0] or is_resource, (name, other)
+
+
+def test_no_two_modules_import_each_other():
+    sorter = TopologicalSorter(dict(dependencies()))
+    sorter.prepare()  # raises CycleError
+
+
+def test_no_module_is_long():
+    for name, path in modules():
+        assert len(path.read_text().splitlines()) <= 300, name
 
 
 def test_statements_know_nothing_of_http():
