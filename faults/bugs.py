@@ -19,10 +19,9 @@ from projectapp import database
 from projectapp.auth import access, tokens
 from projectapp.database import errors, execution
 from projectapp.database.connection import Connection
-from projectapp.http import etags, request_data
+from projectapp.http import request_data
 from projectapp.problems import ServiceUnavailable
-from projectapp.projects import queries
-from projectapp.resources import idempotency
+from projectapp.resources import views, writes
 
 LATE = 0.3  # seconds from the answer to the commit
 
@@ -42,11 +41,11 @@ def early() -> None:
         if not getattr(adding, "now", False):
             return old(used, prepared, parameters)
         try:
-            link = used.connector.migrating()
+            link = used.connector.connect_for_migrations()
             register_uuid(None, link)  # as SQLAlchemy does where it connects
             cursor = link.cursor()
-            cursor.execute(*prepared.bind(parameters))
-            row = prepared.read(cursor)
+            cursor.execute(*prepared.bind_parameters(parameters))
+            row = prepared.fetch_row(cursor)
         except psycopg2.Error as error:
             raise errors.classify(error, True) from error
         later = threading.Timer(LATE, _commit, [link])
@@ -54,40 +53,36 @@ def early() -> None:
         later.start()
         return row
 
-    _wrap(queries, "add", add)
+    _wrap(views, "insert_row", add)
     _wrap(execution, "_run", run)
 
 
 def keyless() -> None:
     """Idempotency-Key is ignored."""
-    _wrap(idempotency, "read_claim", lambda old: None)
+    _wrap(views, "read_claim", lambda old: None)
 
 
 def renamed() -> None:
     """A create whose answer was lost is made again under another id."""
-    again, first = queries._INSERT_AGAIN, queries._INSERT
 
-    def one(old: Callable[..., Any], statement: Any, *given: Any, **named: Any) -> Any:
-        if statement is again:
-            values, *given = given
-            statement, given = first, [{**values, "id": database.uuid7()}, *given]
-        return old(statement, *given, **named)
+    def repeat(old: Callable[..., Any], function: Any, statement: Any, parameters: Any) -> Any:
+        return old(function, statement, {**parameters, "id": database.uuid7()})
 
-    _wrap(database, "execute", one)
+    _wrap(writes, "partial", repeat)
 
 
 def denied() -> None:
     """A write whose answer was lost is called refused, whatever became of it."""
 
-    def settle(old: Callable[..., Any], *_: Any) -> None:
+    def resolve(old: Callable[..., Any], *_: Any) -> None:
         raise ServiceUnavailable("Try again shortly.", 1)
 
-    _wrap(execution, "_settle", settle)
+    _wrap(execution, "_resolve_lost_answer", resolve)
 
 
 def careless() -> None:
     """If-Match is not checked."""
-    _wrap(etags, "expected_versions", lambda old: None)
+    _wrap(views, "allowed_versions", lambda old: None)
 
 
 def gullible() -> None:

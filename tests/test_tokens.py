@@ -96,11 +96,14 @@ def test_expires_option_sets_the_lifetime(flask, sql, expires, days):
         ("--scope", "", "Must be a comma list of"),
         ("--expires", "soon", "such as 90d"),
         ("--expires", "-1d", "such as 90d"),
-        ("--name", "", "1 to 100 characters"),
-        ("--name", "x" * 101, "1 to 100 characters"),
-        ("--owner", "a\nb", "1 to 255 characters"),
-        ("--owner", "x" * 256, "1 to 255 characters"),
-        *(("--owner", f"a{bad}", "1 to 255 characters") for bad in "\x9b\u2028\u202e\ud800"),
+        ("--name", "", "1 to 100 printable characters"),
+        ("--name", "x" * 101, "1 to 100 printable characters"),
+        ("--owner", "a\nb", "1 to 255 printable characters"),
+        ("--owner", "x" * 256, "1 to 255 printable characters"),
+        *(
+            ("--owner", f"a{bad}", "1 to 255 printable characters")
+            for bad in "\x9b\u2028\u202e\ud800"
+        ),
     ],
 )
 def test_invalid_option_of_create_is_reported_and_creates_no_token(
@@ -341,7 +344,8 @@ def test_each_auth_failure_is_logged_as_a_structured_event(guarded, bearer, capl
     assert '"event": "authn_fail", "reason": "no credentials"' in no_credentials
     assert '"address": "127.0.0.1"' in no_credentials
     assert (
-        '"event": "authz_fail", "reason": "This needs the scope projects:write."' in missing_scope
+        '"event": "authz_fail", "reason": "This request needs the scope projects:write."'
+        in missing_scope
     )
     assert '"caller": "alice", "credential": "token 0' in missing_scope
     assert '"event": "authn_fail"' in revoked
@@ -389,20 +393,23 @@ def test_assign_gives_projects_without_an_owner_or_of_another_owner(
     first, *_ = ids = [i for (i,) in sql("SELECT id::text FROM projects ORDER BY id")]
     tag = client.get(f"{PROJECTS}/{first}").headers["ETag"]
     assert guarded.get(PROJECTS, headers=bearer()).json["total"] == 0
-    assert flask("projects", "assign", "alice", ids[0])[1] == "1 projects are alice's now."
+    assert flask("projects", "assign", "alice", ids[0])[1] == "Assigned 1 projects to alice."
     assert [p["id"] for p in guarded.get(PROJECTS, headers=bearer()).json["items"]] == [first]
     assert client.get(f"{PROJECTS}/{first}").headers["ETag"] != tag
-    assert flask("projects", "assign", "bob")[1] == "2 projects are bob's now."
-    assert flask("projects", "assign", "bob")[1] == "0 projects are bob's now."
+    assert flask("projects", "assign", "bob")[1] == "Assigned 2 projects to bob."
+    assert flask("projects", "assign", "bob")[1] == "Assigned 0 projects to bob."
     assert guarded.get(PROJECTS, headers=bearer("bob")).json["total"] == 2
-    assert flask("projects", "assign", "alice", "--from", "bob")[1] == "2 projects are alice's now."
+    assert (
+        flask("projects", "assign", "alice", "--from", "bob")[1] == "Assigned 2 projects to alice."
+    )
     assert guarded.get(PROJECTS, headers=bearer()).json["total"] == 3
 
 
 def test_assign_does_not_change_projects_that_the_owner_has(flask, sql):
     sql("INSERT INTO projects (id, name, owner) SELECT gen_random_uuid(), 'x', 'alice'")
     assert (
-        flask("projects", "assign", "alice", "--from", "alice")[1] == "0 projects are alice's now."
+        flask("projects", "assign", "alice", "--from", "alice")[1]
+        == "Assigned 0 projects to alice."
     )
     assert sql("SELECT DISTINCT owner, version FROM projects") == [("alice", 1)]
 
@@ -413,7 +420,7 @@ def test_assign_gives_thousands_of_projects(flask, sql):
         " SELECT gen_random_uuid(), 'x', CASE WHEN n % 5 = 0 THEN 'bob' END"
         " FROM generate_series(1, 2500) AS n"
     )
-    assert flask("projects", "assign", "alice")[1] == "2000 projects are alice's now."
+    assert flask("projects", "assign", "alice")[1] == "Assigned 2000 projects to alice."
     counts = "SELECT owner, version, count(*) FROM projects GROUP BY 1, 2 ORDER BY 1"
     assert sql(counts) == [("alice", 2, 2000), ("bob", 1, 500)]
 
@@ -426,7 +433,7 @@ def test_assign_with_nothing_to_give_reads_the_table_once(make_app, sql, proxy):
     )
     app = make_app(AUTH="tokens", DATABASE_URL=proxy.url)
     result = app.test_cli_runner().invoke(args=["projects", "assign", "alice"])
-    assert result.output.endswith("0 projects are alice's now.\n")
+    assert result.output.endswith("Assigned 0 projects to alice.\n")
     assert len([query for query in proxy.queries if " projects" in query]) == 4
 
 
