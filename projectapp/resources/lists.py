@@ -89,53 +89,57 @@ def _list_spec(
     resource: Resource, filter_names: frozenset[str], sort: tuple[str, ...], is_restricted: bool
 ) -> ListSpec:
     table = resource.table
-    keys = [(key.removeprefix("-"), key.startswith("-")) for key in sort or ["-created_at"]]
-    keys.append(("id", keys[-1][1]))  # in the last key's direction, so that one index serves both
-    segments: Sequence[Filter] = ()
+    sort_keys = [(key.removeprefix("-"), key.startswith("-")) for key in sort or ["-created_at"]]
+    id_key = ("id", sort_keys[-1][1])  # in the last key's direction, so that one index serves both
+    # All rows have the same value of a key for which there is a filter.
+    keys = [*(key for key in sort_keys if key[0] not in filter_names), id_key]
+    is_ranked = "q" in filter_names and not sort
+    segments: Sequence[Filter] = search_segments(table) if is_ranked else ()
     state = ""  # a boolean key: its two values are segments, since an index has them so
-    if "q" in filter_names and not sort:
-        segments = search_segments(table)
-    elif isinstance(table.c[keys[0][0]].type, sa.Boolean):
+    if isinstance(table.c[keys[0][0]].type, sa.Boolean):
         state, descends = keys.pop(0)
-        values = (True, False) if descends else (False, True)
-        segments = [_state_filter(state, value) for value in values]
-    equal_columns = {state, *filter_names} & {*table.c.keys()} - {keys[0][0]}
+        segments = [_state_filter(state, value) for value in (descends, not descends)]
+    equal_columns = {state, *filter_names} & {*table.c.keys()}
     if is_restricted or "of_owner" in filter_names:
         equal_columns.add("owner")
-    served = _served_columns(resource, equal_columns, keys[0][0])
+    served_columns = _served_columns(resource, equal_columns, state, keys[0][0])
     # All rows of one parent have one owner, so the caller sees all of them or none.
-    is_visible = not is_restricted or "owner" in served or resource.parent_key in filter_names
-    filters = [Filter(resource.is_visible, follows_order=is_visible)]
+    is_visible_served = not {"owner", resource.parent_key}.isdisjoint(served_columns)
+    filters = [Filter(resource.is_visible, not is_restricted or is_visible_served)]
     if resource.parent and resource.parent_key in filter_names:
         parent = sa.exists().where(resource.parent.is_row(resource.parent_key))
         filters.append(Filter(lambda c: parent, follows_order=True))
-    filters += (_filter(resource, name, served) for name in sorted(filter_names))
+    filters += (_filter(resource, name, served_columns) for name in sorted(filter_names))
     return ListSpec(
         table=table,
         columns=[*resource.fields, *(["search"] if "q" in filter_names else [])],
         filters=filters,
         segments=segments,
-        segment_number=search_rank if "q" in filter_names and not sort else None,
+        segment_number=search_rank if is_ranked else None,
         keys=keys,
         is_restricted=is_restricted,
     )
 
 
-def _served_columns(resource: Resource, equal_columns: set[str], first_key: str) -> set[str]:
+def _served_columns(
+    resource: Resource, equal_columns: set[str], state: str, first_key: str
+) -> set[str]:
     """Return the columns whose filters an index in the list's order also serves.
 
-    The index begins with some of the columns that must be equal, and goes on with the first key. Of
-    several, the best has the parent's id, else the owner, else the most columns.
+    The index begins with some of the `equal_columns`, which have one value in each segment, and
+    goes on with `first_key`. Of several indexes the best begins with the parent's id, else with the
+    `state` of the segments, else with the owner, else with the most columns.
     """
-    candidates: list[set[str]] = [set()]
+    candidates: list[set[Any]] = [set()]
     for index in resource.table.indexes:
-        names = [column.name for column in index.columns]
+        # An expression has no name, or that of its function.
+        names = [getattr(expression, "name", None) for expression in index.expressions]
         if first_key in names and index.dialect_options["postgresql"]["using"] in (False, "btree"):
             leading = {*names[: names.index(first_key)]}
             candidates += [leading] if leading <= equal_columns else []
 
-    def rank(columns: set[str]) -> tuple[bool, bool, int]:
-        return resource.parent_key in columns, "owner" in columns, len(columns)
+    def rank(columns: set[Any]) -> tuple[bool, bool, bool, int]:
+        return resource.parent_key in columns, state in columns, "owner" in columns, len(columns)
 
     return {*max(candidates, key=rank), first_key}
 

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -78,8 +79,8 @@ def page_statement(
     elif fetches_late:
         comma = aggregate_order_by(comma, c.list_number)
     keys = [c[name] for name, _ in spec.keys]
-    json_keys = [rfc3339(key) if isinstance(key.type, sa.DateTime) else key for key in keys]
-    position = sa.cast(sa.func.json_build_array(c.list_segment, *json_keys), sa.Text)
+    sort_values = sa.func.json_build_array(c.list_segment, *map(_sort_value, keys))
+    position = sa.cast(sort_values, sa.Text)
     first_position: Any = sa.null()
     if start:
         first_position = sa.func.max(position).filter(c.list_number == constant(1))
@@ -94,6 +95,13 @@ def page_statement(
     is_last_page = sa.and_(page.c.row_count <= PAGE_SIZE, is_reached)
     total_is_known = sa.or_(page.c.matches.is_not(None), *([] if start else [is_last_page]))
     return sa.select(page).add_columns(*_total(spec, count_mode, ~total_is_known, page))
+
+
+def _sort_value(key: Any) -> Any:
+    """Render a key for a cursor, a decimal as text: as a number of JSON it would be rounded."""
+    if isinstance(key.type, sa.DateTime):
+        return rfc3339(key)
+    return sa.cast(key, sa.Text) if key.type.python_type in (Decimal, float) else key
 
 
 def _with_all_columns(
@@ -159,7 +167,7 @@ def start_parameters(spec: ListSpec, position: Position) -> tuple[Start, dict[st
 
 
 def _coerce(type_: type, value: Any) -> Any:
-    """Return a JSON value as a Python value of a column's type. Raises ValueError."""
+    """Return a sort value of a cursor as a value for a column's type. Raises ValueError."""
     if type_ in (bool, int) and type(value) is type_:
         return value
     if not isinstance(value, str) or type_ in (bool, int):

@@ -6,7 +6,7 @@ for each resource and cached.
 """
 
 from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -49,9 +49,8 @@ def insert_row(
     and whether it is the response to an earlier request with the same `claim`. The row is None if
     the caller sees no parent with `parent_id`.
     """
-    parameters = {name: values.get(name) for name in resource.writable}
+    parameters = _value_parameters(resource, values)
     parameters |= {"id": database.uuid7(), "owner": auth.current_owner(), "parent_id": parent_id}
-    parameters["given_names"] = [*values]
     uses_defaults = not values.keys() >= _defaulted(resource)
     if claim:
         statement = _idempotent_insert(resource, uses_defaults)
@@ -61,9 +60,15 @@ def insert_row(
             claim,
             can_insert=lambda: not resource.parent or is_parent_visible(resource, parent_id),
         )
-    inserted, resolved = _inserts(resource, uses_defaults)
-    resolve = partial(database.execute, resolved, parameters)
-    return database.execute(inserted, parameters, resolve), False
+    insert_statement, repeat = _inserts(resource, uses_defaults)
+
+    def resolve() -> Row:
+        row = database.execute(repeat, parameters)
+        if not row:  # the parent may have been visible when the row was inserted
+            raise OutcomeUnknown
+        return row
+
+    return database.execute(insert_statement, parameters, resolve), False
 
 
 def is_parent_visible(resource: Resource, parent_id: UUID | None) -> bool:
@@ -108,11 +113,12 @@ def _new_row(resource: Resource, uses_defaults: bool) -> sa.Select[Any]:
     for name in resource.fields:
         column = table.c[name]
         default = _default(column)
-        if name in ("id", "owner") or name in resource.writable:
-            values[name] = _typed_parameter(column)
+        if name in resource.writable:
+            values[name] = _new_value(column)
             if uses_defaults and default is not None:
-                is_given = sa.literal_column(f"'{name}'") == sa.any_(_given_names)
-                values[name] = sa.case((is_given, values[name]), else_=default)
+                values[name] = sa.case((_is_given(name), values[name]), else_=default)
+        elif name in ("id", "owner"):
+            values[name] = sa.cast(sa.bindparam(name, type_=column.type), column.type)
         elif default is not None:
             values[name] = default
     if not parent:
@@ -130,13 +136,23 @@ def _default(column: sa.Column[Any]) -> sa.Cast[Any] | None:
     return None if sql is None else sa.cast(sa.literal_column(sql), column.type)
 
 
-def _typed_parameter(column: sa.Column[Any]) -> Any:
+def _value_parameters(resource: Resource, values: Mapping[str, Any]) -> dict[str, Any]:
+    parameters: dict[str, Any] = {f"new_{name}": values.get(name) for name in resource.writable}
+    return {**parameters, "given_names": [*values]}
+
+
+def _new_value(column: sa.Column[Any]) -> Any:
+    """Return the parameter of a writable column, with a type: PostgreSQL does not infer it."""
     type_: Any = column.type
-    if isinstance(type_, sa.String):
+    if isinstance(type_, sa.String) and not isinstance(type_, sa.Enum):
         type_ = sa.Text()  # a cast to the column's own type would cut a text that is too long
     elif isinstance(type_, JSONB):
         type_ = JSONB(none_as_null=True)
-    return sa.cast(sa.bindparam(column.key, type_=type_), type_)
+    return sa.cast(sa.bindparam(f"new_{column.key}", type_=type_), type_)
+
+
+def _is_given(name: str) -> sa.ColumnElement[bool]:
+    return sa.literal_column(f"'{name}'") == sa.any_(_given_names)
 
 
 def update_row(
@@ -157,8 +173,7 @@ def update_row(
         row = find_row(resource, row_id)
         return row if row and (versions is None or row.version in versions) else None
     statements = _updates(resource, not values.keys().isdisjoint(_texts(resource)), merge)
-    parameters = {f"new_{name}": values.get(name) for name in resource.writable}
-    parameters |= {"given_names": [*values], "row_id": row_id}
+    parameters = {**_value_parameters(resource, values), "row_id": row_id}
     statement = statements.update
     if versions is not None:
         statement = statements.update_at_version
@@ -192,14 +207,13 @@ def _updates(resource: Resource, sets_text: bool, merge: bool) -> _Updates:
     for name in resource.writable:
         if name in _texts(resource) and not sets_text:
             continue
-        new: Any = sa.bindparam(f"new_{name}", type_=_typed_parameter(c[name]).type)
+        new = _new_value(c[name])
         if merge and isinstance(c[name].type, JSONB):
             merged = sa.func.jsonb_merge_patch(c[name], new, type_=JSONB)
             new = sa.case((new.is_not(None), merged)) if c[name].nullable else merged
-        is_given = sa.literal_column(f"'{name}'") == sa.any_(_given_names)
-        values[name] = sa.case((is_given, new), else_=c[name])
+        values[name] = sa.case((_is_given(name), new), else_=c[name])
         differs = _comparable(c[name]).is_distinct_from(_comparable(new))
-        differences.append(sa.and_(is_given, differs))
+        differences.append(sa.and_(_is_given(name), differs))
     is_changed = sa.or_(*differences)
     row = sa.update(resource.table).where(resource.is_row("row_id"))
     update = row.values(
