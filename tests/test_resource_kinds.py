@@ -1,8 +1,11 @@
 """Resources unlike projects: other column types, no search, no state, children of children."""
 
 import enum
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import date
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -16,8 +19,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from projectapp import database
 from projectapp.http.fields import JSONObject, QueryBoolean
+from projectapp.problems import BadRequest
 from projectapp.resources import views
+from projectapp.resources.lists import _list_spec, _served_columns
 from projectapp.resources.models import ResourceColumns, resource_constraints
+from projectapp.resources.owners import assign_rows
 from projectapp.resources.resource import Resource
 from projectapp.resources.schemas import ResourceSchema, list_query
 from tests.conftest import parameters_of
@@ -266,3 +272,166 @@ def test_a_cursor_walks_a_sort_by_each_type_of_column(kinds, sort):
         cursor = page.json["next_cursor"]
     assert walked == whole
     assert len(whole) == 7
+
+
+def test_a_key_that_a_filter_fixes_is_no_key_of_the_order(kinds, sql):
+    box = create(kinds, "/boxes")
+    shelf = create(kinds, f"/boxes/{box['id']}/shelves")
+    books = [
+        create(kinds, f"/shelves/{shelf['id']}/books", title=f"{n % 3}", is_read=n % 2 == 0)
+        for n in range(8)
+    ]
+    for sort in ("is_read", "-is_read", "is_read,title", "title,-is_read", "-title,is_read"):
+        path = f"/shelves/{shelf['id']}/books?is_read=true&sort={sort}"
+        expected = sorted(books[::2], key=lambda book: (book["title"], book["id"]))
+        if "title" not in sort:
+            expected = books[::2]
+        if sort.startswith("-title"):
+            expected.sort(key=lambda book: book["title"], reverse=True)
+        elif sort in ("-is_read", "title,-is_read"):
+            expected.sort(key=lambda book: book["id"], reverse=True)
+            expected.sort(key=lambda book: book["title"] if "title" in sort else "")
+        whole, cursor = [], ""
+        while cursor is not None:
+            page = kinds.get(f"{path}&page_size=1{cursor and f'&cursor={cursor}'}").json
+            whole += page["items"]
+            cursor = page["next_cursor"]
+        assert whole == expected, sort
+
+
+def test_an_index_that_is_an_expression_or_descends_serves_no_filter():
+    table = sa.Table("t", sa.MetaData(), sa.Column("a", sa.Text), sa.Column("b", sa.Text))
+    sa.Index("by_expression", sa.func.lower(table.c.a), "b", _table=table)
+    sa.Index("descending", table.c.a.desc(), "b", _table=table)
+    resource = SimpleNamespace(table=table, parent_key=None)
+    assert _served_columns(resource, {"a"}, "", "b") == {"b"}
+    sa.Index("by_column", "a", "b", _table=table)
+    assert _served_columns(resource, {"a"}, "", "b") == {"a", "b"}
+
+
+def test_the_rows_of_one_parent_are_not_searched_among_all_of_the_owner():
+    spec = _list_spec(BOOKS, frozenset({"shelf_id"}), ("title",), is_restricted=True)
+    assert [filter_.follows_order for filter_ in spec.filters] == [False, True, False]
+
+
+@pytest.fixture
+def make_tree(guarded_kinds, bearer):
+    """Create a box with a shelf with a book for alice; return them and alice's headers."""
+
+    def make():
+        alice = bearer("alice", SCOPES)
+        box = create(guarded_kinds, "/boxes", alice)
+        shelf = create(guarded_kinds, f"/boxes/{box['id']}/shelves", alice)
+        book = create(guarded_kinds, f"/shelves/{shelf['id']}/books", alice)
+        return box, shelf, book, alice
+
+    return make
+
+
+@pytest.mark.parametrize("scopes", ["shelves:all,books:read", "books:read,boxes:all", "books:all"])
+@pytest.mark.parametrize("query", ["", "count=exact", "sort=title", "page=2&page_size=1"])
+def test_a_nested_list_shows_no_row_of_another_owner(
+    guarded_kinds, make_tree, bearer, problem, scopes, query
+):
+    _, shelf, _, _ = make_tree()
+    response = guarded_kinds.get(
+        f"/shelves/{shelf['id']}/books?{query}", headers=bearer("bob", scopes)
+    )
+    if "shelves:all" in scopes:
+        assert (response.json["items"], response.json["total"]) == ([], 0)
+    else:
+        problem(response, 404)
+
+
+def owners(sql):
+    return [sql(f"SELECT owner, version FROM {table}")[0] for table in Base.metadata.tables]  # noqa: S608
+
+
+@pytest.mark.parametrize("interrupted_table", ["shelves", "books"])
+def test_an_interrupted_assignment_is_completed_by_the_next_one(
+    guarded_kinds_app, make_tree, sql, interrupted_table
+):
+    make_tree()
+    sql(f"ALTER TABLE {interrupted_table} ADD CHECK (owner = 'alice')")
+    with guarded_kinds_app.app_context():
+        with pytest.raises(BadRequest):
+            assign_rows(BOXES, "bob", "alice")
+        sql(f"ALTER TABLE {interrupted_table} DROP CONSTRAINT {interrupted_table}_owner_check")
+        assert assign_rows(BOXES, "bob", "alice") == 0
+        assert owners(sql) == [("bob", 2)] * 3
+        assert assign_rows(BOXES, "carol", "bob") == 1
+    assert owners(sql) == [("carol", 3)] * 3
+
+
+def test_a_keyed_create_of_a_child_is_replayed_after_its_parent_was_deleted_or_assigned(
+    guarded_kinds_app, guarded_kinds, make_tree, problem, sql
+):
+    _, shelf, _, alice = make_tree()
+    path, key = f"/shelves/{shelf['id']}/books", {**alice, "Idempotency-Key": "a"}
+    book = create(guarded_kinds, path, key)
+    with guarded_kinds_app.app_context():
+        assign_rows(BOXES, "bob", "alice")
+    assert create(guarded_kinds, path, key) == book
+    other = {**key, "Idempotency-Key": "b"}
+    problem(guarded_kinds.post(path, json={"title": "x"}, headers=other), 404)
+    sql("DELETE FROM shelves")
+    assert create(guarded_kinds, path, key) == book
+    problem(guarded_kinds.post(path, json={"title": "x"}, headers=other), 404)
+    problem(guarded_kinds.post(path, json={"title": "other"}, headers=key), 422)
+    assert sql("SELECT count(*) FROM books") == [(0,)]
+    assert sql("SELECT key FROM idempotency_keys") == [("a",)]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "a"}])
+@pytest.mark.parametrize("change", ["DELETE FROM shelves", "UPDATE shelves SET owner = 'bob'"])
+def test_a_child_is_not_created_if_its_parent_goes_while_the_create_waits(
+    guarded_kinds_app, make_tree, problem, sql, direct_url, headers, change
+):
+    _, shelf, _, alice = make_tree()
+    path, body = f"/shelves/{shelf['id']}/books", {"title": "new"}
+    client = guarded_kinds_app.test_client()
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with ThreadPoolExecutor(1) as pool:
+        with closing(psycopg2.connect(**parameters_of(direct_url))) as blocking:
+            with blocking.cursor() as cursor:
+                cursor.execute(change)
+            created = pool.submit(client.post, path, json=body, headers={**alice, **headers})
+            while sql(waiting) == [(0,)]:
+                assert not created.done()
+            blocking.commit()
+        problem(created.result(), 404)
+    assert sql("SELECT count(*) FROM books WHERE title = 'new'") == [(0,)]
+    assert sql("SELECT count(*) FROM idempotency_keys") == [(0,)]
+
+
+@pytest.fixture
+def proxied_kinds(tables, rows_removed, make_app, proxy):
+    app = make_app(DATABASE_URL=proxy.url, AUTH="tokens")
+    app.register_blueprint(make_blueprint())
+    return app.test_client()
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM boxes", "UPDATE boxes SET owner = 'bob'"])
+@pytest.mark.parametrize("fault", ["lose", "drop"])
+def test_a_create_with_a_lost_answer_whose_parent_goes_gets_503_outcome_unknown(
+    proxied_kinds, proxy, make_tree, problem, sql, change, fault
+):
+    """The child is stored with `lose`; a 404 would say that it is not."""
+    box, _, _, alice = make_tree()
+    getattr(proxy, fault).append("INSERT INTO shelves")
+    proxy.meanwhile = lambda: sql(change)
+    path = f"/boxes/{box['id']}/shelves"
+    problem(proxied_kinds.post(path, json={"title": "new"}, headers=alice), 503, "outcome_unknown")
+    stored = sql("SELECT count(*) FROM shelves WHERE title = 'new'")
+    assert stored == [(1 if fault == "lose" else 0,)]
+
+
+@pytest.mark.parametrize("fault", ["lose", "drop"])
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "a"}])
+def test_a_create_of_a_child_with_a_lost_answer_is_stored_once_and_gets_201(
+    proxied_kinds, proxy, make_tree, sql, headers, fault
+):
+    box, _, _, alice = make_tree()
+    getattr(proxy, fault).append("INSERT INTO shelves")
+    create(proxied_kinds, f"/boxes/{box['id']}/shelves", {**alice, **headers}, title="new")
+    assert sql("SELECT owner FROM shelves WHERE title = 'new'") == [("alice",)]
