@@ -77,7 +77,9 @@ class Book(ResourceColumns, Base):
     title: Mapped[str] = mapped_column(sa.String(20))
     is_read: Mapped[bool] = mapped_column(server_default=sa.false())
 
-    __table_args__ = (*resource_constraints("books", ("title", "created_at"), "is_read"),)
+    __table_args__ = (
+        *resource_constraints("books", ("title", "created_at", "is_read"), "is_read"),
+    )
 
 
 BOXES = Resource(Box, sort_keys=("created_at", "amount", "day", "kind"))

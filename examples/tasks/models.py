@@ -17,6 +17,7 @@ from projectapp.resources.models import (
 )
 from projectapp.resources.resource import Resource
 
+SORT_KEYS = ("title", "created_at", "updated_at", "is_done")
 MAX_TITLE_LENGTH = 200
 MAX_NOTES_LENGTH = 2000
 
@@ -35,7 +36,7 @@ class Task(ResourceColumns, db.Model):  # type: ignore[name-defined,misc]
     bigrams: Mapped[list[int]] = bigrams_column("title", "notes")
 
     __table_args__ = (
-        *resource_constraints("tasks", ("title", "created_at", "updated_at"), "is_done"),
+        *resource_constraints("tasks", SORT_KEYS, state="is_done"),
         search_index("tasks"),
         sa.Index("tasks_project_id_created_at_idx", "project_id", "created_at", "id"),
         sa.CheckConstraint(
@@ -46,4 +47,4 @@ class Task(ResourceColumns, db.Model):  # type: ignore[name-defined,misc]
     )
 
 
-TASKS = Resource(Task, sort_keys=("title", "created_at", "updated_at", "is_done"), parent=PROJECTS)
+TASKS = Resource(Task, SORT_KEYS, parent=PROJECTS)

@@ -16,6 +16,7 @@ from projectapp.resources.models import (
 )
 from projectapp.resources.resource import Resource
 
+SORT_KEYS = ("name", "created_at", "updated_at", "is_active")
 MAX_NAME_LENGTH = 200
 MAX_DESCRIPTION_LENGTH = 1000
 MAX_ATTRIBUTES_BYTES = 16 * 1024
@@ -34,7 +35,7 @@ class Project(ResourceColumns, db.Model):  # type: ignore[name-defined,misc]
     bigrams: Mapped[list[int]] = bigrams_column("name", "description")
 
     __table_args__ = (
-        *resource_constraints("projects", ("name", "created_at", "updated_at"), "is_active"),
+        *resource_constraints("projects", SORT_KEYS, state="is_active"),
         search_index("projects"),
         sa.Index(
             "projects_attributes_idx",
@@ -64,4 +65,4 @@ class Project(ResourceColumns, db.Model):  # type: ignore[name-defined,misc]
     )
 
 
-PROJECTS = Resource(Project, sort_keys=("name", "created_at", "updated_at", "is_active"))
+PROJECTS = Resource(Project, SORT_KEYS)

@@ -44,7 +44,7 @@ class IdempotencyKey(db.Model):  # type: ignore[name-defined,misc]
 
 
 class IdempotencyClaim(NamedTuple):
-    """Identifies a request: two requests with equal claims are the same request."""
+    """Identifies a request: a repetition of the request has the same claim."""
 
     scope: str
     key: str
@@ -80,11 +80,11 @@ def read_claim() -> IdempotencyClaim | None:
 def build_idempotent_insert(
     table: sa.Table, rows: sa.Select[Any], render_json: Callable[[Any], sa.ColumnElement[str]]
 ) -> sa.Select[Any]:
-    """Build the statement that inserts `rows`, a select of one row, unless the claim is answered.
+    """Build the statement that inserts a row and its key, unless the key is already stored.
 
-    `render_json` makes the body of the response from the row's columns. The statement returns the
-    response of this request or of an earlier one, or no row: then an equal request is running, or
-    `rows` selects nothing.
+    `rows` selects the row, or nothing. `render_json` makes the body of the response from the row's
+    columns. The statement returns the response to this request or to an earlier one. It returns no
+    row if a request with this key is running, or if `rows` selects nothing.
     """
     keys: Any = IdempotencyKey.__table__
     is_own_key = (keys.c.scope == sa.bindparam("scope"), keys.c.key == sa.bindparam("key"))
@@ -110,8 +110,14 @@ def build_idempotent_insert(
         .cte("claimed")
     )
     inserted = sa.insert(table).from_select(row.c.keys(), sa.select(row).join(claimed, sa.true()))
-    expired = _select_expired(_EXPIRED_PER_INSERT, sa.not_(sa.and_(*is_own_key)))
-    purged = sa.delete(keys).where(_primary_key(keys).in_(expired))
+    expired = (
+        sa.select(*keys.primary_key)
+        .where(_has_expired(keys), sa.not_(sa.and_(*is_own_key)))
+        .order_by(keys.c.created_at)
+        .limit(_EXPIRED_PER_INSERT)
+        .with_for_update(skip_locked=True)
+    )
+    purged = sa.delete(keys).where(sa.tuple_(*keys.primary_key).in_(expired))
     earlier = sa.select(*response).where(
         *is_own_key, sa.not_(_has_expired(keys)), ~sa.exists(sa.select(claimed))
     )
@@ -125,24 +131,21 @@ def insert_idempotently(
     claim: IdempotencyClaim,
     can_insert: Callable[[], bool],
 ) -> tuple[Row | None, bool]:
-    """Run a statement of `build_idempotent_insert`, with a new `id` among its parameters.
+    """Run a statement of `build_idempotent_insert`; `parameters` contain a new `id`.
 
-    Returns the row, and whether it is the response to an earlier request. The row is None if there
-    was nothing to insert, which `can_insert` tells. Raises IdempotencyKeyReused if the earlier
-    request was another one, and Conflict while it is running.
+    Returns the row, and whether it is the response to an earlier request. The row is None if the
+    statement returns none and `can_insert` returns False. Raises IdempotencyKeyReused if the
+    request of this key was another one, and Conflict while a request with this key is running.
     """
     parameters = {**parameters, **claim._asdict()}
 
-    def run() -> Any:
-        return database.execute(statement, parameters)
-
-    def read_again() -> Any:
-        # An equal request that ended while this one waited is not in the snapshot of the first run.
-        return run() or run()
+    def run_twice(resolve: Callable[[], Any] | None = None) -> Any:
+        # A request that ended while the first run waited for it is not in the run's snapshot.
+        row = database.execute(statement, parameters, resolve)
+        return row or database.execute(statement, parameters, resolve)
 
     try:
-        row = database.execute(statement, parameters, read_again)
-        row = row or database.execute(statement, parameters, read_again)
+        row = run_twice(resolve=run_twice)
     except LockTimeout as error:
         if IdempotencyKey.__tablename__ not in error.context:
             raise
@@ -160,7 +163,7 @@ def insert_idempotently(
 
 
 def purge() -> int:
-    """Delete all expired keys, about 1000 per statement; return how many there were."""
+    """Delete all expired keys, about 1000 per statement, and return their number."""
     keys: Any = IdempotencyKey.__table__
     by_age = sa.select(keys.c.created_at).where(_has_expired(keys)).order_by(keys.c.created_at)
     oldest = by_age.fetch(1000, with_ties=True).subquery()
@@ -177,21 +180,5 @@ def purge() -> int:
         total += count
 
 
-def _primary_key(keys: Any) -> sa.Tuple:
-    return sa.tuple_(keys.c.scope, keys.c.key)
-
-
 def _has_expired(keys: Any) -> sa.ColumnElement[bool]:
     return keys.c.created_at < sa.func.now() - sa.literal_column(_RETENTION)
-
-
-def _select_expired(limit: int, *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """Select the oldest expired keys, without those that another transaction has locked."""
-    keys: Any = IdempotencyKey.__table__
-    return (
-        sa.select(keys.c.scope, keys.c.key)
-        .where(_has_expired(keys), *conditions)
-        .order_by(keys.c.created_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )

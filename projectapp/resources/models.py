@@ -58,16 +58,14 @@ def resource_constraints(
 ) -> Iterator[Any]:
     """Yield the indexes that lists of a resource need, and the check of its version.
 
-    There is an index for each of the `sort_keys`; `state` is a boolean column by which lists are
-    often filtered, and gets an index for each sort key, too.
+    There is an index for each of the `sort_keys`. If one of them is `state`, a boolean column by
+    which lists are often filtered, each other key has a second index, which begins with `state`.
     """
     yield sa.CheckConstraint("version >= 1", name="version_positive")
     for key in sort_keys:
         yield sa.Index(f"{table}_{key}_id_idx", key, "id")
-        if state:
+        if state and key != state:
             yield sa.Index(f"{table}_{state}_{key}_id_idx", state, key, "id")
-    if state:
-        yield sa.Index(f"{table}_{state}_id_idx", state, "id")
     yield sa.Index(
         f"{table}_owner_created_at_idx",
         *("owner", "created_at", "id"),

@@ -3,7 +3,7 @@
 A table is walked by id, in batches: each statement is short and locks few rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -23,40 +23,39 @@ _ids = sa.bindparam("ids", type_=ARRAY(sa.Uuid))
 def assign_rows(
     resource: Resource, new_owner: str, old_owner: str | None, row_ids: Sequence[UUID] = ()
 ) -> int:
-    """Assign the rows of `old_owner`, or those without an owner, and return how many there were.
+    """Assign the rows of `old_owner`, where None is no owner, and return their number.
 
-    `row_ids` limits it to these rows. Children get the owner of their parents. It can be run again
-    at any time, and then does only what is left to do.
+    With `row_ids`, only these rows. Children get the owners of their parents. The function can be
+    called again at any time: it does what an interrupted call has left to do.
     """
     owners = {"new_owner": new_owner, "old_owner": old_owner}
-    selection = {"row_ids": list(row_ids), "all_rows": not row_ids}
-    count, last = 0, str(UUID(int=0))
-    while last:
-        ids, last = database.execute(
-            _next_rows(resource), {**owners, **selection, "after": UUID(last)}
-        )
-        if ids:
-            rows = {**owners, "ids": [UUID(row_id) for row_id in ids]}
-            count += database.write_repeatably(_assign(resource), rows).row_count
-    for child in resource.children:
-        _assign_to_owners_of_parents(child)
+    selection = {"row_ids": [*row_ids], "all_rows": not row_ids}
+    count = 0
+    for ids in _find_batches(_next_rows(resource), {**owners, **selection}):
+        count += database.write_repeatably(_assign(resource), {**owners, "ids": ids}).row_count
+    _assign_children_of(resource)
     return count
 
 
-def _assign_to_owners_of_parents(resource: Resource) -> None:
-    """Give every row the owner of its parent.
+def _assign_children_of(resource: Resource) -> None:
+    """Give each child the owner of its parent, then do the same for the children of the children.
 
-    Its statements run after those that changed the parents. So they also see rows that another
-    transaction created in the meantime.
+    These statements run after those that changed the parents. So they also find rows that another
+    transaction created in between.
     """
+    for child in resource.children:
+        for ids in _find_batches(_next_children(child), {}):
+            database.write_repeatably(_assign_children(child), {"ids": ids})
+        _assign_children_of(child)
+
+
+def _find_batches(statement: sa.Select[Any], parameters: dict[str, Any]) -> Iterator[list[UUID]]:
+    """Walk a table by id; yield from each batch the ids of the rows to assign, if it has any."""
     last = str(UUID(int=0))
     while last:
-        ids, last = database.execute(_next_children(resource), {"after": UUID(last)})
+        ids, last = database.execute(statement, {**parameters, "after": UUID(last)})
         if ids:
-            rows = {"ids": [UUID(row_id) for row_id in ids]}
-            database.write_repeatably(_assign_children(resource), rows)
-    for child in resource.children:
-        _assign_to_owners_of_parents(child)
+            yield [UUID(row_id) for row_id in ids]
 
 
 @lru_cache
@@ -83,8 +82,11 @@ def _batch(rows: sa.Select[Any], row_id: Any) -> sa.CTE:
     return rows.where(after).order_by(row_id).limit(_BATCH_ROWS).cte("batch")
 
 
-def _ids_and_last(batch: sa.CTE, condition: sa.ColumnElement[bool]) -> Any:
-    """Select the ids of the rows that meet the condition, and the last id of the batch, as text."""
+def _ids_and_last(batch: sa.CTE, condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Select the ids of the rows that meet the condition, and the last id of the batch.
+
+    They are texts: PostgreSQL 17 has no max(uuid).
+    """
     row_id = sa.cast(batch.c.id, sa.Text)
     ids: Any = sa.func.array_agg(row_id).filter(condition)
     return sa.select(ids.label("ids"), sa.func.max(row_id).label("last"))
@@ -92,13 +94,13 @@ def _ids_and_last(batch: sa.CTE, condition: sa.ColumnElement[bool]) -> Any:
 
 @lru_cache
 def _assign(resource: Resource) -> sa.Select[Any]:
-    """Assign rows. It counts the same when it is repeated: also those that are assigned already."""
+    """Assign rows and count them. The count is the same if the statement is repeated."""
     c = resource.table.c
     is_listed = c.id == sa.any_(_ids)
     assigned = (
         sa.update(resource.table)
         .where(is_listed, c.owner.is_not_distinct_from(_old_owner))
-        .values(owner=_new_owner, **_changed(resource))
+        .values(owner=_new_owner, **_new_version(resource))
         .returning(c.id)
         .cte("assigned")
     )
@@ -107,20 +109,18 @@ def _assign(resource: Resource) -> sa.Select[Any]:
 
 
 @lru_cache
-def _assign_children(resource: Resource) -> sa.Select[Any]:
+def _assign_children(resource: Resource) -> sa.Update:
     c, parent = resource.table.c, _parent(resource)
     differs = c.owner.is_distinct_from(parent.c.owner)
-    assigned = (
+    return (
         sa.update(resource.table)
         .where(c.id == sa.any_(_ids), _is_parent(resource), differs)
-        .values(owner=parent.c.owner, **_changed(resource))
+        .values(owner=parent.c.owner, **_new_version(resource))
         .returning(c.id)
-        .cte("assigned")
     )
-    return sa.select(sa.func.count()).select_from(assigned)
 
 
-def _changed(resource: Resource) -> dict[str, Any]:
+def _new_version(resource: Resource) -> dict[str, Any]:
     return {"version": resource.table.c.version + 1, "updated_at": sa.func.clock_timestamp()}
 
 

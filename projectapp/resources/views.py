@@ -133,7 +133,7 @@ def list_response(
         list_key["visible_owner"] = owner
     start = decode_cursor(cursor, list_key) if cursor else (page - 1) * page_size
     rows = find_page(resource, query, sort, fields, count_mode, page_size, start)
-    if parent_id and not rows.items and not is_parent_visible(resource, parent_id):
+    if not rows.items and not is_parent_visible(resource, parent_id):
         raise NotFound
     previous_cursor, next_cursor = (
         position and encode_cursor(position, list_key) for position in (rows.previous, rows.next)

@@ -58,7 +58,7 @@ def insert_row(
             statement,
             parameters,
             claim,
-            can_insert=lambda: not resource.parent or is_parent_visible(resource, parent_id),
+            can_insert=lambda: is_parent_visible(resource, parent_id),
         )
     insert_statement, repeat = _inserts(resource, uses_defaults)
 
@@ -72,8 +72,8 @@ def insert_row(
 
 
 def is_parent_visible(resource: Resource, parent_id: UUID | None) -> bool:
-    parent = resource.parent
-    return bool(parent and find_row(parent, parent_id)) if parent_id else False
+    """Return whether the caller sees the parent; True without a `parent_id`."""
+    return not (resource.parent and parent_id) or bool(find_row(resource.parent, parent_id))
 
 
 @lru_cache
