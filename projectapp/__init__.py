@@ -57,7 +57,7 @@ def create_app(config: settings.Config | None = None) -> Flask:
 
 
 def add_commands(app: Flask) -> None:
-    """Add the commands of no blueprint. A server never loads them: Alembic alone takes 8 MiB."""
+    """Add the commands that no blueprint has. A server never loads them: Alembic takes 8 MiB."""
     from flask_migrate import Migrate
 
     from projectapp.auth.cli import tokens_cli

@@ -263,7 +263,7 @@ def test_two_statements_serve_every_choice_of_fields_to_change(client, make_proj
         {"name": "x", "description": "y", "is_active": False, "attributes": {"a": 1}},
         {"name": "z", "description": None, "is_active": True, "attributes": {"b": 2}},
     ]
-    writes._updates.cache_clear()
+    writes._update_statements.cache_clear()
     compile_statement.cache_clear()
     before = client.get(url).json
     for names in subsets(bodies[0]):
@@ -281,7 +281,7 @@ def test_two_statements_serve_every_choice_of_fields_to_change(client, make_proj
                 **{name: changed[name] for name in ("version", "updated_at")},
             }
             before = changed
-    assert writes._updates.cache_info().currsize == 2
+    assert writes._update_statements.cache_info().currsize == 2
     assert compile_statement.cache_info().currsize <= 4 + 1, (
         "a change with a version, without, and a read"
     )

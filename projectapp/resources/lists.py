@@ -45,10 +45,11 @@ def find_page(
 ) -> Page:
     """Return the page of the rows that match all `filters`, from an offset or a position on.
 
-    A filter is named like the column that must be equal or, for JSON, contain the value; with a
-    suffix such as `_gte` it is a range; `of_owner` is the owner, and `q` a search. `sort` holds
-    sort keys of the resource, with "-" for descending. Without `sort`, the best matches of a search
-    come first, otherwise the newest rows. Each row has these `fields`, in the resource's order.
+    The name of a filter is the name of a column, which must equal the value or, for JSON, contain
+    it. A suffix such as `_gte` makes it a range. The filter `of_owner` is for the column `owner`,
+    and `q` is a search. `sort` has sort keys of the resource, with "-" for descending. Without
+    `sort`, the best matches of a search come first, or without a search the newest rows. Each row
+    has these `fields`, in the resource's order.
     `count_mode` is one of COUNT_MODES. Raises InvalidCursor for a position of another list.
     """
     is_restricted = auth.visible_owner(resource.name) is not None
@@ -95,7 +96,7 @@ def _list_spec(
     keys = [*(key for key in sort_keys if key[0] not in filter_names), id_key]
     is_ranked = "q" in filter_names and not sort
     segments: Sequence[Filter] = search_segments(table) if is_ranked else ()
-    state = ""  # a boolean key: its two values are segments, since an index has them so
+    state = ""  # the first key if it is a boolean: rows with the same value are one segment
     if isinstance(table.c[keys[0][0]].type, sa.Boolean):
         state, descends = keys.pop(0)
         segments = [_state_filter(state, value) for value in (descends, not descends)]

@@ -1,8 +1,8 @@
 """One statement for a page of a list: its rows as JSON, the neighbouring cursors, and the total.
 
 A list is a sequence of *segments*, such as the ranks of a search; most lists have one segment.
-Within a segment the rows are in the order of columns, which an index can follow, and PostgreSQL
-begins with the next segment only while the page is not full. docs/decisions/0005 gives the reasons.
+Within a segment, rows are ordered by columns, so an index can serve the order. PostgreSQL begins
+the next segment only if the page is not full yet. docs/decisions/0005 gives the reasons.
 """
 
 import json
@@ -32,7 +32,7 @@ from projectapp.resources.subqueries import (
 )
 
 COUNT_MODES = ("auto", "exact", "none")
-EXACT_COUNT_LIMIT = 10_000  # rows that `auto` counts; it counts none if the planner expects twice
+EXACT_COUNT_LIMIT = 10_000  # `auto` counts up to it, unless the planner expects twice as many
 
 
 class Page(NamedTuple):
@@ -60,31 +60,19 @@ def page_statement(
     its columns. With `skips_many`, skipped rows are not fetched if an index has their keys.
     """
     fetches_late = skips_many and all(filter_.follows_order for filter_ in spec.filters)
-    walked = spec.with_keys_only() if fetches_late else spec
-    first, *others = SegmentSelects(walked, start, count_mode != "none").build()
-    rows = first
-    if others:
-        rows, c = select_from(sa.union_all(first, *others).subquery("listed"), walked.types)
-        rows = rows.add_columns(c.list_segment, c.list_matches)
-    rows = rows.limit(PAGE_SIZE + constant(1)).offset(OFFSET)
-    rows, c = select_from(rows.subquery("chosen"), walked.types)
-    number = sa.func.row_number().over().label("list_number")
-    rows = rows.add_columns(number, c.list_segment, c.list_matches)
-    if fetches_late:
-        rows = _with_all_columns(spec, rows.subquery("numbered"), walked.types)
-    rows, c = select_from(rows.subquery("shown"), spec.types)
+    rows = _numbered_rows(spec, start, count_mode != "none", fetches_late)
+    shown, c = select_from(rows.subquery("shown"), spec.types)
     comma: Any = sa.literal_column("','")
     if start and start.is_backward:
         comma = aggregate_order_by(comma, c.list_number.desc())
     elif fetches_late:
         comma = aggregate_order_by(comma, c.list_number)
-    keys = [c[name] for name, _ in spec.keys]
-    sort_values = sa.func.json_build_array(c.list_segment, *map(_sort_value, keys))
-    position = sa.cast(sort_values, sa.Text)
+    sort_values = (_sort_value(c[name]) for name, _ in spec.keys)
+    position = sa.cast(sa.func.json_build_array(c.list_segment, *sort_values), sa.Text)
     first_position: Any = sa.null()
     if start:
         first_position = sa.func.max(position).filter(c.list_number == constant(1))
-    page = rows.with_only_columns(
+    page = shown.with_only_columns(
         sa.func.string_agg(render_json(c), comma).filter(c.list_number <= PAGE_SIZE).label("items"),
         sa.func.count().label("row_count"),
         sa.func.max(c.list_matches).label("matches"),
@@ -97,22 +85,37 @@ def page_statement(
     return sa.select(page).add_columns(*_total(spec, count_mode, ~total_is_known, page))
 
 
+def _numbered_rows(
+    spec: ListSpec, start: Start | None, include_total: bool, fetches_late: bool
+) -> sa.Select[Any]:
+    """Select the rows of the page and one row more, with their numbers from 1.
+
+    With `fetches_late`, an index finds them by their keys before they are fetched.
+    """
+    walk_spec = spec.with_keys_only() if fetches_late else spec
+    first, *others = SegmentSelects(walk_spec, start, include_total).build()
+    rows = first
+    if others:
+        rows, c = select_from(sa.union_all(first, *others).subquery("listed"), walk_spec.types)
+        rows = rows.add_columns(c.list_segment, c.list_matches)
+    rows = rows.limit(PAGE_SIZE + constant(1)).offset(OFFSET)
+    rows, c = select_from(rows.subquery("chosen"), walk_spec.types)
+    number = sa.func.row_number().over().label("list_number")
+    rows = rows.add_columns(number, c.list_segment, c.list_matches)
+    if not fetches_late:
+        return rows
+    unique_key, _ = spec.keys[-1]
+    rows, c = select_from(rows.subquery("numbered"), walk_spec.types)
+    other_columns = (spec.table.c[name] for name in spec.columns if name not in walk_spec.types)
+    rows = rows.add_columns(c.list_number, c.list_segment, c.list_matches, *other_columns)
+    return rows.join(spec.table, spec.table.c[unique_key] == c[unique_key])
+
+
 def _sort_value(key: Any) -> Any:
     """Render a key for a cursor, a decimal as text: as a number of JSON it would be rounded."""
     if isinstance(key.type, sa.DateTime):
         return rfc3339(key)
     return sa.cast(key, sa.Text) if key.type.python_type in (Decimal, float) else key
-
-
-def _with_all_columns(
-    spec: ListSpec, numbered: sa.Subquery, types: Mapping[str, Any]
-) -> sa.Select[Any]:
-    """Add all columns to rows that have only those of `types`; the last key is unique."""
-    unique, _ = spec.keys[-1]
-    rows, c = select_from(numbered, types)
-    other_columns = (spec.table.c[name] for name in spec.columns if name not in types)
-    rows = rows.add_columns(c.list_number, c.list_segment, c.list_matches, *other_columns)
-    return rows.join(spec.table, spec.table.c[unique] == c[unique])
 
 
 def _total(

@@ -18,9 +18,9 @@ from projectapp.resources.models import READ_ONLY
 class Resource:
     """A table with the ResourceColumns.
 
-    Lists can be sorted by `sort_keys`, columns that are never null. Rows may belong to rows of
-    `parent`, which has a foreign key from the table: then they have their parent's owner, and only
-    a caller who sees the parent creates them.
+    Lists can be sorted by the columns `sort_keys`, which are never null. If the rows belong to rows
+    of another resource, their `parent`, the table has a foreign key to the parent's table. A child
+    has the owner of its parent, and only a caller who sees the parent can create it.
     """
 
     model: Any

@@ -75,14 +75,14 @@ def _has_bigrams(table: sa.Table, text: Any, sign: int) -> sa.ColumnElement[bool
 
 
 def validate_search(text: str) -> None:
-    """Raise ValidationError unless a folded word has two letters: a bigram is the least to find."""
+    """Raise ValidationError if no word has two letters: the index finds only pairs of letters."""
     folded = "".join(map(_fold_case, normalize("NFC", text))).replace("i\u0307", "i")
     if not any(len(word) > 1 for word in normalize("NFC", folded).split()):
         raise ValidationError("A search needs at least one word of two or more characters.")
 
 
 def _fold_case(letter: str) -> str:
-    """Return the letter that Unicode's simple case folding makes of one, and i for a Turkish i."""
+    """Return a letter after Unicode's simple case folding; i for both Turkish letters."""
     if letter in "İı":
         return "i"
     folded = letter.casefold()

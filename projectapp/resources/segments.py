@@ -1,8 +1,8 @@
 """The segments of a list as selects. The plan depends on how frequent the matches are.
 
-Where one index has the order and all filters, a segment is read from it. Elsewhere nobody can know
-in advance which index is better, so the statement decides while it runs; docs/lists.md shows the
-SQL of a search.
+If one index serves the order and all filters, a segment is read from it. Otherwise the best index
+depends on the stored rows, so the statement decides while it runs. docs/lists.md shows the SQL of a
+search.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,9 +31,9 @@ _RARE_MATCHES = constant(10)  # with fewer among the tried rows, all segments ar
 
 
 class SegmentSelects:
-    """Builds the selects of a list from `start` on.
+    """Builds the selects of a list that begins at `start`.
 
-    With `include_total`, a select that fetches all matches also returns their number.
+    With `include_total`, the select that fetches all matches also returns their number.
     """
 
     def __init__(self, spec: ListSpec, start: Start | None, include_total: bool) -> None:
@@ -61,10 +61,10 @@ class SegmentSelects:
             yield from self._adaptive_selects(numbers)
 
     def _adaptive_selects(self, numbers: Sequence[int]) -> Iterator[sa.Select[Any]]:
-        """Try the next rows in the list's order; how many match decides about the rest.
+        """Try the next rows in the list's order, and count the matches among them.
 
-        If few match, all matches are fetched by an index of their own and sorted. If many match,
-        they fill the page; with several segments, this is decided for each.
+        If there are few, the first select fetches all matches by another index and sorts them. If
+        there are many, they fill the page; with several segments, this is decided for each segment.
         """
         segments, types = self._spec.segments, self._spec.types
         starts_in_segment = self._has_start or not segments
@@ -72,7 +72,7 @@ class SegmentSelects:
         tried_from_top = self._tried(self._spec.filters, "from_top") if self._has_start else tried
         matches, c = select_from(tried, types)
         rare_conditions = [count_rows(matches) < (_RARE_MATCHES if segments else _rows_needed)]
-        if segments and self._has_start:  # near the end of a segment every word is rare
+        if segments and self._has_start:  # near its end few rows are left, so few match
             matches_from_top, _ = select_from(tried_from_top, types)
             rare_conditions.append(count_rows(matches_from_top) < _RARE_MATCHES)
         is_rare = evaluate_once(sa.and_(*rare_conditions), "rare")
@@ -107,7 +107,7 @@ class SegmentSelects:
         if spec.segment_number:
             segment = spec.segment_number(c).label("list_segment")
         elif spec.segments:
-            cases = ((part.condition(c), constant(n)) for n, part in enumerate(spec.segments))
+            cases = ((s.condition(c), constant(n)) for n, s in enumerate(spec.segments))
             segment = sa.case(*cases).label("list_segment")
         if self._include_total:
             total = sa.func.count().over().label("list_matches")
@@ -143,7 +143,7 @@ class SegmentSelects:
     def _fenced(
         self, filters: Sequence[Filter], conditions: Any, *more_columns: Any
     ) -> tuple[sa.Select[Any], Any]:
-        """Select all matches. OFFSET 0 keeps the planner from following the order outside of it."""
+        """Select all matches. OFFSET 0 keeps the planner from reading them in the list's order."""
         rows = self._rows(filters).where(*conditions).add_columns(*more_columns)
         return select_from(rows.offset(constant(0)).subquery("fetched"), self._spec.types)
 

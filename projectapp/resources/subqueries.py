@@ -1,7 +1,7 @@
 """Small selects from which the statement of a list is built.
 
-Their columns are text, because compiling columns takes SQLAlchemy most of the time, and each level
-of a list's statement repeats all of them.
+Their columns are literal text. SQLAlchemy would need most of its time to compile column objects,
+because each level of the statement repeats all columns.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ class Filter(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where a page begins: in this segment, after (or if `is_backward`, before) a known row."""
+    """Where a page begins: in this segment, after the cursor's row, or before it."""
 
     segment: int
     is_backward: bool

@@ -1,6 +1,6 @@
-"""The views of all resources: how an endpoint is declared, and how its response is made.
+"""What the views of all resources use: declarations of endpoints, and functions for responses.
 
-`routes.py` of a resource connects both to a path and to a docstring for the OpenAPI document.
+`routes.py` of a resource adds the path and the docstring, which the OpenAPI document contains.
 """
 
 import json
@@ -118,44 +118,45 @@ def list_response(
 ) -> Response:
     """Return a page of the list that the validated `query` describes.
 
-    With `parent_id` it has the children of that row. Raises NotFound if the caller does not see it.
+    With `parent_id`, the list has only the children of that row. Raises NotFound if the caller does
+    not see the parent.
     """
     query = dict(query)
     page_size, sort = query.pop("page_size"), query.pop("sort", [])
     fields = {"id", *query.pop("selected_fields")}
     cursor = query.pop("cursor", None)
-    page = query.pop("page", None if cursor else 1)
+    page_number = query.pop("page", None if cursor else 1)
     count_mode = query.pop("count", "none" if cursor else "auto")
     if parent_id:
         query[str(resource.parent_key)] = parent_id
     list_key = {**query, "sort": sort, "resource": resource.name}
     if owner := auth.visible_owner(resource.name):
         list_key["visible_owner"] = owner
-    start = decode_cursor(cursor, list_key) if cursor else (page - 1) * page_size
-    rows = find_page(resource, query, sort, fields, count_mode, page_size, start)
-    if not rows.items and not is_parent_visible(resource, parent_id):
+    start = decode_cursor(cursor, list_key) if cursor else (page_number - 1) * page_size
+    page = find_page(resource, query, sort, fields, count_mode, page_size, start)
+    if not page.items and not is_parent_visible(resource, parent_id):
         raise NotFound
     previous_cursor, next_cursor = (
-        position and encode_cursor(position, list_key) for position in (rows.previous, rows.next)
+        position and encode_cursor(position, list_key) for position in (page.previous, page.next)
     )
     page_info = {
-        "total": rows.total,
-        **({"total_is_estimate": True} if rows.is_estimate else {}),
-        "page": page,
+        "total": page.total,
+        **({"total_is_estimate": True} if page.is_estimate else {}),
+        "page": page_number,
         "page_size": page_size,
         "next_cursor": next_cursor,
     }
     path = quote(request.script_root + request.path)
     parameters = request.args.items(multi=True)
-    links = link_header(path, parameters, page, previous_cursor, next_cursor)
-    body = f'{{"items":[{rows.items}],{json.dumps(page_info)[1:]}'
+    links = link_header(path, parameters, page_number, previous_cursor, next_cursor)
+    body = f'{{"items":[{page.items}],{json.dumps(page_info)[1:]}'
     return _json_response(body, headers={"Link": links} if links else None)
 
 
 def create_response(
     resource: Resource, body: dict[str, Any], path: str, parent_id: UUID | None = None
 ) -> Response:
-    """Create a row; with `parent_id` as a child of that row. It is then read at `path`/ID.
+    """Create a row; with `parent_id`, as a child of that row. Its Location is `path`/ID.
 
     Raises NotFound if the caller does not see the parent.
     """

@@ -25,16 +25,16 @@ from projectapp.resources.idempotency import (
 from projectapp.resources.resource import Resource
 from projectapp.resources.subqueries import DIALECT
 
-_given_names = sa.bindparam("given_names", type_=ARRAY(sa.Text))
+_sent_names = sa.bindparam("sent_names", type_=ARRAY(sa.Text))
 
 
 def find_row(resource: Resource, row_id: UUID) -> Row | None:
-    return database.execute(_find(resource), {"row_id": row_id})
+    return database.execute(_find_statement(resource), {"row_id": row_id})
 
 
 @lru_cache
-def _find(resource: Resource) -> sa.Select[Any]:
-    return sa.select(*_result(resource)).where(resource.is_row("row_id"))
+def _find_statement(resource: Resource) -> sa.Select[Any]:
+    return sa.select(*_result_columns(resource)).where(resource.is_row("row_id"))
 
 
 def insert_row(
@@ -51,16 +51,16 @@ def insert_row(
     """
     parameters = _value_parameters(resource, values)
     parameters |= {"id": database.uuid7(), "owner": auth.current_owner(), "parent_id": parent_id}
-    uses_defaults = not values.keys() >= _defaulted(resource)
+    uses_defaults = not values.keys() >= _columns_with_default(resource)
     if claim:
-        statement = _idempotent_insert(resource, uses_defaults)
+        statement = _idempotent_insert_statement(resource, uses_defaults)
         return insert_idempotently(
             statement,
             parameters,
             claim,
             can_insert=lambda: is_parent_visible(resource, parent_id),
         )
-    insert_statement, repeat = _inserts(resource, uses_defaults)
+    insert_statement, repeat = _insert_statements(resource, uses_defaults)
 
     def resolve() -> Row:
         row = database.execute(repeat, parameters)
@@ -77,27 +77,27 @@ def is_parent_visible(resource: Resource, parent_id: UUID | None) -> bool:
 
 
 @lru_cache
-def _inserts(resource: Resource, uses_defaults: bool) -> tuple[sa.Insert, sa.Insert]:
-    """Return the statement that inserts a row, and the one that finds out whether it did.
+def _insert_statements(resource: Resource, uses_defaults: bool) -> tuple[sa.Insert, sa.Insert]:
+    """Return the statement that inserts a row, and the one to run if its result is lost.
 
-    The second repeats the first with the same id. Unlike a SELECT it also writes if the row exists,
-    so its commit waits until the row is replicated.
+    The second inserts the row with the same id, unless it is stored. Unlike a SELECT, it writes in
+    both cases, so its commit waits until the row is replicated.
     """
     rows = _new_row(resource, uses_defaults)
     new = insert(resource.table).from_select(rows.selected_columns.keys(), rows)
-    result = (resource.table.c.id, *_result(resource))
+    result = (resource.table.c.id, *_result_columns(resource))
     repeated = new.on_conflict_do_update(index_elements=["id"], set_={"id": new.excluded.id})
     return new.returning(*result), repeated.returning(*result)
 
 
 @lru_cache
-def _idempotent_insert(resource: Resource, uses_defaults: bool) -> sa.Select[Any]:
+def _idempotent_insert_statement(resource: Resource, uses_defaults: bool) -> sa.Select[Any]:
     rows = _new_row(resource, uses_defaults)
     return build_idempotent_insert(resource.table, rows, resource.as_json)
 
 
 @lru_cache
-def _defaulted(resource: Resource) -> frozenset[str]:
+def _columns_with_default(resource: Resource) -> frozenset[str]:
     """Return the writable columns that have a default."""
     columns = resource.table.c
     return frozenset(name for name in resource.writable if columns[name].server_default is not None)
@@ -106,7 +106,7 @@ def _defaulted(resource: Resource) -> frozenset[str]:
 def _new_row(resource: Resource, uses_defaults: bool) -> sa.Select[Any]:
     """Select the values of a new row, as columns with their types: PostgreSQL infers none here.
 
-    With `uses_defaults`, a default replaces the parameter of a field that was not given.
+    With `uses_defaults`, a field that the client did not send gets its column's default.
     """
     table, parent = resource.table, resource.parent
     values: dict[str, Any] = {}
@@ -116,7 +116,7 @@ def _new_row(resource: Resource, uses_defaults: bool) -> sa.Select[Any]:
         if name in resource.writable:
             values[name] = _new_value(column)
             if uses_defaults and default is not None:
-                values[name] = sa.case((_is_given(name), values[name]), else_=default)
+                values[name] = sa.case((_is_sent(name), values[name]), else_=default)
         elif name in ("id", "owner"):
             values[name] = sa.cast(sa.bindparam(name, type_=column.type), column.type)
         elif default is not None:
@@ -138,7 +138,7 @@ def _default(column: sa.Column[Any]) -> sa.Cast[Any] | None:
 
 def _value_parameters(resource: Resource, values: Mapping[str, Any]) -> dict[str, Any]:
     parameters: dict[str, Any] = {f"new_{name}": values.get(name) for name in resource.writable}
-    return {**parameters, "given_names": [*values]}
+    return {**parameters, "sent_names": [*values]}
 
 
 def _new_value(column: sa.Column[Any]) -> Any:
@@ -151,8 +151,8 @@ def _new_value(column: sa.Column[Any]) -> Any:
     return sa.cast(sa.bindparam(f"new_{column.key}", type_=type_), type_)
 
 
-def _is_given(name: str) -> sa.ColumnElement[bool]:
-    return sa.literal_column(f"'{name}'") == sa.any_(_given_names)
+def _is_sent(name: str) -> sa.ColumnElement[bool]:
+    return sa.literal_column(f"'{name}'") == sa.any_(_sent_names)
 
 
 def update_row(
@@ -165,14 +165,16 @@ def update_row(
     """Set the fields in `values`. The version and `updated_at` change only if a value does.
 
     With `merge`, JSON objects are RFC 7396 patches. Returns None if the caller sees no such row, or
-    if its version is none of `versions`, where None is any version.
+    if its version is not one of `versions`. None allows every version.
     """
     if versions == NO_VERSION:
         return None
     if not values:
         row = find_row(resource, row_id)
         return row if row and (versions is None or row.version in versions) else None
-    statements = _updates(resource, not values.keys().isdisjoint(_texts(resource)), merge)
+    statements = _update_statements(
+        resource, not values.keys().isdisjoint(_searched_texts(resource)), merge
+    )
     parameters = {**_value_parameters(resource, values), "row_id": row_id}
     statement = statements.update
     if versions is not None:
@@ -181,39 +183,41 @@ def update_row(
 
     def resolve() -> Row | None:
         # With exactly one expected version the update takes effect at most once.
-        is_one = versions is not None and len(versions.listed) == 1 and not versions.is_complement
-        row = database.execute(statement, parameters) if is_one else None
+        has_one_version = (
+            versions is not None and len(versions.listed) == 1 and not versions.is_complement
+        )
+        row = database.execute(statement, parameters) if has_one_version else None
         return row or _find_lost_update(statements.read_back, parameters, versions)
 
     return database.execute(statement, parameters, resolve)
 
 
-class _Updates(NamedTuple):
+class _UpdateStatements(NamedTuple):
     update: sa.Update
     update_at_version: sa.Update
     read_back: sa.Update
 
 
 @lru_cache
-def _updates(resource: Resource, sets_text: bool, merge: bool) -> _Updates:
-    """Return the statements that set those columns that the parameter `given_names` has.
+def _update_statements(resource: Resource, sets_text: bool, merge: bool) -> _UpdateStatements:
+    """Return the statements that set the columns that the parameter `sent_names` lists.
 
-    One statement serves every selection of columns. Only texts of a search are separate: PostgreSQL
-    would compute the search columns again even if a text stays the same.
+    One statement serves every selection of columns. But it sets searched texts only with
+    `sets_text`: PostgreSQL computes the search columns again even if the texts stay the same.
     """
     c = resource.table.c
     values: dict[str, Any] = {}
     differences = []
     for name in resource.writable:
-        if name in _texts(resource) and not sets_text:
+        if name in _searched_texts(resource) and not sets_text:
             continue
         new = _new_value(c[name])
         if merge and isinstance(c[name].type, JSONB):
             merged = sa.func.jsonb_merge_patch(c[name], new, type_=JSONB)
             new = sa.case((new.is_not(None), merged)) if c[name].nullable else merged
-        values[name] = sa.case((_is_given(name), new), else_=c[name])
+        values[name] = sa.case((_is_sent(name), new), else_=c[name])
         differs = _comparable(c[name]).is_distinct_from(_comparable(new))
-        differences.append(sa.and_(_is_given(name), differs))
+        differences.append(sa.and_(_is_sent(name), differs))
     is_changed = sa.or_(*differences)
     row = sa.update(resource.table).where(resource.is_row("row_id"))
     update = row.values(
@@ -221,12 +225,12 @@ def _updates(resource: Resource, sets_text: bool, merge: bool) -> _Updates:
         version=c.version + sa.cast(is_changed, sa.Integer),
         # Not now(), the statement's start: it may be before the change that held the row's lock.
         updated_at=sa.case((is_changed, sa.func.clock_timestamp()), else_=c.updated_at),
-    ).returning(*_result(resource))
+    ).returning(*_result_columns(resource))
     # An UPDATE, not a SELECT: it waits for concurrent changes and for replication.
     read_back = row.values(id=c.id).returning(
-        *_result(resource), sa.not_(is_changed).label("has_new_values")
+        *_result_columns(resource), sa.not_(is_changed).label("has_new_values")
     )
-    return _Updates(update, update.where(_has_version(resource)), read_back)
+    return _UpdateStatements(update, update.where(_has_version(resource)), read_back)
 
 
 def _find_lost_update(
@@ -253,13 +257,13 @@ def _find_lost_update(
 
 
 def delete_row(resource: Resource, row_id: UUID, versions: Versions | None) -> bool:
-    """Delete a row. Returns False where `update_row` returns None.
+    """Delete a row. Returns False in the cases in which `update_row` returns None.
 
     Raises Conflict if rows of another table still refer to it and the model forbids that.
     """
     if versions == NO_VERSION:
         return False
-    statement = _deletes(resource)[versions is not None]
+    statement = _delete_statements(resource)[versions is not None]
     parameters = {"row_id": row_id, **(_version_parameters(versions) if versions else {})}
 
     def resolve() -> Any:
@@ -275,20 +279,20 @@ def delete_row(resource: Resource, row_id: UUID, versions: Versions | None) -> b
 
 
 @lru_cache
-def _deletes(resource: Resource) -> tuple[Any, Any]:
+def _delete_statements(resource: Resource) -> tuple[Any, Any]:
     """Return the statements without and with a condition on the version."""
     rows = sa.delete(resource.table).where(resource.is_row("row_id"))
     delete = rows.returning(resource.table.c.id)
     return delete, delete.where(_has_version(resource))
 
 
-def _result(resource: Resource) -> tuple[Any, Any]:
+def _result_columns(resource: Resource) -> tuple[Any, Any]:
     c = resource.table.c
     return c.version, resource.as_json(c).label("body")
 
 
 @lru_cache
-def _texts(resource: Resource) -> frozenset[str]:
+def _searched_texts(resource: Resource) -> frozenset[str]:
     """Return the writable columns from which the search columns may be computed."""
     if not resource.is_searchable:
         return frozenset()
