@@ -204,25 +204,20 @@ def test_a_malformed_cursor_gets_a_400(client, problem, cursor, malform):
         ),
         *(
             [0, "a\0b", SOME_ID],
-            [0, "\ud800", SOME_ID],
             [0, "ab", SOME_ID + "0"],
             [{}, "ab", SOME_ID],
         ),
     ],
 )
 def test_a_forged_cursor_with_a_valid_checksum_gets_a_400(client, problem, values):
-    try:
-        forged = encode_cursor(
-            Position(values), {"q": "ab", "sort": ["name"], "resource": "projects"}
-        )
-    except UnicodeEncodeError:
-        forged = "x"
+    list_key = {"q": "ab", "sort": ["name"], "resource": "projects"}
+    forged = encode_cursor(Position(values), list_key)
     assert_cursor_is_refused(problem, client.get(f"{PROJECTS}?sort=name&q=ab&cursor={forged}"))
 
 
-def test_a_deeply_nested_cursor_gets_a_400(client, problem):
-    deep = "[" * 900 + '"\\u0041"' + "]" * 900
-    raw = f"[1, false, {deep}]".encode()
+@pytest.mark.parametrize("value", ["[" * 900 + '"\\u0041"' + "]" * 900, '"\\ud800"'])
+def test_a_cursor_with_deep_json_or_a_surrogate_gets_a_400(client, problem, value):
+    raw = f"[1, false, {value}]".encode()
     cursor = urlsafe_b64encode(b"checksum" + raw).decode().rstrip("=")
     assert_cursor_is_refused(problem, client.get(f"{PROJECTS}?cursor={cursor}"))
 
