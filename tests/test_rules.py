@@ -1,4 +1,4 @@
-"""The rules of the house, as tests."""
+"""The rules of the code, as tests."""
 
 import ast
 import re
@@ -25,8 +25,8 @@ def imports(path):
             yield from (alias.name for alias in node.names)
 
 
-# A module imports only what stands further down, or its own package. A package that is not here is
-# a resource: it may import other resources.
+# A module imports only modules of its own package and of layers further down. A package that is not
+# in this list is a resource, which may also import other resources.
 LAYERS = [
     *("__init__", "server", "doctor", "RESOURCE", "resources", "http", "auth", "rate_limit"),
     *("database", "devdb", "cli", "strict_json", "request_state", "problems"),
@@ -40,7 +40,7 @@ def modules():
 
 
 def dependencies():
-    """Each module with the modules that it imports, at any place."""
+    """Yield each module with the modules that it imports, also within functions."""
     paths = dict(modules())
     for name, path in paths.items():
         imported = {i.removeprefix("projectapp.") for i in imports(path) if "projectapp." in i}
@@ -48,7 +48,7 @@ def dependencies():
         yield name, (imported & paths.keys()) | {p for p in packages if not name.startswith(p[:-9])}
 
 
-def test_imports_go_down():
+def test_modules_import_only_lower_layers():
     for name, imported in dependencies():
         package, *others = (module.partition(".")[0] for module in (name, *sorted(imported)))
         layers = [LAYERS.index(p if p in LAYERS else "RESOURCE") for p in (package, *others)]
@@ -62,18 +62,18 @@ def test_no_two_modules_import_each_other():
     sorter.prepare()  # raises CycleError
 
 
-def test_no_module_is_long():
+def test_no_module_has_more_than_300_lines():
     for name, path in modules():
         assert len(path.read_text().splitlines()) <= 300, name
 
 
-def test_statements_know_nothing_of_http():
+def test_modules_with_statements_do_not_import_flask():
     for module in ("lists.py", "owners.py", "resource.py", "writes.py"):
         assert not [n for n in imports(PACKAGE / "resources" / module) if n.startswith("flask")]
 
 
-def test_columns_have_no_defaults_that_only_sqlalchemy_would_give(app):
-    """What compiles once never asks for them: they would be null, and nobody would be told."""
+def test_columns_have_no_defaults_of_sqlalchemy(app):
+    """Statements that are compiled once do not call them: the column would silently be null."""
     for table in database.db.metadata.tables.values():
         assert not [column for column in table.c if (column.default or column.onupdate) is not None]
 
@@ -116,7 +116,7 @@ def test_only_config_reads_the_environment():
     assert readers == []
 
 
-def test_the_settings_page_and_env_example_name_every_setting():
+def test_settings_page_and_env_example_list_every_setting():
     names = {"APP_ENV", *config.Config.declared_settings()}
     listed = SETTING_ROW.findall((config.ROOT / "docs" / "settings.md").read_text())
     assert sorted(listed) == sorted(names)
@@ -126,15 +126,15 @@ def test_the_settings_page_and_env_example_name_every_setting():
     assert set(re.findall(r"^#? ?([A-Z_]+)=", example, re.M)) == names
 
 
-def test_the_security_page_names_tests_that_there_are():
+def test_every_test_named_in_the_security_page_exists():
     page = (config.ROOT / "docs" / "security.md").read_text()
-    there = "".join(path.read_text() for path in (config.ROOT / "tests").glob("test_*.py"))
-    named = set(re.findall(r"`(test_\w+)`", page))
-    assert len(named) > 30
-    assert not [name for name in named if f"def {name}(" not in there]
+    test_sources = "".join(path.read_text() for path in (config.ROOT / "tests").glob("test_*.py"))
+    names = set(re.findall(r"`(test_\w+)`", page))
+    assert len(names) > 30
+    assert not [name for name in names if f"def {name}(" not in test_sources]
 
 
-def test_no_project_outside_the_loopback_is_named_on_the_docs_page():
+def test_the_docs_page_names_no_other_host():
     for name in ("templates/docs.html", "static/docs/page.css", "static/docs/show.js"):
         assert "//" not in (PACKAGE / name).read_text(), name
 
@@ -143,8 +143,8 @@ def test_no_project_outside_the_loopback_is_named_on_the_docs_page():
     ("auth", "kept"),
     [("tokens", {"sqlalchemy"}), ("jwt", {"sqlalchemy", "cryptography", "joserfc"})],
 )
-def test_a_server_imports_nothing_that_only_a_command_or_another_setting_needs(auth, kept):
-    done = subprocess.run(
+def test_a_server_imports_only_what_its_auth_method_needs(auth, expected):
+    result = subprocess.run(
         [sys.executable, "-c", "import sys, wsgi; print(*sys.modules)"],
         cwd=config.ROOT,
         env={
@@ -155,5 +155,5 @@ def test_a_server_imports_nothing_that_only_a_command_or_another_setting_needs(a
         text=True,
         check=True,
     )
-    watched = {"sqlalchemy", "cryptography", "joserfc", "alembic", "flask_migrate", "redis"}
-    assert watched & {*done.stdout.split()} == kept
+    optional = {"sqlalchemy", "cryptography", "joserfc", "alembic", "flask_migrate", "redis"}
+    assert optional & {*result.stdout.split()} == expected
