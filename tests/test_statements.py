@@ -52,7 +52,7 @@ def counted_requests(make_app, proxy, make_project):
         ("GET", "?page=0", None, 400),
     ],
 )
-@pytest.mark.parametrize("tag", ['"1"', None])
+@pytest.mark.parametrize("etag", ['"1"', None])
 def test_a_request_takes_one_round_trip(counted_requests, method, path, body, status, etag):
     client, project, proxy = counted_requests
     options = {} if body is None else {"json": body}
