@@ -206,7 +206,7 @@ def test_the_list_of_a_restricted_caller_reads_12_000_rows(
     loaded_client, guarded_app, owner, indexes, query
 ):
     with guarded_app.app_context():
-        token = token_admin.create("plans", owner, ["projects:read"], None)
+        token = token_admin.create_token("plans", owner, ["projects:read"], None)
     client = guarded_app.test_client()
     used, rows = scans(client, query, {"Authorization": f"Bearer {token}"})
     assert indexes <= used <= indexes | {BIGRAMS}
