@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from projectapp.resources.cursors import Position, encode_cursor
-from tests.conftest import PROJECTS, links, walk
+from tests.conftest import PROJECTS, all_items, links
 
 SOME_ID = "01900000-0000-7000-8000-000000000000"
 PLAIN_LIST = {"sort": [], "resource": "projects"}  # a cursor of a list without parameters has it
@@ -42,7 +42,7 @@ def sixty_projects(client, sql):
 def test_cursors_lead_through_the_whole_list(client, sixty_projects, query, size):
     all_ids = ids_in(client.get(f"{PROJECTS}{query}&page_size=100"))
     assert len(all_ids) == (52 if "q=" in query else 60)
-    listed_ids = [item["id"] for item in walk(client, f"{query}&page_size={size}")]
+    listed_ids = [item["id"] for item in all_items(client, f"{query}&page_size={size}")]
     assert listed_ids == all_ids
 
 
@@ -133,7 +133,7 @@ def test_unchanged_rows_are_listed_once_during_concurrent_writes(app, client, sq
         walk_count = 0
         while walk_count < 5 or len(written_ids) < 6:  # on a busy machine the lists may end first
             walk_count += 1
-            listed_ids = [item["id"] for item in walk(client, f"{query}&page_size=9")]
+            listed_ids = [item["id"] for item in all_items(client, f"{query}&page_size=9")]
             assert sorted(i for i in listed_ids if i in unchanged_ids) == sorted(unchanged_ids)
     finally:
         is_done.set()
@@ -143,7 +143,7 @@ def test_unchanged_rows_are_listed_once_during_concurrent_writes(app, client, sq
 
 
 def test_times_that_differ_by_microseconds_are_sorted(client, sixty_projects, sql):
-    times = [item["created_at"] for item in walk(client, "?sort=created_at&page_size=4")]
+    times = [item["created_at"] for item in all_items(client, "?sort=created_at&page_size=4")]
     assert times == sorted(times)
     assert len(set(times)) == 7
     assert all(a[:-7] == b[:-7] for a, b in pairwise(times))

@@ -222,9 +222,9 @@ def test_heroku_asks_for_tls_without_a_certificate(tmp_path):
         assert config.database_url(output.split()[-1])["sslmode"] == "require"
 
 
-def test_the_token_command_makes_a_token(guarded_app, sql):
+def test_the_token_command_makes_a_token(auth_app, sql):
     (command,) = set(re.findall(r"flask (tokens create --.*? --scope [\w:,]+)", PAGE))
-    done = guarded_app.test_cli_runner().invoke(args=shlex.split(command))
+    done = auth_app.test_cli_runner().invoke(args=shlex.split(command))
     assert done.exit_code == 0, done.output
     assert sql("SELECT name, owner FROM api_tokens") == [("CI", "alice")]
 

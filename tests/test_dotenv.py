@@ -25,7 +25,7 @@ ENCODING = (
 
 
 @pytest.fixture
-def start(project):
+def start(app_copy):
     """Start in the copy as its user would, and print PORT."""
 
     def run(*command, **environ):
@@ -33,7 +33,7 @@ def start(project):
         clean = {name: text for name, text in os.environ.items() if name not in mine}
         return subprocess.run(
             command,
-            cwd=project,
+            cwd=app_copy,
             env=clean | environ,
             input=SHELL,
             capture_output=True,
@@ -50,26 +50,26 @@ def has_port(done, port):
 
 
 @pytest.mark.parametrize("how", STARTS)
-def test_dotenv_in_utf_8_with_a_bom_or_without_is_read(project, start, how):
+def test_dotenv_in_utf_8_with_a_bom_or_without_is_read(app_copy, start, how):
     for port, encoding in ((9000, "utf-8"), (9001, "utf-8-sig")):
-        (project / ".env").write_text(f"PORT={port}\n# 포트\n", encoding)
+        (app_copy / ".env").write_text(f"PORT={port}\n# 포트\n", encoding)
         assert has_port(start(*STARTS[how]), port)
 
 
 @pytest.mark.parametrize("how", STARTS)
-def test_testing_takes_nothing_from_dotenv_however_it_is_started(project, start, how):
+def test_testing_takes_nothing_from_dotenv_however_it_is_started(app_copy, start, how):
     production = "DATABASE_URL=postgresql://u:p@db.example.com/production\nPORT=9000\n"
-    (project / ".env").write_text(production)
+    (app_copy / ".env").write_text(production)
     assert has_port(start(*STARTS[how], APP_ENV="testing"), 8000)
     assert has_port(start(*STARTS[how], APP_ENV="testing", PORT="9001"), 9001)
-    (project / ".env").write_text(f"APP_ENV=testing\nFLASK_SKIP_DOTENV=1\n{production}")
+    (app_copy / ".env").write_text(f"APP_ENV=testing\nFLASK_SKIP_DOTENV=1\n{production}")
     assert has_port(start(*STARTS[how]), 8000)
     assert has_port(start(*STARTS[how], APP_ENV="testing"), 8000)
 
 
 @pytest.mark.parametrize("place", [".env", "../.env"])
-def test_a_test_run_of_a_command_leaves_the_database_of_dotenv_alone(project, start, proxy, place):
-    (project / place).write_text(f"DATABASE_URL={proxy.url}\n")
+def test_a_test_run_of_a_command_leaves_the_database_of_dotenv_alone(app_copy, start, proxy, place):
+    (app_copy / place).write_text(f"DATABASE_URL={proxy.url}\n")
     command = [sys.executable, "-m", "flask", "db", "downgrade", "base"]
     done = start(*command, APP_ENV="testing")
     assert done.returncode == 0, done.stderr
@@ -79,9 +79,9 @@ def test_a_test_run_of_a_command_leaves_the_database_of_dotenv_alone(project, st
     assert proxy.queries
 
 
-def test_an_environment_in_flaskenv_that_dotenv_overrides_is_refused(project, start, proxy):
-    (project / ".env").write_text(f"APP_ENV=production\nAUTH=none\nDATABASE_URL={proxy.url}\n")
-    (project / ".flaskenv").write_text("APP_ENV=testing\n")
+def test_an_environment_in_flaskenv_that_dotenv_overrides_is_refused(app_copy, start, proxy):
+    (app_copy / ".env").write_text(f"APP_ENV=production\nAUTH=none\nDATABASE_URL={proxy.url}\n")
+    (app_copy / ".flaskenv").write_text("APP_ENV=testing\n")
     done = start(sys.executable, "-m", "flask", "db", "downgrade", "base")
     assert (done.returncode, proxy.queries) == (1, [])
     assert ".flaskenv sets APP_ENV" in done.stderr
@@ -90,10 +90,10 @@ def test_an_environment_in_flaskenv_that_dotenv_overrides_is_refused(project, st
 @pytest.mark.parametrize(
     ("place", "setting"), [(".flaskenv", "PORT=9000"), ("../.env", "APP_ENV=production")]
 )
-def test_a_file_that_only_flask_reads_is_refused(project, start, place, setting):
-    (project / place).write_text(f"{setting}\nUNKNOWN=1\n")
+def test_a_file_that_only_flask_reads_is_refused(app_copy, start, place, setting):
+    (app_copy / place).write_text(f"{setting}\nUNKNOWN=1\n")
     done = start(*STARTS["flask"])
-    path = (project / place).resolve()
+    path = (app_copy / place).resolve()
     assert (done.returncode, done.stderr) == (
         1,
         f"{path} sets {setting.partition('=')[0]}, which the flask command reads and the service"
@@ -101,7 +101,7 @@ def test_a_file_that_only_flask_reads_is_refused(project, start, place, setting)
     )
     assert has_port(start(*STARTS["flask"], FLASK_SKIP_DOTENV="1"), 8000)
     assert has_port(start(*STARTS["gunicorn"]), 8000)
-    (project / place).write_text("UNKNOWN=1\n")
+    (app_copy / place).write_text("UNKNOWN=1\n")
     assert has_port(start(*STARTS["flask"]), 8000)
 
 
@@ -119,15 +119,15 @@ def test_a_file_that_only_flask_reads_is_refused(project, start, place, setting)
     ],
     ids=["UTF-16", "UTF-16 without BOM", "CP949", "an open quote", "YAML"],
 )
-def test_a_dotenv_that_cannot_be_understood_is_one_sentence(project, start, content, sentence):
-    (project / ".env").write_bytes(content)
+def test_a_dotenv_that_cannot_be_understood_is_one_sentence(app_copy, start, content, sentence):
+    (app_copy / ".env").write_bytes(content)
     done = start(*STARTS["python"])
     assert (done.returncode, done.stderr) == (1, f"{sentence}\n")
 
 
 @pytest.mark.parametrize("how", STARTS)
-def test_a_dotenv_in_another_encoding_is_one_sentence_however_it_is_read(project, start, how):
-    (project / ".env").write_bytes("PORT=9000\n".encode("utf-16"))
+def test_a_dotenv_in_another_encoding_is_one_sentence_however_it_is_read(app_copy, start, how):
+    (app_copy / ".env").write_bytes("PORT=9000\n".encode("utf-16"))
     # Without this it is Flask that fails, before it runs anything of the project.
     done = start(*STARTS[how], FLASK_SKIP_DOTENV="1")
     assert (done.returncode, done.stderr) == (1, f"{ENCODING}\n")
@@ -142,8 +142,8 @@ def test_a_dotenv_in_another_encoding_is_one_sentence_however_it_is_read(project
     ids=["a directory", "a link to itself"],
 )
 @pytest.mark.parametrize("how", STARTS)
-def test_a_dotenv_that_cannot_be_read_is_one_sentence(project, start, how, make, reason):
-    make(project / ".env")
+def test_a_dotenv_that_cannot_be_read_is_one_sentence(app_copy, start, how, make, reason):
+    make(app_copy / ".env")
     done = start(*STARTS[how])
     assert done.returncode == 1
     assert done.stderr == (
@@ -151,8 +151,8 @@ def test_a_dotenv_that_cannot_be_read_is_one_sentence(project, start, how, make,
     )
 
 
-def test_the_doctor_explains_a_dotenv_that_cannot_be_understood(project, start):
-    (project / ".env").write_bytes("PORT=9000\n".encode("utf-16"))
+def test_the_doctor_explains_a_dotenv_that_cannot_be_understood(app_copy, start):
+    (app_copy / ".env").write_bytes("PORT=9000\n".encode("utf-16"))
     done = start(sys.executable, "-m", "flask", "doctor", FLASK_SKIP_DOTENV="1")
     assert (done.returncode, done.stderr) == (1, "")
     assert "FAIL  settings    .env is not UTF-8 text" in done.stdout

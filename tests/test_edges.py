@@ -366,9 +366,9 @@ def test_the_server_header_has_no_version(server, app):
         assert "x-powered-by" not in headers
 
 
-def test_responses_to_a_caller_are_private_in_caches(guarded, bearer):
-    writer, reader = bearer(), bearer(scopes="projects:read")
-    path = guarded.post(PROJECTS, json={"name": "x"}, headers=writer).headers["Location"]
+def test_responses_to_a_caller_are_private_in_caches(auth_client, auth_headers):
+    writer, reader = auth_headers(), auth_headers(scopes="projects:read")
+    path = auth_client.post(PROJECTS, json={"name": "x"}, headers=writer).headers["Location"]
     for status, method, url, headers in (
         (200, "GET", PROJECTS, writer),
         (200, "HEAD", path, writer),
@@ -383,11 +383,11 @@ def test_responses_to_a_caller_are_private_in_caches(guarded, bearer):
         (412, "DELETE", path, {**writer, "If-Match": '"9"'}),
     ):
         body = {"json": {"name": "x"}} if method == "POST" else {}
-        response = guarded.open(url, method=method, headers=headers, **body)
+        response = auth_client.open(url, method=method, headers=headers, **body)
         assert response.status_code == status, (status, response.text)
         assert response.headers["Cache-Control"] == "private, no-cache"
         assert "Authorization" in response.headers.getlist("Vary"), status
-    public = guarded.get("/health")
+    public = auth_client.get("/health")
     assert "Authorization" not in public.headers.getlist("Vary")
     assert "Cache-Control" not in public.headers
 

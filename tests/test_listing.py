@@ -217,14 +217,14 @@ def test_owner_selects_equal_owners(client, sql, twelve_projects):
     assert names_in(client.get(f"{PROJECTS}?owner=al")) == []
 
 
-def test_owner_shows_only_rows_that_the_caller_sees_without_it(guarded, bearer):
-    alice, bob = bearer("alice"), bearer("bob")
-    admin = bearer("carol", "projects:all")
+def test_owner_shows_only_rows_that_the_caller_sees_without_it(auth_client, auth_headers):
+    alice, bob = auth_headers("alice"), auth_headers("bob")
+    admin = auth_headers("carol", "projects:all")
     for headers, name in ((alice, "a"), (bob, "b"), (alice, "c")):
-        guarded.post(PROJECTS, json={"name": name}, headers=headers)
+        auth_client.post(PROJECTS, json={"name": name}, headers=headers)
     lists = {
         (caller, owner): names_in(
-            guarded.get(f"{PROJECTS}?sort=name&owner={owner}", headers=headers)
+            auth_client.get(f"{PROJECTS}?sort=name&owner={owner}", headers=headers)
         )
         for caller, headers in (("alice", alice), ("bob", bob), ("carol", admin))
         for owner in ("alice", "bob", "carol")

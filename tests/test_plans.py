@@ -203,11 +203,11 @@ def test_a_cursor_among_old_matches_reads_8_000_rows(loaded_client):
 
 @pytest.mark.parametrize(("owner", "indexes", "query"), OF_ONE_OWNER)
 def test_the_list_of_a_restricted_caller_reads_12_000_rows(
-    loaded_client, guarded_app, owner, indexes, query
+    loaded_client, auth_app, owner, indexes, query
 ):
-    with guarded_app.app_context():
+    with auth_app.app_context():
         token = token_admin.create_token("plans", owner, ["projects:read"], None)
-    client = guarded_app.test_client()
+    client = auth_app.test_client()
     used, rows = scans(client, query, {"Authorization": f"Bearer {token}"})
     assert indexes <= used <= indexes | {BIGRAMS}
     assert rows < 3 * 4_000 + 200

@@ -22,9 +22,9 @@ def collection(case, client):
 
 
 @pytest.fixture
-def collection_of(case, guarded):
+def collection_of(case, auth_client):
     """Return the path where a caller with these headers creates rows."""
-    return lambda headers: case.collection(guarded, headers)
+    return lambda headers: case.collection(auth_client, headers)
 
 
 @pytest.fixture
@@ -158,13 +158,13 @@ def test_a_repeated_keyed_create_gets_the_first_response(case, client, create, c
     assert client.get(case.path).json["items"] == [row]
 
 
-def test_two_callers_can_use_the_same_key(case, guarded, bearer, collection_of):
+def test_two_callers_can_use_the_same_key(case, auth_client, auth_headers, collection_of):
     for name in ("alice", "bob"):
-        headers = bearer(name, case.scopes)
+        headers = auth_headers(name, case.scopes)
         key = {**headers, "Idempotency-Key": "a"}
-        response = guarded.post(collection_of(headers), json={case.title: "x"}, headers=key)
+        response = auth_client.post(collection_of(headers), json={case.title: "x"}, headers=key)
         assert (response.status_code, response.json["owner"]) == (201, name)
-        assert guarded.get(case.path, headers=headers).json["items"] == [response.json]
+        assert auth_client.get(case.path, headers=headers).json["items"] == [response.json]
 
 
 @pytest.fixture
@@ -246,47 +246,49 @@ def test_each_request_is_one_statement(case, make_app, client, create, collectio
 
 @pytest.mark.parametrize("role", ["owner", "other", "admin", "reader", "other writer"])
 def test_each_caller_sees_and_changes_only_permitted_rows(
-    case, guarded, bearer, collection_of, role
+    case, auth_client, auth_headers, collection_of, role
 ):
-    alice = bearer("alice", case.scopes)
+    alice = auth_headers("alice", case.scopes)
     headers = {
         "owner": alice,
-        "other": bearer("bob", case.scopes),
-        "admin": bearer("carol", f"{case.name}:all"),
-        "reader": bearer("alice", f"{case.name}:read"),
-        "other writer": bearer("bob", f"{case.name}:write"),
+        "other": auth_headers("bob", case.scopes),
+        "admin": auth_headers("carol", f"{case.name}:all"),
+        "reader": auth_headers("alice", f"{case.name}:read"),
+        "other writer": auth_headers("bob", f"{case.name}:write"),
     }[role]
     collection = collection_of(alice)
-    created = guarded.post(collection, json={case.title: "A row"}, headers=alice)
+    created = auth_client.post(collection, json={case.title: "A row"}, headers=alice)
     row, path = created.json, created.headers["Location"]
     assert row["owner"] == "alice"
     found, forbidden, absent = 200, 403, 404
     reads = {"owner": found, "admin": found, "reader": found, "other": absent}.get(role, forbidden)
     writes = {"owner": found, "admin": found, "reader": forbidden}.get(role, absent)
-    assert guarded.get(path, headers=headers).status_code == reads
+    assert auth_client.get(path, headers=headers).status_code == reads
     for query in ("", "?q=row", f"?sort={case.title}", f"?sort={case.state}", "?owner=alice"):
-        page = guarded.get(f"{case.path}{query}", headers=headers)
+        page = auth_client.get(f"{case.path}{query}", headers=headers)
         assert page.status_code == (forbidden if reads == forbidden else 200)
         if page.status_code == 200:
             assert page.json["items"] == ([row] if reads == found else [])
             assert page.json["total"] == len(page.json["items"])
     for method in ("PUT", "PATCH"):
         body = {case.title: f"{method} by {role}"}
-        assert guarded.open(path, method=method, json=body, headers=headers).status_code == writes
+        assert (
+            auth_client.open(path, method=method, json=body, headers=headers).status_code == writes
+        )
     if writes != found:
-        assert guarded.get(path, headers=alice).json == row
-    deleted = guarded.delete(path, headers=headers).status_code
+        assert auth_client.get(path, headers=alice).json == row
+    deleted = auth_client.delete(path, headers=headers).status_code
     assert deleted == (204 if writes == found else writes)
-    assert guarded.get(path, headers=alice).status_code == (absent if writes == found else 200)
-    created = guarded.post(collection, json={case.title: "Another row"}, headers=headers)
+    assert auth_client.get(path, headers=alice).status_code == (absent if writes == found else 200)
+    created = auth_client.post(collection, json={case.title: "Another row"}, headers=headers)
     creates = 201 if role == "owner" or not case.parent else absent  # only in a visible parent
     assert created.status_code == (forbidden if role == "reader" else creates)
 
 
-def test_rows_are_assigned_to_another_owner(case, guarded, bearer, collection_of, app):
-    alice, bob, carol = (bearer(name, case.scopes) for name in ("alice", "bob", "carol"))
+def test_rows_are_assigned_to_another_owner(case, auth_client, auth_headers, collection_of, app):
+    alice, bob, carol = (auth_headers(name, case.scopes) for name in ("alice", "bob", "carol"))
     row, other_row = (
-        guarded.post(collection_of(headers), json={case.title: "x"}, headers=headers).json
+        auth_client.post(collection_of(headers), json={case.title: "x"}, headers=headers).json
         for headers in (alice, carol)
     )
     name = (case.parent or case.path).rpartition("/")[2]
@@ -294,8 +296,8 @@ def test_rows_are_assigned_to_another_owner(case, guarded, bearer, collection_of
     for _ in range(2):
         result = app.test_cli_runner().invoke(args=arguments)
         assert result.exit_code == 0, result.output
-    assert guarded.get(f"{case.path}/{row['id']}", headers=alice).status_code == 404
-    assigned = guarded.get(f"{case.path}/{row['id']}", headers=bob).json
+    assert auth_client.get(f"{case.path}/{row['id']}", headers=alice).status_code == 404
+    assigned = auth_client.get(f"{case.path}/{row['id']}", headers=bob).json
     times = {"updated_at": assigned["updated_at"]}
     assert assigned == {**row, "owner": "bob", "version": 2, **times}
-    assert guarded.get(f"{case.path}/{other_row['id']}", headers=carol).json == other_row
+    assert auth_client.get(f"{case.path}/{other_row['id']}", headers=carol).json == other_row

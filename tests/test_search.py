@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from marshmallow import ValidationError
 
 from projectapp.resources.search import validate_search
-from tests.conftest import PROJECTS, links, walk
+from tests.conftest import PROJECTS, all_items, links
 
 SPACES = [chr(c) for c in range(0x110000) if chr(c).isspace()]
 PIECES = [
@@ -158,7 +158,7 @@ SEARCHES = sorted({q for q in make_searches() if any(len(fold(word)) > 1 for wor
 
 @pytest.mark.parametrize("q", SEARCHES)
 def test_a_search_finds_the_rows_of_the_rule_in_order_of_rank(app, stored_projects, q):
-    items = walk(app.test_client(), f"?q={quote(q)}&page_size=100")
+    items = all_items(app.test_client(), f"?q={quote(q)}&page_size=100")
     ranked = [(rank(project, q), project["id"]) for project in newest_first(stored_projects)]
     expected = sorted((r for r in ranked if r[0] is not None), key=lambda r: r[0])
     assert [project["id"] for project in items] == [project_id for _, project_id in expected]
@@ -201,7 +201,7 @@ SORTS = {
 @pytest.mark.parametrize("sort", SORTS)
 @pytest.mark.parametrize("condition", FILTERS)
 def test_every_filter_works_with_every_sort(app, stored_projects, condition, sort):
-    items = walk(app.test_client(), f"?{condition}&{sort}&page_size=100")
+    items = all_items(app.test_client(), f"?{condition}&{sort}&page_size=100")
     expected = SORTS[sort]([project for project in stored_projects if FILTERS[condition](project)])
     assert [project["id"] for project in items] == [project["id"] for project in expected]
 
@@ -216,7 +216,7 @@ def test_a_search_works_with_every_filter_and_sort(app, stored_projects, q, cond
     expected = SORTS[sort](matches)
     if not sort:
         expected = sorted(expected, key=lambda p: rank(p, q))
-    items = walk(client, f"{url}&page_size=40")
+    items = all_items(client, f"{url}&page_size=40")
     assert [project["id"] for project in items] == [project["id"] for project in expected]
     assert client.get(f"{PROJECTS}{url}&count=exact").json["total"] == len(expected)
     page = client.get(f"{PROJECTS}{url}&page=3&page_size=7").json

@@ -215,55 +215,55 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_a_reload_that_would_fail_is_refused_and_the_next_one_works(serve, project, name):
+def test_a_reload_that_would_fail_is_refused_and_the_next_one_works(serve, app_copy, name):
     file, content, reason = BAD_FILES[name]
-    with serve(cwd=project, **IN_FULL) as server:
+    with serve(cwd=app_copy, **IN_FULL) as server:
         workers = find_workers(server)
         good = (
-            (project / file).read_bytes()
-            if (project / file).exists()
+            (app_copy / file).read_bytes()
+            if (app_copy / file).exists()
             else b"DATABASE_POOL_SIZE=2\n"
         )
-        (project / file).write_bytes(content)
+        (app_copy / file).write_bytes(content)
         reload(server, lambda: REFUSED in server.log.read_text())
         assert {*children(server.process.pid)} == workers
         assert server.request("GET", PROJECTS)[0] == 200
         [line] = [line for line in server.log.read_text().splitlines() if REFUSED in line]
         assert line.partition(REFUSED)[2].startswith(reason)
-        (project / file).write_bytes(good)
+        (app_copy / file).write_bytes(good)
         reload(server, lambda: is_replaced(server, workers))
         server.wait_until_serving()
         assert server.log.read_text().count(REFUSED) == 1
         assert server.stop() == 0
 
 
-def test_a_stop_does_not_wait_for_a_reload(serve, project):
-    with serve(cwd=project, **IN_FULL) as server:
+def test_a_stop_does_not_wait_for_a_reload(serve, app_copy):
+    with serve(cwd=app_copy, **IN_FULL) as server:
         workers = find_workers(server)
-        (project / "wsgi.py").write_text("import time; time.sleep(600)\n")
+        (app_copy / "wsgi.py").write_text("import time; time.sleep(600)\n")
         server.process.send_signal(signal.SIGHUP)
         wait_for(lambda: {*children(server.process.pid)} > workers, server)
         assert server.stop() == 0
 
 
-def test_a_reload_takes_new_settings(serve, project):
-    with serve(cwd=project, **IN_FULL) as server:
+def test_a_reload_takes_new_settings(serve, app_copy):
+    with serve(cwd=app_copy, **IN_FULL) as server:
         workers = find_workers(server)
         assert server.request("GET", "/openapi.json")[0] == 200
-        (project / ".env").write_text("DOCS=off\n")
+        (app_copy / ".env").write_text("DOCS=off\n")
         reload(server, lambda: is_replaced(server, workers))
         assert server.request("GET", "/openapi.json")[0] == 404
 
 
-def test_an_upgrade_that_fails_leaves_the_old_server_and_the_next_one_works(serve, project):
-    with serve(cwd=project, **IN_FULL) as server:
+def test_an_upgrade_that_fails_leaves_the_old_server_and_the_next_one_works(serve, app_copy):
+    with serve(cwd=app_copy, **IN_FULL) as server:
         workers = find_workers(server)
-        (project / ".env").write_text("DATABASE_POOL_SIZE=x\n")
+        (app_copy / ".env").write_text("DATABASE_POOL_SIZE=x\n")
         server.process.send_signal(signal.SIGUSR2)
         wait_for(lambda: "DATABASE_POOL_SIZE must be" in server.log.read_text(), server)
         wait_for(lambda: {*children(server.process.pid)} == workers, server)
         assert server.request("GET", PROJECTS)[0] == 200
-        (project / ".env").write_text("DATABASE_POOL_SIZE=2\n")
+        (app_copy / ".env").write_text("DATABASE_POOL_SIZE=2\n")
         server.process.send_signal(signal.SIGUSR2)
         [new] = find_workers(server, 4) - workers
         try:

@@ -87,12 +87,14 @@ def queries_of_requests(proxy):
     ],
 )
 def test_a_request_with_a_token_takes_one_round_trip(
-    make_app, proxy, guarded, bearer, method, path, body, status
+    make_app, proxy, auth_client, auth_headers, method, path, body, status
 ):
     client = make_app(AUTH="tokens", DATABASE_URL=proxy.url).test_client()
-    header = bearer(scopes="projects:read" if status == 403 else "projects:read,projects:write")
+    header = auth_headers(
+        scopes="projects:read" if status == 403 else "projects:read,projects:write"
+    )
     ids = {
-        name: guarded.post(PROJECTS, json={"name": "x"}, headers=bearer(owner)).json["id"]
+        name: auth_client.post(PROJECTS, json={"name": "x"}, headers=auth_headers(owner)).json["id"]
         for name, owner in (("id", "alice"), ("foreign", "bob"))
     }
     client.get(PROJECTS, headers=header)
@@ -105,10 +107,12 @@ def test_a_request_with_a_token_takes_one_round_trip(
     assert len(queries_of_requests(proxy)) == (0 if status == 401 else 1), proxy.queries
 
 
-def test_only_the_first_request_with_a_token_takes_a_second_round_trip(make_app, proxy, bearer):
+def test_only_the_first_request_with_a_token_takes_a_second_round_trip(
+    make_app, proxy, auth_headers
+):
     client = make_app(AUTH="tokens", DATABASE_URL=proxy.url).test_client()
-    client.get(PROJECTS, headers=bearer("bob"))  # the connection is open
-    header = bearer()
+    client.get(PROJECTS, headers=auth_headers("bob"))  # the connection is open
+    header = auth_headers()
     for trips in (2, 1, 1):
         proxy.queries.clear()
         assert client.get(PROJECTS, headers=header).status_code == 200

@@ -21,7 +21,7 @@ from gunicorn.http.errors import LimitRequestHeaders
 
 from projectapp.http.security_headers import HEADERS
 from projectapp.server.framing import framing
-from tests.conftest import PROJECTS, Served
+from tests.conftest import PROJECTS, GunicornServer
 from tests.test_bad_input import CHUNKED, GOOD, LIMIT, chunks, post
 from tests.test_serving import children
 
@@ -553,7 +553,7 @@ def test_with_tls_of_its_own_it_serves_as_gunicorn_does(database_url, app, tmp_p
     make = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -days 1 -keyout key -out cert"
     subprocess.run(make, shell=True, cwd=tmp_path, check=True, capture_output=True)  # noqa: S602
     environ = {"APP_ENV": "testing", "DATABASE_URL": database_url}
-    server = Served({**os.environ, **environ}, files, tmp_path / "log")
+    server = GunicornServer({**os.environ, **environ}, files, tmp_path / "log")
     context = ssl.create_default_context(cafile=tmp_path / "cert")
     context.check_hostname = False
     try:

@@ -55,49 +55,52 @@ def test_a_project_id_in_a_body_is_ignored(client, make_project, make_task):
 @pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "a"}])
 @pytest.mark.parametrize("scopes", [SCOPES, "tasks:all", "projects:read,tasks:all"])
 def test_a_task_in_a_project_of_another_owner_gets_a_404_and_is_not_stored(
-    guarded, bearer, problem, sql, key, scopes
+    auth_client, auth_headers, problem, sql, key, scopes
 ):
-    alice = bearer("alice", SCOPES)
-    project = guarded.post(PROJECTS, json={"name": "x"}, headers=alice).json
+    alice = auth_headers("alice", SCOPES)
+    project = auth_client.post(PROJECTS, json={"name": "x"}, headers=alice).json
     path = f"{PROJECTS}/{project['id']}/tasks"
-    bob = bearer("bob", scopes)
-    problem(guarded.get(path, headers=bob), 404, "not_found")
-    response = guarded.post(path, json={"title": "x"}, headers={**bob, **key})
+    bob = auth_headers("bob", scopes)
+    problem(auth_client.get(path, headers=bob), 404, "not_found")
+    response = auth_client.post(path, json={"title": "x"}, headers={**bob, **key})
     problem(response, 404, "not_found")
     assert sql("SELECT count(*) FROM tasks") == [(0,)]
     assert sql("SELECT count(*) FROM idempotency_keys") == [(0,)]
 
 
-def test_a_caller_with_tasks_all_sees_all_tasks_but_only_own_projects(guarded, bearer):
-    alice, bob = bearer("alice", SCOPES), bearer("bob", "projects:read,tasks:all")
-    project = guarded.post(PROJECTS, json={"name": "x"}, headers=alice).json
+def test_a_caller_with_tasks_all_sees_all_tasks_but_only_own_projects(auth_client, auth_headers):
+    alice, bob = auth_headers("alice", SCOPES), auth_headers("bob", "projects:read,tasks:all")
+    project = auth_client.post(PROJECTS, json={"name": "x"}, headers=alice).json
     path = f"{PROJECTS}/{project['id']}/tasks"
-    task = guarded.post(path, json={"title": "x"}, headers=alice).json
-    assert guarded.get(TASKS, headers=bob).json["items"] == [task]
-    assert guarded.get(PROJECTS, headers=bob).json["items"] == []
-    assert guarded.get(path, headers=bob).status_code == 404
+    task = auth_client.post(path, json={"title": "x"}, headers=alice).json
+    assert auth_client.get(TASKS, headers=bob).json["items"] == [task]
+    assert auth_client.get(PROJECTS, headers=bob).json["items"] == []
+    assert auth_client.get(path, headers=bob).status_code == 404
 
 
-def test_a_caller_with_projects_all_sees_all_projects_but_only_own_tasks(guarded, bearer):
-    alice, bob = bearer("alice", SCOPES), bearer("bob", "projects:all,tasks:read,tasks:write")
-    project = guarded.post(PROJECTS, json={"name": "x"}, headers=alice).json
+def test_a_caller_with_projects_all_sees_all_projects_but_only_own_tasks(auth_client, auth_headers):
+    alice, bob = (
+        auth_headers("alice", SCOPES),
+        auth_headers("bob", "projects:all,tasks:read,tasks:write"),
+    )
+    project = auth_client.post(PROJECTS, json={"name": "x"}, headers=alice).json
     path = f"{PROJECTS}/{project['id']}/tasks"
-    task = guarded.post(path, json={"title": "x"}, headers=alice).json
-    assert guarded.get(PROJECTS, headers=bob).json["items"] == [project]
+    task = auth_client.post(path, json={"title": "x"}, headers=alice).json
+    assert auth_client.get(PROJECTS, headers=bob).json["items"] == [project]
     for list_path in (path, TASKS):
-        assert guarded.get(list_path, headers=bob).json["items"] == []
-    assert guarded.get(f"{TASKS}/{task['id']}", headers=bob).status_code == 404
-    assert guarded.delete(f"{TASKS}/{task['id']}", headers=bob).status_code == 404
-    assert guarded.get(path, headers=alice).json["items"] == [task]
+        assert auth_client.get(list_path, headers=bob).json["items"] == []
+    assert auth_client.get(f"{TASKS}/{task['id']}", headers=bob).status_code == 404
+    assert auth_client.delete(f"{TASKS}/{task['id']}", headers=bob).status_code == 404
+    assert auth_client.get(path, headers=alice).json["items"] == [task]
 
 
-def test_a_task_that_an_admin_creates_gets_the_owner_of_its_project(guarded, bearer):
-    alice, admin = bearer("alice", SCOPES), bearer("carol", "projects:all,tasks:all")
-    project = guarded.post(PROJECTS, json={"name": "x"}, headers=alice).json
+def test_a_task_that_an_admin_creates_gets_the_owner_of_its_project(auth_client, auth_headers):
+    alice, admin = auth_headers("alice", SCOPES), auth_headers("carol", "projects:all,tasks:all")
+    project = auth_client.post(PROJECTS, json={"name": "x"}, headers=alice).json
     path = f"{PROJECTS}/{project['id']}/tasks"
-    task = guarded.post(path, json={"title": "x"}, headers=admin).json
+    task = auth_client.post(path, json={"title": "x"}, headers=admin).json
     assert task["owner"] == "alice"
-    assert guarded.get(f"{TASKS}/{task['id']}", headers=alice).json == task
+    assert auth_client.get(f"{TASKS}/{task['id']}", headers=alice).json == task
 
 
 def test_a_key_that_was_used_in_another_project_gets_a_422(client, make_project, problem):
