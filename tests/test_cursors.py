@@ -62,7 +62,7 @@ def test_links_lead_to_the_last_page_and_back(client, sixty_projects, query):
     assert len(pages_forward) > 7
 
 
-def test_a_page_by_cursor_has_no_number_and_relative_links(client, sixty_projects):
+def test_a_page_by_cursor_has_a_null_page_and_links_to_the_other_pages(client, sixty_projects):
     first = client.get(f"{PROJECTS}?page_size=20&is_active=true")
     assert links(first).keys() == {"first", "next"}
     assert "page=" not in links(first)["next"].replace("page_size=", "")
@@ -130,9 +130,9 @@ def test_unchanged_rows_are_listed_once_during_concurrent_writes(app, client, sq
     for writer in writers:
         writer.start()
     try:
-        walk_count = 0
-        while walk_count < 5 or len(written_ids) < 6:  # on a busy machine the lists may end first
-            walk_count += 1
+        rounds = 0
+        while rounds < 5 or len(written_ids) < 6:  # on a busy machine the lists may end first
+            rounds += 1
             listed_ids = [item["id"] for item in all_items(client, f"{query}&page_size=9")]
             assert sorted(i for i in listed_ids if i in unchanged_ids) == sorted(unchanged_ids)
     finally:

@@ -158,7 +158,7 @@ def test_a_page_with_a_high_number_equals_the_page_by_cursor(loaded_client, quer
 
 
 @pytest.mark.parametrize("query", IN_OTHER_ORDER)
-def test_a_list_in_another_order_reads_4_000_rows_and_its_matches(loaded_client, query):
+def test_a_list_in_another_order_reads_at_most_4_000_rows_and_its_matches(loaded_client, query):
     matches = loaded_client.get(f"{PROJECTS}?count=exact&{query}").json["total"]
     indexes, rows = scans(loaded_client, query)
     assert indexes == IN_OTHER_ORDER[query]
@@ -179,14 +179,14 @@ def test_a_search_sorted_by_is_active_uses_the_index_of_bigrams(loaded_client):
     assert rows < 3 * 4_000 + 2 * 3_400
 
 
-def test_a_search_for_a_frequent_prefix_reads_4_000_rows(loaded_client):
+def test_a_search_for_a_frequent_prefix_reads_at_most_4_000_rows(loaded_client):
     """12 500 names begin with it, and no name equals it."""
     indexes, rows = scans(loaded_client, "q=project")
     assert BIGRAMS in indexes
     assert rows < 4_000 + 50
 
 
-def test_the_last_page_of_a_frequent_word_reads_8_000_rows(loaded_client):
+def test_the_last_page_of_a_frequent_word_reads_at_most_8_000_rows(loaded_client):
     """46 667 descriptions have it; the last of the pages of ten has seven."""
     cursor = loaded_client.get(f"{PROJECTS}?q=needed&page=4666").json["next_cursor"]
     assert len(loaded_client.get(f"{PROJECTS}?q=needed&cursor={cursor}").json["items"]) == 7
@@ -194,7 +194,7 @@ def test_the_last_page_of_a_frequent_word_reads_8_000_rows(loaded_client):
     assert rows < 4_000 + 4_000 + 50
 
 
-def test_a_cursor_among_old_matches_reads_8_000_rows(loaded_client):
+def test_a_cursor_among_old_matches_reads_at_most_8_000_rows(loaded_client):
     """None of the 3 333 matches is new; among the old rows every ninth is a match."""
     cursor = loaded_client.get(f"{PROJECTS}?q=long ago").json["next_cursor"]
     _, rows = scans(loaded_client, f"q=long ago&cursor={cursor}")
@@ -202,7 +202,7 @@ def test_a_cursor_among_old_matches_reads_8_000_rows(loaded_client):
 
 
 @pytest.mark.parametrize(("owner", "indexes", "query"), OF_ONE_OWNER)
-def test_the_list_of_a_restricted_caller_reads_12_000_rows(
+def test_the_list_of_a_restricted_caller_reads_at_most_12_000_rows(
     loaded_client, auth_app, owner, indexes, query
 ):
     with auth_app.app_context():
@@ -214,7 +214,7 @@ def test_the_list_of_a_restricted_caller_reads_12_000_rows(
 
 
 @pytest.mark.parametrize(("owner", "indexes", "query"), OF_ONE_OWNER)
-def test_a_list_filtered_by_owner_reads_12_000_rows(loaded_client, owner, indexes, query):
+def test_a_list_filtered_by_owner_reads_at_most_12_000_rows(loaded_client, owner, indexes, query):
     used, rows = scans(loaded_client, f"owner={owner}&{query}")
     assert indexes <= used <= indexes | {BIGRAMS}
     assert rows < 3 * 4_000 + 200

@@ -137,7 +137,7 @@ def test_only_a_read_with_the_current_version_gets_a_304(case, client, create):
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
-def test_a_missing_or_deleted_row_is_404(case, client, create, problem, method):
+def test_a_missing_or_deleted_row_gets_a_404(case, client, create, problem, method):
     deleted = create()["id"]
     response = client.delete(f"{case.path}/{deleted}")
     assert (response.status_code, response.data) == (204, b"")
@@ -260,32 +260,33 @@ def test_each_caller_sees_and_changes_only_permitted_rows(
     created = auth_client.post(collection, json={case.title: "A row"}, headers=alice)
     row, path = created.json, created.headers["Location"]
     assert row["owner"] == "alice"
-    found, forbidden, absent = 200, 403, 404
-    reads = {"owner": found, "admin": found, "reader": found, "other": absent}.get(role, forbidden)
-    writes = {"owner": found, "admin": found, "reader": forbidden}.get(role, absent)
+    ok, forbidden, absent = 200, 403, 404
+    reads = {"owner": ok, "admin": ok, "reader": ok, "other": absent}.get(role, forbidden)
+    writes = {"owner": ok, "admin": ok, "reader": forbidden}.get(role, absent)
     assert auth_client.get(path, headers=headers).status_code == reads
     for query in ("", "?q=row", f"?sort={case.title}", f"?sort={case.state}", "?owner=alice"):
         page = auth_client.get(f"{case.path}{query}", headers=headers)
         assert page.status_code == (forbidden if reads == forbidden else 200)
         if page.status_code == 200:
-            assert page.json["items"] == ([row] if reads == found else [])
+            assert page.json["items"] == ([row] if reads == ok else [])
             assert page.json["total"] == len(page.json["items"])
     for method in ("PUT", "PATCH"):
         body = {case.title: f"{method} by {role}"}
-        assert (
-            auth_client.open(path, method=method, json=body, headers=headers).status_code == writes
-        )
-    if writes != found:
+        written = auth_client.open(path, method=method, json=body, headers=headers)
+        assert written.status_code == writes
+    if writes != ok:
         assert auth_client.get(path, headers=alice).json == row
     deleted = auth_client.delete(path, headers=headers).status_code
-    assert deleted == (204 if writes == found else writes)
-    assert auth_client.get(path, headers=alice).status_code == (absent if writes == found else 200)
+    assert deleted == (204 if writes == ok else writes)
+    assert auth_client.get(path, headers=alice).status_code == (absent if writes == ok else 200)
     created = auth_client.post(collection, json={case.title: "Another row"}, headers=headers)
     creates = 201 if role == "owner" or not case.parent else absent  # only in a visible parent
     assert created.status_code == (forbidden if role == "reader" else creates)
 
 
-def test_rows_are_assigned_to_another_owner(case, auth_client, auth_headers, collection_of, app):
+def test_assign_gives_the_rows_of_one_owner_to_another(
+    case, auth_client, auth_headers, collection_of, app
+):
     alice, bob, carol = (auth_headers(name, case.scopes) for name in ("alice", "bob", "carol"))
     row, other_row = (
         auth_client.post(collection_of(headers), json={case.title: "x"}, headers=headers).json

@@ -120,8 +120,8 @@ def test_columns_have_no_defaults_of_sqlalchemy(app):
 
 
 # The session commits each flush by itself in AUTOCOMMIT mode, so that rollback() undoes nothing. It
-# also needs several round trips and knows no lost answers. Use database.execute() with SQLAlchemy
-# Core on the models instead: projectapp/database/__init__.py shows how.
+# also needs several round trips and cannot resolve lost answers. Use database.execute() with
+# SQLAlchemy Core on the models instead: projectapp/database/__init__.py shows how.
 ORM_SHORTCUTS = {"get_or_404", "first_or_404", "one_or_404", "paginate"}
 
 
