@@ -17,11 +17,11 @@ from shutil import which
 import psycopg2
 from agree import disagreements
 from chart import draw
-from wire import Wire
 from workers import ROOT, migrated
 
 sys.path.insert(0, str(ROOT))
 
+from faults.pg_proxy import Proxy
 from projectapp.devdb import DevPostgres
 
 BIN = Path(sys.executable).parent
@@ -111,8 +111,8 @@ class Bench:
         # Not amid a round.
         self.run("ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()")
         self.run(FILL, *SETTLE)
-        socket = f"{self.server.parameters['host']}/.s.PGSQL.{self.server.parameters['port']}"
-        self.wire = Wire(PORT - 1, socket)
+        self.proxy = Proxy(self.server.parameters)
+        stack.callback(self.proxy.close)
         self.statements: dict[str, str] = {}
 
     def run(self, *statements: str) -> None:
@@ -128,9 +128,8 @@ class Bench:
 
     @contextmanager
     def serving(self, names: Sequence[str], far: bool) -> Iterator[dict[str, str]]:
-        """Have the contenders answer, `far` ones beyond the wire; yields their URLs."""
-        far_url = f"postgresql://postgres@127.0.0.1:{self.wire.port}/postgres"
-        url = far_url if far else self.environ["DATABASE_URL"]
+        """Have the contenders answer, `far` ones behind the proxy; yields their URLs."""
+        url = self.proxy.url if far else self.environ["DATABASE_URL"]
         running, urls = [], {}
         try:
             for port, name in enumerate(names, PORT):
@@ -150,6 +149,7 @@ class Bench:
 
     def load(self, base: str, work: str, seconds: float, start: int) -> tuple[int, float]:
         """How many requests were answered, and how many a second."""
+        self.proxy.queries.clear()
         command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", "bench/load.lua"]
         said = output([*command, base, "--", work, str(start)])
         refused = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
@@ -165,7 +165,7 @@ class Bench:
         script.write_text(self.statements[work])
         place = {**self.server.parameters}
         if far:
-            place |= {"host": "127.0.0.1", "port": str(self.wire.port)}
+            place |= {"host": "127.0.0.1", "port": str(self.proxy.port)}
         said = output(
             [
                 *(str(self.server.binaries / "pgbench"), "--no-vacuum", f"--file={script}"),
@@ -184,11 +184,11 @@ class Bench:
             counts = []
             for name, base in urls.items():
                 self.load(base, work, 1, 1)  # its connections are open then
-                before = self.wire.trips
+                before = self.proxy.trips
                 count, _ = self.load(base, work, 1, 2)
-                counts.append(f"{(self.wire.trips - before) / count:.2f}")
+                counts.append(f"{(self.proxy.trips - before) / count:.2f}")
                 if name == OURS:
-                    self.statements[work] = as_script(self.wire.query)
+                    self.statements[work] = as_script(self.proxy.queries[-1])
             show(WORKS[work], *counts)
 
     def rounds(
@@ -275,8 +275,8 @@ def main() -> None:
             rates = bench.rounds(urls, *measure, far=False)
         draw(ROOT / "docs/benchmarks.svg", rates, WORKS)
         with bench.serving([*CONTENDERS], far=True) as urls:
-            for bench.wire.delay in (0.001, 0.005):
-                print(f"\n{bench.wire.delay * 1000:.0f} ms a packet\n")
+            for bench.proxy.delay in (0.001, 0.005):
+                print(f"\n{bench.proxy.delay * 1000:.0f} ms a packet\n")
                 bench.rounds(urls, *measure, far=True)
 
 

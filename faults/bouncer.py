@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psycopg2
 
-from faults.processes import ADDRESS, GUARD, end, launch, quiet_port, until
+from faults.processes import ADDRESS, GUARD, end, free_port, launch, until
 from projectapp.devdb import supervisor
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -21,7 +21,7 @@ class Bouncer:
     """One that serves on `port` as soon as it is made, with its files in `folder`."""
 
     def __init__(self, folder: Path, upstream: int) -> None:
-        self.port = quiet_port()
+        self.port = free_port()
         settings = {
             "listen_addr": ADDRESS,
             "listen_port": self.port,

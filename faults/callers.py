@@ -6,8 +6,8 @@ import time
 from faults.bouncer import Bouncer, missing
 from faults.client import Caller
 from faults.crashes import AWAY
+from faults.pg_proxy import Harm
 from faults.processes import tell, until
-from faults.proxy import Mode
 from faults.rows import row
 from faults.stage import Stage
 from faults.workload import MIXED
@@ -33,8 +33,8 @@ def revoke(stage: Stage) -> None:
             harm(stage)
         stage.healed()
         stage.pass_time(0.2)
-    counts, asked = stage.proxy.counts, stage.attempts()
-    stage.promise(counts["reset"] and counts["dropped"], f"void: the line held: {dict(counts)}")
+    harmed, asked = stage.proxy.harmed, stage.attempts()
+    stage.promise(len(harmed) == 2, f"void: the line held: {dict(harmed)}")
     ended = {one.token for one in asked if one.kind == "revoke"}
     stage.fired = len(ended & {one.token for one in asked if one.status == 401})
     strange = sum(one.kind == "trespass" and one.status == 404 for one in asked)
@@ -82,19 +82,19 @@ def _kill_worker(stage: Stage) -> None:
 
 
 def _reset(stage: Stage) -> None:
-    _break_line(stage, Mode.RESET)
+    _break_line(stage, Harm.RESET)
 
 
 def _lose_answers(stage: Stage) -> None:
-    _break_line(stage, Mode.DROP_ANSWER)
+    _break_line(stage, Harm.LOSE_ANSWER)
 
 
-def _break_line(stage: Stage, mode: Mode) -> None:
-    stage.proxy.set(mode, chance=0.05)
+def _break_line(stage: Stage, harm: Harm) -> None:
+    stage.proxy.harm_some_queries(harm, 0.05)
     stage.pass_time(0.1)
     _revoke(stage)
     stage.pass_time(0.1)
-    stage.proxy.set(Mode.FORWARD)
+    stage.proxy.harm_some_queries(None)
 
 
 def _restart(stage: Stage) -> None:

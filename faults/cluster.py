@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 
 import config
-from faults.processes import ADDRESS, GUARD, PYTHON, NeverReady, end, launch, quiet_port, until
+from faults.processes import ADDRESS, GUARD, PYTHON, NeverReady, end, free_port, launch, until
 from projectapp.devdb import DevPostgres, supervisor
 
 START_SECONDS = 120
@@ -25,13 +25,15 @@ class Cluster:
     def __init__(self, home: Path, settings: Mapping[str, str] | None = None) -> None:
         self.home, self.log = home, home.with_name(f"{home.name}.log")
         self.settings = dict(settings or {})
-        self.address, self.port = ADDRESS, quiet_port()
+        self.address, self.port = ADDRESS, free_port()
         self.inside: list[str] = []  # the prefix that runs it in another network namespace
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
-    def host(self) -> str:
-        return f"{self.address}:{self.port}"
+    def parameters(self) -> dict[str, str]:
+        """libpq's parameters of a connection."""
+        host, port = self.address, str(self.port)
+        return {"host": host, "port": port, "user": "postgres", "dbname": "postgres"}
 
     @property
     def status(self) -> tuple[int, str]:
@@ -69,10 +71,7 @@ class Cluster:
     def connect(self, name: str = "faults") -> Any:
         """A psycopg2 connection in autocommit; psycopg2.Error when there is none to be had."""
         link = psycopg2.connect(
-            host=self.address,
-            port=self.port,
-            user="postgres",
-            dbname="postgres",
+            **self.parameters,
             connect_timeout=5,
             options="-c statement_timeout=30s",
             application_name=name,
@@ -115,7 +114,7 @@ def make_template(folder: Path, code: Path = config.ROOT) -> Path:
     cluster = Cluster(home / "data")
     cluster.start()
     try:
-        migrated = upgrade(f"postgresql://postgres@{cluster.host}/postgres", code)
+        migrated = upgrade(f"postgresql://postgres@{cluster.address}:{cluster.port}/postgres", code)
         if migrated.returncode:
             raise NeverReady("flask db upgrade: " + migrated.stdout[-500:])
         cluster.stop()

@@ -3,7 +3,7 @@
 import time
 
 from faults import network
-from faults.proxy import Mode
+from faults.pg_proxy import Harm
 from faults.rows import row
 from faults.stage import FEW, Stage
 
@@ -14,24 +14,24 @@ SILENCE = 10.0  # seconds: more than the longest answer may take
 def reset(stage: Stage) -> None:
     with stage.load():
         stage.pass_time(0.2)
-        stage.proxy.set(Mode.RESET, chance=0.03)
+        stage.proxy.harm_some_queries(Harm.RESET, 0.03)
         stage.pass_time(0.5)
-        stage.proxy.set(Mode.FORWARD)
+        stage.proxy.harm_some_queries(None)
         stage.healed()
         stage.pass_time(0.3)
-    stage.fired = stage.proxy.counts["reset"]
+    stage.fired = stage.proxy.harmed[Harm.RESET]
 
 
 @row(9, "the answer to a write is lost")
 def lose_answers(stage: Stage) -> None:
     with stage.load():
         stage.pass_time(0.2)
-        stage.proxy.set(Mode.DROP_ANSWER, chance=0.05)
+        stage.proxy.harm_some_queries(Harm.LOSE_ANSWER, 0.05)
         stage.pass_time(0.6)
-        stage.proxy.set(Mode.FORWARD)
+        stage.proxy.harm_some_queries(None)
         stage.healed()
         stage.pass_time(0.2)
-    stage.fired = stage.proxy.counts["dropped"]
+    stage.fired = stage.proxy.harmed[Harm.LOSE_ANSWER]
 
 
 @row(10, "a black hole that acknowledges")
@@ -43,12 +43,12 @@ def fall_silent(stage: Stage, workers: int) -> None:
     """Have PostgreSQL fall silent in the midst of a load."""
     with stage.load(workers=workers):
         stage.pass_time(0.2)
-        stage.proxy.set(Mode.BLACK_HOLE)
+        stage.proxy.silent = True
         time.sleep(SILENCE)
-        stage.proxy.set(Mode.FORWARD)
+        stage.proxy.silent = False
         stage.healed()
         stage.pass_time(0.4)
-    stage.fired = stage.proxy.counts["held"]
+    stage.fired = stage.proxy.held_packets
 
 
 @row(11, "a black hole that does not", skip=network.missing, network=network.separate)

@@ -24,14 +24,15 @@ class NeverReady(RuntimeError):
     """Something that was started, or should have come to pass, did not do so in its time."""
 
 
-def quiet_port() -> int:
-    """A free port on 127.0.0.1 below the ephemeral ones, unlikely to be taken while it is free.
+def free_port() -> int:
+    """Choose a port that is free on 127.0.0.1, at random, below the ephemeral ports.
 
-    Faults leave ports free for seconds, and tests in another checkout take the lowest free one.
+    It is unlikely that another test run takes it before it is used, or while a fault leaves it
+    free for seconds.
     """
     while True:
         with socket.socket() as probe, suppress(OSError):
-            probe.bind((ADDRESS, random.randrange(24000, 32768)))  # noqa: S311 - no secret
+            probe.bind((ADDRESS, random.randrange(20000, 32768)))  # noqa: S311 - no secret
             return probe.getsockname()[1]
 
 

@@ -17,9 +17,9 @@ from faults.processes import (
     NeverReady,
     children,
     end,
+    free_port,
     is_alive,
     launch,
-    quiet_port,
     until,
 )
 
@@ -42,7 +42,7 @@ class Service:
         self.log, self.bug, self.code = log, bug, code
         self.url = ""  # of the database
         self.settings: Mapping[str, str] = {}  # beyond those that every service has
-        self.port = quiet_port()
+        self.port = free_port()
         self.started: list[subprocess.Popen[bytes]] = []
         self.master = 0  # the pid of the gunicorn that is to be signalled
 

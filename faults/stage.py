@@ -15,8 +15,8 @@ import config
 from faults.client import NOBODY, Caller, Client
 from faults.cluster import Cluster, copy
 from faults.ledger import Attempt, Ledger, read
+from faults.pg_proxy import Proxy
 from faults.processes import PYTHON, NeverReady, end, launch, until
-from faults.proxy import Proxy
 from faults.service import Service
 from faults.workload import MIXED
 
@@ -66,9 +66,9 @@ class Stage:
         try:
             self.row.network(self)
             self.cluster.start()
-            self.proxy = Proxy((self.cluster.address, self.cluster.port), self.seed)
-            self.at_end(self.proxy.end)
-            self.serve(self.url(self.proxy.port))
+            self.proxy = Proxy(self.cluster.parameters, self.seed)
+            self.at_end(self.proxy.close)
+            self.serve(self.proxy.url)
         except BaseException:
             self.__exit__()
             raise

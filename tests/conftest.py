@@ -22,11 +22,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 import config
+from faults.pg_proxy import Proxy
+from faults.processes import free_port
 from projectapp import add_commands, create_app
 from projectapp.auth import jwks_client, token_admin
 from projectapp.devdb import DevPostgres, find_binaries
 from tests.issuer import Issuer
-from tests.wire import Proxy, free_port
 
 PROJECTS = "/api/v1/projects"
 
@@ -349,9 +350,7 @@ def server(serve: Any) -> Iterator[Served]:
 def proxy(database_url: str) -> Iterator[Proxy]:
     proxy = Proxy(parameters_of(database_url))
     yield proxy
-    proxy.shutdown()
-    proxy.server_close()
-    proxy.cut()
+    proxy.close()
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 import config
+from faults.processes import free_port
 from tests.test_serving import end, upgrade
-from tests.wire import free_port
 
 pytestmark = pytest.mark.slow
 

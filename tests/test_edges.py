@@ -21,11 +21,11 @@ from werkzeug.serving import make_server
 from werkzeug.test import Client
 
 import config
+from faults.processes import free_port
 from projectapp import projects
 from projectapp.auth import tokens
 from projectapp.http.security_headers import HEADERS
 from tests.conftest import PROJECTS
-from tests.wire import free_port
 
 TRUSTED = "10.0.0.0/8, ::1"
 HSTS = "Strict-Transport-Security"

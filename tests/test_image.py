@@ -26,9 +26,10 @@ import yaml
 from packaging.utils import canonicalize_name
 
 import config
+from faults.pg_proxy import Proxy
+from faults.processes import free_port
 from tests.conftest import PROJECTS, parameters_of
 from tests.test_supply import RUN, pinned
-from tests.wire import Proxy, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -235,9 +236,7 @@ def empty_url(direct_url):
         cursor.execute(f"CREATE DATABASE {name}")
         proxy = Proxy(here | {"dbname": name})
         yield proxy.url
-        proxy.shutdown()
-        proxy.server_close()
-        proxy.cut()
+        proxy.close()
         cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
     connection.close()
 

@@ -21,13 +21,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import config
+from faults.processes import free_port
 from projectapp.auth.tokens import hash_token, new_token
 from projectapp.rate_limit import stores
 from projectapp.rate_limit.stores import SharedMemoryStore
 from projectapp.rate_limit.window import Count, Rate
 from tests.conftest import PROJECTS, Clock
 from tests.test_serving import children, until
-from tests.wire import free_port
 
 pytestmark = pytest.mark.slow
 

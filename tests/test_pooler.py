@@ -15,12 +15,12 @@ import psycopg2
 import pytest
 
 import config
+from faults.processes import free_port
 from projectapp.database import pooler
 from projectapp.database.pooler import pool_mode
 from projectapp.database.schema import newest_revision
 from projectapp.devdb import supervisor
 from tests.conftest import PROJECTS, parameters_of, url_of
-from tests.wire import free_port
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 SECONDS = "1800"  # after which one that nobody ended is ended

@@ -13,6 +13,7 @@ import pytest
 from psycopg2.errors import InsufficientPrivilege
 
 import config
+from faults.pg_proxy import Proxy
 from projectapp import database
 from projectapp.auth import token_admin
 from projectapp.database import execution
@@ -20,7 +21,6 @@ from projectapp.database.schema import newest_revision
 from projectapp.problems import ServiceUnavailable
 from tests.conftest import PROJECTS, parameters_of, url_of
 from tests.test_backup import BACK_UP, RESTORE, commands, session
-from tests.wire import Proxy
 
 PAGE = (config.ROOT / "docs" / "roles.md").read_text()
 ROLES, DATABASE, JIT, INSIDE, AFTER, TAKE_OVER = re.findall(r"```sql\n(.*?)```", PAGE, re.S)
@@ -253,9 +253,7 @@ def test_the_serving_role_settles_a_lost_answer(new, serving):
         assert proxy.lose == []
         assert any("pg_terminate_backend" in query for query in proxy.queries)
     finally:
-        proxy.shutdown()
-        proxy.server_close()
-        proxy.cut()
+        proxy.close()
     assert serving("SELECT count(*) FROM projects") == [(1,)]
 
 

@@ -18,9 +18,9 @@ from select import select
 import pytest
 
 import config
+from faults.processes import free_port
 from tests.conftest import PROJECTS
 from tests.test_embedded import is_free, pids_naming
-from tests.wire import free_port
 
 pytestmark = pytest.mark.slow
 

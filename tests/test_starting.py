@@ -13,9 +13,9 @@ from contextlib import closing
 import pytest
 
 import config
+from faults.processes import free_port
 from tests.conftest import PROJECTS
 from tests.test_serving import children, end
-from tests.wire import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -28,7 +28,7 @@ def url(proxy, roots, sql):
     """The URL of a server with TLS; its name is public, its address is this machine's."""
     proxy.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     proxy.tls.load_cert_chain(roots, roots.with_name("key"))
-    name, port = proxy.upstream["dbname"], proxy.server_address[1]
+    name, port = proxy.upstream["dbname"], proxy.port
     return f"postgresql://postgres@db.example.com:{port}/{name}?hostaddr=127.0.0.1"
 
 

@@ -424,7 +424,7 @@ def test_a_schema_ahead_can_be_stamped(app, sql, head):
 
 
 def test_migrations_have_a_url_of_their_own(sql, upgrade, proxy, direct_url):
-    dead = f"postgresql://nobody@127.0.0.1:{proxy.server_address[1]}/no_such_test?sslmode=disable"
+    dead = f"postgresql://nobody@127.0.0.1:{proxy.port}/no_such_test?sslmode=disable"
     proxy.refuses = True
     assert did_nothing(upgrade(url=dead, MIGRATIONS_DATABASE_URL=direct_url))
 
