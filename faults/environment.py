@@ -1,4 +1,4 @@
-"""The stage on which a row plays its fault: a fresh database, the service, a proxy, clients."""
+"""What a scenario gets: a new database, the service, a proxy between them, and clients."""
 
 import json
 import random
@@ -6,173 +6,194 @@ import select
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import config
-from faults.client import NOBODY, Caller, Client
-from faults.cluster import Cluster, copy
-from faults.ledger import Attempt, Ledger, read
+from faults.client import Caller, Client
+from faults.cluster import Cluster, copy_data
+from faults.ledger import Attempt, Ledger, read_attempts
 from faults.pg_proxy import Proxy
-from faults.processes import PYTHON, NeverReady, end, launch, until
+from faults.processes import PYTHON, NotReady, end_process, start_process, wait_until
+from faults.resource import Resource
+from faults.scenarios import Scenario
 from faults.service import Service
-from faults.workload import MIXED
+from faults.writers import MIXED
 
-if TYPE_CHECKING:
-    from faults.rows import Row
-
-WORKERS = 6  # client threads that write; a walker and a prober come on top
-# Of these and the walker there are fewer than a worker process has threads: whatever they wait for,
-# nobody waits for a thread.
-FEW = 2
-CROWD = 16  # more than there are threads
-_CLIENTS_START, _CLIENTS_STOP = 120, 60  # seconds
+WRITERS = 6  # client threads; a walker and a prober come in addition
+# With the walker these are fewer than the threads of a worker process, so no request has to wait
+# for a thread, even if all of them wait for the database.
+FEW_WRITERS = 2
+MANY_WRITERS = 16  # more than the service has threads
+_CLIENTS_START_SECONDS, _CLIENTS_STOP_SECONDS = 120, 60
 
 
-class Stage:
-    """What a row is given. It runs when the row begins, and is gone when the row ends.
+class Environment:
+    """Everything runs when the scenario begins, and is ended when the scenario ends.
 
-    `seconds` is the load's length that the row should plan with; `folder` is its own; the service
-    is that of the release in `code`.
+    `seconds` is how long the load of the scenario should last. `folder` belongs to the scenario.
+    The service is that of the release in `code`.
     """
 
     def __init__(
         self,
-        row: "Row",
+        scenario: Scenario,
+        resource: Resource,
         template: Path,
         folder: Path,
         seconds: float,
         seed: int,
         code: Path = config.ROOT,
     ) -> None:
-        self.row, self.folder, self.seconds, self.seed = row, folder, seconds, seed
-        self.random = random.Random(f"{seed}-{row.number}")  # noqa: S311 - no secret
-        self.cluster = Cluster(copy(template, folder / "data"), row.postgres)
+        self.scenario, self.resource, self.folder = scenario, resource, folder
+        self.seconds, self.seed = seconds, seed
+        self.random = random.Random(f"{seed}-{scenario.number}")  # noqa: S311 - no secret
+        self.cluster = Cluster(copy_data(template, folder / "data"), scenario.postgres_settings)
         self.ledgers = folder / "ledgers"
         self.ledgers.mkdir()
-        self.fired = 0  # how often the fault demonstrably happened; 0 makes the row void
-        self.healed_at: float | None = None  # on the monotonic clock
-        self.broken: list[str] = []  # promises of this row that were not kept
-        self.remarks: list[str] = []  # what a reader should know and nobody promised
-        self.callers = [NOBODY]  # who all clients are, in turn
-        self._loads = 0
-        self.service = Service(folder / "service.log", row.bug, code)
-        self.service.settings = row.settings
-        self._ends: list[Callable[[], object]] = [self.cluster.end, self.service.end]
+        self.fault_count = 0  # how often the fault verifiably happened; 0 makes the scenario void
+        self.recovered_at: float | None = None  # on the monotonic clock
+        self.failures: list[str] = []  # sentences
+        self.notes: list[str] = []  # for the reader of the results; they fail nothing
+        self.callers: list[Caller] = []  # the clients work for them in turn
+        self._ledger_count = 0
+        self.service = Service(folder / "service.log", scenario.mutation, code)
+        self.service.settings = scenario.service_settings
+        self._exits = ExitStack()
 
-    def __enter__(self) -> "Stage":
+    def __enter__(self) -> "Environment":
+        self.on_exit(self.cluster.end)
+        self.on_exit(self.service.end)
         try:
-            self.row.network(self)
+            self.scenario.prepare_network(self)
             self.cluster.start()
             self.proxy = Proxy(self.cluster.parameters, self.seed)
-            self.at_end(self.proxy.close)
-            self.serve(self.proxy.url)
+            self.on_exit(self.proxy.close)
+            self.callers = [self.new_caller()]
+            self.restart_service(self.proxy.url)
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        while self._ends:
-            self._ends.pop()()
+        self._exits.close()
 
-    def at_end(self, act: Callable[[], object]) -> None:
-        """Have it called when the row ends, before what was given earlier."""
-        self._ends.append(act)
+    def on_exit(self, function: Callable[[], object]) -> None:
+        """Call a function when the scenario ends; the last one given is called first."""
+        self._exits.callback(function)
 
-    def url(self, port: int | str, host: str = "127.0.0.1", more: str = "") -> str:
-        return f"postgresql://postgres@{host}:{port}/postgres?sslmode=disable{more}"
+    def database_url(self, port: int | str, host: str = "127.0.0.1", options: str = "") -> str:
+        return f"postgresql://postgres@{host}:{port}/postgres?sslmode=disable{options}"
 
-    def serve(self, url: str) -> None:
-        """Start the service on this database, in place of the one that runs."""
+    def restart_service(self, database_url: str) -> None:
+        """Start the service on this database; the one that runs is killed."""
         self.service.end()
-        self.service.url = url
+        self.service.database_url = database_url
         self.service.start()
 
     @contextmanager
     def load(
-        self, weights: Mapping[str, int] = MIXED, workers: int = WORKERS, lists: int = 4
+        self, weights: Mapping[str, int] = MIXED, writers: int = WRITERS, shared_rows: int = 4
     ) -> Iterator[None]:
-        """Clients work while the block runs; on its end they finish what they began."""
-        self._loads += 1
+        """Run clients while the block runs; then let them finish their last operations.
+
+        `weights` are those of writers.OPERATIONS; the writers of a caller append to `shared_rows`.
+        """
+        self._ledger_count += 1
         plan = {
+            "resource": self.resource.name,
             "port": self.service.port,
             "folder": str(self.ledgers),
             "name": self.load_name,
             "seed": self.seed,
-            "workers": workers,
+            "writers": writers,
             "weights": weights,
-            "lists": lists,
+            "shared_rows": shared_rows,
             "callers": self.callers,
         }
-        log = self.folder / "clients.log"  # where nothing but a failure of theirs is written
-        command = [PYTHON, "-m", "faults.clients", json.dumps(plan)]
-        clients = launch(command, log, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        log = self.folder / "clients.log"  # has text only if a client fails
+        command = [PYTHON, "-m", "faults.client_process", json.dumps(plan)]
+        clients = start_process(command, log, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
-            spoken = select.select([clients.stdout], [], [], _CLIENTS_START)[0]
-            if not spoken or clients.stdout.readline() != b"ready\n":
-                raise NeverReady("the clients: " + log.read_text()[-500:])
+            has_output = select.select([clients.stdout], [], [], _CLIENTS_START_SECONDS)[0]
+            if not has_output or clients.stdout.readline() != b"ready\n":
+                raise NotReady("the clients: " + log.read_text()[-500:])
             yield
             self._wait_for_writes()
             clients.stdin.close()
-            clients.wait(_CLIENTS_STOP)
-            self.promise(not log.read_text(), "a client failed: " + log.read_text()[-300:])
+            clients.wait(_CLIENTS_STOP_SECONDS)
+            self.check(not log.read_text(), "a client failed: " + log.read_text()[-300:])
         finally:
-            end(clients)
+            end_process(clients)
 
     def _wait_for_writes(self) -> None:
-        """On a busy machine the row's seconds may be too few for the writes that it needs."""
-        end = time.monotonic() + _CLIENTS_STOP
-        while time.monotonic() < end:
-            acknowledged = sum(one.is_write and one.outcome == "ok" for one in self.attempts())
-            if acknowledged >= self.row.least:
+        """Go on with the load on a busy machine, until there are enough writes."""
+        deadline = time.monotonic() + _CLIENTS_STOP_SECONDS
+        while time.monotonic() < deadline:
+            writes = sum(attempt.is_acknowledged_write for attempt in self.read_attempts())
+            if writes >= self.scenario.minimum_writes:
                 return
             time.sleep(0.5)
 
     @property
     def load_name(self) -> str:
-        return f"{self.row.number}.{self._loads}"
+        """The beginning of the names of all operations of the present load."""
+        return f"{self.scenario.number}.{self._ledger_count}"
 
-    def list_name(self, n: int) -> str:
-        """The name of the n-th row that all clients of the present load append to."""
-        return f"{self.load_name}-list{n}"
+    def shared_row(self, n: int) -> str:
+        """Return the title of the n-th row that the clients of the present load append to."""
+        return f"{self.load_name}-shared{n}"
 
-    def attempts(self) -> list[Attempt]:
-        """All that clients asked so far, in order."""
-        return read(self.ledgers)
+    def read_attempts(self) -> list[Attempt]:
+        """Return all attempts of all clients so far, in the order in which they were sent."""
+        return read_attempts(self.ledgers)
 
-    def ledger(self) -> Ledger:
-        """A ledger of the row's own, which is checked with all others."""
-        self._loads += 1
-        return Ledger(self.ledgers / f"row-{self._loads}.jsonl")
+    def new_ledger(self) -> Ledger:
+        """Make a ledger for requests of the scenario itself; it is checked with the others."""
+        self._ledger_count += 1
+        return Ledger(self.ledgers / f"scenario-{self._ledger_count}.jsonl")
 
-    def client(self, caller: Caller = NOBODY) -> Client:
-        """A client of the row's own."""
-        return Client(self.service.port, self.ledger(), caller)
+    def new_caller(self, name: str | None = None, tokens: Sequence[str] = ("",)) -> Caller:
+        """Make a caller, and the row under which its rows are created if the resource needs one."""
+        if not self.resource.parent:
+            return Caller(name, tokens)
+        table, title = self.resource.parent.name, self.resource.parent.title_field
+        ((parent_id,),) = self.cluster.sql(
+            f"INSERT INTO {table} (id, {title}, owner)"  # noqa: S608 - names of a Resource
+            " VALUES (gen_random_uuid(), 'parent', %s) RETURNING id::text",
+            name,
+        )
+        return Caller(name, tokens, parent_id)
+
+    def new_client(self, caller: Caller | None = None) -> Client:
+        """Make a client for requests of the scenario itself, by default of the first caller."""
+        ledger = self.new_ledger()
+        return Client(self.service.port, ledger, self.resource, caller or self.callers[0])
 
     @property
-    def noise(self) -> float:
-        """Seconds by which all may be late, many times what a create took before the fault.
+    def noise_seconds(self) -> float:
+        """How much later than its limit a response may come: 20 times the median of a create.
 
-        That is a fifth of a second where nothing else runs, and more on a busy machine.
+        These creates come before the fault. It is a fifth of a second on an idle machine.
         """
-        before = [one.seconds for one in self.attempts() if "-always" in one.op and one.seconds]
-        return 20 * statistics.median(before) if before else 0.0
+        setup = [a for a in self.read_attempts() if "-permanent" in a.operation]
+        durations = [attempt.duration_seconds for attempt in setup if attempt.duration_seconds]
+        return 20 * statistics.median(durations) if durations else 0.0
 
-    def pass_time(self, share: float) -> None:
-        """Let a share of the row's seconds go by."""
+    def sleep_share(self, share: float) -> None:
+        """Sleep for a share of the scenario's `seconds`."""
         time.sleep(share * self.seconds)
 
-    def healed(self) -> None:
-        """Say that the fault is over, now; recovery is measured from here."""
-        self.healed_at = time.monotonic()
+    def mark_recovered(self) -> None:
+        """Record that the fault is over now; the recovery is measured from here."""
+        self.recovered_at = time.monotonic()
 
-    def promise(self, kept: object, sentence: str) -> None:
-        """Break the row with the sentence unless `kept` is true."""
-        if not kept:
-            self.broken.append(sentence)
+    def check(self, condition: object, failure: str) -> None:
+        """Let the scenario fail with this sentence unless the condition is true."""
+        if not condition:
+            self.failures.append(failure)
 
-    def wait_until_ready(self, seconds: float = 60) -> None:
-        until(lambda: self.service.status("/ready") == 200, seconds, "/ready")
+    def wait_until_ready(self, timeout_seconds: float = 60) -> None:
+        wait_until(lambda: self.service.status("/ready") == 200, timeout_seconds, "/ready")

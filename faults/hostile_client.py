@@ -1,4 +1,8 @@
-"""Hostile requests beside honest ones: what they may be answered, and that nobody notices them."""
+"""A client that sends hostile requests while normal clients work.
+
+It checks each response, that nothing of a refused request is stored, and that the normal clients
+notice nothing.
+"""
 
 import time
 from collections import Counter
@@ -7,38 +11,33 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from faults.client import PROJECTS
-from faults.ledger import Attempt, Ledger
-from faults.raw import CLOSED, SILENT, Answer, Line
+from faults.environment import Environment
+from faults.ledger import Attempt
+from faults.raw_http import CLOSED, SILENT, RawConnection, Response
 from faults.service import DATABASE_POOL_SIZE, WORKERS
-from faults.stage import Stage
-from faults.workload import create_body
 
 JSON = "Content-Type: application/json"
-MERGE = "Content-Type: application/merge-patch+json"
-OK = 200  # in tables of cases also for 201 and 204
-SERVED, SLOW = 0.99, 1.0  # of honest requests: the share that is served; p99 in seconds
-# Seconds for an answer to what is not slow, and to hang up after it: less than the service waits
-# for the rest of a request (10) and for another (5).
-_PATIENCE, _END = 8.0, 4.0
-_NEVER = "never-"  # begins each marker that must not be stored
+MERGE_PATCH = "Content-Type: application/merge-patch+json"
+OK = 200  # as a right status it includes 201 and 204
+MINIMUM_SERVED, P99_SECONDS = 0.99, 1.0  # of the normal requests
+# For the response and for the end of the connection. The service itself waits 10 seconds for the
+# rest of a request and 5 seconds for another one.
+_RESPONSE_SECONDS, _CLOSE_SECONDS = 8.0, 4.0
+_NEVER = "never-"  # markers that must not be stored begin with this
 _WORDS = {CLOSED: "closed", SILENT: "silence", OK: "served"}
-_READS = ("GET", "HEAD", "OPTIONS")
+_READ_METHODS = ("GET", "HEAD", "OPTIONS")
 _KINDS = {"POST": "create", "PUT": "change", "PATCH": "change", "DELETE": "delete"}
-# In the log these are gaps: an error nobody foresaw, a value that only the database refused.
-_GAPS = ("Traceback", "unhandled ", "database error 22", "Error handling request")
-_STRANGE = "SELECT count(*) FROM projects WHERE concat(name, description, attributes) ~ %s"
+# Signs of a missing check in the service's log: an unexpected error, or a value that only the
+# database refused (SQLSTATE class 22).
+_LOG_ERRORS = ("Traceback", "unhandled ", "database error 22", "Error handling request")
 
 
-class Shot(NamedTuple):
-    """One request; `right` has the statuses of which one must come.
+class HostileRequest(NamedTuple):
+    """One request; one of the `right` statuses must come.
 
-    In `head` <path> stands for a project's path, <PATH> for the same with an upper-case id,
-    <length> for the body's length; in `body` @ stands for a field with a marker, by which it is
-    found wherever it is stored. `chunked` is the size of the chunks that the body is sent in, and
-    what follows the last one. What `breaks` leaves the server without a place in the stream: it
-    must answer once and hang up, and never act on what was sent behind it. What `ends` is sent with
-    the word that nothing more will come.
+    Placeholders in `head`: <list> the path of all rows, <create> the path to POST to, <path> the
+    path of a row, <PATH> the same with the id in upper case, <length> the body's length. In `body`,
+    @ is a text field with a marker.
     """
 
     name: str
@@ -46,182 +45,204 @@ class Shot(NamedTuple):
     head: bytes
     body: bytes
     right: Collection[int]
-    breaks: bool = False
-    ends: bool = False
-    chunked: tuple[int, bytes] | None = None
+    # The server cannot know where the next request begins. It must answer once and close the
+    # connection; it must not execute what follows.
+    breaks_framing: bool = False
+    half_closes: bool = False  # after the request
+    chunked: tuple[int, bytes] | None = None  # the chunks' size in bytes, and what follows the last
 
 
-class Range:
-    """Fires shots at a stage's service and keeps account of what comes back."""
+class HostileClient:
+    """Sends hostile requests to the environment's service and collects wrong responses."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage, self.client = stage, stage.client()
-        self.ledger = Ledger(stage.ledgers / "hostile.jsonl")
-        self.tally: Counter[int] = Counter()
-        self.wrong: dict[str, list[str]] = {}  # by the name of the case
-        self.deceived = 0  # answers that promised to keep a connection which was then closed
+    def __init__(self, env: Environment) -> None:
+        self.env, self.client = env, env.new_client()
+        self.create_path, self.ledger = self.client.create_path, env.new_ledger()
+        self.statuses: Counter[int] = Counter()
+        self.wrong: dict[str, list[str]] = {}  # sentences by the request's name
+        self.broken_keep_alives = 0  # connections that were closed despite "keep-alive"
         self._count = 0
-        self.target, self.victim = self.fresh(), self.fresh()  # to be read, and to be harmed
+        self.read_path, self.write_path = self.new_row(), self.new_row()
 
-    def marker(self, word: str = _NEVER) -> str:
+    def new_marker(self, prefix: str = _NEVER) -> str:
         self._count += 1
-        return f"{word}{self.stage.row.number}-{self._count}"
+        return f"{prefix}{self.env.scenario.number}-{self._count}"
 
-    def fresh(self) -> str:
-        """The path of a new project, at version 1."""
-        op = self.marker("target-")
-        made = self.client.send("create", op, "POST", PROJECTS, create_body(op), key=op)
-        return f"{PROJECTS}/{made.id}"
+    def new_row(self) -> str:
+        """Create a row; return its path."""
+        marker = self.new_marker("target-")
+        return f"{self.env.resource.path}/{self.client.create(marker, key=marker).id}"
 
-    def fire(self, shot: Shot) -> None:
-        """Send it and judge what comes."""
-        may = OK in shot.right
-        path = self.target if shot.method in _READS else self.fresh() if may else self.victim
-        attempt = self.begin(shot.method, path, self.marker("may-" if may else _NEVER), may)
-        with Line(self.stage.service.port, _PATIENCE) as line:
-            line.send(_filled(shot, path, attempt.op) + (self._behind() if shot.breaks else b""))
-            if shot.ends:
-                line.half_close()
-            answer = line.answer(shot.method)
-            self.end(attempt, answer)
-            self.judge(shot.name, shot.method, answer, shot.right)
-            if shot.breaks:
-                line.sock.settimeout(_END)
-                self._promise_end(shot, line.rest())
-                self.deceived += isinstance(answer, Answer) and not answer.closes
-            elif isinstance(answer, Answer) and not answer.closes and not shot.ends:
-                self._promise_next(shot, line, answer.status)
+    def send(self, request: HostileRequest) -> None:
+        """Send a request, and check the response and what the server does with the connection."""
+        may_succeed = OK in request.right
+        path = self.read_path
+        if request.method not in _READ_METHODS:
+            path = self.new_row() if may_succeed else self.write_path
+        marker = self.new_marker("may-" if may_succeed else _NEVER)
+        attempt = self.record_request(request.method, path, marker, may_succeed)
+        with RawConnection(self.env.service.port, _RESPONSE_SECONDS) as connection:
+            data = self._encode(request, path, marker)
+            connection.send(data + (self._forbidden_create() if request.breaks_framing else b""))
+            if request.half_closes:
+                connection.half_close()
+            response = connection.read_response(request.method)
+            self.record_response(attempt, response)
+            self.check_status(request.name, request.method, response, request.right)
+            if request.breaks_framing:
+                connection.sock.settimeout(_CLOSE_SECONDS)
+                self._check_closed(request, connection.read_to_end())
+                self.broken_keep_alives += isinstance(response, Response) and not response.closes
+            elif isinstance(response, Response) and not response.closes and not request.half_closes:
+                self._check_next_request(request, connection, response.status)
 
-    def begin(self, method: str, path: str, op: str, may: bool, key: str | None = None) -> Attempt:
-        """Write down what will be sent: as the write that it is, if it `may` take effect."""
-        kind = _KINDS.get(method, "hostile") if may else "hostile"
-        sure = '"1"' if kind in ("change", "delete") else None
-        now = time.monotonic()
-        return self.ledger.before(
-            op=op, kind=kind, method=method, path=path, key=key, if_match=sure, sent=now
+    def record_request(
+        self, method: str, path: str, marker: str, may_succeed: bool, key: str | None = None
+    ) -> Attempt:
+        """Record a request in the ledger; as a write only if it may succeed."""
+        kind = _KINDS.get(method, "hostile") if may_succeed else "hostile"
+        return self.ledger.record_request(
+            operation=marker,
+            kind=kind,
+            method=method,
+            path=path,
+            key=key,
+            if_match='"1"' if kind in ("change", "delete") else None,
+            sent_at=time.monotonic(),
         )
 
-    def end(self, attempt: Attempt, answer: Answer | int) -> None:
-        """Write down what came."""
-        now = time.monotonic()
-        if isinstance(answer, int):
-            self.ledger.after(attempt, done=now, failure=_WORDS[answer])
+    def record_response(self, attempt: Attempt, response: Response | int) -> None:
+        done_at = time.monotonic()
+        if isinstance(response, int):
+            self.ledger.record_response(attempt, done_at=done_at, exception=_WORDS[response])
             return
-        self.ledger.after(
+        self.ledger.record_response(
             attempt,
-            status=answer.status,
-            etag=answer.headers.get("ETag"),
-            id=answer.headers.get("Location", "").rpartition("/")[2] or None,
-            done=now,
-            flaws=answer.flaws,
+            status=response.status,
+            etag=response.headers.get("ETag"),
+            id=response.headers.get("Location", "").rpartition("/")[2] or None,
+            done_at=done_at,
+            violations=response.violations,
         )
 
-    def judge(self, name: str, method: str, answer: Answer | int, right: Collection[int]) -> None:
-        """Count the answer, and note it if it is not `right`."""
-        status = answer.status if isinstance(answer, Answer) else answer
+    def check_status(
+        self, name: str, method: str, response: Response | int, right: Collection[int]
+    ) -> None:
+        status = response.status if isinstance(response, Response) else response
         status = OK if status in (201, 204) else status
-        self.tally[status] += 1
+        self.statuses[status] += 1
         if status not in right:
-            expected = " or ".join(_WORDS.get(one, str(one)) for one in right)
-            self.note(name, method, f"{_WORDS.get(status, status)}, not {expected}")
+            expected = " or ".join(_WORDS.get(s, str(s)) for s in right)
+            self.add_wrong(name, method, f"{_WORDS.get(status, status)}, not {expected}")
 
-    def note(self, name: str, method: str, flaw: str) -> None:
-        self.wrong.setdefault(name, []).append(f"{flaw} ({method})")
+    def add_wrong(self, name: str, method: str, sentence: str) -> None:
+        self.wrong.setdefault(name, []).append(f"{sentence} ({method})")
 
-    @property
-    def refused(self) -> int:
-        return sum(count for status, count in self.tally.items() if status != OK)
+    def fill_in_path(self, text: str, path: str = "") -> str:
+        """Replace the placeholders for paths; `path` is that of a row."""
+        base = self.env.resource.path
+        upper = base + path.removeprefix(base).upper()
+        paths = {"<list>": base, "<create>": self.create_path, "<path>": path, "<PATH>": upper}
+        for placeholder, value in paths.items():
+            text = text.replace(placeholder, value)
+        return text
 
-    def conclude(self, since: float) -> None:
-        """Hold all that is promised of the time `since`; the load must have ended."""
-        stage = self.stage
-        stage.fired = self.refused
-        told = ", ".join(f"{_WORDS.get(one, one)} x {n}" for one, n in sorted(self.tally.items()))
-        stage.remarks.append(f"{self.tally.total()} cases, {self.refused} refused: {told}")
-        if self.deceived:
-            told = f"{self.deceived} answers said keep-alive, and the connection was closed"
-            stage.remarks.append(told)
-        for name, flaws in self.wrong.items():
-            stage.promise(False, f"{name}, {len(flaws)} x: {flaws[0]}")
-        ((strange,),) = stage.cluster.sql(_STRANGE, _NEVER)
-        stage.promise(not strange, f"{strange} rows say what was refused, or smuggled")
-        with ThreadPoolExecutor(2 * WORKERS * DATABASE_POOL_SIZE) as pool:
-            said = set(
-                pool.map(stage.service.status, [self.target] * 4 * WORKERS * DATABASE_POOL_SIZE)
+    def finish(self, start: float) -> None:
+        """Check what must hold after all requests. Normal clients have worked since `start`."""
+        env = self.env
+        env.fault_count = sum(n for status, n in self.statuses.items() if status != OK)
+        counts = ", ".join(f"{_WORDS.get(s, s)} x {n}" for s, n in sorted(self.statuses.items()))
+        env.notes.append(
+            f"{self.statuses.total()} requests, {env.fault_count} were refused: {counts}"
+        )
+        if self.broken_keep_alives:
+            env.notes.append(
+                f"{self.broken_keep_alives} responses said keep-alive, and the server closed the"
+                " connection"
             )
-        stage.promise(said == {200}, f"afterwards reads are answered {said}")
-        log = stage.service.log.read_text(errors="replace")
-        gaps = {gap: log.count(gap) for gap in _GAPS if gap in log}
-        stage.promise(not gaps, f"in the log: {gaps}")
-        promise_undisturbed(stage, since)
+        for name, sentences in self.wrong.items():
+            env.check(False, f"{name}, {len(sentences)} x: {sentences[0]}")
+        ((stored,),) = env.cluster.sql(
+            f"SELECT count(*) FROM {env.resource.name} AS t WHERE t::text ~ %s",  # noqa: S608
+            _NEVER,
+        )
+        env.check(not stored, f"{stored} rows contain the marker of a refused request")
+        threads = 2 * WORKERS * DATABASE_POOL_SIZE
+        with ThreadPoolExecutor(threads) as pool:
+            statuses = set(pool.map(env.service.status, [self.read_path] * 2 * threads))
+        env.check(statuses == {200}, f"reads after the attack were answered with {statuses}")
+        log = env.service.log.read_text(errors="replace")
+        errors = {text: log.count(text) for text in _LOG_ERRORS if text in log}
+        env.check(not errors, f"the service's log contains: {errors}")
+        check_normal_clients(env, start)
 
-    def _behind(self) -> bytes:
-        """A create that must not happen, in the place of a next request."""
-        body = b'{"name": "%s"}' % self.marker().encode()
-        return head("POST", PROJECTS, f"{JSON}\r\nContent-Length: {len(body)}") + body
+    def _encode(self, request: HostileRequest, path: str, marker: str) -> bytes:
+        """Fill in the placeholders of a request."""
+        resource = self.env.resource
+        field = resource.title_field if request.method == "POST" else resource.text_field
+        body = request.body.replace(b"@", f'"{field}": "{marker}"'.encode())
+        text = self.fill_in_path(request.head.decode("latin-1"), path)
+        head = text.replace("<length>", str(len(body))).encode("latin-1")
+        return head + (make_chunks(body, *request.chunked) if request.chunked else body)
 
-    def _promise_end(self, shot: Shot, rest: bytes | None) -> None:
+    def _forbidden_create(self) -> bytes:
+        """Return a create, for the place of the next request; the server must not execute it."""
+        title = self.env.resource.title_field
+        body = f'{{"{title}": "{self.new_marker()}"}}'.encode()
+        head = make_head("POST", self.create_path, f"{JSON}\r\nContent-Length: {len(body)}")
+        return head + body
+
+    def _check_closed(self, request: HostileRequest, rest: bytes | None) -> None:
         if rest is None:
-            self.note(shot.name, shot.method, "the connection stays open")
+            self.add_wrong(request.name, request.method, "the connection stays open")
         elif b"HTTP/1." in rest:
-            self.note(shot.name, shot.method, "what was sent behind it is answered")
+            self.add_wrong(request.name, request.method, "the server answered what follows it")
 
-    def _promise_next(self, shot: Shot, line: Line, status: int) -> None:
-        line.send(head("GET", self.target, "Connection: close"))
-        answer = line.answer()
-        if isinstance(answer, Answer) and answer.status == 200:
+    def _check_next_request(
+        self, request: HostileRequest, connection: RawConnection, status: int
+    ) -> None:
+        """Check that the connection still works."""
+        connection.send(make_head("GET", self.read_path, "Connection: close"))
+        response = connection.read_response()
+        if isinstance(response, Response) and response.status == 200:
             return
-        self.deceived += answer == CLOSED
-        if status != 413 or answer != CLOSED:  # a body that nobody read may cost the connection
-            self.note(shot.name, shot.method, "the connection is of no use after it")
+        self.broken_keep_alives += response == CLOSED
+        if status != 413 or response != CLOSED:  # the server need not read a body that is too large
+            self.add_wrong(request.name, request.method, "the next request gets no answer")
 
 
-def head(method: str, path: str, fields: str = "") -> bytes:
-    """A request's head; `fields` are lines without the last one's end."""
+def make_head(method: str, path: str, fields: str = "") -> bytes:
+    """Return a request's head; `fields` are header lines without the last line's end."""
     lines = [f"{method} {path} HTTP/1.1", "Host: api.test", *([fields] if fields else [])]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
-def chunks(body: bytes, size: int, end: bytes = b"0\r\n\r\n") -> bytes:
-    """`body` in chunks of `size` bytes."""
-    parts = (body[at : at + size] for at in range(0, len(body), size))
+def make_chunks(body: bytes, size: int, end: bytes = b"0\r\n\r\n") -> bytes:
+    """Return the body in chunks of `size` bytes (RFC 9112, 7.1)."""
+    parts = (body[start : start + size] for start in range(0, len(body), size))
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + end
 
 
-def _filled(shot: Shot, path: str, op: str) -> bytes:
-    field = b'"name"' if shot.method == "POST" else b'"description"'
-    body = shot.body.replace(b"@", b'%s: "%s"' % (field, op.encode()))
-    words = {
-        b"<path>": path,
-        b"<PATH>": PROJECTS + path.removeprefix(PROJECTS).upper(),
-        b"<length>": str(len(body)),
-    }
-    begin = shot.head
-    for word, value in words.items():
-        begin = begin.replace(word, value.encode())
-    return begin + (chunks(body, *shot.chunked) if shot.chunked else body)
-
-
-def promise_undisturbed(stage: Stage, since: float, until: float = float("inf")) -> None:
-    """That those who worked in this time were served, and soon."""
-    own = f"{stage.row.number}."
-    honest = [one for one in stage.attempts() if one.op.startswith(own)]
-    honest = [one for one in honest if since <= one.sent < until]
-    served = [one for one in honest if one.status and one.status < 500]
-    seconds = sorted(one.seconds for one in served) or [0.0]
-    late = seconds[int(len(seconds) * 0.99)]
-    share = len(served) / max(1, len(honest))
-    stage.promise(share >= SERVED, f"{share:.1%} of {len(honest)} honest requests were served")
-    stage.promise(late < SLOW + stage.noise, f"p99 of honest requests was {late:.2f} s")
-    stage.remarks.append(f"{len(served)} of {len(honest)} honest served, p99 {late:.3f} s")
+def check_normal_clients(env: Environment, start: float, end: float = float("inf")) -> None:
+    """Check that the requests of the load between these times were served, and in time."""
+    load = f"{env.scenario.number}."
+    attempts = [a for a in env.read_attempts() if a.operation.startswith(load)]
+    attempts = [attempt for attempt in attempts if start <= attempt.sent_at < end]
+    served = [attempt for attempt in attempts if not attempt.is_server_failure]
+    durations = sorted(attempt.duration_seconds for attempt in served) or [0.0]
+    p99 = durations[int(len(durations) * 0.99)]
+    share = len(served) / max(1, len(attempts))
+    env.check(share >= MINIMUM_SERVED, f"{share:.1%} of {len(attempts)} normal requests succeeded")
+    env.check(p99 < P99_SECONDS + env.noise_seconds, f"p99 of normal requests was {p99:.2f} s")
+    env.notes.append(f"{len(served)} of {len(attempts)} normal requests served, p99 {p99:.3f} s")
 
 
 @contextmanager
-def beside(stage: Stage) -> Iterator[Range]:
-    """Honest clients work while the block fires; they must not notice."""
-    with stage.load():
-        stage.pass_time(0.1)
-        shots, since = Range(stage), time.monotonic()
-        yield shots
-        stage.pass_time(0.1)
-    shots.conclude(since)
+def attack(env: Environment) -> Iterator[HostileClient]:
+    """Run normal clients while the block sends hostile requests; then check everything."""
+    with env.load():
+        env.sleep_share(0.1)
+        hostile, start = HostileClient(env), time.monotonic()
+        yield hostile
+        env.sleep_share(0.1)
+    hostile.finish(start)

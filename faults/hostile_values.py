@@ -1,9 +1,9 @@
-"""Rows 30 and 31 as tables, as in cases.py: numbers and names."""
+"""Tables for scenarios 30 and 31: numbers and names; see hostile_json."""
 
-from faults.abuse import OK
+from faults.hostile_client import OK
 
 _DIGITS = b"9" * 5_000
-_NO_NUMBERS = {
+_INVALID_NUMBERS = {
     "5000 digits": _DIGITS,
     "-5000 digits": b"-" + _DIGITS,
     "1e999": b"1e999",
@@ -18,7 +18,7 @@ _NO_NUMBERS = {
     "no integer": b".5",
     "underscore": b"1_000",
 }
-_NUMBERS = {
+_VALID_NUMBERS = {
     "2^31": b"2147483648",
     "2^63": b"9223372036854775808",
     "2^64": b"18446744073709551616",
@@ -31,37 +31,40 @@ _NUMBERS = {
     "1e308": b"1e308",
     "1e-400": b"1e-400",
 }
-_TYPED = {  # what is no value of the field
-    "name": [*_NUMBERS.values(), b"true", b"null", b"[]", b"{}"],
-    "description": [*_NUMBERS.values(), b"false", b"[]", b"{}"],
-    "is_active": [*_NUMBERS.values(), b"0", b"1", b'"1"', b'"true"', b"null", b"[]"],
-    "attributes": [*_NUMBERS.values(), b"true", b'"1"', b'"{}"', b"null", b"[1]"],
+_WRONG_TYPES = {  # by field
+    "<title>": [*_VALID_NUMBERS.values(), b"true", b"null", b"[]", b"{}"],
+    "<text>": [*_VALID_NUMBERS.values(), b"false", b"[]", b"{}"],
+    "<flag>": [*_VALID_NUMBERS.values(), b"0", b"1", b'"1"', b'"true"', b"null", b"[]"],
+    "<json>": [*_VALID_NUMBERS.values(), b"true", b'"1"', b'"{}"', b"null", b"[1]"],
 }
 NUMBERS = {
     400: {
         **{
-            f"{name} in attributes": b'{@, "attributes": {"a": %s}}' % n
-            for name, n in _NO_NUMBERS.items()
+            f"{name} in a JSON field": b'{@, "<json>": {"a": %s}}' % n
+            for name, n in _INVALID_NUMBERS.items()
         },
-        **{f"{name} in is_active": b'{@, "is_active": %s}' % n for name, n in _NO_NUMBERS.items()},
         **{
-            f"{field} {value.decode()}": b'{"name": "never-", "%s": %s}' % (field.encode(), value)
-            if field != "name"
-            else b'{"name": %s}' % value
-            for field, values in _TYPED.items()
+            f"{name} in a boolean": b'{@, "<flag>": %s}' % n for name, n in _INVALID_NUMBERS.items()
+        },
+        **{
+            f"{field} {value.decode()}": b'{"<title>": "never-", "%s": %s}'
+            % (field.encode(), value)
+            if field != "<title>"
+            else b'{"<title>": %s}' % value
+            for field, values in _WRONG_TYPES.items()
             for value in values
         },
     },
     OK: {
         **{
-            f"{name} in attributes": b'{@, "attributes": {"a": %s}}' % n
-            for name, n in _NUMBERS.items()
+            f"{name} in a JSON field": b'{@, "<json>": {"a": %s}}' % n
+            for name, n in _VALID_NUMBERS.items()
         },
         "true for a read-only integer": b'{@, "version": true}',
         "2^63 for a read-only integer": b'{@, "version": 9223372036854775808}',
     },
 }
-_NO_PAGES = [
+_INVALID_PAGES = [
     *[
         "0",
         "-1",
@@ -92,17 +95,18 @@ _NO_PAGES = [
 NUMBER_QUERIES = {
     400: {
         **{
-            f"{n} = {v[:24]}": f"{n}={v}".encode() for n in ("page", "page_size") for v in _NO_PAGES
+            f"{n} = {v[:24]}": f"{n}={v}".encode()
+            for n in ("page", "page_size")
+            for v in _INVALID_PAGES
         },
         **{
-            f"is_active = {v}": f"is_active={v}".encode()
-            for v in ("1", "0", "TRUE", "yes", "1.0", "")
+            f"a boolean = {v}": f"<flag>={v}".encode() for v in ("1", "0", "TRUE", "yes", "1.0", "")
         },
         **{
-            f"attributes = {v[:24]}": f"attributes={v}".encode()
+            f"a JSON field = {v[:24]}": f"<json>={v}".encode()
             for v in ("1", "-1", "true", '"1"', "[1]", "null", "NaN", '{"a":NaN}', '{"a":1e999}')
         },
-        "5000 digits in attributes": b'attributes={"a":%s}' % _DIGITS,
+        "5000 digits in a JSON field": b'<json>={"a":%s}' % _DIGITS,
         "page_size 101": b"page_size=101",
         "year 0": b"created_at[gte]=0000-01-01T00:00:00Z",
         "year 10000": b"created_at[lt]=10000-01-01T00:00:00Z",
@@ -110,47 +114,47 @@ NUMBER_QUERIES = {
         "offset 99:99": b"updated_at[lte]=2026-01-01T00:00:00%2B99:99",
     },
     OK: {
-        "the last page": b"page=2147483647&page_size=100",
+        "the highest page": b"page=2147483647&page_size=100",
         "leading zeros": b"page=0001",
-        **{f"{n} in attributes": b'attributes={"a":%s}' % v for n, v in _NUMBERS.items()},
+        **{f"{n} in a JSON field": b'<json>={"a":%s}' % v for n, v in _VALID_NUMBERS.items()},
     },
 }
 
 _MANY = b", ".join(b'"k%d": %d' % (n, n) for n in range(10_000))
 NAMES = {
     400: {
-        "a name twice": b'{@, "name": "never-a", "name": "never-b"}',
-        "the same twice": b'{@, "is_active": true, "is_active": true}',
-        "one of them escaped": rb'{"name": "never-a", "n\u0061me": "never-b"}',
-        "twice in attributes": b'{@, "attributes": {"a": 1, "a": 2}}',
-        "twice far inside": b'{@, "attributes": {"a": [{"b": {"c": 1, "c": 1}}]}}',
-        "attributes twice": b'{@, "attributes": {}, "attributes": {"a": 1}}',
-        "a read-only one twice": b'{@, "id": 1, "id": 2}',
-        "__proto__": b'{@, "__proto__": {"is_active": false}}',
+        "a name twice": b'{@, "<title>": "never-a", "<title>": "never-b"}',
+        "the same twice": b'{@, "<flag>": true, "<flag>": true}',
+        "one of them escaped": rb'{"<title>": "never-", "id": 1, "\u0069d": 2}',
+        "twice in a JSON field": b'{@, "<json>": {"a": 1, "a": 2}}',
+        "twice in a nested object": b'{@, "<json>": {"a": [{"b": {"c": 1, "c": 1}}]}}',
+        "a JSON field twice": b'{@, "<json>": {}, "<json>": {"a": 1}}',
+        "a read-only name twice": b'{@, "id": 1, "id": 2}',
+        "__proto__": b'{@, "__proto__": {"<flag>": false}}',
         "constructor": b'{@, "constructor": {"prototype": {}}}',
         "__class__": b'{@, "__class__": "x"}',
-        "wrong case": b'{@, "Is_Active": true}',
+        "wrong case": b'{@, "ID": 1}',
         "an empty key": b'{@, "": 1}',
         "10000 unknown": b"{@, %s}" % _MANY,
-        "10000 in attributes": b'{@, "attributes": {%s}}' % _MANY,
+        "10000 in a JSON field": b'{@, "<json>": {%s}}' % _MANY,
         "1 MB key": b'{@, "%s": 1}' % (b"k" * 1_000_000),
-        "1 MB key in attributes": b'{@, "attributes": {"%s": 1}}' % (b"k" * 1_000_000),
+        "1 MB key in a JSON field": b'{@, "<json>": {"%s": 1}}' % (b"k" * 1_000_000),
         "search": b'{@, "search": "x"}',
         "bigrams": b'{@, "bigrams": [1]}',
     },
     413: {"2 MB key": b'{@, "%s": 1}' % (b"k" * 2_000_000)},
     OK: {
-        "__proto__ in attributes": b'{@, "attributes": {"__proto__": {"a": 1}, "constructor": 1}}',
-        "the same key in two objects": b'{@, "attributes": {"a": {"b": 1}, "b": {"b": 2}}}',
-        "keys of another case": b'{@, "attributes": {"a": 1, "A": 2}}',
+        "__proto__ in a JSON field": b'{@, "<json>": {"__proto__": {"a": 1}, "constructor": 1}}',
+        "the same key in two objects": b'{@, "<json>": {"a": {"b": 1}, "b": {"b": 2}}}',
+        "keys of another case": b'{@, "<json>": {"a": 1, "A": 2}}',
     },
 }
 NAME_QUERIES = {
     400: {
         "page twice": b"page=1&page=1",
         "page twice, escaped": b"page=1&p%61ge=2",
-        "attributes twice": b"attributes={}&attributes={}",
-        "twice in attributes": b'attributes={"a":1,"a":2}',
+        "a JSON field twice": b"<json>={}&<json>={}",
+        "twice in a JSON field": b'<json>={"a":1,"a":2}',
         "unknown": b"limit=1",
         "__proto__": b"__proto__=1",
         "brackets": b"page[]=1",

@@ -1,4 +1,4 @@
-"""Rows 13 to 16: locks, storms, and connections that run out."""
+"""Scenarios 13 to 16: locks, many changes of one row, and no free connections or threads."""
 
 import threading
 import time
@@ -6,123 +6,137 @@ from contextlib import ExitStack, closing, suppress
 
 import psycopg2
 
+from faults.environment import FEW_WRITERS, MANY_WRITERS, Environment
 from faults.ledger import Attempt
-from faults.lines import fall_silent
-from faults.rows import row
-from faults.stage import CROWD, FEW, Stage
+from faults.network_faults import silence_database
+from faults.scenarios import scenario
 
-HELD = 5.0  # seconds that a lock is held
-LOCKED = 1.6  # seconds after which a write that waits for it is answered: the limit is 1, and noise
-_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-
-
-@row(13, "the table is locked")
-def lock_table(stage: Stage) -> None:
-    during = _hold(stage, "LOCK TABLE projects IN EXCLUSIVE MODE", FEW)
-    reads = [one for one in during if one.kind in ("read", "walk")]
-    _promise_short(stage, [one for one in during if one.is_write])
-    stage.promise(reads and not any(one.status == 503 for one in reads), "reads were refused")
+HOLD_SECONDS = 5.0  # how long a lock is held
+LOCK_WAIT_SECONDS = 1.6  # the service's lock timeout, which is 1, and a margin
+POOL_WAIT_SECONDS = 2.1  # the same for its pool timeout, which is 2
+_COUNT_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+_TERMINATE = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name ~ '^projectapp'
+"""
 
 
-@row(13, "a row is locked")
-def lock_row(stage: Stage) -> None:
-    during = _hold(stage, "SELECT 1 FROM projects WHERE name = '{list0}' FOR UPDATE", FEW)
-    others = [one for one in during if one.is_write and one.kind != "append"]
-    # PostgreSQL counts each wait for itself, and a second writer has two: its turn, then the row.
-    _promise_short(stage, [one for one in during if one.is_write], most=1 + LOCKED)
-    stage.promise(others and not any(one.status == 503 for one in others), "others were refused")
+@scenario(13, "the table is locked")
+def lock_table(env: Environment) -> None:
+    statement = f"LOCK TABLE {env.resource.name} IN EXCLUSIVE MODE"
+    attempts = _hold_lock(env, statement, FEW_WRITERS)
+    reads = [attempt for attempt in attempts if attempt.kind in ("read", "walk")]
+    _check_wait(env, [attempt for attempt in attempts if attempt.is_write], LOCK_WAIT_SECONDS)
+    env.check(reads and not any(a.status == 503 for a in reads), "reads were refused")
 
 
-@row(14, "sixteen clients change one row")
-def storm(stage: Stage) -> None:
-    with stage.load({"append": 1}, workers=CROWD, lists=1):
-        stage.pass_time(1)
-    stage.fired = sum(one.status == 412 for one in stage.attempts())
+@scenario(13, "a row is locked")
+def lock_row(env: Environment) -> None:
+    attempts = _hold_lock(env, _select_for_update(env), FEW_WRITERS)
+    writes = [attempt for attempt in attempts if attempt.is_write]
+    others = [attempt for attempt in writes if attempt.kind != "append"]
+    # PostgreSQL's lock_timeout is for each wait. The second writer waits twice: for its place
+    # behind the first writer, and for the row.
+    _check_wait(env, writes, 1 + LOCK_WAIT_SECONDS)
+    env.check(others and not any(a.status == 503 for a in others), "other writes were refused")
 
 
-@row(14, "transactions lock rows in opposite orders")
-def deadlocks(stage: Stage) -> None:
+@scenario(14, "sixteen clients change one row")
+def change_one_row(env: Environment) -> None:
+    with env.load({"append": 1}, writers=MANY_WRITERS, shared_rows=1):
+        env.sleep_share(1)
+    env.fault_count = sum(attempt.status == 412 for attempt in env.read_attempts())
+
+
+@scenario(14, "transactions lock rows in opposite orders")
+def cause_deadlocks(env: Environment) -> None:
     stop = threading.Event()
-    with stage.load({"append": 3, "create_keyed": 1}, workers=FEW):
-        names = [stage.list_name(n) for n in (0, 1)]
-        rivals = [
-            threading.Thread(target=_lock_in_order, args=(stage, order, stop))
-            for order in (names, names[::-1])
+    with env.load({"append": 3, "create_keyed": 1}, writers=FEW_WRITERS):
+        rows = [env.shared_row(n) for n in (0, 1)]
+        threads = [
+            threading.Thread(target=_lock_in_order, args=(env, order, stop))
+            for order in (rows, rows[::-1])
         ]
-        for rival in rivals:
-            rival.start()
-        stage.pass_time(0.8)
+        for thread in threads:
+            thread.start()
+        env.sleep_share(0.8)
         stop.set()
-        for rival in rivals:
-            rival.join()
-        stage.healed()
-        stage.pass_time(0.2)
-    ((stage.fired,),) = stage.cluster.sql("SELECT sum(deadlocks)::int FROM pg_stat_database")
+        for thread in threads:
+            thread.join()
+        env.mark_recovered()
+        env.sleep_share(0.2)
+    ((env.fault_count,),) = env.cluster.sql("SELECT sum(deadlocks)::int FROM pg_stat_database")
 
 
-@row(15, "every connection waits for a lock")
-def exhaust_pool(stage: Stage) -> None:
-    during = _hold(stage, "LOCK TABLE projects IN ACCESS EXCLUSIVE MODE", CROWD)
-    asked = [one for one in during if one.kind != "probe"]
-    _promise_short(stage, asked, most=2.1 + LOCKED)  # the pool's wait, then the lock's
+@scenario(15, "every connection waits for a lock")
+def exhaust_pool(env: Environment) -> None:
+    statement = f"LOCK TABLE {env.resource.name} IN ACCESS EXCLUSIVE MODE"
+    attempts = _hold_lock(env, statement, MANY_WRITERS)
+    requests = [attempt for attempt in attempts if attempt.kind != "probe"]
+    _check_wait(env, requests, POOL_WAIT_SECONDS + LOCK_WAIT_SECONDS)
 
 
-@row(15, "every thread waits for a silent database")
-def exhaust_threads(stage: Stage) -> None:
-    fall_silent(stage, CROWD)
+@scenario(15, "every thread waits for a silent database")
+def exhaust_threads(env: Environment) -> None:
+    silence_database(env, MANY_WRITERS)
 
 
-@row(16, "no connection is left", postgres={"max_connections": "20"})
-def exhaust_server(stage: Stage) -> None:
-    with stage.load(), ExitStack() as taken:
-        stage.pass_time(0.2)
-        hog = taken.enter_context(closing(stage.cluster.connect()))
-        end = time.monotonic() + HELD
-        while time.monotonic() < end:
+@scenario(16, "no connection is left", postgres_settings={"max_connections": "20"})
+def exhaust_connections(env: Environment) -> None:
+    with env.load(), ExitStack() as connections:
+        env.sleep_share(0.2)
+        first = connections.enter_context(closing(env.cluster.connect()))
+        deadline = time.monotonic() + HOLD_SECONDS
+        while time.monotonic() < deadline:
             with suppress(psycopg2.OperationalError):
                 while True:
-                    taken.enter_context(closing(stage.cluster.connect()))
-            stage.fired += 1
-            with hog.cursor() as cursor:  # whose places are taken at once
-                cursor.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE application_name ~ '^projectapp'"
-                )
+                    connections.enter_context(closing(env.cluster.connect()))
+            env.fault_count += 1
+            with first.cursor() as cursor:
+                cursor.execute(_TERMINATE)  # the next round takes the places of these connections
             time.sleep(0.005)
-        taken.close()
-        stage.healed()
-        stage.pass_time(0.4)
+        connections.close()
+        env.mark_recovered()
+        env.sleep_share(0.4)
 
 
-def _hold(stage: Stage, statement: str, workers: int) -> list[Attempt]:
-    """Hold a lock in the midst of a load; the attempts that were sent while it was held."""
-    with stage.load(workers=workers):
-        stage.pass_time(0.2)
-        with closing(stage.cluster.connect()) as holder, holder.cursor() as cursor:
-            cursor.execute("BEGIN; " + statement.format(list0=stage.list_name(0)))
-            begun = time.monotonic()
-            while time.monotonic() < begun + HELD:
-                time.sleep(HELD / 10)
-                cursor.execute(_WAITING)
-                stage.fired += cursor.fetchone()[0]
+def _hold_lock(env: Environment, statement: str, writers: int) -> list[Attempt]:
+    """Hold a lock during a load; return the attempts that were sent while it was held."""
+    with env.load(writers=writers):
+        env.sleep_share(0.2)
+        with closing(env.cluster.connect()) as holder, holder.cursor() as cursor:
+            # The first shared row, for a statement that locks a row.
+            cursor.execute("BEGIN; " + statement, {"title": env.shared_row(0)})
+            start = time.monotonic()
+            while time.monotonic() < start + HOLD_SECONDS:
+                time.sleep(HOLD_SECONDS / 10)
+                cursor.execute(_COUNT_WAITING)
+                env.fault_count += cursor.fetchone()[0]
             cursor.execute("COMMIT")
-        stage.healed()
-        stage.pass_time(0.3)
-    return [one for one in stage.attempts() if begun < one.sent < begun + HELD - LOCKED]
+        env.mark_recovered()
+        env.sleep_share(0.3)
+    end = start + HOLD_SECONDS - LOCK_WAIT_SECONDS
+    return [attempt for attempt in env.read_attempts() if start < attempt.sent_at < end]
 
 
-def _promise_short(stage: Stage, attempts: list[Attempt], most: float = LOCKED) -> None:
-    longest, most = max((one.seconds for one in attempts), default=0), most + stage.noise
-    stage.promise(longest <= most, f"a request waited {longest:.1f} s, not <= {most:.1f} s")
+def _select_for_update(env: Environment) -> str:
+    table, title = env.resource.name, env.resource.title_field
+    return f"SELECT 1 FROM {table} WHERE {title} = %(title)s FOR UPDATE"  # noqa: S608 - a Resource
 
 
-def _lock_in_order(stage: Stage, names: list[str], stop: threading.Event) -> None:
-    with closing(stage.cluster.connect()) as link, link.cursor() as cursor:
+def _check_wait(env: Environment, attempts: list[Attempt], limit_seconds: float) -> None:
+    longest = max((attempt.duration_seconds for attempt in attempts), default=0)
+    limit = limit_seconds + env.noise_seconds
+    env.check(longest <= limit, f"a request waited {longest:.1f} s; the limit is {limit:.1f} s")
+
+
+def _lock_in_order(env: Environment, titles: list[str], stop: threading.Event) -> None:
+    """Lock the rows one after the other, again and again."""
+    with closing(env.cluster.connect()) as connection, connection.cursor() as cursor:
         while not stop.is_set():
             with suppress(psycopg2.errors.DeadlockDetected):
                 cursor.execute("BEGIN")
-                for name in names:
-                    cursor.execute("SELECT 1 FROM projects WHERE name = %s FOR UPDATE", [name])
+                for title in titles:
+                    cursor.execute(_select_for_update(env), {"title": title})
                     time.sleep(0.05)
             cursor.execute("ROLLBACK")
             time.sleep(0.02)

@@ -1,9 +1,9 @@
-"""What gunicorn serves as `faults.seeded:app`: the product with the bug that SEEDED_BUG names."""
+"""The application that gunicorn serves as `faults.mutant:app`: with the bug that MUTATION names."""
 
 import os
 
-from faults.bugs import BUGS
+from faults.mutations import MUTATIONS
 from projectapp import create_app
 
-BUGS[os.environ["SEEDED_BUG"]]()
+MUTATIONS[os.environ["MUTATION"]]()
 app = create_app()

@@ -1,7 +1,8 @@
-"""Bugs to plant in the product, from outside its code: the harness must catch each of them.
+"""Deliberate bugs: each function puts one into the product, and the scenarios must detect it.
 
-Each function plants one. It raises an AttributeError where the product no longer has what it
-changes; where it has it and does not use it, the bug will not be caught, which is told as well.
+A function replaces other functions of the product. It raises AttributeError if one of them no
+longer exists under its name. If a function exists but is no longer called, the bug has no effect,
+and `python -m faults --mutations` reports that it was missed.
 """
 
 import functools
@@ -24,97 +25,103 @@ from projectapp.problems import ServiceUnavailable
 from projectapp.projects import queries
 from projectapp.resources import idempotency
 
-LATE = 0.3  # seconds from the answer to the commit
+COMMIT_SECONDS = 0.3  # from the response to the commit
 
 
-def early() -> None:
-    """A create is answered before its commit, which is lost if something dies meanwhile."""
-    adding = threading.local()
+def acknowledge_before_commit() -> None:
+    """Answer a create before its commit, so that a crash in between loses the row."""
+    state = threading.local()
 
-    def add(old: Callable[..., Any], *given: Any) -> Any:
-        adding.now = True
+    def add(original: Callable[..., Any], *arguments: Any) -> Any:
+        state.is_create = True
         try:
-            return old(*given)
+            return original(*arguments)
         finally:
-            adding.now = False
+            state.is_create = False
 
-    def run(old: Callable[..., Any], used: Any, prepared: Any, parameters: Any) -> Any:
-        if not getattr(adding, "now", False):
-            return old(used, prepared, parameters)
+    def run(original: Callable[..., Any], used: Any, prepared: Any, parameters: Any) -> Any:
+        if not getattr(state, "is_create", False):
+            return original(used, prepared, parameters)
         try:
-            link = used.connector.migrating()
-            register_uuid(None, link)  # as SQLAlchemy does where it connects
-            cursor = link.cursor()
+            connection = used.connector.migrating()
+            register_uuid(None, connection)  # SQLAlchemy does this for its own connections
+            cursor = connection.cursor()
             cursor.execute(*prepared.bind(parameters))
             row = prepared.read(cursor)
         except psycopg2.Error as error:
             raise errors.classify(error, True) from error
-        later = threading.Timer(LATE, _commit, [link])
-        later.daemon = True
-        later.start()
+        timer = threading.Timer(COMMIT_SECONDS, _commit, [connection])
+        timer.daemon = True
+        timer.start()
         return row
 
-    _wrap(queries, "add", add)
-    _wrap(execution, "_run", run)
+    _replace(queries, "add", add)
+    _replace(execution, "_run", run)
 
 
-def keyless() -> None:
-    """Idempotency-Key is ignored."""
-    _wrap(idempotency, "read_claim", lambda old: None)
+def ignore_idempotency_key() -> None:
+    _replace(idempotency, "read_claim", lambda original: None)
 
 
-def renamed() -> None:
-    """A create whose answer was lost is made again under another id."""
-    again, first = queries._INSERT_AGAIN, queries._INSERT
+def retry_lost_create_with_new_id() -> None:
+    """Repeat a create whose answer was lost under a new id, so that it can be stored twice."""
+    repeated_insert, insert = queries._INSERT_AGAIN, queries._INSERT
 
-    def one(old: Callable[..., Any], statement: Any, *given: Any, **named: Any) -> Any:
-        if statement is again:
-            values, *given = given
-            statement, given = first, [{**values, "id": database.uuid7()}, *given]
-        return old(statement, *given, **named)
+    def execute(original: Callable[..., Any], statement: Any, *values: Any, **options: Any) -> Any:
+        if statement is repeated_insert:
+            row, *rest = values
+            statement, values = insert, [{**row, "id": database.uuid7()}, *rest]
+        return original(statement, *values, **options)
 
-    _wrap(database, "execute", one)
+    _replace(database, "execute", execute)
 
 
-def denied() -> None:
-    """A write whose answer was lost is called refused, whatever became of it."""
+def report_lost_write_as_refused() -> None:
+    """Answer 503, which means "no effect", to a write whose answer was lost."""
 
-    def settle(old: Callable[..., Any], *_: Any) -> None:
+    def settle(original: Callable[..., Any], *_: Any) -> None:
         raise ServiceUnavailable("Try again shortly.", 1)
 
-    _wrap(execution, "_settle", settle)
+    _replace(execution, "_settle", settle)
 
 
-def careless() -> None:
-    """If-Match is not checked."""
-    _wrap(etags, "expected_versions", lambda old: None)
+def ignore_if_match() -> None:
+    _replace(etags, "expected_versions", lambda original: None)
 
 
-def gullible() -> None:
-    """A body is what Python's own parser takes for JSON."""
-    _wrap(request_data, "parse_json", lambda old, raw: json.loads(raw))
+def parse_json_like_python() -> None:
+    """Accept all that Python's json module accepts, such as NaN and repeated names."""
+    _replace(request_data, "parse_json", lambda original, raw: json.loads(raw))
 
 
-def trusting() -> None:
-    """A worker takes a token that it remembers, without asking whether it is still good."""
-    _wrap(tokens, "token_check_sql", lambda old, caller: "")
+def skip_token_check() -> None:
+    """Accept a token that the worker has in its cache, although it may have been revoked."""
+    _replace(tokens, "token_check_sql", lambda original, caller: "")
 
 
-def communal() -> None:
-    """Everybody sees everybody's rows."""
-    _wrap(access, "visible_owner", lambda old, resource: None)
+def show_rows_of_all_owners() -> None:
+    _replace(access, "visible_owner", lambda original, resource: None)
 
 
-_ALL = (early, keyless, renamed, denied, careless, gullible, trusting, communal)
-BUGS = {bug.__name__: bug for bug in _ALL}
+_ALL = (
+    acknowledge_before_commit,
+    ignore_idempotency_key,
+    retry_lost_create_with_new_id,
+    report_lost_write_as_refused,
+    ignore_if_match,
+    parse_json_like_python,
+    skip_token_check,
+    show_rows_of_all_owners,
+)
+MUTATIONS = {mutation.__name__: mutation for mutation in _ALL}
 
 
-def _wrap(module: ModuleType, name: str, by: Callable[..., Any]) -> None:
-    """Put `by` in the place of the module's function, which becomes its first argument."""
-    old = getattr(module, name)
-    setattr(module, name, functools.partial(by, old))
+def _replace(module: ModuleType, name: str, replacement: Callable[..., Any]) -> None:
+    """Replace a function of the module; the replacement gets the original as its first argument."""
+    original = getattr(module, name)
+    setattr(module, name, functools.partial(replacement, original))
 
 
-def _commit(link: Connection) -> None:
-    with suppress(psycopg2.Error), closing(link):
-        link.commit()
+def _commit(connection: Connection) -> None:
+    with suppress(psycopg2.Error), closing(connection):
+        connection.commit()

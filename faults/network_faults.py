@@ -1,66 +1,71 @@
-"""Rows 8 to 11: the line to PostgreSQL is cut, loses answers, or swallows everything."""
+"""Scenarios 8 to 11: the connection to PostgreSQL is reset, loses answers, or falls silent."""
 
 import time
 
-from faults import network
+from faults import network_namespace
+from faults.environment import FEW_WRITERS, Environment
 from faults.pg_proxy import Harm
-from faults.rows import row
-from faults.stage import FEW, Stage
+from faults.scenarios import scenario
 
-SILENCE = 10.0  # seconds: more than the longest answer may take
-
-
-@row(8, "the line is reset in the midst of a query")
-def reset(stage: Stage) -> None:
-    with stage.load():
-        stage.pass_time(0.2)
-        stage.proxy.harm_some_queries(Harm.RESET, 0.03)
-        stage.pass_time(0.5)
-        stage.proxy.harm_some_queries(None)
-        stage.healed()
-        stage.pass_time(0.3)
-    stage.fired = stage.proxy.harmed[Harm.RESET]
+SILENCE_SECONDS = 10.0  # more than the slowest response may take
 
 
-@row(9, "the answer to a write is lost")
-def lose_answers(stage: Stage) -> None:
-    with stage.load():
-        stage.pass_time(0.2)
-        stage.proxy.harm_some_queries(Harm.LOSE_ANSWER, 0.05)
-        stage.pass_time(0.6)
-        stage.proxy.harm_some_queries(None)
-        stage.healed()
-        stage.pass_time(0.2)
-    stage.fired = stage.proxy.harmed[Harm.LOSE_ANSWER]
+@scenario(8, "connections are reset during a query")
+def reset_connections(env: Environment) -> None:
+    with env.load():
+        env.sleep_share(0.2)
+        env.proxy.harm_some_queries(Harm.RESET, 0.03)
+        env.sleep_share(0.5)
+        env.proxy.harm_some_queries(None)
+        env.mark_recovered()
+        env.sleep_share(0.3)
+    env.fault_count = env.proxy.harmed[Harm.RESET]
 
 
-@row(10, "a black hole that acknowledges")
-def swallow(stage: Stage) -> None:
-    fall_silent(stage, FEW)
+@scenario(9, "answers to writes are lost")
+def lose_answers(env: Environment) -> None:
+    with env.load():
+        env.sleep_share(0.2)
+        env.proxy.harm_some_queries(Harm.LOSE_ANSWER, 0.05)
+        env.sleep_share(0.6)
+        env.proxy.harm_some_queries(None)
+        env.mark_recovered()
+        env.sleep_share(0.2)
+    env.fault_count = env.proxy.harmed[Harm.LOSE_ANSWER]
 
 
-def fall_silent(stage: Stage, workers: int) -> None:
-    """Have PostgreSQL fall silent in the midst of a load."""
-    with stage.load(workers=workers):
-        stage.pass_time(0.2)
-        stage.proxy.silent = True
-        time.sleep(SILENCE)
-        stage.proxy.silent = False
-        stage.healed()
-        stage.pass_time(0.4)
-    stage.fired = stage.proxy.held_packets
+@scenario(10, "PostgreSQL falls silent; packets are acknowledged")
+def fall_silent(env: Environment) -> None:
+    silence_database(env, FEW_WRITERS)
 
 
-@row(11, "a black hole that does not", skip=network.missing, network=network.separate)
-def lose_packets(stage: Stage) -> None:
-    # Past the proxy, which would acknowledge.
-    stage.serve(stage.url(stage.cluster.port, stage.cluster.address))
-    with stage.load(workers=FEW):
-        stage.pass_time(0.2)
-        before = network.retransmissions()
-        network.lose_answers(stage.cluster)
-        time.sleep(SILENCE)
-        stage.fired = network.retransmissions() - before
-        network.lose_answers(stage.cluster, stop=True)
-        stage.healed()
-        stage.pass_time(0.4)
+def silence_database(env: Environment, writers: int) -> None:
+    """Hold all packets between the service and PostgreSQL for a while."""
+    with env.load(writers=writers):
+        env.sleep_share(0.2)
+        env.proxy.silent = True
+        time.sleep(SILENCE_SECONDS)
+        env.proxy.silent = False
+        env.mark_recovered()
+        env.sleep_share(0.4)
+    env.fault_count = env.proxy.held_packets
+
+
+@scenario(
+    11,
+    "PostgreSQL falls silent; packets are not acknowledged",
+    skip_reason=network_namespace.skip_reason,
+    prepare_network=network_namespace.separate_database,
+)
+def lose_packets(env: Environment) -> None:
+    # Not through the proxy, which would acknowledge packets.
+    env.restart_service(env.database_url(env.cluster.port, env.cluster.address))
+    with env.load(writers=FEW_WRITERS):
+        env.sleep_share(0.2)
+        before = network_namespace.count_retransmissions()
+        network_namespace.start_packet_loss(env.cluster)
+        time.sleep(SILENCE_SECONDS)
+        env.fault_count = network_namespace.count_retransmissions() - before
+        network_namespace.stop_packet_loss(env.cluster)
+        env.mark_recovered()
+        env.sleep_share(0.4)

@@ -1,4 +1,4 @@
-"""A pooler between the service and PostgreSQL: PgBouncer, which lends a session per transaction."""
+"""PgBouncer in transaction mode between the service and PostgreSQL."""
 
 import os
 import shutil
@@ -6,21 +6,28 @@ from pathlib import Path
 
 import psycopg2
 
-from faults.processes import ADDRESS, GUARD, end, free_port, launch, until
+from faults.processes import (
+    ADDRESS,
+    KILLED_WITH_PARENT,
+    end_process,
+    free_port,
+    start_process,
+    wait_until,
+)
 from projectapp.devdb import supervisor
 
-PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 
 
-def missing() -> str:
-    """Why this cannot run here, or an empty string."""
-    return "" if PGBOUNCER else "skipped: there is no pgbouncer"
+def skip_reason() -> str:
+    """Return why this machine cannot do it, or an empty string."""
+    return "" if PROGRAM else "skipped: pgbouncer is not installed"
 
 
-class Bouncer:
-    """One that serves on `port` as soon as it is made, with its files in `folder`."""
+class PgBouncer:
+    """A PgBouncer that serves on `port` once this object exists; its files are in `folder`."""
 
-    def __init__(self, folder: Path, upstream: int) -> None:
+    def __init__(self, folder: Path, upstream_port: int) -> None:
         self.port = free_port()
         settings = {
             "listen_addr": ADDRESS,
@@ -29,20 +36,21 @@ class Bouncer:
             "auth_type": "any",
             "pool_mode": "transaction",
             "default_pool_size": 4,
-            "server_login_retry": 0.2,  # seconds; by default it tries again after 15
+            "server_login_retry": 0.2,  # seconds; the default is 15
         }
-        lines = ["[databases]", f"* = host={ADDRESS} port={upstream} user=postgres", "[pgbouncer]"]
+        database = f"* = host={ADDRESS} port={upstream_port} user=postgres"
+        lines = ["[databases]", database, "[pgbouncer]"]
         lines += (f"{name} = {value}" for name, value in settings.items())
         file = folder / "pgbouncer.ini"
         file.write_text("\n".join(lines))
-        command = [*supervisor._unprivileged(), *GUARD, PGBOUNCER, file]
-        self._process = launch(command, folder / "pgbouncer.log")
-        until(self._serves, 10, "PgBouncer")
+        command = [*supervisor._unprivileged(), *KILLED_WITH_PARENT, PROGRAM, file]
+        self._process = start_process(command, folder / "pgbouncer.log")
+        wait_until(self._accepts_connections, 10, "PgBouncer")
 
     def end(self) -> None:
-        end(self._process)
+        end_process(self._process)
 
-    def _serves(self) -> bool:
+    def _accepts_connections(self) -> bool:
         try:
             psycopg2.connect(
                 host=ADDRESS, port=self.port, user="postgres", dbname="postgres"

@@ -1,4 +1,4 @@
-"""Rows 5 to 7 and 21: PostgreSQL stops, restarts, loses backends, forgets."""
+"""Scenarios 5 to 7 and 21: PostgreSQL stops, restarts, loses backends, loses commits."""
 
 import os
 import signal
@@ -6,78 +6,81 @@ import time
 
 import psycopg2
 
-from faults.processes import until
-from faults.rows import row
-from faults.stage import Stage
+from faults.environment import Environment
+from faults.processes import wait_until
+from faults.scenarios import scenario
 
-AWAY = 1.5  # seconds
-FORGETFUL = {"synchronous_commit": "off", "wal_writer_delay": "10s"}
-
-
-@row(5, "PostgreSQL stops at once")
-def stop_at_once(stage: Stage) -> None:
-    _restart(stage, "immediate")
+OUTAGE_SECONDS = 1.5
+NO_DURABILITY = {"synchronous_commit": "off", "wal_writer_delay": "10s"}
 
 
-@row(6, "PostgreSQL restarts")
-def restart(stage: Stage) -> None:
-    _restart(stage, "fast")
+@scenario(5, "PostgreSQL stops immediately")
+def stop_immediately(env: Environment) -> None:
+    _restart(env, "immediate")
 
 
-@row(7, "all connections are terminated, again and again")
-def terminate_backends(stage: Stage) -> None:
-    with stage.load():
+@scenario(6, "PostgreSQL restarts")
+def restart(env: Environment) -> None:
+    _restart(env, "fast")
+
+
+@scenario(7, "all connections are terminated repeatedly")
+def terminate_backends(env: Environment) -> None:
+    with env.load():
         for _ in range(6):
-            stage.pass_time(0.12)
-            backends = stage.cluster.backends()
-            stage.cluster.sql("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", backends)
-            stage.fired += len(backends)
-        stage.healed()
-        stage.pass_time(0.2)
-    told = [one for one in stage.attempts() if one.status == 503 or one.outcome == "info"]
-    sentence = f"{len(told)} requests failed, more than the {stage.fired} connections"
-    stage.promise(len(told) <= stage.fired, sentence)
+            env.sleep_share(0.12)
+            env.fault_count += env.cluster.terminate_backends()
+        env.mark_recovered()
+        env.sleep_share(0.2)
+    failed = [a for a in env.read_attempts() if a.status == 503 or a.outcome == "info"]
+    failure = f"{len(failed)} requests failed, more than the {env.fault_count} connections"
+    env.check(len(failed) <= env.fault_count, failure)
 
 
-@row(7, "kill -9 of a backend, which restarts PostgreSQL")
-def kill_backend(stage: Stage) -> None:
-    with stage.load():
-        stage.pass_time(0.3)
-        before = stage.cluster.backends()
-        os.kill(stage.random.choice(before), signal.SIGKILL)
+@scenario(7, "kill -9 of a backend, so that PostgreSQL restarts")
+def kill_backend(env: Environment) -> None:
+    with env.load():
+        env.sleep_share(0.3)
+        before = env.cluster.backend_pids()
+        os.kill(env.random.choice(before), signal.SIGKILL)
         time.sleep(0.05)
-        until(lambda: _accepts(stage), 30, "PostgreSQL's recovery")
-        stage.healed()
-        stage.fired = len(set(before) - set(stage.cluster.backends()))
-        stage.pass_time(0.4)
+        wait_until(lambda: _accepts_queries(env), 30, "PostgreSQL's recovery")
+        env.mark_recovered()
+        env.fault_count = len(set(before) - set(env.cluster.backend_pids()))
+        env.sleep_share(0.4)
 
 
-@row(21, "PostgreSQL forgets: the ledger must see it", postgres=FORGETFUL, loss="must")
-def forget(stage: Stage) -> None:
-    with stage.load():
-        stage.pass_time(0.3)
-        stage.cluster.stop("immediate")
-        stage.cluster.settings = {}
-        stage.cluster.start()
-        stage.healed()
-        stage.pass_time(0.3)
-    stage.fired = 1
+@scenario(
+    21,
+    "PostgreSQL loses commits; the ledger must detect it",
+    postgres_settings=NO_DURABILITY,
+    data_loss="required",
+)
+def lose_commits(env: Environment) -> None:
+    with env.load():
+        env.sleep_share(0.3)
+        env.cluster.stop("immediate")
+        env.cluster.settings = {}
+        env.cluster.start()
+        env.mark_recovered()
+        env.sleep_share(0.3)
+    env.fault_count = 1
 
 
-def _restart(stage: Stage, how: str) -> None:
-    with stage.load():
-        stage.pass_time(0.3)
-        before = set(stage.cluster.backends())
-        stage.cluster.stop(how)
-        time.sleep(AWAY)
-        stage.cluster.start()
-        stage.healed()
-        stage.pass_time(0.4)
-        stage.fired = len(before - set(stage.cluster.backends()))
+def _restart(env: Environment, mode: str) -> None:
+    with env.load():
+        env.sleep_share(0.3)
+        before = set(env.cluster.backend_pids())
+        env.cluster.stop(mode)
+        time.sleep(OUTAGE_SECONDS)
+        env.cluster.start()
+        env.mark_recovered()
+        env.sleep_share(0.4)
+        env.fault_count = len(before - set(env.cluster.backend_pids()))
 
 
-def _accepts(stage: Stage) -> bool:
+def _accepts_queries(env: Environment) -> bool:
     try:
-        return bool(stage.cluster.sql("SELECT 1"))
+        return bool(env.cluster.sql("SELECT 1"))
     except psycopg2.Error:
         return False

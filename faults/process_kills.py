@@ -1,108 +1,109 @@
-"""Rows 1 to 4: the service's own processes are killed, stopped and replaced."""
+"""Scenarios 1 to 4: the service's processes are killed, stopped and replaced."""
 
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from faults.ledger import Attempt, longest_gap
-from faults.processes import is_alive, tell, until
-from faults.rows import row
-from faults.service import DRAIN
-from faults.stage import WORKERS, Stage
+from faults.environment import WRITERS, Environment
+from faults.ledger import longest_write_gap
+from faults.processes import is_alive, send_signal, wait_until
+from faults.scenarios import scenario
+from faults.service import STOP_SECONDS
 
-GAP = 1.0  # seconds without one acknowledged write that a worker's death may cost; half is noise
-UPGRADE_GAP = 0.25  # the same while one release replaces another
-ORPHANS = 4.0  # seconds after which no worker of a dead master may be left
-CONNECTIONS = 2 * WORKERS + 2  # of all clients: no more requests than that are ever under way
+# The longest time without an acknowledged write; about half of it is the machine's noise.
+KILL_GAP_SECONDS = 1.0
+UPGRADE_GAP_SECONDS = 0.25
+ORPHAN_SECONDS = 4.0  # after its master's death a worker must have ended
+CONNECTIONS = 2 * WRITERS + 2  # of all clients: no more requests run at the same time
 
 
-@row(1, "a worker is killed, again and again", database=False)
-def kill_workers(stage: Stage) -> None:
-    with stage.load():
-        for _ in range(max(3, int(stage.seconds / 2))):
-            time.sleep(stage.random.uniform(0.5, 1.5))
-            until(stage.service.is_whole, 60, "a new worker")
-            stage.fired += tell(signal.SIGKILL, stage.random.choice(stage.service.workers()))
+@scenario(1, "a worker is killed repeatedly", is_database_fault=False)
+def kill_workers(env: Environment) -> None:
+    with env.load():
+        for _ in range(max(3, int(env.seconds / 2))):
+            time.sleep(env.random.uniform(0.5, 1.5))
+            wait_until(env.service.has_all_workers, 60, "a new worker")
+            pid = env.random.choice(env.service.worker_pids())
+            env.fault_count += send_signal(signal.SIGKILL, pid)
         time.sleep(1)
-    unknown = [one for one in stage.attempts() if one.outcome == "info"]
-    most = CONNECTIONS * stage.fired
-    stage.promise(len(unknown) <= most, f"{len(unknown)} requests without an answer, not <= {most}")
-    _promise_no_gap(stage, GAP)
+    unknown = sum(attempt.outcome == "info" for attempt in env.read_attempts())
+    limit = CONNECTIONS * env.fault_count
+    env.check(unknown <= limit, f"{unknown} requests got no answer; the limit is {limit}")
+    _check_write_gap(env, KILL_GAP_SECONDS)
 
 
-@row(2, "the master is killed, a supervisor starts another", database=False)
-def kill_master(stage: Stage) -> None:
+@scenario(2, "the master is killed, and a supervisor starts another", is_database_fault=False)
+def kill_master(env: Environment) -> None:
     outages = []
-    with stage.load():
+    with env.load():
         for _ in range(2):
-            stage.pass_time(0.2)
-            workers = stage.service.workers()
-            killed = time.monotonic()
-            stage.fired += tell(signal.SIGKILL, stage.service.master)
+            env.sleep_share(0.2)
+            workers = env.service.worker_pids()
+            killed_at = time.monotonic()
+            env.fault_count += send_signal(signal.SIGKILL, env.service.master_pid)
             with ThreadPoolExecutor() as pool:
-                living = pool.submit(_orphans, workers, killed + ORPHANS + stage.noise)
-                stage.service.supervise()
-            stage.healed()
-            outages.append(f"{time.monotonic() - killed:.1f} s")
-            sentence = f"{living.result()} workers outlived their master by {ORPHANS} s"
-            stage.promise(living.result() == 0, sentence)
-            stage.pass_time(0.1)
-    stage.remarks.append("until all new workers served: " + ", ".join(outages))
+                deadline = killed_at + ORPHAN_SECONDS + env.noise_seconds
+                orphans = pool.submit(_count_orphans, workers, deadline)
+                env.service.start_with_retries()
+            env.mark_recovered()
+            outages.append(f"{time.monotonic() - killed_at:.1f} s")
+            failure = f"{orphans.result()} workers outlived their master by {ORPHAN_SECONDS} s"
+            env.check(orphans.result() == 0, failure)
+            env.sleep_share(0.1)
+    env.notes.append("until all new workers served: " + ", ".join(outages))
 
 
-@row(3, "a stop under load", database=False)
-def stop_service(stage: Stage) -> None:
-    with stage.load():
-        stage.pass_time(0.3)
-        with stage.cluster.connect() as holder, holder.cursor() as cursor:
-            # Requests that run while the stop comes: writes wait for this lock, for less than the
-            # service lets them wait.
-            cursor.execute("BEGIN; LOCK TABLE projects IN EXCLUSIVE MODE")
+@scenario(3, "the service is stopped under load", is_database_fault=False)
+def stop_service(env: Environment) -> None:
+    with env.load():
+        env.sleep_share(0.3)
+        with env.cluster.connect() as holder, holder.cursor() as cursor:
+            # Writes must be running when the stop comes, so they wait for this lock; but not for
+            # as long as the service's lock timeout.
+            cursor.execute(f"BEGIN; LOCK TABLE {env.resource.name} IN EXCLUSIVE MODE")
             time.sleep(0.4)
-            stopped = time.monotonic()
-            stage.fired = tell(signal.SIGTERM, stage.service.master)
+            stopped_at = time.monotonic()
+            env.fault_count = send_signal(signal.SIGTERM, env.service.master_pid)
             time.sleep(0.3)
             cursor.execute("COMMIT")
-        master = stage.service.master
-        until(lambda: not is_alive(master), DRAIN, "the stop")
-        took = time.monotonic() - stopped
-        stage.service.start()
-        stage.healed()
-        stage.pass_time(0.3)
-    running = [one for one in stage.attempts() if one.sent < stopped <= (one.done or stopped)]
-    cut = [one for one in running if one.status is None]
-    stage.promise(running, "no request ran when the stop came")
-    stage.promise(not cut, f"{len(cut)} of {len(running)} running requests got no answer")
-    late = [one for one in stage.attempts() if one.sent >= stopped and one.outcome == "info"]
-    stage.remarks.append(
-        f"{len(running)} requests ran, the stop took {took:.1f} s, {len(late)} resets after it"
+        master = env.service.master_pid
+        wait_until(lambda: not is_alive(master), STOP_SECONDS, "the stop")
+        seconds = time.monotonic() - stopped_at
+        env.service.start()
+        env.mark_recovered()
+        env.sleep_share(0.3)
+    attempts = env.read_attempts()
+    running = [a for a in attempts if a.sent_at < stopped_at <= (a.done_at or stopped_at)]
+    cut = [attempt for attempt in running if attempt.status is None]
+    env.check(running, "no request ran when the stop came")
+    env.check(not cut, f"{len(cut)} of {len(running)} running requests got no answer")
+    resets = [a for a in attempts if a.sent_at >= stopped_at and a.outcome == "info"]
+    env.notes.append(
+        f"{len(running)} requests ran, the stop took {seconds:.1f} s, {len(resets)} resets after it"
     )
 
 
-@row(4, "a new release takes over", database=False)
-def replace_service(stage: Stage) -> None:
-    with stage.load():
+@scenario(4, "a new release takes over", is_database_fault=False)
+def upgrade_service(env: Environment) -> None:
+    with env.load():
         for _ in range(2):
-            stage.pass_time(0.2)
-            stage.service.upgrade()
-            stage.fired += is_alive(stage.service.master)
-        stage.pass_time(0.2)
-    failed = [one for one in stage.attempts() if one.failed]
-    stage.promise(not failed, f"{len(failed)} requests failed: {_told(failed)}")
-    _promise_no_gap(stage, UPGRADE_GAP)
+            env.sleep_share(0.2)
+            env.service.upgrade()
+            env.fault_count += is_alive(env.service.master_pid)
+        env.sleep_share(0.2)
+    failed = [attempt for attempt in env.read_attempts() if attempt.is_server_failure]
+    examples = ", ".join(f"{a.method} {a.status or a.exception}" for a in failed[:8])
+    env.check(not failed, f"{len(failed)} requests failed: {examples}")
+    _check_write_gap(env, UPGRADE_GAP_SECONDS)
 
 
-def _orphans(workers: list[int], end: float) -> int:
-    """How many of a dead master's workers are left when none should be."""
-    time.sleep(max(0, end - time.monotonic()))
+def _count_orphans(workers: list[int], deadline: float) -> int:
+    """Return how many of a dead master's workers are alive at the deadline."""
+    time.sleep(max(0, deadline - time.monotonic()))
     return sum(map(is_alive, workers))
 
 
-def _promise_no_gap(stage: Stage, most: float) -> None:
-    gap, most = longest_gap(stage.attempts()), most + stage.noise
-    stage.promise(gap <= most, f"no write was acknowledged for {gap:.2f} s, not <= {most:.2f} s")
-    stage.remarks.append(f"the longest time without an acknowledged write: {gap:.2f} s")
-
-
-def _told(attempts: list[Attempt]) -> str:
-    return ", ".join(f"{one.method} {one.status or one.failure}" for one in attempts[:8])
+def _check_write_gap(env: Environment, limit_seconds: float) -> None:
+    gap, limit = longest_write_gap(env.read_attempts()), limit_seconds + env.noise_seconds
+    env.check(gap <= limit, f"no write was acknowledged for {gap:.2f} s; the limit is {limit:.2f}")
+    env.notes.append(f"the longest time without an acknowledged write: {gap:.2f} s")

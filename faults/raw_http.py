@@ -1,4 +1,4 @@
-"""HTTP as bytes, well-formed or not: a connection on which anything can be sent."""
+"""An HTTP connection on which any bytes can be sent, well-formed or not."""
 
 import http.client
 import io
@@ -8,67 +8,72 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from faults.client import TIMEOUT, _flaws
+from faults.client import TIMEOUT_SECONDS, find_violations
 from faults.processes import ADDRESS
 
-CLOSED, SILENT = 0, -1  # in the place of a status: hung up, or said nothing in the given time
-_OPEN = {"01", "08"}  # ESTABLISHED, CLOSE_WAIT (include/net/tcp_states.h)
+# Instead of a status: the server closed the connection, or sent nothing within the timeout.
+CLOSED, SILENT = 0, -1
+_OPEN_STATES = {"01", "08"}  # ESTABLISHED, CLOSE_WAIT (include/net/tcp_states.h)
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     status: int
     headers: http.client.HTTPMessage
     body: bytes
-    flaws: list[str]
-    closes: bool  # nothing more can be asked on this connection
+    violations: list[str]
+    closes: bool  # the response says that the server closes the connection
 
 
-class Line:
-    """A connection to 127.0.0.1 from which also answers are read that were not asked for."""
+class RawConnection:
+    """A connection to 127.0.0.1. It can also read responses to requests that it did not send."""
 
-    def __init__(self, port: int, timeout: float = TIMEOUT, buffer: int | None = None) -> None:
-        """`timeout` is in seconds, for each step; `buffer` in bytes, of what was not read yet."""
+    def __init__(
+        self, port: int, timeout: float = TIMEOUT_SECONDS, receive_buffer: int | None = None
+    ) -> None:
+        """`timeout` is in seconds, for each step; `receive_buffer` is the kernel's, in bytes."""
         self.sock = socket.socket()
         self.sock.settimeout(timeout)
-        if buffer:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        if receive_buffer:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.connect((ADDRESS, port))
         self.port = self.sock.getsockname()[1]
-        self._input = _Kept(socket.SocketIO(self.sock, "r"))
+        self._input = _UnclosedReader(socket.SocketIO(self.sock, "r"))
 
-    def __enter__(self) -> "Line":
+    def __enter__(self) -> "RawConnection":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.sock.close()
 
     def makefile(self, *_: object) -> io.BufferedReader:
-        """What http.client reads an answer from: the same buffer each time."""
+        """Return what http.client reads a response from: each time the same buffer."""
         return self._input
 
     def send(self, data: bytes) -> bool:
-        """Send it all; False if the other side would not have it."""
+        """Send all of the data; return False if the server has closed the connection."""
         try:
             self.sock.sendall(data)
         except OSError:
             return False
         return True
 
-    def answer(self, method: str = "GET") -> Answer | int:
-        """The next answer, or CLOSED or SILENT."""
-        answer = http.client.HTTPResponse(self, method=method)
+    def read_response(self, method: str = "GET") -> Response | int:
+        """Return the next response, or CLOSED or SILENT. `method` is that of the request."""
+        response = http.client.HTTPResponse(self, method=method)
         try:
-            answer.begin()
-            body = answer.read()
+            response.begin()
+            body = response.read()
         except TimeoutError:
             return SILENT
         except (OSError, http.client.HTTPException):
             return CLOSED
-        flaws = _flaws(answer, body, answer.headers.get("Retry-After", ""))
-        return Answer(answer.status, answer.headers, body, flaws, answer.will_close)
+        violations = find_violations(response, body)
+        return Response(
+            response.status, response.headers, body, violations, bool(response.will_close)
+        )
 
-    def rest(self) -> bytes | None:
-        """All that comes until the other side hangs up; None if it does not."""
+    def read_to_end(self) -> bytes | None:
+        """Return all that comes until the server closes; None if it does not close in time."""
         data = b""
         try:
             while part := self._input.read1():
@@ -76,29 +81,33 @@ class Line:
         except TimeoutError:
             return None
         except OSError:
-            pass  # a reset is an end as well
+            pass  # a reset is an end, too
         return data
 
+    def close(self) -> None:
+        self.sock.close()
+
     def reset(self) -> None:
-        """Hang up with an RST instead of a FIN."""
+        """Close the connection with an RST instead of a FIN."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
     def half_close(self) -> None:
+        """Tell the server that nothing more will be sent."""
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
 
 
-class _Kept(io.BufferedReader):
+class _UnclosedReader(io.BufferedReader):
     def close(self) -> None:
-        """Stay open: http.client closes it after each answer."""
+        """Do nothing: http.client closes its file after each response."""
 
 
-def held(port: int) -> set[int]:
-    """The ports of the clients whose connections to `port` the server has not closed."""
-    peers = set()
+def open_client_ports(port: int) -> set[int]:
+    """Return the ports of the clients whose connections to `port` the server has not closed."""
+    ports = set()
     for line in Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]:
         _, local, remote, state, *_ = line.split()
-        if int(local.rpartition(":")[2], 16) == port and state in _OPEN:
-            peers.add(int(remote.rpartition(":")[2], 16))
-    return peers
+        if int(local.rpartition(":")[2], 16) == port and state in _OPEN_STATES:
+            ports.add(int(remote.rpartition(":")[2], 16))
+    return ports

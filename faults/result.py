@@ -1,114 +1,121 @@
-"""What came of a row: the ledger checked, the answers judged, one line of the table."""
+"""The result of a scenario: check the ledger and all responses, and make a row of the table."""
 
 from collections import Counter
 from dataclasses import dataclass, field
 
-from faults.checker import Findings, check, listed, settle, stored
+from faults.checker import Findings, check, list_ids, read_table, settle_creates
+from faults.environment import Environment
 from faults.ledger import Attempt
-from faults.rows import Row
-from faults.stage import Stage
+from faults.scenarios import Scenario
 
-LONGEST = 8.5  # seconds that an answer may take under a database fault
-HEALTH = 0.5  # seconds that /health may take, which has a thread of its own
-OTHER = 3.1  # seconds that 404, 405, 415 may: they wait for threads that wait for the database
-RECOVERY = 2.0  # seconds after the healing within which writes succeed again
+# The longest times of a response while the database fails, in seconds.
+ANY_RESPONSE_SECONDS = 8.5
+HEALTH_SECONDS = 0.5  # /health has a thread of its own
+OTHER_PROBE_SECONDS = 3.1  # 404, 405 and 415 wait for a thread
+RECOVERY_SECONDS = 2.0  # after the recovery; then writes must succeed again
 HEADER = (
-    "| row | fault | fired | acked | lost | doubled | 5xx not 503 | 503s | slowest s"
-    " | recovery s | verdict |\n|" + "---|" * 11
+    "| scenario | fault | count | acknowledged | lost | duplicated | 5xx not 503 | 503s"
+    " | slowest s | recovery s | result |\n|" + "---|" * 11
 )
 
 
 @dataclass
-class Verdict:
-    """One row's result; it is good when nothing is `broken`."""
+class Result:
+    """The result of one scenario; it has passed if there are no `failures`."""
 
-    row: Row
-    fired: int = 0
+    scenario: Scenario
+    fault_count: int = 0
     findings: Findings = field(default_factory=Findings)
-    errors: int = 0
-    unavailable: int = 0
-    slowest: float = 0.0
-    recovery: float | None = None
-    broken: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-    skipped: str = ""
+    server_errors: int = 0  # 5xx other than 501, 503 and 505
+    unavailable: int = 0  # 503
+    slowest_seconds: float = 0.0
+    recovery_seconds: float | None = None
+    failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    skip_reason: str = ""
 
-    def line(self) -> str:
-        """The row of the markdown table."""
-        if self.skipped:
-            return f"| {self.row.number} | {self.row.title} |" + " |" * 8 + f" {self.skipped} |"
-        recovery = "" if self.recovery is None else f"{self.recovery:.2f}"
-        found = self.findings
-        cells = [self.row.number, self.row.title, self.fired, found.acknowledged, len(found.lost)]
-        cells += [len(found.doubled), self.errors, self.unavailable, f"{self.slowest:.2f}"]
-        cells += [recovery, "BROKEN" if self.broken else "kept"]
+    def table_row(self) -> str:
+        number, title, findings = self.scenario.number, self.scenario.title, self.findings
+        if self.skip_reason:
+            return f"| {number} | {title} |" + " |" * 8 + f" {self.skip_reason} |"
+        recovery = "" if self.recovery_seconds is None else f"{self.recovery_seconds:.2f}"
+        cells = [number, title, self.fault_count, findings.acknowledged, len(findings.lost)]
+        cells += [len(findings.duplicated), self.server_errors, self.unavailable]
+        cells += [f"{self.slowest_seconds:.2f}", recovery]
+        cells += ["FAILED" if self.failures else "passed"]
         return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def judge(stage: Stage) -> Verdict:
-    """Wait until the service is well again, read everything, and hold it against the ledger."""
-    row, verdict = stage.row, Verdict(stage.row, stage.fired, remarks=stage.remarks)
-    stage.wait_until_ready()
-    clients = {caller.name: stage.client(caller) for caller in stage.callers}
-    settle(stage.attempts(), clients)
-    paged = {name: listed(client) for name, client in clients.items()}
-    attempts = stage.attempts()
-    found = verdict.findings = check(attempts, stored(stage.cluster), paged)
-    _answers(verdict, attempts, stage.noise)
-    verdict.recovery = _recovery(stage, attempts)
-    broken = verdict.broken
-    broken += stage.broken
-    if stage.noise > 1:
-        stage.remarks.append(f"the machine is busy: all may be late by {stage.noise:.1f} s")
-    told = broken if row.loss == "never" else verdict.remarks
-    told += _some("acknowledged and lost", found.lost) + _some("untrue", found.untrue)
-    broken += _some("doubled", found.doubled) + _some("served to a stranger", found.leaked)
-    if row.loss == "must" and not found.lost:
-        broken.append("void: nothing was lost, so this ledger would see no loss")
-    if verdict.fired == 0:
-        broken.append("void: the fault did not fire")
-    if found.acknowledged < row.least:
-        broken.append(f"void: {found.acknowledged} acknowledged writes are too few")
-    return verdict
+def evaluate(env: Environment) -> Result:
+    """Wait until the service is ready, read all rows, and compare them with the ledger."""
+    scenario = env.scenario
+    result = Result(scenario, env.fault_count, failures=env.failures, notes=env.notes)
+    env.wait_until_ready()
+    clients = {caller.name: env.new_client(caller) for caller in env.callers}
+    settle_creates(env.read_attempts(), clients)
+    listed_ids = {name: list_ids(client) for name, client in clients.items()}
+    attempts = env.read_attempts()
+    table = read_table(env.cluster, env.resource)
+    findings = result.findings = check(attempts, table, listed_ids)
+    _check_responses(result, attempts, env.noise_seconds)
+    result.recovery_seconds = _check_recovery(env, attempts)
+    if env.noise_seconds > 1:
+        env.notes.append(f"the machine is busy: {env.noise_seconds:.1f} s are added to all limits")
+    may_lose = scenario.data_loss != "forbidden"
+    (env.notes if may_lose else env.failures).extend(
+        _summarize("acknowledged and lost", findings.lost)
+        + _summarize("contradiction", findings.contradictions)
+    )
+    env.failures += _summarize("duplicated", findings.duplicated)
+    env.failures += _summarize("unauthorized", findings.unauthorized)
+    if scenario.data_loss == "required" and not findings.lost:
+        env.failures.append("void: no write was lost, so this ledger would not detect a loss")
+    if result.fault_count == 0:
+        env.failures.append("void: the fault did not happen")
+    if findings.acknowledged < scenario.minimum_writes:
+        env.failures.append(f"void: only {findings.acknowledged} writes were acknowledged")
+    return result
 
 
-def _answers(verdict: Verdict, attempts: list[Attempt], noise: float) -> None:
-    """What no answer may be, and how long it may take."""
-    known = (501, 503, 505)  # 501 and 505 are said of a message, not of a failure
-    strange = [one for one in attempts if (one.status or 0) >= 500 and one.status not in known]
-    verdict.errors = len(strange)
-    verdict.unavailable = sum(one.status == 503 for one in attempts)
-    verdict.slowest = max((one.seconds for one in attempts), default=0.0)
-    told = Counter(f"{one.status} for {one.method} {one.kind}" for one in strange)
-    verdict.broken += _some("no 5xx but 503", [f"{text}: {n}" for text, n in told.items()])
-    if verdict.row.database:
-        probes = [one for one in attempts if one.kind == "probe" and one.done]
-        most = {True: HEALTH + noise, False: OTHER + noise}
-        late = [one for one in probes if one.seconds > most[one.path == "/health"]]
-        if verdict.slowest > LONGEST + noise:
-            verdict.broken.append(f"an answer took {verdict.slowest:.1f} s")
-        if len(late) > max(2, len(probes) // 50):  # the machine's own noise
-            told = ", ".join(f"{one.path} {one.seconds:.1f} s" for one in late[:4])
-            verdict.broken.append(f"{len(late)} of {len(probes)} probes were late: {told}")
+def _check_responses(result: Result, attempts: list[Attempt], noise_seconds: float) -> None:
+    """Check the statuses of all responses; if the database failed, also their times."""
+    allowed = (501, 503, 505)  # 501 and 505 are about the request, not about a failure
+    errors = [a for a in attempts if (a.status or 0) >= 500 and a.status not in allowed]
+    result.server_errors = len(errors)
+    result.unavailable = sum(attempt.status == 503 for attempt in attempts)
+    result.slowest_seconds = max((a.duration_seconds for a in attempts), default=0.0)
+    counts = Counter(f"{a.status} for {a.method} {a.kind}" for a in errors)
+    sentences = [f"{text}: {count}" for text, count in counts.items()]
+    result.failures += _summarize("5xx other than 503", sentences)
+    if not result.scenario.is_database_fault:
+        return
+    if result.slowest_seconds > ANY_RESPONSE_SECONDS + noise_seconds:
+        result.failures.append(f"a response took {result.slowest_seconds:.1f} s")
+    probes = [attempt for attempt in attempts if attempt.kind == "probe" and attempt.done_at]
+    limits = {True: HEALTH_SECONDS + noise_seconds, False: OTHER_PROBE_SECONDS + noise_seconds}
+    late = [a for a in probes if a.duration_seconds > limits[a.path == "/health"]]
+    if len(late) > max(2, len(probes) // 50):  # a few late ones are the machine's noise
+        examples = ", ".join(f"{a.path} {a.duration_seconds:.1f} s" for a in late[:4])
+        result.failures.append(f"{len(late)} of {len(probes)} probes were late: {examples}")
 
 
-def _recovery(stage: Stage, attempts: list[Attempt]) -> float | None:
-    """Seconds from the healing to the first acknowledged write that was sent after it."""
-    if stage.healed_at is None:
+def _check_recovery(env: Environment, attempts: list[Attempt]) -> float | None:
+    """Return the seconds from the recovery to the first acknowledged write sent after it."""
+    if env.recovered_at is None:
         return None
-    since = [one for one in attempts if one.is_write and one.sent >= stage.healed_at]
-    first = min((one.done for one in since if one.outcome == "ok"), default=None)
-    seconds = first - stage.healed_at if first else None
-    most = RECOVERY + stage.noise
-    stage.promise(seconds is not None and seconds <= most, f"no write within {most:.1f} s")
-    late = [one for one in since if one.outcome != "ok" and (one.status or 503) >= 500]
-    late = [one for one in late if one.sent > stage.healed_at + most]
-    stage.promise(not late, f"{len(late)} failures of writes sent {most:.1f} s after the healing")
+    writes = [a for a in attempts if a.is_write and a.sent_at >= env.recovered_at]
+    first = min((a.done_at for a in writes if a.outcome == "ok"), default=None)
+    seconds = first - env.recovered_at if first else None
+    limit = RECOVERY_SECONDS + env.noise_seconds
+    env.check(seconds is not None and seconds <= limit, f"no write within {limit:.1f} s")
+    late = [a for a in writes if a.sent_at > env.recovered_at + limit]
+    failed = [a for a in late if a.outcome != "ok" and (a.status or 503) >= 500]
+    env.check(not failed, f"{len(failed)} writes failed later than {limit:.1f} s after recovery")
     return seconds
 
 
-def _some(what: str, sentences: list[str], most: int = 4) -> list[str]:
-    """The first few sentences under one heading, and how many there are."""
+def _summarize(heading: str, sentences: list[str], limit: int = 4) -> list[str]:
+    """Return one sentence with the first few of many; none if there are none."""
     if not sentences:
         return []
-    return [f"{what}, {len(sentences)}: " + "; ".join(sentences[:most])]
+    return [f"{heading}, {len(sentences)}: " + "; ".join(sentences[:limit])]

@@ -1,38 +1,39 @@
-"""The rows of the fault matrix: each a function that takes a Stage, with its number and title."""
+"""The list of all scenarios. A scenario is a function that gets an Environment and breaks it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from faults.stage import Stage
-
-Play = Callable[[Stage], None]
+# The argument is an environment.Environment; that module needs this one.
+Run = Callable[[Any], None]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One fault. `number` is that of the matrix; several rows may be variants of one number."""
+class Scenario:
+    """One fault. Variants of a fault are scenarios with the same number."""
 
     number: int
     title: str
-    play: Play
-    postgres: Mapping[str, str] = field(default_factory=dict)  # settings of its PostgreSQL
-    settings: Mapping[str, str] = field(default_factory=dict)  # of its service
-    database: bool = True  # the database is what fails, so that /health must go on answering
-    least: int = 100  # writes that must be acknowledged, or it proves nothing
-    loss: str = "never"  # of acknowledged writes: never, may (told, and no failure) or must
-    bug: str = ""  # of bugs.BUGS, that is planted in the service
-    skip: Callable[[], str] = lambda: ""  # the sentence why it cannot run here, if it cannot
-    network: Callable[[Stage], None] = lambda stage: None  # called before anything runs
+    run: Run
+    postgres_settings: Mapping[str, str] = field(default_factory=dict)
+    service_settings: Mapping[str, str] = field(default_factory=dict)
+    is_database_fault: bool = True  # the database fails, so the times of all responses are checked
+    minimum_writes: int = 100  # with fewer acknowledged writes the scenario proves nothing
+    # Whether acknowledged writes may be lost: then the loss is only a note; or must be lost.
+    data_loss: Literal["forbidden", "allowed", "required"] = "forbidden"
+    mutation: str = ""  # a name in mutations.MUTATIONS: the service runs with this bug
+    skip_reason: Callable[[], str] = lambda: ""  # why the scenario cannot run on this machine
+    prepare_network: Run = lambda env: None  # called before anything is started
 
 
-ROWS: list[Row] = []
+SCENARIOS: list[Scenario] = []
 
 
-def row(number: int, title: str, **options: object) -> Callable[[Play], Play]:
-    """Enter a function into the matrix; `options` are Row's."""
+def scenario(number: int, title: str, **options: Any) -> Callable[[Run], Run]:
+    """Add the decorated function to SCENARIOS; `options` are fields of Scenario."""
 
-    def enter(play: Play) -> Play:
-        ROWS.append(Row(number, title, play, **options))
-        return play
+    def register(run: Run) -> Run:
+        SCENARIOS.append(Scenario(number, title, run, **options))
+        return run
 
-    return enter
+    return register

@@ -1,4 +1,4 @@
-"""Rows 22 to 24: clients that go away, that are slow, that never stop sending."""
+"""Scenarios 22 to 24: clients that disconnect, that are slow, or that send without end."""
 
 import json
 import select
@@ -8,250 +8,274 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from itertools import repeat
 from pathlib import Path
+from typing import NamedTuple
 
-from faults.abuse import JSON, OK, Range, beside, chunks, head, promise_undisturbed
-from faults.client import PROJECTS
-from faults.hostile import BODIES, CHUNKED
+from faults.environment import Environment
+from faults.hostile_client import (
+    JSON,
+    OK,
+    HostileClient,
+    attack,
+    check_normal_clients,
+    make_chunks,
+    make_head,
+)
+from faults.hostile_requests import CHUNKED, WRITES
 from faults.ledger import Attempt
-from faults.raw import CLOSED, Answer, Line, held
-from faults.rows import row
-from faults.stage import Stage
-from faults.workload import create_body
+from faults.raw_http import CLOSED, RawConnection, Response, open_client_ports
+from faults.scenarios import scenario
 
 ROUNDS = 3
-SLOW = 40  # clients of each of five kinds
-DROPPED = 12.5  # seconds after which none of them is left: 12, and noise
-FAT = 80  # projects of 15 KB: a list of them is more than a kernel takes off the service's hands
-GIGABYTE, PIECE = 2**30, 2**16  # bytes
-PROMPT = 1.0  # seconds to a 413; where nothing else runs it takes milliseconds
-CUT = 2**27  # bytes after which a client that goes on is cut off
-GROWTH = 16 * 2**20  # bytes of a worker
+CLIENTS = 40  # of each kind of slow client
+DROP_SECONDS = 12.5  # after this no slow client is connected: 12, and a margin
+# A list of these rows is larger than what the kernel buffers for the service.
+LARGE_ROWS, LARGE_SIZE = 80, 15_000
+BODY_BYTES, PIECE_BYTES = 2**30, 2**16
+REFUSAL_SECONDS = 1.0  # until a 413; milliseconds on an idle machine
+LIMIT_BYTES = 2**27  # then a client that does not stop is cut off
+GROWTH_BYTES = 16 * 2**20  # of a worker's memory
 
-_LEAVING: dict[str, Callable[[Line], None]] = {
-    "a close": lambda line: line.sock.close(),
-    "a reset": Line.reset,
-    "a half-close": Line.half_close,
+_DISCONNECTIONS: dict[str, Callable[[RawConnection], None]] = {
+    "a close": RawConnection.close,
+    "a reset": RawConnection.reset,
+    "a half-close": RawConnection.half_close,
 }
 
 
-@row(22, "a client goes away in mid-request", database=False)
-def leave(stage: Stage) -> None:
-    left: list[Attempt] = []
-    with beside(stage) as shots:
+@scenario(22, "clients disconnect during a request", is_database_fault=False)
+def disconnect(env: Environment) -> None:
+    attempts: list[Attempt] = []
+    with attack(env) as hostile:
         for _ in range(ROUNDS):
-            for how in _LEAVING:
-                for method, path, kind in BODIES:
-                    for what, data in _beginnings(shots, method, path, kind).items():
-                        _send_part(shots, f"{what}, then {how}", method, data, how)
-                left += [_send_whole(shots, method, how) for method in ("POST", "PUT", "DELETE")]
-                left.append(_send_whole(shots, "POST", how, keyed=True))
+            for how in _DISCONNECTIONS:
+                for method, path, content_type in WRITES:
+                    for part, data in _parts(hostile, method, path, content_type).items():
+                        _send_part(hostile, f"{part}, then {how}", method, data, how)
+                attempts += [
+                    _send_whole(hostile, method, how) for method in ("POST", "PUT", "DELETE")
+                ]
+                attempts.append(_send_whole(hostile, "POST", how, has_key=True))
         time.sleep(0.5)
-        first, again = ([_retry(shots, one) for one in left if one.key] for _ in range(2))
-    stage.fired += len(left)
-    same = [(one.outcome, one.id) for one in first] == [("ok", one.id) for one in again]
-    stage.promise(same, "the same key twice was not answered with the same id")
-    stood = sum(one.replayed for one in first)
-    stage.remarks.append(f"{stood} of {len(first)} keyed creates stood when their key came again")
-    stage.promise(stood, "no create stood of those whose client had left: it proves nothing")
+        keys = [attempt.key for attempt in attempts if attempt.key]
+        first, second = ([hostile.client.create(key, key=key) for key in keys] for _ in range(2))
+    env.fault_count += len(attempts)
+    are_same = [(a.outcome, a.id) for a in first] == [("ok", a.id) for a in second]
+    env.check(are_same, "the same key twice was not answered with the same id")
+    existing = sum(attempt.is_replay for attempt in first)
+    env.notes.append(f"{existing} of {len(first)} keyed creates existed when they were repeated")
+    env.check(existing, "void: no create of a client that had disconnected took effect")
 
 
-def _beginnings(shots: Range, method: str, path: str, kind: str) -> dict[str, bytes]:
-    path = path.replace("<path>", shots.victim)
-    field = "name" if method == "POST" else "description"
-    body = json.dumps({field: shots.marker()}).encode()
-    counted = head(method, path, f"{kind}\r\nContent-Length: {len(body) + 1}")
-    parts = head(method, path, f"{kind}\r\n{CHUNKED}") + chunks(body, 9, b"")
+def _parts(hostile: HostileClient, method: str, path: str, content_type: str) -> dict[str, bytes]:
+    """Return the beginnings of a request, by name."""
+    path = hostile.fill_in_path(path, hostile.write_path)
+    resource = hostile.env.resource
+    field = resource.title_field if method == "POST" else resource.text_field
+    body = json.dumps({field: hostile.new_marker()}).encode()
+    head = make_head(method, path, f"{content_type}\r\nContent-Length: {len(body) + 1}")
+    chunked_head = make_head(method, path, f"{content_type}\r\n{CHUNKED}")
+    chunked = chunked_head + make_chunks(body, 9, b"")
     return {
-        "half a head": counted[: len(counted) // 2],
-        "a head": counted,
-        "half a body": counted + body[: len(body) // 2],
-        "a body less a byte": counted + body,
-        "half a chunk": parts[:-5],
-        "no last chunk": parts,
+        "half a head": head[: len(head) // 2],
+        "a head": head,
+        "half a body": head + body[: len(body) // 2],
+        "a body less a byte": head + body,
+        "half a chunk": chunked[:-5],
+        "no last chunk": chunked,
     }
 
 
-def _send_part(shots: Range, name: str, method: str, data: bytes, how: str) -> None:
-    with Line(shots.stage.service.port) as line:
-        line.send(data)
-        _LEAVING[how](line)
+def _send_part(hostile: HostileClient, name: str, method: str, data: bytes, how: str) -> None:
+    with RawConnection(hostile.env.service.port) as connection:
+        connection.send(data)
+        _DISCONNECTIONS[how](connection)
         if how == "a half-close":
-            answer = line.answer(method)
-            shots.judge(name, method, answer, (400, 408, CLOSED))
+            response = connection.read_response(method)
+            hostile.check_status(name, method, response, (400, 408, CLOSED))
 
 
-def _send_whole(shots: Range, method: str, how: str, keyed: bool = False) -> Attempt:
-    """Send all of a request that may take effect, and leave; only a half-close sees the answer."""
-    op = shots.marker("may-")
-    path = PROJECTS if method == "POST" else shots.fresh()
-    attempt = shots.begin(method, path, op, may=True, key=op if keyed else None)
-    content = {"POST": create_body(op), "PUT": {"description": op}}.get(method)
-    body = json.dumps(content).encode() if content else b""
-    fields = f"{JSON}\r\nContent-Length: {len(body)}" + f"\r\nIdempotency-Key: {op}" * keyed
-    fields += '\r\nIf-Match: "1"' * (method != "POST")
-    with Line(shots.stage.service.port) as line:
-        line.send(head(method, path, fields) + body)
-        _LEAVING[how](line)
+def _send_whole(hostile: HostileClient, method: str, how: str, has_key: bool = False) -> Attempt:
+    """Send a whole request, and disconnect; only after a half-close there is a response."""
+    marker = hostile.new_marker("may-")
+    path = hostile.create_path if method == "POST" else hostile.new_row()
+    key = marker if has_key else None
+    attempt = hostile.record_request(method, path, marker, may_succeed=True, key=key)
+    resource = hostile.env.resource
+    contents = {"POST": resource.create_body(marker), "PUT": {resource.text_field: marker}}
+    body = json.dumps(contents[method]).encode() if method in contents else b""
+    fields = f"{JSON}\r\nContent-Length: {len(body)}"
+    fields += f"\r\nIdempotency-Key: {key}" if key else ""
+    fields += '\r\nIf-Match: "1"' if method != "POST" else ""
+    with RawConnection(hostile.env.service.port) as connection:
+        connection.send(make_head(method, path, fields) + body)
+        _DISCONNECTIONS[how](connection)
+        response: Response | int = CLOSED
         if how == "a half-close":
-            answer = line.answer(method)
-            shots.judge(f"all, then {how}", method, answer, (OK, CLOSED))
-            shots.end(attempt, answer)
-        else:
-            shots.end(attempt, CLOSED)
+            response = connection.read_response(method)
+            hostile.check_status(f"all, then {how}", method, response, (OK, CLOSED))
+        hostile.record_response(attempt, response)
     return attempt
 
 
-def _retry(shots: Range, left: Attempt) -> Attempt:
-    op = left.op
-    return shots.client.send("create", op, "POST", PROJECTS, create_body(op), key=op)
+class SlowKind(NamedTuple):
+    """A kind of slow client: what it sends at first and then each second."""
+
+    start: bytes = b""
+    each_second: bytes = b""
+    receive_buffer: int | None = None  # bytes
 
 
-@row(23, "two hundred slow clients", database=False)
-def crawl(stage: Stage) -> None:
-    with stage.load(), ExitStack() as open_:
-        stage.pass_time(0.1)
-        kinds = _slow_kinds(stage)
-        before = _reset_peaks(stage)
-        lines, begun = defaultdict(list), time.monotonic()
-        for kind, (start, _, buffer) in kinds.items():
-            for _ in range(SLOW):
-                line = open_.enter_context(Line(stage.service.port, 0.1, buffer))
-                lines[kind].append(line)
-                line.send(start)
-        stage.fired = len(held(stage.service.port) & _ports(lines))
-        dropped = _trickle(stage, kinds, lines, begun)
-        ended = time.monotonic()
-        growth = max(_peak(pid) - size for pid, size in before.items())
-    for kind, left in {kind: SLOW - len(seconds) for kind, seconds in dropped.items()}.items():
-        stage.promise(not left, f"{left} of {SLOW}, {kind}, were not dropped in {DROPPED} s")
-    told = ", ".join(f"{kind} {max(dropped[kind], default=0):.1f} s" for kind in kinds)
-    stage.remarks.append(f"the last was dropped after: {told}; a worker grew {growth >> 20} MiB")
-    promise_undisturbed(stage, begun, ended)
+@scenario(23, "two hundred slow clients", is_database_fault=False)
+def send_slowly(env: Environment) -> None:
+    with env.load(), ExitStack() as stack:
+        env.sleep_share(0.1)
+        kinds = _slow_kinds(env)
+        sizes = _reset_peaks(env)
+        connections, start = defaultdict(list), time.monotonic()
+        for name, kind in kinds.items():
+            for _ in range(CLIENTS):
+                connection = RawConnection(env.service.port, 0.1, kind.receive_buffer)
+                connections[name].append(stack.enter_context(connection))
+                connection.send(kind.start)
+        ports = {c.port for group in connections.values() for c in group}
+        env.fault_count = len(open_client_ports(env.service.port) & ports)
+        dropped = _send_until_dropped(env, kinds, connections, start)
+        end = time.monotonic()
+        growth = max(_peak_bytes(pid) - size for pid, size in sizes.items())
+    for name, seconds in dropped.items():
+        left = CLIENTS - len(seconds)
+        failure = f"{left} of {CLIENTS} clients ({name}) were not dropped in {DROP_SECONDS} s"
+        env.check(not left, failure)
+    times = ", ".join(f"{name} {max(dropped[name], default=0):.1f} s" for name in kinds)
+    env.notes.append(f"the last were dropped after: {times}; a worker grew {growth >> 20} MiB")
+    check_normal_clients(env, start, end)
 
 
-def _slow_kinds(stage: Stage) -> dict[str, tuple[bytes, bytes, int | None]]:
-    """What each kind sends at first and then every second, and its buffer's bytes."""
-    client = stage.client()
-    for n in range(FAT):
-        body = create_body(f"fat-{n}") | {"attributes": {"made": "fat", "text": "x" * 15_000}}
-        client.send("create", f"fat-{n}", "POST", PROJECTS, body)
+def _slow_kinds(env: Environment) -> dict[str, SlowKind]:
+    """Return the kinds of slow clients by name; create the rows that one of them lists."""
+    client, path = env.new_client(), env.resource.path
+    for n in range(LARGE_ROWS):
+        body = env.resource.large_body(f"large-{n}", LARGE_SIZE)
+        client.send("create", f"large-{n}", "POST", client.create_path, body)
     client.close()
-    most = f'{PROJECTS}?page_size={FAT}&attributes={{"made":"fat"}}'
-    post = head("POST", PROJECTS, f"{JSON}\r\nContent-Length: 1000")
-    chunked = head("POST", PROJECTS, f"{JSON}\r\n{CHUNKED}")
+    post = make_head("POST", client.create_path, f"{JSON}\r\nContent-Length: 1000")
+    chunked = make_head("POST", client.create_path, f"{JSON}\r\n{CHUNKED}")
+    large_list = make_head("GET", f"{path}?page_size={LARGE_ROWS}&q=large-")
     return {
-        "idle": (b"", b"", None),
-        "slow in the head": (head("GET", PROJECTS, "X: a")[:-4], b"a", None),
-        "slow in the body": (post + b"{", b" ", None),
-        "slow in chunks": (chunked + b"1\r\n{\r\n", b"1\r\n \r\n", None),
-        "never reading": (head("GET", most), b"", 4096),
+        "idle": SlowKind(),
+        "slow in the head": SlowKind(make_head("GET", path, "X: a")[:-4], b"a"),
+        "slow in the body": SlowKind(post + b"{", b" "),
+        "slow in chunks": SlowKind(chunked + b"1\r\n{\r\n", b"1\r\n \r\n"),
+        "not reading": SlowKind(large_list, receive_buffer=4096),
     }
 
 
-def _trickle(
-    stage: Stage,
-    kinds: dict[str, tuple[bytes, bytes, int | None]],
-    lines: dict[str, list[Line]],
-    begun: float,
+def _send_until_dropped(
+    env: Environment,
+    kinds: dict[str, SlowKind],
+    connections: dict[str, list[RawConnection]],
+    start: float,
 ) -> dict[str, list[float]]:
-    """Go on with what each kind does; by kind the seconds after which each one was dropped."""
-    dropped: dict[str, list[float]] = {kind: [] for kind in kinds}
-    gone: set[int] = set()
+    """Go on sending; return by kind after how many seconds each client was dropped."""
+    dropped: dict[str, list[float]] = {name: [] for name in kinds}
+    dropped_ports: set[int] = set()
     second = 1
-    end = DROPPED + stage.noise
-    while (now := time.monotonic() - begun) < end:
-        there = held(stage.service.port)
-        for kind, some in lines.items():
-            for line in some:
-                if line.port not in there | gone:
-                    gone.add(line.port)
-                    dropped[kind].append(now)
-                elif now > second and kinds[kind][1]:
+    while (now := time.monotonic() - start) < DROP_SECONDS + env.noise_seconds:
+        open_ports = open_client_ports(env.service.port)
+        for name, group in connections.items():
+            for connection in group:
+                if connection.port not in open_ports | dropped_ports:
+                    dropped_ports.add(connection.port)
+                    dropped[name].append(now)
+                elif now > second and kinds[name].each_second:
                     with suppress(OSError):
-                        line.sock.send(kinds[kind][1])
+                        connection.sock.send(kinds[name].each_second)
         second += now > second
         time.sleep(0.2)
     return dropped
 
 
-def _ports(lines: dict[str, list[Line]]) -> set[int]:
-    return {line.port for some in lines.values() for line in some}
-
-
-@row(24, "a gigabyte as a body", database=False)
-def flood(stage: Stage) -> None:
-    taken, waited = Counter[str](), Counter[str]()
-    with beside(stage) as shots:
-        stage.pass_time(0.2)  # so that what a worker grows by is not its warming up
-        before = _reset_peaks(stage)
-        for method, path, kind in BODIES:
-            start = {
-                "announced": f"Content-Length: {GIGABYTE}",
-                "announced, asking first": f"Content-Length: {GIGABYTE}\r\nExpect: 100-continue",
+@scenario(24, "bodies of a gigabyte", is_database_fault=False)
+def send_huge_bodies(env: Environment) -> None:
+    accepted, waited = Counter[str](), Counter[str]()  # the most bytes and seconds by case
+    with attack(env) as hostile:
+        env.sleep_share(0.2)  # warm up, so that only the bodies can make a worker grow
+        sizes = _reset_peaks(env)
+        for method, path, content_type in WRITES:
+            fields = {
+                "announced": f"Content-Length: {BODY_BYTES}",
+                "announced, asking first": f"Content-Length: {BODY_BYTES}\r\nExpect: 100-continue",
                 "10^20 announced": f"Content-Length: {10**20}",
-                "streamed": f"Content-Length: {GIGABYTE}",
+                "streamed": f"Content-Length: {BODY_BYTES}",
                 "streamed in chunks": CHUNKED,
             }
-            for name, fields in start.items():
-                data = head(method, path.replace("<path>", shots.victim), f"{kind}\r\n{fields}")
-                pieces = repeat(b"x" * PIECE) if name == "streamed" else iter(())
+            path = hostile.fill_in_path(path, hostile.write_path)
+            for name, field in fields.items():
+                head = make_head(method, path, f"{content_type}\r\n{field}")
+                pieces = repeat(b"x" * PIECE_BYTES) if name == "streamed" else iter(())
                 if name == "streamed in chunks":
-                    pieces = repeat(b"%x\r\n%s\r\n" % (PIECE, b"x" * PIECE))
-                size, seconds = _flood(shots, name, method, data, pieces)
-                taken[name] = max(taken[name], size)
+                    pieces = repeat(make_chunks(b"x" * PIECE_BYTES, PIECE_BYTES, b""))
+                size, seconds = _send_without_end(hostile, name, method, head, pieces)
+                accepted[name] = max(accepted[name], size)
                 waited[name] = max(waited[name], seconds)
-        growth = max(_peak(pid) - size for pid, size in before.items())
-        stage.promise(set(before) == set(stage.service.workers()), "a worker died")
-    stage.promise(growth < GROWTH, f"a worker grew by {growth / 2**20:.1f} MiB")
+        growth = max(_peak_bytes(pid) - size for pid, size in sizes.items())
+        env.check(set(sizes) == set(env.service.worker_pids()), "a worker died")
+    env.check(growth < GROWTH_BYTES, f"a worker grew by {growth / 2**20:.1f} MiB")
     for name, seconds in waited.items():
-        stage.promise(seconds < PROMPT + stage.noise, f"{name}: an answer took {seconds:.2f} s")
-        stage.promise(taken[name] < CUT, f"{name}: {taken[name] >> 20} MiB were taken")
-    most = max(taken.values()) >> 20
-    slowest = max(waited.values())
-    stage.remarks.append(
-        f"the slowest 413 took {slowest:.3f} s, at most {most} MiB were taken,"
-        f" a worker grew {growth / 2**20:.1f} MiB"
+        limit = REFUSAL_SECONDS + env.noise_seconds
+        env.check(seconds < limit, f"{name}: a response took {seconds:.2f} s")
+        mebibytes = accepted[name] >> 20
+        env.check(accepted[name] < LIMIT_BYTES, f"{name}: the server accepted {mebibytes} MiB")
+    env.notes.append(
+        f"the slowest 413 took {max(waited.values()):.3f} s, the server accepted at most"
+        f" {max(accepted.values()) >> 20} MiB, a worker grew {growth / 2**20:.1f} MiB"
     )
 
 
-def _flood(
-    shots: Range, name: str, method: str, data: bytes, pieces: Iterator[bytes]
+def _send_without_end(
+    hostile: HostileClient, name: str, method: str, head: bytes, pieces: Iterator[bytes]
 ) -> tuple[int, float]:
-    """Send without end; how many bytes were taken in all, and the seconds to the answer."""
-    with Line(shots.stage.service.port) as line:
-        attempt = shots.begin(method, PROJECTS, shots.marker(), may=False)
-        line.send(data)
-        size = _pour(line, pieces, lambda: bool(select.select([line.sock], [], [], 0)[0]))
-        answer = line.answer(method)
-        shots.end(attempt, answer)
-        shots.judge(name, method, answer, [413])
-        seconds = time.monotonic() - attempt.sent
-        if isinstance(answer, Answer):  # and go on, as one who does not listen
-            size += _pour(line, pieces, lambda: False)
+    """Send a body and go on after the response; return the bytes, and the response's seconds."""
+    with RawConnection(hostile.env.service.port) as connection:
+        marker = hostile.new_marker()
+        attempt = hostile.record_request(method, hostile.create_path, marker, may_succeed=False)
+        connection.send(head)
+        size = _send_pieces(
+            connection, pieces, lambda: bool(select.select([connection.sock], [], [], 0)[0])
+        )
+        response = connection.read_response(method)
+        hostile.record_response(attempt, response)
+        hostile.check_status(name, method, response, [413])
+        seconds = time.monotonic() - attempt.sent_at
+        if isinstance(response, Response):
+            size += _send_pieces(connection, pieces, lambda: False)
     return size, seconds
 
 
-def _pour(line: Line, pieces: Iterator[bytes], is_over: Callable[[], bool]) -> int:
-    size, end = 0, time.monotonic() + 10
-    while size < GIGABYTE and time.monotonic() < end and not is_over():
+def _send_pieces(
+    connection: RawConnection, pieces: Iterator[bytes], is_over: Callable[[], bool]
+) -> int:
+    """Send pieces for at most ten seconds; return the number of bytes."""
+    size, deadline = 0, time.monotonic() + 10
+    while size < BODY_BYTES and time.monotonic() < deadline and not is_over():
         piece = next(pieces, None)
-        if piece is None or not line.send(piece):
+        if piece is None or not connection.send(piece):
             break
         size += len(piece)
     return size
 
 
-def _reset_peaks(stage: Stage) -> dict[int, int]:
-    """The workers' bytes by pid; from now on they have a new peak."""
+def _reset_peaks(env: Environment) -> dict[int, int]:
+    """Return the workers' memory in bytes by pid; their peaks are measured from now on."""
     sizes = {}
-    for pid in stage.service.workers():
+    for pid in env.service.worker_pids():
         Path(f"/proc/{pid}/clear_refs").write_text("5")
-        sizes[pid] = _peak(pid)
+        sizes[pid] = _peak_bytes(pid)
     return sizes
 
 
-def _peak(pid: int) -> int:
-    """The most bytes of memory that a process has had; 0 when it is gone."""
+def _peak_bytes(pid: int) -> int:
+    """Return the peak of a process's resident memory; 0 if the process is gone."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -1,105 +1,108 @@
-"""Row 48: callers have tokens, of which some are revoked while all around them breaks."""
+"""Scenario 48: tokens are revoked while the service, the network and PostgreSQL fail."""
 
 import signal
 import time
 
-from faults.bouncer import Bouncer, missing
+from faults import pgbouncer
 from faults.client import Caller
-from faults.crashes import AWAY
+from faults.environment import Environment
 from faults.pg_proxy import Harm
-from faults.processes import tell, until
-from faults.rows import row
-from faults.stage import Stage
-from faults.workload import MIXED
+from faults.postgres_crashes import OUTAGE_SECONDS
+from faults.processes import send_signal, wait_until
+from faults.scenarios import scenario
+from faults.writers import MIXED
 from projectapp.auth.tokens import hash_token, new_token
 
 OWNERS = ("ann", "ben", "cem")
-TOKENS = 6  # that an owner has, and of which each request shows another; some outlive the row
+TOKENS = 6  # of each owner; the requests use them in turn, and some are never revoked
 LOAD = MIXED | {"trespass": 15}
 AUTH = {"AUTH": "tokens"}
 _ISSUE = """
 INSERT INTO api_tokens (id, name, owner, scopes, digest)
-VALUES (gen_random_uuid(), 'fault', %s, '{projects:read,projects:write}', %s)
+VALUES (gen_random_uuid(), 'fault', %s, %s, %s)
 """
 _REVOKE = "UPDATE api_tokens SET revoked_at = now() WHERE digest = %s"
 
 
-@row(48, "tokens are revoked while all else breaks", settings=AUTH)
-def revoke(stage: Stage) -> None:
-    stage.callers = [_issue(stage, owner) for owner in OWNERS]
-    with stage.load(LOAD):
-        stage.pass_time(0.1)
-        for harm in (_kill_worker, _reset, _lose_answers, _restart):
-            harm(stage)
-        stage.healed()
-        stage.pass_time(0.2)
-    harmed, asked = stage.proxy.harmed, stage.attempts()
-    stage.promise(len(harmed) == 2, f"void: the line held: {dict(harmed)}")
-    ended = {one.token for one in asked if one.kind == "revoke"}
-    stage.fired = len(ended & {one.token for one in asked if one.status == 401})
-    strange = sum(one.kind == "trespass" and one.status == 404 for one in asked)
-    refused = sum(one.status == 401 for one in asked)
-    stage.remarks.append(
-        f"{len(ended)} tokens revoked, {refused} requests with them refused;"
-        f" {strange} for foreign rows, which were not there"
+@scenario(48, "tokens are revoked during other faults", service_settings=AUTH)
+def revoke_tokens(env: Environment) -> None:
+    env.callers = [_issue_tokens(env, owner) for owner in OWNERS]
+    with env.load(LOAD):
+        env.sleep_share(0.1)
+        _kill_worker(env)
+        _harm_connections(env, Harm.RESET)
+        _harm_connections(env, Harm.LOSE_ANSWER)
+        _restart_database(env)
+        env.mark_recovered()
+        env.sleep_share(0.2)
+    harmed, attempts = env.proxy.harmed, env.read_attempts()
+    env.check(len(harmed) == 2, f"void: only these connections were harmed: {dict(harmed)}")
+    revoked = {attempt.token for attempt in attempts if attempt.kind == "revoke"}
+    refused = [attempt.token for attempt in attempts if attempt.status == 401]
+    env.fault_count = len(revoked.intersection(refused))
+    foreign = sum(attempt.kind == "trespass" and attempt.status == 404 for attempt in attempts)
+    env.notes.append(
+        f"{len(revoked)} tokens were revoked, {len(refused)} requests with them got 401;"
+        f" {foreign} requests for other callers' rows got 404"
     )
 
 
-@row(48, "the same behind a pooler", settings=AUTH, skip=missing)
-def revoke_behind_pooler(stage: Stage) -> None:
-    bouncer = Bouncer(stage.folder, stage.proxy.port)
-    stage.at_end(bouncer.end)
-    stage.serve(stage.url(bouncer.port))
-    revoke(stage)
+@scenario(
+    48,
+    "the same behind a pooler",
+    service_settings=AUTH,
+    skip_reason=pgbouncer.skip_reason,
+)
+def revoke_tokens_behind_pooler(env: Environment) -> None:
+    pooler = pgbouncer.PgBouncer(env.folder, env.proxy.port)
+    env.on_exit(pooler.end)
+    env.restart_service(env.database_url(pooler.port))
+    revoke_tokens(env)
 
 
-def _issue(stage: Stage, owner: str) -> Caller:
+def _issue_tokens(env: Environment, owner: str) -> Caller:
     tokens = [new_token() for _ in range(TOKENS)]
     for token in tokens:
-        stage.cluster.sql(_ISSUE, owner, hash_token(token))
-    return Caller(owner, tokens)
+        env.cluster.sql(_ISSUE, owner, env.resource.scopes, hash_token(token))
+    return env.new_caller(owner, tokens)
 
 
-def _revoke(stage: Stage) -> None:
-    """End a token of each caller; the clients go on showing it."""
-    ledger = stage.ledger()
-    for n, caller in enumerate(stage.callers):
+def _revoke_one_each(env: Environment) -> None:
+    """Revoke a token of each caller; the clients go on using it."""
+    ledger = env.new_ledger()
+    for n, caller in enumerate(env.callers):
         token, *rest = caller.tokens
-        op, now = f"{caller.name}-{len(rest)}", time.monotonic()
-        attempt = ledger.before(
-            op=op, kind="revoke", method="SQL", path="api_tokens", token=token, sent=now
+        attempt = ledger.record_request(
+            operation=f"{caller.name}-{len(rest)}",
+            kind="revoke",
+            method="SQL",
+            path="api_tokens",
+            token=token,
+            sent_at=time.monotonic(),
         )
-        stage.cluster.sql(_REVOKE, hash_token(token))
-        ledger.after(attempt, status=200, done=time.monotonic())
-        stage.callers[n] = caller._replace(tokens=rest)
+        env.cluster.sql(_REVOKE, hash_token(token))
+        ledger.record_response(attempt, status=200, done_at=time.monotonic())
+        env.callers[n] = caller._replace(tokens=rest)
 
 
-def _kill_worker(stage: Stage) -> None:
-    tell(signal.SIGKILL, stage.random.choice(stage.service.workers()))
-    _revoke(stage)
-    until(stage.service.is_whole, 10, "a new worker")
-    stage.pass_time(0.1)
+def _kill_worker(env: Environment) -> None:
+    send_signal(signal.SIGKILL, env.random.choice(env.service.worker_pids()))
+    _revoke_one_each(env)
+    wait_until(env.service.has_all_workers, 10, "a new worker")
+    env.sleep_share(0.1)
 
 
-def _reset(stage: Stage) -> None:
-    _break_line(stage, Harm.RESET)
+def _harm_connections(env: Environment, harm: Harm) -> None:
+    env.proxy.harm_some_queries(harm, 0.05)
+    env.sleep_share(0.1)
+    _revoke_one_each(env)
+    env.sleep_share(0.1)
+    env.proxy.harm_some_queries(None)
 
 
-def _lose_answers(stage: Stage) -> None:
-    _break_line(stage, Harm.LOSE_ANSWER)
-
-
-def _break_line(stage: Stage, harm: Harm) -> None:
-    stage.proxy.harm_some_queries(harm, 0.05)
-    stage.pass_time(0.1)
-    _revoke(stage)
-    stage.pass_time(0.1)
-    stage.proxy.harm_some_queries(None)
-
-
-def _restart(stage: Stage) -> None:
-    """What was revoked just before a crash is not forgotten."""
-    _revoke(stage)
-    stage.cluster.stop("immediate")
-    time.sleep(AWAY)
-    stage.cluster.start()
+def _restart_database(env: Environment) -> None:
+    """Revoke tokens just before a crash; PostgreSQL must not forget it."""
+    _revoke_one_each(env)
+    env.cluster.stop("immediate")
+    time.sleep(OUTAGE_SECONDS)
+    env.cluster.start()
