@@ -35,12 +35,12 @@ check: dev ## the whole gate: format, lint, types, five faults, tests with cover
 
 faults: dev ## break everything that the service stands on, and see what it promised kept (15 minutes)
 	@$(BIN)/python -m faults
-	@$(BIN)/python -m faults --seeded
+	@$(BIN)/python -m faults --mutations
 
 rehearse: dev ## deploy this code over the release before it, under traffic that must notice nothing (40 seconds)
 	@$(BIN)/python -m faults.rehearsal
 
-bench: dev bench/.venv/installed bench/contenders/hono/node_modules ## measure this beside FastAPI, Hono and views by hand (needs wrk and node; 40 minutes)
+bench: dev bench/.venv/installed bench/competitors/hono/node_modules ## measure this beside FastAPI, Hono and views by hand (needs wrk and node; 40 minutes)
 	@$(BIN)/python bench/suite.py
 
 bench-quick: dev ## is this still as quick as views by hand, or nearly? (needs wrk; 2 minutes)
@@ -67,8 +67,8 @@ bench/.venv/installed: requirements.lock bench/requirements.txt | dev
 	@bench/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
 	@touch $@
 
-bench/contenders/hono/node_modules: bench/contenders/hono/package-lock.json
-	@npm ci --silent --prefix bench/contenders/hono
+bench/competitors/hono/node_modules: bench/competitors/hono/package-lock.json
+	@npm ci --silent --prefix bench/competitors/hono
 	@touch $@
 
 $(BIN)/uv: Makefile | dev

@@ -1,4 +1,4 @@
-"""What does RATE_LIMIT cost a request? Interleaved rounds in process; see README.md."""
+"""Measure what RATE_LIMIT costs a request, in interleaved rounds in process; see README.md."""
 
 import os
 import statistics
@@ -10,7 +10,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # not this folder: a library is called limits, too
+sys.path.insert(0, str(ROOT))
 
 import flask_migrate  # noqa: E402 - the path comes first
 from werkzeug.test import EnvironBuilder  # noqa: E402
@@ -19,19 +19,17 @@ import config  # noqa: E402
 from projectapp import create_app  # noqa: E402
 from projectapp.devdb import DevPostgres  # noqa: E402
 
-ROUNDS, REQUESTS, COUNT_MODES = 40, 100, 5000
+ROUNDS, REQUESTS, COUNTS = 40, 100, 5000
 RATE = "100000000/minute"
-REDIS = sys.argv[1:]  # its URL, if that is to be measured
+REDIS_URLS = sys.argv[1:]  # none or one
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = DevPostgres(Path(folder) / "postgres", None, temporary=True)
         server.start()
-        here = server.parameters
-        url = (
-            f"postgresql://{here['user']}@/postgres?host={quote(here['host'])}&port={here['port']}"
-        )
+        user, host, port = (server.parameters[name] for name in ("user", "host", "port"))
+        url = f"postgresql://{user}@/postgres?host={quote(host)}&port={port}"
         try:
             measure(url)
         finally:
@@ -39,14 +37,14 @@ def main() -> None:
 
 
 def measure(url: str) -> None:
-    def make(**environ: str):
+    def make_app(**environ: str):
         return create_app(
             config.Development({"DATABASE_URL": url, "LOG_LEVEL": "error", **environ})
         )
 
-    apps = {"off": make(), "off again": make(), "this host": make(RATE_LIMIT=RATE)}
-    if REDIS:
-        apps["redis"] = make(RATE_LIMIT=RATE, RATE_LIMIT_REDIS_URL=REDIS[0])
+    apps = {"off": make_app(), "off again": make_app(), "this host": make_app(RATE_LIMIT=RATE)}
+    if REDIS_URLS:
+        apps["redis"] = make_app(RATE_LIMIT=RATE, RATE_LIMIT_REDIS_URL=REDIS_URLS[0])
     try:
         from flask_limiter import Limiter
         from flask_limiter.util import get_remote_address
@@ -54,7 +52,7 @@ def measure(url: str) -> None:
         print("flask-limiter is not installed")
     else:
         for name in ("fixed-window", "moving-window", "sliding-window-counter"):
-            apps[f"flask-limiter, {name}"] = app = make()
+            apps[f"flask-limiter, {name}"] = app = make_app()
             Limiter(
                 get_remote_address,
                 app=app,
@@ -68,37 +66,38 @@ def measure(url: str) -> None:
     client = apps["off"].test_client()
     path = client.post("/api/v1/projects", json={"name": "x"}).headers["Location"]
 
-    taken: dict[str, list[float]] = {name: [] for name in apps}
+    times: dict[str, list[float]] = {name: [] for name in apps}
     for _ in range(ROUNDS):
         for name, app in apps.items():
-            taken[name].append(microseconds(app, path))
-    print("| limit | us a request | more | rate to off (5..95 %) |\n|---|---|---|---|")
-    for name, found in taken.items():
-        more = statistics.median(one - off for one, off in zip(found, taken["off"], strict=True))
-        ratios = [off / one for one, off in zip(found, taken["off"], strict=True)]
+            times[name].append(request_microseconds(app, path))
+    print("| limit | us a request | more | rate, compared with off (5..95 %) |\n|---|---|---|---|")
+    for name, own_times in times.items():
+        pairs = list(zip(own_times, times["off"], strict=True))
+        more = statistics.median(own - off for own, off in pairs)
+        ratios = [off / own for own, off in pairs]
         cuts = statistics.quantiles(ratios, n=20)
         print(
-            f"| {name} | {statistics.median(found):.0f} | {more:+.0f}"
+            f"| {name} | {statistics.median(own_times):.0f} | {more:+.0f}"
             f" | {statistics.median(ratios):.3f} ({cuts[0]:.2f}..{cuts[-1]:.2f}) |"
         )
     for name in apps:
         if "limits" in apps[name].extensions:
             store = apps[name].extensions["limits"].stores[0]
             caller = uuid4().bytes
-            started = time.perf_counter()
-            for _ in range(COUNT_MODES):
+            start = time.perf_counter()
+            for _ in range(COUNTS):
                 store.count(caller)
-            print(f"{name}: {(time.perf_counter() - started) / COUNT_MODES * 1e6:.1f} us a count")
+            print(f"{name}: {(time.perf_counter() - start) / COUNTS * 1e6:.1f} us a count")
 
 
-def microseconds(app, path: str) -> float:
-    """What one of REQUESTS takes."""
+def request_microseconds(app, path: str) -> float:
+    """Return the microseconds of a request, as the mean of REQUESTS."""
     environ = EnvironBuilder(path, environ_base={"REMOTE_ADDR": "192.0.2.1"}).get_environ()
-    started = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(REQUESTS):
         for _ in app(dict(environ), lambda status, headers, error=None: None):
             pass
-    return (time.perf_counter() - started) / REQUESTS * 1e6
+    return (time.perf_counter() - start) / REQUESTS * 1e6
 
 
 os.environ["FLASK_SKIP_DOTENV"] = "1"

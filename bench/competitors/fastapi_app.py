@@ -1,4 +1,4 @@
-"""projectapp's requests with FastAPI, SQLAlchemy's async ORM, asyncpg and pydantic."""
+"""The same API with FastAPI, SQLAlchemy's async ORM, asyncpg and pydantic."""
 
 import hashlib
 import os
@@ -115,16 +115,16 @@ Session = Annotated[AsyncSession, Depends(open_session)]
 
 
 @app.exception_handler(RequestValidationError)
-async def refuse(request: Request, error: RequestValidationError) -> Response:
+async def handle_validation_error(request: Request, error: RequestValidationError) -> Response:
     return JSONResponse({"detail": str(error)}, 400)
 
 
 @app.exception_handler(StaleDataError)
-async def lose(request: Request, error: StaleDataError) -> Response:
-    return JSONResponse({"detail": "Changed meanwhile."}, 412)
+async def handle_stale_data(request: Request, error: StaleDataError) -> Response:
+    return JSONResponse({"detail": "The project has changed."}, 412)
 
 
-async def find(session: AsyncSession, project_id: UUID) -> Project:
+async def get_or_404(session: AsyncSession, project_id: UUID) -> Project:
     project = await session.get(Project, project_id)
     if project is None:
         raise HTTPException(404)
@@ -171,7 +171,7 @@ async def create_project(
         response.headers.update({"ETag": '"1"', "Location": f"{PROJECTS}/{project.id}"})
         return project
     await session.flush()
-    claim = {
+    new_key = {
         "scope": "",
         "key": idempotency_key,
         "fingerprint": hashlib.sha256(await request.body()).digest(),
@@ -180,22 +180,22 @@ async def create_project(
         "version": project.version,
         "body": ProjectOut.model_validate(project).model_dump_json(),
     }
-    claiming = insert(IdempotencyKey).values(claim).on_conflict_do_nothing()
-    kept = await session.scalar(claiming.returning(IdempotencyKey))
-    if kept:
+    statement = insert(IdempotencyKey).values(new_key).on_conflict_do_nothing()
+    stored = await session.scalar(statement.returning(IdempotencyKey))
+    if stored:
         await session.commit()
     else:
         await session.rollback()
-        kept = await session.get_one(IdempotencyKey, ("", idempotency_key))
-    if kept.fingerprint != claim["fingerprint"]:
+        stored = await session.get_one(IdempotencyKey, ("", idempotency_key))
+    if stored.fingerprint != new_key["fingerprint"]:
         raise HTTPException(422)
-    headers = {"ETag": f'"{kept.version}"', "Location": f"{PROJECTS}/{kept.id}"}
-    return Response(kept.body, 201, headers, "application/json")
+    headers = {"ETag": f'"{stored.version}"', "Location": f"{PROJECTS}/{stored.id}"}
+    return Response(stored.body, 201, headers, "application/json")
 
 
 @app.get(PROJECTS + "/{project_id}", response_model=ProjectOut)
 async def get_project(project_id: UUID, response: Response, session: Session) -> Any:
-    project = await find(session, project_id)
+    project = await get_or_404(session, project_id)
     response.headers["ETag"] = f'"{project.version}"'
     return project
 
@@ -208,7 +208,7 @@ async def patch_project(
     session: Session,
     if_match: Annotated[str | None, Header()] = None,
 ) -> Any:
-    project = await find(session, project_id)
+    project = await get_or_404(session, project_id)
     if if_match not in (None, f'"{project.version}"'):
         raise HTTPException(412)
     for name, value in change.model_dump(exclude_unset=True).items():

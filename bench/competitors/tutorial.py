@@ -1,4 +1,4 @@
-"""projectapp's requests as tutorials write them: Flask-SQLAlchemy, marshmallow, jsonify."""
+"""The same API as in tutorials: Flask-SQLAlchemy, marshmallow and jsonify."""
 
 import hashlib
 import json
@@ -81,7 +81,7 @@ class ProjectSchema(Schema):
 schema = ProjectSchema()
 
 
-def answer(body: dict[str, Any], status: int = 200) -> Response:
+def make_response(body: dict[str, Any], status: int = 200) -> Response:
     response = jsonify(body)
     response.status_code = status
     response.headers["ETag"] = f'"{body["version"]}"'
@@ -91,13 +91,13 @@ def answer(body: dict[str, Any], status: int = 200) -> Response:
 
 
 @app.errorhandler(ValidationError)
-def refuse(error: ValidationError) -> tuple[Any, int]:
+def handle_validation_error(error: ValidationError) -> tuple[Any, int]:
     return error.messages, 400
 
 
 @app.errorhandler(StaleDataError)
-def lose(error: StaleDataError) -> tuple[Any, int]:
-    return {"error": "Changed meanwhile."}, 412
+def handle_stale_data(error: StaleDataError) -> tuple[Any, int]:
+    return {"error": "The project has changed."}, 412
 
 
 @app.get(PROJECTS)
@@ -106,10 +106,10 @@ def list_projects() -> Response:
     if "is_active" in request.args:
         query = query.where(Project.is_active == (request.args["is_active"] == "true"))
     if q := request.args.get("q"):
-        found = (
+        matches = (
             column.icontains(q, autoescape=True) for column in (Project.name, Project.description)
         )
-        query = query.where(db.or_(*found))
+        query = query.where(db.or_(*matches))
     size = request.args.get("page_size", 10, type=int)
     page = db.paginate(query, per_page=size, max_per_page=100, error_out=False)
     items = schema.dump(page.items, many=True)
@@ -123,10 +123,10 @@ def create_project() -> Response:
     key = request.headers.get("Idempotency-Key")
     if key is None:
         db.session.commit()
-        return answer(schema.dump(project), 201)
+        return make_response(schema.dump(project), 201)
     db.session.flush()
     body = schema.dump(project)
-    claim = {
+    new_key = {
         "scope": "",
         "key": key,
         "fingerprint": hashlib.sha256(request.get_data()).digest(),
@@ -135,20 +135,20 @@ def create_project() -> Response:
         "version": project.version,
         "body": json.dumps(body),
     }
-    claiming = insert(IdempotencyKey).values(claim).on_conflict_do_nothing()
-    if db.session.scalar(claiming.returning(IdempotencyKey.key)):
+    statement = insert(IdempotencyKey).values(new_key).on_conflict_do_nothing()
+    if db.session.scalar(statement.returning(IdempotencyKey.key)):
         db.session.commit()
-        return answer(body, 201)
+        return make_response(body, 201)
     db.session.rollback()
-    kept = db.session.get_one(IdempotencyKey, ("", key))
-    if kept.fingerprint != claim["fingerprint"]:
+    stored = db.session.get_one(IdempotencyKey, ("", key))
+    if stored.fingerprint != new_key["fingerprint"]:
         abort(422)
-    return answer(json.loads(kept.body), 201)
+    return make_response(json.loads(stored.body), 201)
 
 
 @app.get(f"{PROJECTS}/<uuid:project_id>")
 def get_project(project_id: UUID) -> Response:
-    return answer(schema.dump(db.get_or_404(Project, project_id)))
+    return make_response(schema.dump(db.get_or_404(Project, project_id)))
 
 
 @app.patch(f"{PROJECTS}/<uuid:project_id>")
@@ -160,4 +160,4 @@ def patch_project(project_id: UUID) -> Response:
     for name, value in values.items():
         setattr(project, name, value)
     db.session.commit()
-    return answer(schema.dump(project))
+    return make_response(schema.dump(project))

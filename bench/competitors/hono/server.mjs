@@ -1,4 +1,4 @@
-// projectapp's requests with Hono on Node's cluster and postgres.js.
+// The same API with Hono, on Node's cluster, and postgres.js.
 import cluster from "node:cluster";
 import { createHash, randomUUID } from "node:crypto";
 import { serve } from "@hono/node-server";
@@ -7,7 +7,7 @@ import { HTTPException } from "hono/http-exception";
 import postgres from "postgres";
 
 const PROJECTS = "/api/v1/projects";
-const REPLAYED = new Error("This key has its answer.");
+const KEY_EXISTS = new Error("This key exists.");
 
 if (cluster.isPrimary) {
   cluster.fork();
@@ -17,7 +17,7 @@ if (cluster.isPrimary) {
 }
 
 function connect() {
-  // A URL needs a host, which libpq's for a socket has in its query.
+  // JavaScript's URL needs a host. libpq's URL of a socket has none, but the parameter "host".
   const url = new URL(process.env.DATABASE_URL.replace("@/", "@localhost/"));
   return postgres({
     host: url.searchParams.get("host") ?? url.hostname,
@@ -29,8 +29,8 @@ function connect() {
   });
 }
 
-const isText = (value, least, most) =>
-  typeof value === "string" && [...value].length >= least && [...value].length <= most;
+const isText = (value, minLength, maxLength) =>
+  typeof value === "string" && [...value].length >= minLength && [...value].length <= maxLength;
 const rules = {
   __proto__: null,
   name: (value) => isText(value, 1, 200),
@@ -39,12 +39,12 @@ const rules = {
   attributes: (value) => value !== null && typeof value === "object" && !Array.isArray(value),
 };
 
-function checked(text, defaults) {
+function validate(text, defaults) {
   try {
     const values = { ...defaults, ...JSON.parse(text) };
     if (Object.entries(values).every(([name, value]) => rules[name](value))) return values;
   } catch {
-    // Neither JSON nor a field that has a rule.
+    // Not JSON, or an unknown field.
   }
   throw new HTTPException(400);
 }
@@ -52,12 +52,12 @@ function checked(text, defaults) {
 function api() {
   const app = new Hono();
   const sql = connect();
-  // A Date of JavaScript has no microseconds.
+  // JavaScript's Date has no microseconds.
   const time = (name) =>
     sql`to_char(${sql(name)} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS ${sql(name)}`;
   const fields = sql`id, name, description, is_active, attributes, version,
     ${time("created_at")}, ${time("updated_at")}, owner`;
-  const find = (id) => sql`SELECT ${fields} FROM projects WHERE id = ${id}`;
+  const select = (id) => sql`SELECT ${fields} FROM projects WHERE id = ${id}`;
   const insert = (sql, project) => sql`INSERT INTO projects ${sql(project)} RETURNING ${fields}`;
   const single = (c, project) => c.json(project, 200, { ETag: `"${project.version}"` });
   const created = (c, { id, version }, body) =>
@@ -87,7 +87,7 @@ function api() {
   app.post(PROJECTS, async (c) => {
     const text = await c.req.text();
     const defaults = { name: null, description: null, is_active: true, attributes: {} };
-    const project = { id: randomUUID(), ...checked(text, defaults) };
+    const project = { id: randomUUID(), ...validate(text, defaults) };
     const key = c.req.header("Idempotency-Key");
     if (key === undefined) {
       const [row] = await insert(sql, project);
@@ -97,30 +97,30 @@ function api() {
     try {
       const row = await sql.begin(async (sql) => {
         const [row] = await insert(sql, project);
-        const claim = { scope: "", key, fingerprint, created_at: sql`now()`, id: row.id };
+        const newKey = { scope: "", key, fingerprint, created_at: sql`now()`, id: row.id };
         const answer = { version: row.version, body: JSON.stringify(row) };
         const { count } = await sql`
-          INSERT INTO idempotency_keys ${sql({ ...claim, ...answer })} ON CONFLICT DO NOTHING`;
-        if (count === 0) throw REPLAYED;
+          INSERT INTO idempotency_keys ${sql({ ...newKey, ...answer })} ON CONFLICT DO NOTHING`;
+        if (count === 0) throw KEY_EXISTS;
         return { ...row, ...answer };
       });
       return created(c, row, row.body);
     } catch (error) {
-      if (error !== REPLAYED) throw error;
+      if (error !== KEY_EXISTS) throw error;
     }
-    const [kept] = await sql`SELECT * FROM idempotency_keys WHERE scope = '' AND key = ${key}`;
-    if (!fingerprint.equals(kept.fingerprint)) throw new HTTPException(422);
-    return created(c, kept, kept.body);
+    const [stored] = await sql`SELECT * FROM idempotency_keys WHERE scope = '' AND key = ${key}`;
+    if (!fingerprint.equals(stored.fingerprint)) throw new HTTPException(422);
+    return created(c, stored, stored.body);
   });
 
   app.get(`${PROJECTS}/:id{[0-9a-f-]{36}}`, async (c) => {
-    const [project] = await find(c.req.param("id"));
+    const [project] = await select(c.req.param("id"));
     return project ? single(c, project) : c.notFound();
   });
 
   app.patch(`${PROJECTS}/:id{[0-9a-f-]{36}}`, async (c) => {
     const id = c.req.param("id");
-    const values = checked(await c.req.text());
+    const values = validate(await c.req.text());
     const etag = c.req.header("If-Match") ?? null;
     const changes = { ...values, version: sql`version + 1`, updated_at: sql`now()` };
     const [project] = await sql`
@@ -128,7 +128,7 @@ function api() {
       WHERE id = ${id} AND (${etag}::text IS NULL OR '"' || version || '"' = ${etag})
       RETURNING ${fields}`;
     if (project) return single(c, project);
-    throw new HTTPException((await find(id)).length ? 412 : 404);
+    throw new HTTPException((await select(id)).length ? 412 : 404);
   });
 
   return app;
