@@ -62,7 +62,7 @@ FROM (SELECT n, now() - n / 5 * interval '1 second' AS at FROM generate_series(0
 """
 # New rows have UUIDs of versions 4 and 7, which are greater.
 DELETE_NEW_ROWS = "DELETE FROM projects WHERE id > '00000000-0000-7000-8000-000000199999'"
-# VACUUM marks only pages as all-visible whose rows are; index-only scans need these marks.
+# Index-only scans need pages that VACUUM has marked as all-visible. It marks only what is on disk.
 SETTLE = ("CHECKPOINT", "VACUUM ANALYZE projects")
 RESTORE = {
     "create": [DELETE_NEW_ROWS],
@@ -88,7 +88,7 @@ COMPETITORS = {
 }
 OWN, HANDWRITTEN = "projectapp", "Flask by hand"
 PGBENCH = "pgbench"  # only PostgreSQL, with the statements that projectapp sends
-MINIMUM_RATIO = 0.5  # to HANDWRITTEN; `make bench-quick` fails below, which is not noise
+MINIMUM_RATIO = 0.5  # to HANDWRITTEN; below it `make bench-quick` fails. Noise is smaller.
 
 
 class Bench:

@@ -31,11 +31,20 @@ _VALID_NUMBERS = {
     "1e308": b"1e308",
     "1e-400": b"1e-400",
 }
-_WRONG_TYPES = {  # by field
-    "<title>": [*_VALID_NUMBERS.values(), b"true", b"null", b"[]", b"{}"],
-    "<text>": [*_VALID_NUMBERS.values(), b"false", b"[]", b"{}"],
-    "<flag>": [*_VALID_NUMBERS.values(), b"0", b"1", b'"1"', b'"true"', b"null", b"[]"],
-    "<json>": [*_VALID_NUMBERS.values(), b"true", b'"1"', b'"{}"', b"null", b"[1]"],
+_WRONG_TYPES = {  # a body with a field, and values that the field cannot have
+    "title": (b'{"<title>": %s}', [*_VALID_NUMBERS.values(), b"true", b"null", b"[]", b"{}"]),
+    "text": (
+        b'{"<title>": "never-", "<text>": %s}',
+        [*_VALID_NUMBERS.values(), b"false", b"[]", b"{}"],
+    ),
+    "boolean": (
+        b'{"<title>": "never-", "<flag>": %s}',
+        [*_VALID_NUMBERS.values(), b"0", b"1", b'"1"', b'"true"', b"null", b"[]"],
+    ),
+    "JSON field": (
+        b'{"<title>": "never-", "<json>": %s}',
+        [*_VALID_NUMBERS.values(), b"true", b'"1"', b'"{}"', b"null", b"[1]"],
+    ),
 }
 NUMBERS = {
     400: {
@@ -47,11 +56,8 @@ NUMBERS = {
             f"{name} in a boolean": b'{@, "<flag>": %s}' % n for name, n in _INVALID_NUMBERS.items()
         },
         **{
-            f"{field} {value.decode()}": b'{"<title>": "never-", "%s": %s}'
-            % (field.encode(), value)
-            if field != "<title>"
-            else b'{"<title>": %s}' % value
-            for field, values in _WRONG_TYPES.items()
+            f"{field} {value.decode()}": body % value
+            for field, (body, values) in _WRONG_TYPES.items()
             for value in values
         },
     },
@@ -79,18 +85,12 @@ _INVALID_PAGES = [
         "1e999",
         "%201",
         "1_0",
-    ],
-    *[
-        "",
         "%2B1",
         "1,2",
         "%D9%A1",
         "%EF%BC%91",
-        "2147483648",
-        "9223372036854775808",
-        "9" * 19,
-        "9" * 5_000,
     ],
+    *("", "2147483648", "9223372036854775808", "9" * 19, "9" * 5_000),
 ]
 NUMBER_QUERIES = {
     400: {

@@ -3,18 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from faults import mutations
 from faults.hostile_requests import send_deep_json, send_repeated_names
 from faults.locks import change_one_row
-from faults.mutations import (
-    acknowledge_before_commit,
-    ignore_idempotency_key,
-    ignore_if_match,
-    parse_json_like_python,
-    report_lost_write_as_refused,
-    retry_lost_create_with_new_id,
-    show_rows_of_all_owners,
-    skip_token_check,
-)
 from faults.network_faults import lose_answers
 from faults.postgres_crashes import NO_DURABILITY, stop_immediately
 from faults.process_kills import kill_workers
@@ -23,7 +14,7 @@ from faults.scenarios import SCENARIOS, Run, Scenario
 from faults.token_revocation import revoke_tokens
 
 LOST, DUPLICATED, CONTRADICTION = "acknowledged and lost", "duplicated", "contradiction"
-UNAUTHORIZED = "unauthorized"
+UNAUTHORIZED, SERVER_ERROR = "unauthorized", "5xx other than 503"
 HEADER = "| mutation | scenario | detected by | result |\n|---|---|---|---|"
 _LONGEST_CELL = 160  # characters
 
@@ -35,11 +26,17 @@ class MutationCheck:
     Without a mutation the scenario must not report any of these failures.
     """
 
-    title: str
-    run: Run
+    run: Run  # the scenario's function
     expected: tuple[str, ...] = ()
     mutation: Callable[[], None] | None = None
     postgres_settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        if self.mutation:
+            return self.mutation.__name__.replace("_", " ")
+        settings = (f"{name}={value}" for name, value in self.postgres_settings.items())
+        return ", ".join(settings) or "none"
 
     @property
     def scenario(self) -> Scenario:
@@ -60,48 +57,18 @@ class MutationCheck:
 
 
 _CHECKS = [
-    *(
-        MutationCheck("201 before the commit", run, (LOST,), acknowledge_before_commit)
-        for run in (kill_workers, stop_immediately)
-    ),
-    *(
-        MutationCheck("Idempotency-Key is ignored", run, (DUPLICATED,), ignore_idempotency_key)
-        for run in (kill_workers, lose_answers)
-    ),
-    MutationCheck(
-        "a lost create is repeated with a new id",
-        lose_answers,
-        (DUPLICATED,),
-        retry_lost_create_with_new_id,
-    ),
-    MutationCheck(
-        "a lost write is reported as refused",
-        lose_answers,
-        (CONTRADICTION,),
-        report_lost_write_as_refused,
-    ),
-    MutationCheck("If-Match is ignored", change_one_row, (CONTRADICTION, LOST), ignore_if_match),
-    MutationCheck(
-        "JSON is parsed as Python does",
-        send_deep_json,
-        ("5xx other than 503",),
-        parse_json_like_python,
-    ),
-    MutationCheck(
-        "JSON is parsed as Python does",
-        send_repeated_names,
-        ("a name twice",),
-        parse_json_like_python,
-    ),
-    MutationCheck(
-        "a cached token is not checked", revoke_tokens, (UNAUTHORIZED,), skip_token_check
-    ),
-    MutationCheck(
-        "all callers see all rows", revoke_tokens, (UNAUTHORIZED,), show_rows_of_all_owners
-    ),
-    MutationCheck(
-        "synchronous_commit=off", stop_immediately, (LOST,), postgres_settings=NO_DURABILITY
-    ),
+    MutationCheck(kill_workers, (LOST,), mutations.acknowledge_before_commit),
+    MutationCheck(stop_immediately, (LOST,), mutations.acknowledge_before_commit),
+    MutationCheck(kill_workers, (DUPLICATED,), mutations.ignore_idempotency_key),
+    MutationCheck(lose_answers, (DUPLICATED,), mutations.ignore_idempotency_key),
+    MutationCheck(lose_answers, (DUPLICATED,), mutations.retry_lost_create_with_new_id),
+    MutationCheck(lose_answers, (CONTRADICTION,), mutations.report_lost_write_as_refused),
+    MutationCheck(change_one_row, (CONTRADICTION, LOST), mutations.ignore_if_match),
+    MutationCheck(send_deep_json, (SERVER_ERROR,), mutations.parse_json_like_python),
+    MutationCheck(send_repeated_names, ("a name twice",), mutations.parse_json_like_python),
+    MutationCheck(revoke_tokens, (UNAUTHORIZED,), mutations.skip_token_check),
+    MutationCheck(revoke_tokens, (UNAUTHORIZED,), mutations.show_rows_of_all_owners),
+    MutationCheck(stop_immediately, (LOST,), postgres_settings=NO_DURABILITY),
 ]
 # Failures that must not appear without a mutation. Slow responses are not among them: the machine
 # may be busy, and the full run checks times.
@@ -110,9 +77,7 @@ _FALSE_ALARMS = (
     "the scenario did not end",
     *(prefix for check in _CHECKS for prefix in check.expected),
 )
-_WITHOUT_MUTATION = [
-    MutationCheck("none", run) for run in dict.fromkeys(check.run for check in _CHECKS)
-]
+_WITHOUT_MUTATION = [MutationCheck(run) for run in dict.fromkeys(check.run for check in _CHECKS)]
 
 
 def check_mutations(run_scenario: Callable[[Scenario], Result]) -> bool:

@@ -26,44 +26,38 @@ _POLL_SECONDS = 0.02
 
 
 class Harm(Enum):
-    """What the proxy can do to a query. The connection is always reset afterwards."""
+    """What the proxy can do to a query. Afterwards it resets the client's connection."""
 
-    DROP_QUERY = auto()  # PostgreSQL never gets the query
-    RESET = auto()  # PostgreSQL gets the query, but has no time to answer
-    LOSE_ANSWER = auto()  # PostgreSQL carries the query out; its answer is lost
+    DROP_QUERY = auto()  # PostgreSQL does not get the query
+    RESET = auto()  # PostgreSQL gets the query; the proxy does not wait for the answer
+    LOSE_ANSWER = auto()  # PostgreSQL executes the query; the client does not get the answer
 
 
 class Proxy:
-    """Forwards 127.0.0.1:`port` to the server that libpq's `parameters` name, until `close`.
-
-    - `queries`: the texts of all simple queries. `trips`: how often a client sent something and
-      got an answer, in any protocol. `links`: all client connections so far, also closed ones.
-      `farewells`: how many connections PostgreSQL has terminated (SQLSTATE 57P01).
-    - `delay`: each packet arrives so many seconds late, in both directions.
-    - `refuses`: new connections are closed at once. `silent`: packets are acknowledged and held
-      until it is false again; `held_packets` counts them. `mute`: queries that contain this text
-      are swallowed.
-    - `drop`, `lose`: the first query that contains the first text of the list suffers
-      Harm.DROP_QUERY or Harm.LOSE_ANSWER, and the text is removed from the list. `meanwhile` is
-      called after the harm, before the client's connection is reset.
-    - `pooler`: the process id that clients get is wrong, as behind a transaction pooler.
-    - `tls`: the server side of TLS, which embedded servers do not have.
-    """
+    """Forwards 127.0.0.1:`port` to the server that libpq's `parameters` name, until `close`."""
 
     def __init__(self, parameters: Mapping[str, str], seed: int | None = None) -> None:
-        """`seed` is that of the queries that `harm_some_queries` chooses."""
+        """`seed` decides which queries `harm_some_queries` chooses."""
         self.upstream, self.port = parameters, free_port()
-        self.queries: list[str] = []
-        self.trips = self.farewells = self.held_packets = 0
-        self.harmed: Counter[Harm] = Counter()
-        self.links: list[_Client] = []
-        self.delay = 0.0
-        self.refuses = self.silent = self.pooler = False
-        self.mute: str | None = None
-        self.drop: list[str] = []
-        self.lose: list[str] = []
-        self.meanwhile: Callable[[], object] = lambda: None
-        self.tls: ssl.SSLContext | None = None
+        # What the proxy has seen and done:
+        self.queries: list[str] = []  # the texts of all simple queries
+        self.trips = 0  # how often a client sent something and got an answer, in any protocol
+        self.links: list[_Client] = []  # all client connections, also closed ones
+        self.farewells = 0  # connections that PostgreSQL has terminated (SQLSTATE 57P01)
+        self.harmed: Counter[Harm] = Counter()  # queries
+        self.held_packets = 0
+        # What the proxy does to all connections:
+        self.delay = 0.0  # seconds for each packet, in both directions
+        self.refuses = False  # close new connections at once
+        self.silent = False  # hold all packets (TCP acknowledges them) until this is False again
+        self.pooler = False  # change the process id that clients get, as a transaction pooler does
+        self.tls: ssl.SSLContext | None = None  # accept TLS; the embedded server cannot
+        # What it does to queries that contain a text. It removes a text from these lists when a
+        # query contains it, and considers only the first text of a list.
+        self.drop: list[str] = []  # Harm.DROP_QUERY
+        self.lose: list[str] = []  # Harm.LOSE_ANSWER
+        self.mute: str | None = None  # swallow the query; the connection stays open
+        self.meanwhile: Callable[[], object] = lambda: None  # called before a harmful reset
         self._random, self._random_harm, self._chance = random.Random(seed), None, 0.0  # noqa: S311
         # select waits with a precision of microseconds; epoll would make two milliseconds of one.
         self.loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
@@ -97,8 +91,7 @@ class Proxy:
 
     def close(self) -> None:
         """Stop listening, reset every connection and end the thread."""
-        self._listener.close()
-        self.silent = False
+        self.loop.call_soon_threadsafe(self._listener.close)
         self.cut()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
@@ -113,6 +106,8 @@ class Proxy:
     async def _cut(self) -> None:
         for client in self.links:
             client.reset()
+            if client.peer:
+                client.peer.transport.abort()
         if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(tasks, timeout=5)
         for _ in range(3):  # the transports close their sockets in the next rounds of the loop
