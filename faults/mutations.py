@@ -20,10 +20,9 @@ from projectapp import database
 from projectapp.auth import access, tokens
 from projectapp.database import errors, execution
 from projectapp.database.connection import Connection
-from projectapp.http import etags, request_data
+from projectapp.http import request_data
 from projectapp.problems import ServiceUnavailable
-from projectapp.projects import queries
-from projectapp.resources import idempotency
+from projectapp.resources import views, writes
 
 COMMIT_SECONDS = 0.3  # from the response to the commit
 
@@ -32,7 +31,7 @@ def acknowledge_before_commit() -> None:
     """Answer a create before its commit, so that a crash in between loses the row."""
     state = threading.local()
 
-    def add(original: Callable[..., Any], *arguments: Any) -> Any:
+    def insert_row(original: Callable[..., Any], *arguments: Any) -> Any:
         state.is_create = True
         try:
             return original(*arguments)
@@ -55,25 +54,21 @@ def acknowledge_before_commit() -> None:
         timer.start()
         return row
 
-    _replace(queries, "add", add)
+    _replace(views, "insert_row", insert_row)
     _replace(execution, "_run", run)
 
 
 def ignore_idempotency_key() -> None:
-    _replace(idempotency, "read_claim", lambda original: None)
+    _replace(views, "read_claim", lambda original: None)
 
 
 def retry_lost_create_with_new_id() -> None:
     """Repeat a create whose answer was lost under a new id, so that it can be stored twice."""
-    repeated_insert, insert = queries._INSERT_AGAIN, queries._INSERT
 
-    def execute(original: Callable[..., Any], statement: Any, *values: Any, **options: Any) -> Any:
-        if statement is repeated_insert:
-            row, *rest = values
-            statement, values = insert, [{**row, "id": database.uuid7()}, *rest]
-        return original(statement, *values, **options)
+    def partial(original: Any, function: Any, statement: Any, parameters: Any) -> Any:
+        return original(function, statement, {**parameters, "id": database.uuid7()})
 
-    _replace(database, "execute", execute)
+    _replace(writes, "partial", partial)
 
 
 def report_lost_write_as_refused() -> None:
@@ -86,7 +81,7 @@ def report_lost_write_as_refused() -> None:
 
 
 def ignore_if_match() -> None:
-    _replace(etags, "expected_versions", lambda original: None)
+    _replace(views, "allowed_versions", lambda original: None)
 
 
 def parse_json_like_python() -> None:
