@@ -107,7 +107,7 @@ TEXT_QUERIES = {
         }.items()
     },
     OK: {
-        "U+FFFE in the title": b"<title>=%ef%bf%be",
+        "U+FFFE in q": b"q=ab%ef%bf%be",
         "U+10FFFF in q": b"q=%f4%8f%bf%bf%f4%8f%bf%bf",
     },
 }
