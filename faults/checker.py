@@ -117,7 +117,7 @@ def _check_creates(
     for marker, tries in writes.items():
         if tries[0].kind != "create":
             continue
-        # If the row of one attempt was lost, that is reported, and a later attempt replaces it.
+        # A lost row is reported below; then a later attempt may have created another row.
         ids = {
             attempt.id
             for attempt in tries
@@ -187,7 +187,7 @@ def _check_tags(
 ) -> Findings:
     """Check that the append that made version v is tag number v - 1, and that no tag is left over.
 
-    This includes the order: if one append ended before another began, its version is lower.
+    This includes the order: an append that began after the end of another has a higher version.
     """
     findings = Findings()
     if len(tags) != version - 1:

@@ -81,7 +81,7 @@ class Environment:
         self._exits.close()
 
     def on_exit(self, function: Callable[[], object]) -> None:
-        """Call a function when the scenario ends; the last one given is called first."""
+        """Call a function when the scenario ends; these functions are called in reverse order."""
         self._exits.callback(function)
 
     def database_url(self, port: int | str, host: str = "127.0.0.1", options: str = "") -> str:
@@ -156,7 +156,7 @@ class Environment:
         return Ledger(self.ledgers / f"scenario-{self._ledger_count}.jsonl")
 
     def new_caller(self, name: str | None = None, tokens: Sequence[str] = ("",)) -> Caller:
-        """Make a caller, and the row under which its rows are created if the resource needs one."""
+        """Make a caller, and a parent for its rows if the resource needs it."""
         if not self.resource.parent:
             return Caller(name, tokens)
         table, title = self.resource.parent.name, self.resource.parent.title_field

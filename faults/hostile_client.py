@@ -33,7 +33,7 @@ _LOG_ERRORS = ("Traceback", "unhandled ", "database error 22", "Error handling r
 
 
 class HostileRequest(NamedTuple):
-    """One request; one of the `right` statuses must come.
+    """A request; its response must have one of the `right` statuses.
 
     Placeholders in `head`: <list> the path of all rows, <create> the path to POST to, <path> the
     path of a row, <PATH> the same with the id in upper case, <length> the body's length. In `body`,

@@ -172,7 +172,7 @@ def _write(
 def _check_pipelining(hostile: HostileClient) -> None:
     """Check that the server executes a create behind a valid request.
 
-    Otherwise it would prove nothing that it does not execute one behind a broken request.
+    Only then does it prove something that no create behind a broken request is executed.
     """
     marker = hostile.new_marker("may-")
     attempt = hostile.record_request("POST", hostile.create_path, marker, may_succeed=True)

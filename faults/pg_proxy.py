@@ -57,9 +57,9 @@ class Proxy:
         self.drop: list[str] = []  # Harm.DROP_QUERY
         self.lose: list[str] = []  # Harm.LOSE_ANSWER
         self.mute: str | None = None  # swallow the query; the connection stays open
-        self.meanwhile: Callable[[], object] = lambda: None  # called before a harmful reset
+        self.meanwhile: Callable[[], object] = lambda: None  # called after a harm, before the reset
         self._random, self._random_harm, self._chance = random.Random(seed), None, 0.0  # noqa: S311
-        # select waits with a precision of microseconds; epoll would make two milliseconds of one.
+        # select is precise to a microsecond; epoll would wait two milliseconds instead of one.
         self.loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
@@ -67,9 +67,10 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        given = self.upstream
-        login = given.get("user", "") + (f":{given['password']}" if "password" in given else "")
-        return f"postgresql://{login}@{ADDRESS}:{self.port}/{given['dbname']}?sslmode=disable"
+        upstream = self.upstream
+        login = upstream.get("user", "")
+        login += f":{upstream['password']}" if "password" in upstream else ""
+        return f"postgresql://{login}@{ADDRESS}:{self.port}/{upstream['dbname']}?sslmode=disable"
 
     def harm_some_queries(self, harm: Harm | None, chance: float = 0.0) -> None:
         """Harm this share of all queries (of writes for LOSE_ANSWER) from now on; None stops it."""

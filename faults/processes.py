@@ -1,4 +1,4 @@
-"""Start, signal and end processes. Each one is ended by the process id that was started."""
+"""Start, signal and end processes; only processes that we started are ended, by their pid."""
 
 import os
 import random

@@ -33,7 +33,8 @@ HOLD_SECONDS = 3.0  # a reader holds the table that is migrated
 # Otherwise a key matters only after a failure, and any failure ends the rehearsal.
 LOAD = {name: weight for name, weight in MIXED.items() if name != "create_twice"}
 _UNKNOWN_REVISION = (
-    "git does not know this release. Is the clone shallow? Name a release with --from REVISION."
+    "git does not have this release, perhaps because the clone is shallow."
+    " Name another one with --from REVISION."
 )
 _FILL = """
 INSERT INTO projects (id, name, description)

@@ -68,7 +68,7 @@ class Service:
             raise NotReady("gunicorn ended: " + self.log.read_text(errors="replace")[-500:])
 
     def start_with_retries(self) -> None:
-        """Start masters until one stays, as a supervisor does while the port is still in use."""
+        """Start a master; retry while the port is still in use, as a supervisor does."""
         for _ in range(5):
             with suppress(NotReady):
                 return self.start()
