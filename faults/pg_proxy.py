@@ -142,7 +142,7 @@ class _End(asyncio.Protocol):
 
     def take_message(self, has_type: bool = True) -> bytes:
         """Take the first message from the buffer; b"" if it has not arrived in full."""
-        head = 1 if has_type else 0  # before the length, which counts itself but not the type
+        head = 1 if has_type else 0  # the length counts itself, but not the type in front of it
         if len(self.buffer) < head + 4:
             return b""
         size = head + int.from_bytes(self.buffer[head : head + 4], "big")
@@ -183,7 +183,7 @@ class _Client(_End):
 
     peer: "_Server | None"
     is_waiting = False  # for an answer
-    _is_started = False  # the startup message has come, which has no type, as those before it
+    _is_started = False  # the startup message has come; before that, messages have no type
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
