@@ -42,11 +42,11 @@ def acknowledge_before_commit() -> None:
         if not getattr(state, "is_create", False):
             return original(used, prepared, parameters)
         try:
-            connection = used.connector.migrating()
+            connection = used.connector.connect_for_migrations()
             register_uuid(None, connection)  # SQLAlchemy does this for its own connections
             cursor = connection.cursor()
-            cursor.execute(*prepared.bind(parameters))
-            row = prepared.read(cursor)
+            cursor.execute(*prepared.bind_parameters(parameters))
+            row = prepared.fetch_row(cursor)
         except psycopg2.Error as error:
             raise errors.classify(error, True) from error
         timer = threading.Timer(COMMIT_SECONDS, _commit, [connection])
@@ -74,10 +74,10 @@ def retry_lost_create_with_new_id() -> None:
 def report_lost_write_as_refused() -> None:
     """Answer 503, which means "no effect", to a write whose answer was lost."""
 
-    def settle(original: Callable[..., Any], *_: Any) -> None:
+    def resolve(original: Callable[..., Any], *_: Any) -> None:
         raise ServiceUnavailable("Try again shortly.", 1)
 
-    _replace(execution, "_settle", settle)
+    _replace(execution, "_resolve_lost_answer", resolve)
 
 
 def ignore_if_match() -> None:
