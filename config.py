@@ -351,7 +351,7 @@ class Config:
     JWT_JWKS_URL: Annotated[str, https_url] = ""
     JWT_KEY_FILE: Annotated[Path | None, Path] = None
     JWT_SECRET: Annotated[str, secret] = ""
-    JWT_SCOPES: Annotated[tuple[str, ...], scopes] = ("projects:read", "projects:write")
+    JWT_SCOPES: Annotated[tuple[str, ...], scopes] = ()  # read and write of every resource
     RATE_LIMIT: Annotated[tuple[int, int] | None, rate] = None
     RATE_LIMIT_REDIS_URL: Annotated[str, redis_url] = ""
     SCRIPT_NAME: Annotated[str, path_prefix] = ""

@@ -1,6 +1,7 @@
 """The rules of the house, as tests."""
 
 import ast
+import dataclasses
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 import config
 from projectapp import database
+from projectapp.request_state import RequestState
 
 PACKAGE = config.ROOT / "projectapp"
 JWT = {"JWT_ISSUER": "https://issuer", "JWT_AUDIENCE": "us", "JWT_SECRET": "s" * 32}
@@ -70,6 +72,38 @@ def test_no_module_is_long():
 def test_statements_know_nothing_of_http():
     for module in ("lists.py", "owners.py", "resource.py", "writes.py"):
         assert not [n for n in imports(PACKAGE / "resources" / module) if n.startswith("flask")]
+
+
+def test_only_request_state_uses_the_g_of_flask():
+    users = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if "flask.g" in imports(path) or re.search(r"\bflask\.g\b", path.read_text())
+    ]
+    assert users == ["request_state.py"]
+
+
+def test_each_field_of_the_request_state_is_written_by_the_module_that_its_comment_names():
+    source = (PACKAGE / "request_state.py").read_text()
+    named = dict(re.findall(r"^    (\w+): .* = .*  # (\w+/\w+\.py)", source, re.M))
+    fields = {field.name for field in dataclasses.fields(RequestState)}
+    assert fields - named.keys() == {"request_id", "started_at", "deadline"}
+    written, at_creation = set(), set()
+    for path in PACKAGE.rglob("*.py"):
+        module = path.relative_to(PACKAGE).as_posix()
+        if "projectapp.request_state" not in imports(path):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "RequestState":
+                at_creation |= {keyword.arg for keyword in node.keywords}
+            elif (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.ctx, ast.Store)
+                and ast.unparse(node.value) in ("state", "request_state()")
+            ):
+                written.add((node.attr, module))
+    assert written == {*named.items()}
+    assert at_creation == fields - named.keys()
 
 
 def test_columns_have_no_defaults_that_only_sqlalchemy_would_give(app):

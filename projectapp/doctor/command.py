@@ -22,7 +22,7 @@ from flask.cli import AppGroup, FlaskGroup, with_appcontext
 import config as settings
 from projectapp.doctor import url
 from projectapp.doctor.finding import FAIL, OK, WARN, Finding
-from projectapp.request_state import request_state
+from projectapp.request_state import RequestState, set_request_state
 
 SECONDS = 8  # for all of it, whatever does not answer
 _COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
@@ -90,7 +90,7 @@ def _explain(error: settings.ConfigError) -> Iterator[Finding]:
 def _examine(replicas: int) -> Iterator[Finding]:
     from projectapp.doctor import server  # and Alembic, as no server needs
 
-    request_state().deadline = time.monotonic() + SECONDS
+    set_request_state(RequestState(deadline=time.monotonic() + SECONDS))
     try:
         yield from url.examine()
         yield from server.examine(replicas)
