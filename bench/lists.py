@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 import config  # noqa: E402 - the path comes first
 from projectapp import create_app, database  # noqa: E402
 from projectapp.devdb import DevPostgres  # noqa: E402
-from projectapp.resources.cursors import Position, encode  # noqa: E402
+from projectapp.resources.cursors import Position, encode_cursor  # noqa: E402
 from tests.plans import explain  # noqa: E402
 
 PROJECTS = "/api/v1/projects"
@@ -155,9 +155,9 @@ def cursor_query(client: FlaskClient, sort: str, last: bool) -> str:
     key = sort.removeprefix("-")
     backward = key if sort.startswith("-") else f"-{key}"
     before = client.get(f"{PROJECTS}?sort={backward}&page_size=11").json["items"][10]
-    return f"?sort={sort}&cursor=" + encode(
-        Position([0, before[key], before["id"]]), {"sort": [sort]}
-    )
+    position = Position([0, before[key], before["id"]])
+    list_key = {"sort": [sort], "resource": "projects"}
+    return f"?sort={sort}&cursor=" + encode_cursor(position, list_key)
 
 
 def describe_plan(client: FlaskClient, path: str) -> str:

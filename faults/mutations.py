@@ -24,7 +24,7 @@ from projectapp.http import request_data
 from projectapp.problems import ServiceUnavailable
 from projectapp.resources import views, writes
 
-COMMIT_SECONDS = 0.3  # from the response to the commit
+COMMIT_SECONDS = 0.6  # from the response to the commit
 
 
 def acknowledge_before_commit() -> None:
