@@ -156,7 +156,7 @@ class Served:
 
 
 def parameters_of(url: str) -> dict[str, str]:
-    return config.database_url(url)
+    return config.parse_database_url(url)
 
 
 def url_of(parameters: dict[str, str]) -> str:
@@ -332,7 +332,7 @@ def serve(app: Flask, database_url: str, tmp_path_factory: pytest.TempPathFactor
 def project(tmp_path: Path) -> Path:
     """A copy of what serves, for tests that write a `.env` beside it."""
     copy = tmp_path / "project"
-    for name in ("projectapp", "migrations"):
+    for name in ("projectapp", "settings", "migrations"):
         shutil.copytree(config.ROOT / name, copy / name)
     for name in ("config.py", "gunicorn.conf.py", "wsgi.py"):
         shutil.copy2(config.ROOT / name, copy)

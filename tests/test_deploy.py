@@ -128,7 +128,7 @@ def test_the_settings_for_dockers_ten_seconds_load():
 def test_the_databases_urls_have_the_sslmode_that_they_need(platform, modes):
     urls = re.findall(r"`(?:DATABASE_URL=)?(postgres\w*://.*?)`", SECTIONS[platform])
     assert sorted(map(str, modes)) == sorted(
-        str(config.database_url("".join(url.split())).get("sslmode")) for url in urls
+        str(config.parse_database_url("".join(url.split())).get("sslmode")) for url in urls
     )
 
 
@@ -146,7 +146,7 @@ def test_the_databases_urls_have_the_sslmode_that_they_need(platform, modes):
     ],
 )
 def test_a_host_that_the_page_names_is_private_or_public_as_it_says(host, mode):
-    assert config.database_url(f"postgresql://u:p@{host}/d").get("sslmode") == mode
+    assert config.parse_database_url(f"postgresql://u:p@{host}/d").get("sslmode") == mode
 
 
 def test_probes_ask_what_is_there(app):
@@ -219,7 +219,7 @@ def test_heroku_asks_for_tls_without_a_certificate(tmp_path):
             text=True,
         )
         assert output == f"{tmp_path}/{expected} {url}?sslmode=require\n"
-        assert config.database_url(output.split()[-1])["sslmode"] == "require"
+        assert config.parse_database_url(output.split()[-1])["sslmode"] == "require"
 
 
 def test_the_token_command_makes_a_token(guarded_app, sql):
@@ -301,7 +301,8 @@ def test_systemd_learns_of_the_start_and_keeps_the_port(app, database_url, tmp_p
 def release(folder):
     """A release with packages of its own: each start of its Python leaves the place of them."""
     folder.mkdir()
-    for name in ("config.py", "gunicorn.conf.py", "migrations", "projectapp", "wsgi.py"):
+    files = ("config.py", "gunicorn.conf.py", "wsgi.py")
+    for name in (*files, "migrations", "projectapp", "settings"):
         (folder / name).symlink_to(config.ROOT / name)
     venv.create(folder / ".venv", symlinks=True)
     (packages,) = folder.glob(".venv/lib/python*/site-packages")

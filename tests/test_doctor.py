@@ -104,7 +104,7 @@ def test_brackets_of_a_template_are_told(monkeypatch):
 
 
 def test_names_in_what_is_to_be_typed_are_quoted_and_of_several_hosts_one_is_named():
-    target = config.database_url("postgresql://postgres.abc@h1,h2/my-db")
+    target = config.parse_database_url("postgresql://postgres.abc@h1,h2/my-db")
     assert explain("DATABASE_URL", "timed out", target).do == "pg_isready -h h1 -p 5432 -t 3"
     created = explain("DATABASE_URL", 'database "my-db" does not exist', target).do
     assert created == (
@@ -269,14 +269,14 @@ def test_a_server_that_refuses_is_told(ask, direct_url):
     ],
 )
 def test_what_libpq_says_is_explained(said, words):
-    finding = explain("DATABASE_URL", said, config.database_url(PUBLIC))
+    finding = explain("DATABASE_URL", said, config.parse_database_url(PUBLIC))
     assert said.replace("  ", " ") in finding.what
     assert words in finding.why
     assert finding.do
 
 
 def test_a_password_that_a_server_quotes_is_not_told():
-    finding = explain("DATABASE_URL", f"no {SECRET}", config.database_url(PUBLIC))
+    finding = explain("DATABASE_URL", f"no {SECRET}", config.parse_database_url(PUBLIC))
     assert finding.what == "DATABASE_URL does not lead to a database: no ***"
 
 
@@ -318,7 +318,7 @@ def test_a_password_that_a_server_quotes_is_not_told():
     ],
 )
 def test_what_is_wrong_with_a_database_is_told(ask, sql, direct_url, do, undo, check, level, words):
-    database = config.database_url(direct_url)["dbname"]
+    database = config.parse_database_url(direct_url)["dbname"]
     sql(do.format(database=database))
     try:
         code, found = ask()

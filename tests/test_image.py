@@ -244,7 +244,7 @@ def empty_url(direct_url):
 
 def test_the_image_has_the_service_and_nothing_else(image):
     assert {path.name for path in (image.root / "app").iterdir()} == {
-        *("config.py", "gunicorn.conf.py", "wsgi.py", "migrations", "projectapp"),
+        *("config.py", "gunicorn.conf.py", "wsgi.py", "migrations", "projectapp", "settings"),
         *("requirements.lock", "__pycache__"),
     }
     assert not [path for path in image.files() if str(path).endswith(SECRETS)]

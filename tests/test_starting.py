@@ -54,7 +54,7 @@ def test_a_port_in_use_is_one_sentence_before_anything_is_started(taken, command
     other = int(taken) + 1
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"Port {taken} is in use. Stop the other program, or choose another one: PORT={other}"
+        f"Port {taken} is in use. Stop the other program, or choose another port: PORT={other}"
         f" (make run PORT={other}).\n"
     )
 
@@ -65,8 +65,8 @@ def test_an_address_that_this_machine_does_not_have_is_one_sentence(command, hos
     done = start(*command, HOST=host, EMBEDDED_POSTGRES_BIN="/nonexistent")
     assert done.returncode == 1
     assert re.fullmatch(
-        rf"This machine has no address {host} \(.+\)\. Set HOST to 127\.0\.0\.1 to serve this"
-        r" machine alone, or to 0\.0\.0\.0 to serve its networks\.\n",
+        rf"This machine has no address {host} \(.+\)\. Set HOST to 127\.0\.0\.1 to serve"
+        r" only this machine, or to 0\.0\.0\.0 to serve its networks too\.\n",
         done.stderr,
     )
 
@@ -79,7 +79,7 @@ def test_a_privileged_port_is_one_sentence(monkeypatch):
     with pytest.raises(config.ConfigError) as refused:
         config.check_address("0.0.0.0", 80)  # noqa: S104 - nothing listens
     assert str(refused.value) == (
-        "Only root may listen at port 80. Choose another one: PORT=8000 (make run PORT=8000)."
+        "Only root may listen on port 80. Choose another port: PORT=8000 (make run PORT=8000)."
     )
 
 
@@ -139,7 +139,7 @@ def test_development_says_where_the_api_the_docs_and_the_data_are_and_how_to_sto
     with serve(APP_ENV="development", DATABASE_URL=secret) as server:
         said = server.log.read_text()
     url = f"http://127.0.0.1:{server.port}"
-    where = config.database_url(database_url)
+    where = config.parse_database_url(database_url)
     assert said.startswith(
         f"  API   {url}{PROJECTS}\n"
         f"  docs  {url}/docs\n"

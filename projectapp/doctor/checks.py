@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import current_app
 
-from config import is_public
+from config import is_public_host
 from projectapp.database import db, schema
 from projectapp.database.schema import OLDEST_POSTGRESQL as OLDEST
 from projectapp.database.schema import newest_revision
@@ -32,7 +32,7 @@ def _server(facts: Facts) -> Finding:
 
 
 def _tls(facts: Facts) -> Finding:
-    mode, public = facts["sslmode"], is_public(facts["host"] or "")
+    mode, public = facts["sslmode"], is_public_host(facts["host"] or "")
     if not facts["tls"]:
         if not public:
             return Finding(OK, "tls", "Not encrypted, inside this machine or a private network.")

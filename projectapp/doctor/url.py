@@ -26,7 +26,7 @@ def examine() -> Iterator[Finding]:
 
 def _explain(name: str, text: str) -> Iterator[Finding]:
     try:
-        found = settings.database_url(text)
+        found = settings.parse_database_url(text)
     except ValueError as error:
         yield _trouble(name, text) or Finding(FAIL, "url", f"{name} must be {error}.")
         return
