@@ -35,7 +35,7 @@ class Bouncer:
         lines += (f"{name} = {value}" for name, value in settings.items())
         file = folder / "pgbouncer.ini"
         file.write_text("\n".join(lines))
-        command = [*supervisor._unprivileged(), *GUARD, PGBOUNCER, file]
+        command = [*supervisor.unprivileged_prefix(), *GUARD, PGBOUNCER, file]
         self._process = launch(command, folder / "pgbouncer.log")
         until(self._serves, 10, "PgBouncer")
 

@@ -35,7 +35,7 @@ class Cluster:
 
     @property
     def status(self) -> tuple[int, str]:
-        return supervisor._status(self.home / "postmaster.pid")
+        return supervisor.read_pid_file(self.home / "postmaster.pid")
 
     def start(self) -> None:
         """Return as soon as it accepts connections; NeverReady if it does not."""
@@ -43,7 +43,7 @@ class Cluster:
         given = {**SETTINGS, **address, **self.settings}
         options = [part for name, value in given.items() for part in ("-c", f"{name}={value}")]
         # Who becomes another user loses the guard, and takes it again.
-        user = [*supervisor._unprivileged(), *GUARD]
+        user = [*supervisor.unprivileged_prefix(), *GUARD]
         command = [*self.inside, *user, binaries() / "postgres", "-D", self.home, *options]
         self.process = launch(command, self.log)
         started = self.process
@@ -109,9 +109,11 @@ def binaries() -> Path:
 
 def make_template(folder: Path, code: Path = config.ROOT) -> Path:
     """An empty, stopped cluster in `folder`, migrated by `code`, to be copied for each row."""
-    home = folder / str(_server().major)  # its version's name, by which initdb's options are chosen
+    home = folder / str(
+        _server().major_version
+    )  # its version's name, by which initdb's options are chosen
     home.mkdir()
-    supervisor._initdb(home, binaries())
+    supervisor.create_data(home, binaries())
     cluster = Cluster(home / "data")
     cluster.start()
     try:

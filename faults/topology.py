@@ -98,7 +98,7 @@ def _replica(stage: Stage) -> Cluster:
     shutil.chown(home, primary.home.owner(), primary.home.group())
     command = [binaries() / "pg_basebackup", "-D", home, "-R", "-X", "stream", "-c", "fast"]
     where = ["-h", primary.address, "-p", str(primary.port), "-U", "postgres"]
-    subprocess.run([*supervisor._unprivileged(), *command, *where], check=True, timeout=60)
+    subprocess.run([*supervisor.unprivileged_prefix(), *command, *where], check=True, timeout=60)
     replica = Cluster(home)
     stage.at_end(replica.end)
     replica.start()

@@ -172,9 +172,8 @@ def binaries() -> Path:
     return folder
 
 
-_servers: list[
-    DevPostgres
-] = []  # kept: a keeper goes on if the other process of the tests needs it
+# References: the supervisor of a server goes on if another process of the tests uses the server.
+_servers: list[DevPostgres] = []
 
 
 @pytest.fixture(scope="session")

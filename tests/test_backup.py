@@ -12,7 +12,7 @@ import pytest
 
 import config
 from projectapp import database
-from projectapp.devdb.supervisor import major
+from projectapp.devdb.supervisor import major_version
 from tests.conftest import PROJECTS, parameters_of, url_of
 
 PAGE = (config.ROOT / "docs" / "backup.md").read_text()
@@ -38,7 +38,7 @@ def commands(binaries, folder, direct_url, new):
     """A function that runs commands as they stand on the page."""
     tools = subprocess.check_output([binaries / "pg_dump", "--version"], text=True)
     with session(direct_url) as sql:
-        if major(tools) != int(sql("SHOW server_version_num")[0][0]) // 10000:
+        if major_version(tools) != int(sql("SHOW server_version_num")[0][0]) // 10000:
             pytest.skip("the tools at hand are not of the server's version")
     environ = {
         k: v for k, v in os.environ.items() if k not in config.Config.declared_settings()

@@ -91,7 +91,7 @@ class Bouncer:
         (folder / "ini").write_text("\n".join(lines))
         (folder / "users").write_text(f'"{self.upstream["user"]}" ""\n')
         self.log = folder / "log"
-        prefix = [*supervisor._unprivileged(), "timeout", "--signal=KILL", SECONDS]
+        prefix = [*supervisor.unprivileged_prefix(), "timeout", "--signal=KILL", SECONDS]
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 [*prefix, PGBOUNCER, folder / "ini"],

@@ -19,7 +19,7 @@ import pytest
 
 import config
 from tests.conftest import PROJECTS
-from tests.test_embedded import is_free, pids_naming
+from tests.test_devdb import is_unlocked, pids_with
 from tests.wire import free_port
 
 pytestmark = pytest.mark.slow
@@ -418,8 +418,8 @@ def test_a_reload_keeps_the_database_and_the_stop_after_it_ends_it(clone, make_r
     process, url = make_run()
     kept = create(url)
     [master] = children(process.pid)
-    keeper = {pid for pid in pids_naming(clone) if pid in children(master)}
-    before = set(children(master)) - keeper
+    supervisor = {pid for pid in pids_with(clone) if pid in children(master)}
+    before = set(children(master)) - supervisor
     os.kill(master, signal.SIGHUP)
     end = time.monotonic() + 60
     while before & set(children(master)) or curl(f"{url}{PROJECTS}/{kept}").returncode:
@@ -427,7 +427,7 @@ def test_a_reload_keeps_the_database_and_the_stop_after_it_ends_it(clone, make_r
         time.sleep(0.05)
     process.terminate()
     process.wait(timeout=60)
-    assert pids_naming(clone) == []
+    assert pids_with(clone) == []
 
 
 def test_an_upgrade_keeps_the_database_too(clone, make_run):
@@ -438,7 +438,7 @@ def test_an_upgrade_keeps_the_database_too(clone, make_run):
     process.wait(timeout=60)
     assert curl(f"{url}{PROJECTS}/{kept}").returncode == 0
     end(new)
-    assert pids_naming(clone) == []
+    assert pids_with(clone) == []
 
 
 @pytest.mark.parametrize(
@@ -459,8 +459,8 @@ def test_make_run_serves_and_leaves_nothing_running(clone, make_run, stop):
     assert str(home) in log
     stop(process)
     process.wait(timeout=60)  # a checkpoint waits for whatever else the disk has to do
-    assert is_free(home / "server.lock")
-    assert pids_naming(clone) == []
+    assert is_unlocked(home / "server.lock")
+    assert pids_with(clone) == []
     process, url = make_run()
     assert curl(f"{url}{PROJECTS}/{kept}").returncode == 0
     process.terminate()
@@ -471,7 +471,7 @@ def test_what_was_acknowledged_survives_a_kill_of_every_process(clone, make_run)
     process, url = make_run()
     kept = [create(url) for _ in range(20)]
     os.killpg(process.pid, signal.SIGKILL)
-    for pid in pids_naming(clone):
+    for pid in pids_with(clone):
         os.kill(pid, signal.SIGKILL)
     process.wait()
     process, url = make_run()
