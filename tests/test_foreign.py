@@ -123,8 +123,8 @@ def test_another_applications_revision_is_refused_and_left_alone(
     assert what in detail
     assert REMEDY in detail
     code, findings = place.doctor()
-    assert (code, findings["schema"]["level"], findings["schema"]["do"]) == (1, "FAIL", REMEDY)
-    assert findings["schema"]["what"].startswith(what)
+    assert (code, findings["schema"]["level"], findings["schema"]["remedy"]) == (1, "FAIL", REMEDY)
+    assert findings["schema"]["summary"].startswith(what)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_another_applications_table_of_revisions_is_refused(make_place, problem,
     what = f"alembic_version is another application's: {what}"
     assert what in place.flask("db", "upgrade")[1]
     assert what in problem(place.client.get("/ready"), 503)["detail"]
-    assert place.doctor()[1]["schema"]["what"] == what
+    assert place.doctor()[1]["schema"]["summary"] == what
 
 
 def test_another_applications_numbered_revision_beside_its_projects_is_refused(make_place):
@@ -162,7 +162,7 @@ def test_a_schema_without_one_of_its_columns_is_not_ready(make_place, problem):
     place.sql("ALTER TABLE api_tokens DROP COLUMN owner")
     what = f"alembic_version says {newest_revision()}, but there is no api_tokens.owner."
     assert what in problem(place.client.get("/ready"), 503)["detail"]
-    assert place.doctor()[1]["schema"]["what"] == what
+    assert place.doctor()[1]["schema"]["summary"] == what
 
 
 def test_a_field_is_added_as_the_readme_says(make_place, project):
@@ -249,7 +249,7 @@ def test_the_tutorials_table_is_refused_with_the_page_that_adopts_it(make_place,
     assert f"Error: {what}\n" in said
     code, findings = place.doctor()
     assert code == 1
-    assert findings["schema"]["do"] == REMEDY
+    assert findings["schema"]["remedy"] == REMEDY
     detail = problem(place.client.get("/ready"), 503, "unavailable")["detail"]
     assert detail == what if versions else "flask db upgrade" in detail
 

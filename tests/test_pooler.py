@@ -366,14 +366,14 @@ def test_the_doctor_says_what_a_pooler_is_good_for(bounce, make_app, sql, direct
         return {finding["check"]: finding for finding in said}
 
     alone = found(MIGRATIONS_DATABASE_URL="")
-    assert alone["connections"]["what"].endswith("The pooler shares them.")
+    assert alone["connections"]["summary"].endswith("The pooler shares them.")
     server = alone["server"]
     assert server["level"] == "warn"
-    assert "is reached by a pooler in transaction mode" in server["what"]
-    assert server["do"].startswith("MIGRATIONS_DATABASE_URL=")
+    assert "Connected through a pooler in transaction mode" in server["summary"]
+    assert server["remedy"].startswith("MIGRATIONS_DATABASE_URL=")
     both = found(MIGRATIONS_DATABASE_URL=direct_url)
-    assert both["server"]["level"] == both["migrating"]["level"] == "ok"
-    assert found(MIGRATIONS_DATABASE_URL=pooled)["migrating"]["level"] == "FAIL"
+    assert both["server"]["level"] == both["migrations"]["level"] == "ok"
+    assert found(MIGRATIONS_DATABASE_URL=pooled)["migrations"]["level"] == "FAIL"
 
 
 def test_a_pooler_with_no_second_session_to_lend_is_a_sentence(bounce, empty, upgrade):

@@ -47,27 +47,28 @@ def examine(url, **environ):
 
 def test_a_server_that_no_root_vouches_for_is_refused(url, proxy):
     refused = examine(url)["connection"]
-    assert "certificate verify failed" in refused["what"]
-    assert "sslrootcert=FILE to the query of DATABASE_URL" in refused["do"]
-    assert "(Heroku, Railway's public proxy), sslmode=require" in refused["do"]
+    assert "certificate verify failed" in refused["summary"]
+    assert "sslrootcert=FILE to the query of DATABASE_URL" in refused["remedy"]
+    assert "(Heroku, Railway's public proxy): sslmode=require" in refused["remedy"]
     assert proxy.queries == []
 
 
 def test_a_server_that_the_roots_of_the_url_or_of_the_system_vouch_for_is_let_in(url, roots):
     for found in (examine(f"{url}&sslrootcert={roots}"), examine(url, SSL_CERT_FILE=str(roots))):
-        assert found["tls"]["what"] == "TLSv1.3, sslmode=verify-full."
+        assert found["tls"]["summary"] == "TLSv1.3, sslmode=verify-full."
         assert found["schema"]["level"] == "ok"
 
 
 def test_a_certificate_of_another_name_is_refused(url, roots):
     other = url.replace("db.example.com", "db.example.org")
     assert (
-        "does not match host name" in examine(f"{other}&sslrootcert={roots}")["connection"]["what"]
+        "does not match host name"
+        in examine(f"{other}&sslrootcert={roots}")["connection"]["summary"]
     )
 
 
 def test_who_asks_for_less_gets_it_and_is_told(url):
     tls = examine(f"{url}&sslmode=require")["tls"]
     assert tls["level"] == "warn"
-    assert tls["what"] == "TLSv1.3, but nobody checks who the server is (sslmode=require)."
-    assert "is not encrypted" in examine(f"{url}&sslmode=disable")["tls"]["what"]
+    assert tls["summary"] == "TLSv1.3, but the server's identity is not verified (sslmode=require)."
+    assert "is not encrypted" in examine(f"{url}&sslmode=disable")["tls"]["summary"]
