@@ -65,7 +65,7 @@ _CAUSES = (
     (
         r"password authentication failed|[Ww]rong password|no password supplied",
         "The user or the password is wrong.",
-        "ALTER ROLE {user} PASSWORD '...';\n-- as an administrator; then put it, encoded, into {name}",
+        "ALTER ROLE {user} PASSWORD '...';\n-- as an administrator; then encode it for {name}",
     ),
     (
         r"role .* does not exist|no such user",
