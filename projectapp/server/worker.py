@@ -51,7 +51,7 @@ READY = tuple(f"{probe}/ready ".encode() for probe in _PROBES)
 def _say_stopping() -> None:
     from projectapp.http import health
 
-    health.stopping = True
+    health.is_draining = True
 
 
 class UTF8Request(Request):  # type: ignore[misc]
