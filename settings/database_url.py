@@ -46,10 +46,7 @@ def parse_database_url(text: str) -> dict[str, str]:
     if any("@" in part for part in misplaced_parts) or not all("=" in pair for pair in pairs):
         raise ValueError(f"{_EXPECTED_FORM}, {_ENCODING_HINT}")
     if any(pair.lower().startswith("ssl") for pair in unknown_pairs):
-        raise ValueError(
-            f"{_EXPECTED_FORM}; its query has a key or value that libpq does not know, and that"
-            " begins with ssl"
-        )
+        raise ValueError(f"{_EXPECTED_FORM}; libpq does not know an ssl... option in its query")
     known_query = "&".join(pair for pair in pairs if pair not in unknown_pairs)
     parameters = _parse_with_libpq(f"postgresql://{address}?{known_query}")
     port = parameters.get("port", "")

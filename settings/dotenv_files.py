@@ -21,10 +21,10 @@ def read_environment(dotenv: Path, setting_names: Collection[str]) -> dict[str, 
     """
     environ = dict(os.environ)
     if environ.get("APP_ENV", "").strip() != _TESTING:
-        file_values = read_dotenv(dotenv)
-        values = file_values | environ
+        own_values = read_dotenv(dotenv)
+        values = own_values | environ
         if values.get("APP_ENV", "").strip() != _TESTING:
-            _refuse_other_files(file_values, setting_names)
+            _refuse_other_files(own_values, setting_names)
             return values
         environ["APP_ENV"] = _TESTING
     # The flask command has copied its files into the environment. So a variable that has the same
@@ -68,16 +68,16 @@ def read_dotenv(path: Path) -> dict[str, str]:
     return {name: text or "" for name, text in dotenv_values(stream=io.StringIO(text)).items()}
 
 
-def _refuse_other_files(dotenv_values: Mapping[str, str], setting_names: Collection[str]) -> None:
+def _refuse_other_files(own_values: Mapping[str, str], setting_names: Collection[str]) -> None:
     """Raise ConfigError if the flask command and the service would read different settings.
 
     The service reads one `.env`, and the flask command also reads other files.
     """
     for path, values in _read_flask_files().items():
         for name in {"APP_ENV", *setting_names} & values.keys():
-            # Whoever writes APP_ENV there expects it to count, even if another file wins.
+            # A person who sets APP_ENV there expects an effect, even if another file overrides it.
             is_expected = name == "APP_ENV" or values[name] == os.environ.get(name)
-            if dotenv_values.get(name) != values[name] and is_expected:
+            if own_values.get(name) != values[name] and is_expected:
                 raise ConfigError(
                     f"{path} sets {name}. The flask command reads this file, and the service does"
                     " not: move the setting to .env, or set FLASK_SKIP_DOTENV=1."

@@ -128,13 +128,11 @@ def parse_shared_secret(text: str) -> str:
 def parse_path_prefix(text: str) -> str:
     """Parse the path that the service is mounted at; "/" means none.
 
-    It must not begin like one of the service's own paths: a proxy may remove the prefix, and then a
-    request for such a path could not be told from one with the prefix.
+    It must not begin with one of the service's own paths. Otherwise the service could not know
+    whether a proxy has removed the prefix.
     """
     own_paths = "|".join(map(re.escape, _OWN_PATHS))
     is_path = re.fullmatch(r"(/(?!\.\.?(/|$))[\w.~-]+)*/?", text, re.ASCII)
     if not is_path or re.match(rf"({own_paths})(/|$)", text):
-        raise ValueError(
-            f"a path such as /backend that begins with none of {', '.join(_OWN_PATHS)}"
-        )
+        raise ValueError(f"a path such as /backend that is not below {', '.join(_OWN_PATHS)}")
     return text.rstrip("/")

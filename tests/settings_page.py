@@ -49,8 +49,8 @@ def text_of(cls, name):
     return "" if value is None else str(value)
 
 
-def write_page(page):
-    """Return the page with new rows in its tables, one table for each group."""
+def render_page(page):
+    """Return the page with the rows of config.py in its tables, one table for each group."""
     rows = iter(
         "".join(f"| `{name}` | {default} | {meaning} |\n" for name, default, meaning in group)
         for group in read_settings()
@@ -58,8 +58,8 @@ def write_page(page):
     return re.sub(r"(?m)(?<=^\|---\|---\|---\|\n)(?:^\|.*\n)+", lambda _: next(rows), page)
 
 
-def write_example(example):
-    """Return the example with new lines behind its introduction."""
+def render_example(example):
+    """Return the introduction of the example, and one line for each setting of config.py."""
     names = [name for group in read_settings() for name, _, _ in group if name != "APP_ENV"]
     lines = [
         f"# {name}={EXAMPLES.get(name) or text_of(config.Development, name)}\n" for name in names
@@ -68,5 +68,5 @@ def write_example(example):
 
 
 if __name__ == "__main__":
-    PAGE.write_text(write_page(PAGE.read_text()))
-    EXAMPLE.write_text(write_example(EXAMPLE.read_text()))
+    PAGE.write_text(render_page(PAGE.read_text()))
+    EXAMPLE.write_text(render_example(EXAMPLE.read_text()))

@@ -290,7 +290,9 @@ def test_application_starts_the_server_at_the_first_statement(tmp_path):
 
 def test_folder_that_cannot_be_created_raises_error_with_remedy(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DevPostgresError, match=r"needs a folder .*Not a directory.* DATABASE_URL"):
+    with pytest.raises(
+        DevPostgresError, match=r"cannot be created: Not a directory\. .* DATABASE_URL"
+    ):
         DevPostgres(tmp_path / "file" / "postgres").start()
 
 

@@ -63,8 +63,8 @@ def test_only_the_settings_package_reads_the_environment():
 def test_settings_page_and_env_example_agree_with_config():
     """`python -m tests.settings_page` updates both files."""
     page, example = settings_page.PAGE.read_text(), settings_page.EXAMPLE.read_text()
-    assert page == settings_page.write_page(page)
-    assert example == settings_page.write_example(example)
+    assert page == settings_page.render_page(page)
+    assert example == settings_page.render_example(example)
     names = {"APP_ENV", *config.Config.declared_settings()}
     assert sorted(name for name, _ in SETTING_ROW.findall(page)) == sorted(names)
     assert set(re.findall(r"^#? ?([A-Z_]+)=", example, re.M)) == names

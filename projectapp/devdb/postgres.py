@@ -108,8 +108,8 @@ class DevPostgres:
                 _create_private_folder(folder)
             except OSError as error:
                 raise DevPostgresError(
-                    f"PostgreSQL needs a folder {folder}, and it cannot be created:"
-                    f" {error.strerror}. Make its parent writable, or set DATABASE_URL."
+                    f"The folder {folder} for PostgreSQL cannot be created: {error.strerror}."
+                    " Make its parent writable, or set DATABASE_URL."
                 ) from None
         with lock_file(self.home / "start.lock") as starting:
             fcntl.flock(starting, fcntl.LOCK_EX)
@@ -165,4 +165,4 @@ class DevPostgres:
 def _create_private_folder(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.lstat().st_uid != os.geteuid():
-        raise DevPostgresError(f"The folder {path} belongs to another user. Delete or rename it.")
+        raise DevPostgresError(f"The folder {path} belongs to another user. Set DATABASE_URL.")

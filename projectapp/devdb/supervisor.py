@@ -1,14 +1,14 @@
 """The supervisor: a small process that starts the server, and stops it after its last user.
 
-Processes show by a kernel lock on a file what they use or do. The kernel releases the lock when the
-process ends, even after ``kill -9``. So it does not matter whether a pid file is stale.
+Each process holds a kernel lock (flock) on a file while it does one of the tasks below. The kernel
+releases the lock when the process ends, even after ``kill -9``. So nothing depends on pid files,
+which may be stale.
 
-- ``users.lock``: shared; each process that uses the server holds it, and forked workers inherit it.
-- ``server.lock``: PostgreSQL's processes hold it; they inherit it from the process that starts
-  them.
-- ``keeper.lock``: the supervisor holds it. The file has the supervisor's former name, because an
-  older release may run in the same folder.
-- ``start.lock``: the process that starts a supervisor holds it.
+- ``users.lock``: held by each process that uses the server (shared; forked workers inherit it).
+- ``server.lock``: held by PostgreSQL's processes, which inherit it.
+- ``keeper.lock``: held by the supervisor. The file has its former name, because an older release
+  may run in the same folder.
+- ``start.lock``: held by a process that starts a supervisor.
 
 If a supervisor is killed, the next one takes over its server.
 
@@ -40,8 +40,8 @@ def supervise(home: Path, binaries: Path, socket_dir: Path, temporary: bool) -> 
 
     Prints one line of JSON when the start is over: null, or the reason why it failed.
     """
-    supervisor = open_lock_file(home / "keeper.lock")
-    fcntl.flock(supervisor, fcntl.LOCK_EX)
+    own_lock = open_lock_file(home / "keeper.lock")
+    fcntl.flock(own_lock, fcntl.LOCK_EX)
     try:
         pid = _find_running_server(home) or _start_server(home, binaries, socket_dir, temporary)
     except Exception as error:  # only the process that reads this line can report it
@@ -57,7 +57,7 @@ def supervise(home: Path, binaries: Path, socket_dir: Path, temporary: bool) -> 
                     shutil.rmtree(home / "data", ignore_errors=True)
                 # Before users.lock is released: the next user must find no supervisor, or it would
                 # not start one.
-                os.close(supervisor)
+                os.close(own_lock)
                 return
         time.sleep(_POLL_SECONDS)
 
@@ -126,7 +126,7 @@ def _start_server(home: Path, binaries: Path, socket_dir: Path, temporary: bool)
 
 
 def _stop_server(home: Path, pid: int) -> None:
-    """Stop the postmaster: disconnect its clients or, if that takes too long, abort."""
+    """Request a fast shutdown and, if that takes too long, an immediate one."""
     os.kill(pid, signal.SIGINT)
     wait_until(lambda: is_unlocked(home / "server.lock"), STOP_SECONDS)
     if not is_unlocked(home / "server.lock"):
@@ -137,7 +137,7 @@ def _stop_server(home: Path, pid: int) -> None:
 
 def create_data(home: Path, binaries: Path) -> None:
     """Run initdb for `home`/data; the name of `home` is PostgreSQL's major version."""
-    new_data = home / "data.new"  # renamed when it is complete, in case initdb is killed
+    new_data = home / "data.new"  # renamed when complete: a killed initdb leaves no `data`
     shutil.rmtree(new_data, ignore_errors=True)
     new_data.mkdir(mode=0o700)
     if os.geteuid() == 0:
@@ -209,7 +209,7 @@ def lock_file(path: Path) -> Iterator[int]:
 
 
 def try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
-    """Take a lock if that is possible without waiting, and return whether it was."""
+    """Take a lock without waiting. Return False if another process holds it."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:

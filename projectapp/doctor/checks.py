@@ -76,7 +76,7 @@ def _clock(facts: Facts) -> Finding:
     summary = (
         f"The server's clock differs from this machine's by {facts.clock_skew_seconds:+.1f} s."
     )
-    reason = "Ids contain this machine's time, and created_at the server's. Logs will not match."
+    reason = "Ids contain this machine's time, but created_at the server's. Logs disagree too."
     remedy = "timedatectl set-ntp true   # on the machine whose clock is wrong"
     return Finding(WARN, "clock", summary, reason, remedy)
 
@@ -139,14 +139,15 @@ def _privileges(facts: Facts) -> Finding:
         return Finding(WARN, "privileges", summary, reason, remedy)
     if facts.can_change_schema and facts.has_migrations_url:
         summary = f"The role {role} may change the schema, although another role migrates."
-        return Finding(WARN, "privileges", summary, "It does not need to.", "docs/roles.md")
+        reason = "An attacker who controls the service could drop its tables."
+        return Finding(WARN, "privileges", summary, reason, "docs/roles.md")
     if facts.can_change_schema:
         summary = f"The role {role} serves and migrates (docs/roles.md describes two roles)."
         return Finding(OK, "privileges", summary)
     if facts.has_migrations_url:
         summary = f"The role {role} serves, and may not change the schema."
         return Finding(OK, "privileges", summary)
-    summary = f"The role {role} may not change the schema, and no other role migrates."
+    summary = f"The role {role} may not change the schema, and MIGRATIONS_DATABASE_URL is not set."
     remedy = "MIGRATIONS_DATABASE_URL=a URL with the role that owns the tables"
     return Finding(WARN, "privileges", summary, "flask db upgrade will fail here.", remedy)
 

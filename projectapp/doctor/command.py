@@ -46,7 +46,7 @@ def doctor_command(replicas: int, as_json: bool) -> None:
 
 
 class _DoctorOnly(AppGroup):
-    """The commands of an application whose settings are invalid: any but the doctor raises."""
+    """The commands if the settings are invalid: every command but the doctor raises the error."""
 
     def __init__(self, error: ConfigError) -> None:
         super().__init__()

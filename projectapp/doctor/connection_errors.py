@@ -79,12 +79,13 @@ _CAUSES = (
     ),
     (
         r"no pg_hba\.conf entry",
-        "pg_hba.conf of the server does not allow this user from this address, or only with TLS.",
-        "add ?sslmode=require to {name}, or a line to pg_hba.conf of the server",
+        "The server's pg_hba.conf does not allow this user and database from this address, or only"
+        " with TLS.",
+        "add ?sslmode=require to {name}, or a line to the server's pg_hba.conf",
     ),
     (
         r"not permitted to log in",
-        "This role may not log in: it is a group of other roles.",
+        "The role has no LOGIN attribute, for example because it is a group of other roles.",
         "ALTER ROLE {user} LOGIN;",
     ),
     (

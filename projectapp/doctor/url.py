@@ -18,10 +18,10 @@ def check_urls() -> Iterator[Finding]:
     for name in ("DATABASE_URL", "MIGRATIONS_DATABASE_URL"):
         text, source = setting_source(name)
         if text:
-            yield Finding(OK, "setting", f"{name} comes from {source}.")
+            yield Finding(OK, "settings", f"{name} comes from {source}.")
             yield from _check_url(name, text)
         elif name == "DATABASE_URL":
-            yield Finding(OK, "setting", _NO_URL)
+            yield Finding(OK, "settings", _NO_URL)
 
 
 def _check_url(name: str, text: str) -> Iterator[Finding]:
@@ -40,9 +40,9 @@ def _check_url(name: str, text: str) -> Iterator[Finding]:
         reason = "In Supabase's templates the brackets are part of the placeholder: remove them."
         remedy = f"{name}=postgresql://USER:PASSWORD@HOST/DATABASE"
         yield Finding(WARN, "url", summary, reason, remedy)
-    user = parameters.get("user", "that of the operating system")
-    database = parameters.get("dbname", "named like the user")
-    host, port = parameters.get("host", "the local socket"), parameters.get("port", "5432")
+    user = parameters.get("user", "(that of the operating system)")
+    database = parameters.get("dbname", "(the user's name)")
+    host, port = parameters.get("host", "(the local socket)"), parameters.get("port", "5432")
     yield Finding(OK, "url", f"Host {host}, port {port}, database {database}, user {user}.")
     if changes := list(_list_changes(text, parameters)):
         yield Finding(OK, "url", f"Changes to this URL: {'; '.join(changes)}.")
@@ -57,7 +57,7 @@ def _list_changes(text: str, parameters: dict[str, str]) -> Iterator[str]:
     if dropped := [key for key in keys if key not in parameters and key != "ssl"]:
         # A key behind a password may be the rest of the password.
         names = "keys" if any("password" in key for key in keys) else ", ".join(dropped)
-        yield f"{names} dropped, because libpq does not know it"
+        yield f"{names} dropped (unknown to libpq)"
     own_keys = {"sslmode" if key == "ssl" else key for key in keys}
     added = [key for key in _OPTIONS_WITH_DEFAULTS if key in parameters and key not in own_keys]
     if added:
