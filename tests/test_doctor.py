@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from flask.cli import FlaskGroup
 
 import config
-from projectapp.database import migrations
+from projectapp.database import supabase
 from projectapp.database.schema import newest_revision
 from projectapp.devdb import DevPostgres
 from projectapp.doctor import checks, command, server
@@ -416,7 +416,7 @@ def test_doctor_reports_missing_and_needless_privileges(run_doctor, sql, role, d
 
 
 def test_doctor_reports_tables_that_supabase_serves_to_everyone(run_doctor, sql, role, monkeypatch):
-    monkeypatch.setattr(migrations, "_WEB", f"rolname = '{role[0]}'")
+    monkeypatch.setattr(supabase, "_IS_SUPABASE_ROLE", f"rolname = '{role[0]}'")
     code, findings = run_doctor()
     assert code == 1
     for table in ("alembic_version", "api_tokens", "idempotency_keys", "projects"):

@@ -46,6 +46,31 @@ def test_columns_have_no_defaults_that_only_sqlalchemy_would_give(app):
         assert not [column for column in table.c if (column.default or column.onupdate) is not None]
 
 
+# The session commits each flush by itself in AUTOCOMMIT mode, so that rollback() undoes nothing. It
+# also needs several round trips and knows no lost answers. Use database.execute() with SQLAlchemy
+# Core on the models instead: projectapp/database/__init__.py shows how.
+ORM_SHORTCUTS = {"get_or_404", "first_or_404", "one_or_404", "paginate"}
+
+
+def orm_uses(source):
+    """Yield each use of db.session, Model.query or another way to an ORM session."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            owner = ast.unparse(node.value).rpartition(".")[2]
+            is_query = node.attr == "query" and owner[:1].isupper()
+            if is_query or (owner == "db" and node.attr in {"session", *ORM_SHORTCUTS}):
+                yield ast.unparse(node)
+        elif isinstance(node, ast.ImportFrom) and node.module == "sqlalchemy.orm":
+            yield from (a.name for a in node.names if a.name.lower().endswith("session"))
+
+
+def test_no_module_uses_an_orm_session():
+    example = "from sqlalchemy.orm import Session; database.db.session.add(1); Project.query.all()"
+    assert sorted(orm_uses(example)) == ["Project.query", "Session", "database.db.session"]
+    for path in PACKAGE.rglob("*.py"):
+        assert list(orm_uses(path.read_text())) == [], path
+
+
 def test_only_the_settings_package_reads_the_environment():
     readers = [
         path.name

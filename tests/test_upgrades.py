@@ -16,7 +16,7 @@ import psycopg2
 import pytest
 
 import config
-from projectapp.database import migrations
+from projectapp.database import migrations, supabase
 from projectapp.database.schema import newest_revision
 from tests.conftest import PROJECTS, parameters_of, url_of
 
@@ -212,7 +212,7 @@ def test_a_long_reader_holds_up_the_migration_and_nobody_else(
                 assert answer.status_code == 201, answer.json
         finally:
             other_session("ROLLBACK")
-    assert "Others hold a lock that the migration needs" in told.result()
+    assert "Another session holds a lock that the migration needs" in told.result()
     process.communicate(timeout=120)
     assert process.returncode == 0
     assert sql("SELECT count(*) - count(scratch) > 1 FROM projects") == [(True,)]
@@ -230,8 +230,8 @@ def test_a_lock_that_is_never_free_fails_it_with_a_sentence(
     )
     with app.app_context(), pytest.raises(SystemExit):
         flask_migrate.upgrade(directory=folder)
-    assert "needs a lock that others held in 2 tries. Try again later" in caplog.text
-    assert "(a report), for" in caplog.text
+    assert "In 2 tries the migration did not get a lock that it needs" in caplog.text
+    assert "(a report), running for" in caplog.text
     assert version(sql) == [(newest_revision(),)]
     assert sql("SELECT to_regclass('scratch')") == [(None,)]
 
@@ -342,7 +342,7 @@ def test_a_migration_that_is_ended_is_a_sentence(sql, later, upgrade, other_sess
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 1
     assert "Error: " in said
-    assert ("`flask db current` says where the schema is" in said) == ("terminate" in end)
+    assert ("`flask db current` prints the schema's revision" in said) == ("terminate" in end)
     assert "Traceback" not in said
     other_session("ROLLBACK")
     process = upgrade(folder)
@@ -364,7 +364,7 @@ def test_an_upgrade_that_loses_an_answer_says_that_the_step_is_unknown_and_can_b
     assert process.returncode == 1
     assert said.endswith(
         "\nThe connection was lost, so the last step may or may not have happened. `flask db"
-        " current` says where the schema is; `flask db upgrade` can always be run again.\n"
+        " current` prints the schema's revision; `flask db upgrade` can always be run again.\n"
     )
     assert proxy.lose == []
     process = upgrade(folder)
@@ -410,7 +410,7 @@ def test_a_command_that_needs_the_migrations_of_a_later_release_says_so(
     sql("UPDATE alembic_version SET version_num = '9999'")
     with app.app_context(), pytest.raises(SystemExit):
         getattr(flask_migrate, command)()
-    assert f"The schema is at 9999, ahead of this release, which knows up to {head:04}" in (
+    assert f"The schema is at 9999, ahead of this release, whose newest migration is {head:04}" in (
         caplog.text
     )
     assert version(sql) == [("9999",)]
@@ -433,7 +433,7 @@ def test_the_sql_of_migrations_has_their_limits_too(app, capsys):
     with app.app_context():
         flask_migrate.upgrade(sql=True)
     said = capsys.readouterr().out
-    assert said.startswith(migrations.SET)
+    assert said.startswith(migrations.SET_SESSION)
     # A concurrent build, and a loop that commits, is between two transactions.
     alone = said.count("CONCURRENTLY") + said.count(" COMMIT;")
     for command in ("BEGIN", "COMMIT"):
@@ -493,7 +493,7 @@ def test_migrations_of_two_branches_are_refused_before_they_do_harm(
 def web_roles(app, sql, monkeypatch):
     """Supabase's two roles for everybody, under names that no other test run has."""
     names = [f"{role}_{os.getpid()}" for role in ("anon", "authenticated")]
-    monkeypatch.setattr(migrations, "_WEB", f"rolname IN ('{names[0]}', '{names[1]}')")
+    monkeypatch.setattr(supabase, "_IS_SUPABASE_ROLE", f"rolname IN ('{names[0]}', '{names[1]}')")
     for name in names:
         sql(f"CREATE ROLE {name}")
     yield names

@@ -91,7 +91,7 @@ def _schema(facts: Facts) -> Finding | None:
         return None
     if obstacle := schema.find_obstacle(facts.revisions, facts.columns, db.metadata):
         reason = "The service does not use tables that may be another's: /ready answers 503."
-        return Finding(FAIL, "schema", obstacle.what, reason, obstacle.remedy)
+        return Finding(FAIL, "schema", obstacle.reason, reason, obstacle.remedy)
     needed, current = newest_revision(), max(facts.revisions, default=None)
     if current is None or current < needed:
         summary = f"The schema is at {current}; this release needs {needed}."

@@ -11,9 +11,10 @@ from flask import current_app
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from projectapp.database import db, migrations, schema
-from projectapp.database.connection import Connector, watchdog
-from projectapp.database.pooler import pool_mode
+from projectapp.database import db, migrations, schema, supabase
+from projectapp.database.connector import Connector
+from projectapp.database.pooler import detect_pool_mode
+from projectapp.database.watchdog import watchdog
 from projectapp.doctor.checks import CHECKS
 from projectapp.doctor.connection_errors import explain_connection_error
 from projectapp.doctor.facts import Facts
@@ -75,7 +76,7 @@ def check_servers(replicas: int) -> Iterator[Finding]:
         server_identity = facts.server_identity
         facts = replace(
             facts,
-            pool_mode=pool_mode(connector),
+            pool_mode=detect_pool_mode(connector),
             has_migrations_url=migrations_url is not None,
             replicas=replicas,
         )
@@ -91,12 +92,12 @@ def _collect_facts(connection: Connection) -> Facts:
     """Measure and query the server. Raises SQLAlchemyError or psycopg2.Error."""
     dbapi_connection: Any = connection.connection.dbapi_connection
     tables = list(db.metadata.tables)
-    with watchdog.limit(dbapi_connection, QUERIES_SECONDS):
+    with watchdog.timeout(dbapi_connection, QUERIES_SECONDS):
         round_trips = [_measure(lambda: connection.scalar(text("SELECT 1"))) for _ in range(5)]
         started_at = time.time()
         server = dict(connection.execute(_SERVER_QUERY, {"tables": tables}).mappings().one())
         clock_skew = server.pop("server_time") - (started_at + time.time()) / 2
-        exposed_tables = migrations.open_tables(connection)
+        exposed_tables = supabase.find_unprotected_tables(connection)
         columns = connection.scalar(schema.COLUMNS, {"tables": tables})
         has_revisions = server.pop("has_revisions")
         revisions: list[str] | None = None if has_revisions else []
@@ -124,9 +125,9 @@ def _check_migrations_url(
     """Check MIGRATIONS_DATABASE_URL; `server_identity` is that of DATABASE_URL, if known."""
     name, check = "MIGRATIONS_DATABASE_URL", "migrations"
     try:
-        with migrations.engine().connect() as connection:
+        with migrations.create_migration_engine().connect() as connection:
             facts = _collect_facts(connection)
-        mode = pool_mode(connector.migrating)
+        mode = detect_pool_mode(connector.connect_for_migrations)
     except (SQLAlchemyError, psycopg2.Error) as error:
         return explain_connection_error(name, getattr(error, "orig", error), parameters)
     if server_identity and facts.server_identity != server_identity:
