@@ -126,8 +126,9 @@ class Config:
     JWT_KEY_FILE: Annotated[Path | None, Path] = None
     # shared secret of at least 32 characters, such as that of an old Supabase project
     JWT_SECRET: Annotated[str, parse_shared_secret] = ""
-    # scopes of a JWT without a scope claim
-    JWT_SCOPES: Annotated[tuple[str, ...], parse_scopes] = ("projects:read", "projects:write")
+    # scopes of a JWT without a scope claim, such as `projects:read`
+    # Default: `read` and `write` of every resource
+    JWT_SCOPES: Annotated[tuple[str, ...], parse_scopes] = ()
     # limit for the requests of each caller, and for the failed sign-ins of each address, such as
     # `100/minute`
     RATE_LIMIT: Annotated[tuple[int, int] | None, parse_rate_limit] = None

@@ -39,25 +39,25 @@ def median(verify: Callable[[str], object], tokens: list[str]) -> float:
 
 def main() -> None:
     with Issuer() as issuer:
-        issuer.published = {name: key for name, key in KEYS.items() if name != "HS256"}
-        issuer.published.pop("PS256")
+        issuer.published_keys = {name: key for name, key in KEYS.items() if name != "HS256"}
+        issuer.published_keys.pop("PS256")
         print("alg    first time  again   (us)")
         for alg, key in KEYS.items():
             keys = {"JWT_SECRET": SECRET, "JWT_JWKS_URL": ""} if alg == "HS256" else {}
             loaded = config.Testing({**issuer.settings, **keys})
             verifier = jwt.Verifier(
-                {name: getattr(loaded, name) for name in loaded.declared_settings()}
+                {name: getattr(loaded, name) for name in loaded.declared_settings()}, frozenset()
             )
             kid = "RS256" if key is RSA else alg
             claims = [
-                {"iss": issuer.name, "aud": AUDIENCE, "sub": f"{n}", "exp": time.time() + 3600}
+                {"iss": issuer.url, "aud": AUDIENCE, "sub": f"{n}", "exp": time.time() + 3600}
                 for n in range(TOKENS)
             ]
             tokens = [sign({"alg": alg, "typ": "JWT", "kid": kid}, one, key) for one in claims]
 
             def anew(token: str, verifier: jwt.Verifier = verifier) -> None:
                 verifier.verify(token)
-                verifier._memory[1].clear()
+                verifier._cache[1].clear()
 
             anew(tokens[0])
             print(f"{alg}  {median(anew, tokens):9.0f}  {median(verifier.verify, tokens):7.1f}")

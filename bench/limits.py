@@ -82,8 +82,8 @@ def measure(url: str) -> None:
             f" | {statistics.median(ratios):.3f} ({cuts[0]:.2f}..{cuts[-1]:.2f}) |"
         )
     for name in apps:
-        if "limits" in apps[name].extensions:
-            store = apps[name].extensions["limits"].stores[0]
+        if "rate_limiter" in apps[name].extensions:
+            store = apps[name].extensions["rate_limiter"].stores[0]
             caller = uuid4().bytes
             started = time.perf_counter()
             for _ in range(COUNT_MODES):

@@ -41,7 +41,6 @@ def create_app(config: settings.Config | None = None) -> Flask:
     cors.init_app(app)
     problem_documents.init_app(app)
     database.init_app(app)
-    auth.init_app(app)
     rate_limit.init_app(app)
     views.init_app(app)
 
@@ -51,6 +50,7 @@ def create_app(config: settings.Config | None = None) -> Flask:
     if config.DOCS:
         app.register_blueprint(openapi.bp)
     endpoint.require_endpoint_declarations(app)
+    auth.init_app(app)  # it reads the scopes of the endpoints
     if click.get_current_context(silent=True):
         add_commands(app)
     return app

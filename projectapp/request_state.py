@@ -1,4 +1,8 @@
-"""What one request carries from its first hook to its last: one typed object in Flask's `g`."""
+"""The state of one request, from its first hook to its last: one typed object in Flask's `g`.
+
+Nothing else uses `g`. All packages may import this module. So `database`, for instance, reads what
+`auth` has written without importing it.
+"""
 
 import math
 import time
@@ -7,16 +11,16 @@ from typing import Any, NamedTuple, cast
 
 from flask import g, has_app_context, request
 
-OWNER_LENGTH = 255  # the longest `sub` of OpenID Connect Core 1.0, 2
+OWNER_LENGTH = 255  # characters: the maximum of `sub` in OpenID Connect Core 1.0, section 2
 
 
 class Caller(NamedTuple):
-    """Who makes a request, and what they may do.
+    """The authenticated client.
 
-    `subject` becomes the owner of the rows that they create; None is anybody, while AUTH is none. A
-    scope is "RESOURCE:read", "RESOURCE:write" or "RESOURCE:all", which is both on everybody's rows.
-    `credential` is the public name of the token, for the log. `digest` is the SHA-256 of an API
-    token, which may be revoked at any time.
+    `subject` is the owner of the rows that the caller creates, and None with AUTH=none. A scope is
+    "RESOURCE:read", "RESOURCE:write" or "RESOURCE:all", which permits reading and writing the rows
+    of every owner. `credential` names the token in the log, without revealing it. `digest` is the
+    SHA-256 of an API token, and empty for a JWT.
     """
 
     subject: str | None
@@ -33,36 +37,44 @@ class Caller(NamedTuple):
 
 @dataclass(slots=True)
 class RequestState:
-    """The state of one request, or of one command. Each field is written in one module.
+    """The state of one request or one command.
 
-    Times are seconds on the monotonic clock.
+    The first three fields are set when the state is created, by http/request_log.py for a request.
+    Each other field is written by one module, which its comment names. Times are seconds on the
+    monotonic clock.
     """
 
-    request_id: str | None = None  # http.request_log
-    started_at: float = 0.0  # http.request_log
-    deadline: float = math.inf  # http.request_log: no statement begins after it
-    caller: Caller | None = None  # auth.access
-    statement_prefix: str = ""  # auth.access: SQL to send in the same message before a statement
-    prefix_was_sent: bool = False  # database.execution
-    raw_body: dict[str, Any] | None = None  # http.request_data: the JSON object as it was sent
-    rate_limit: str | None = None  # rate_limit.limiter: the RateLimit header
+    request_id: str | None = None
+    started_at: float = 0.0
+    deadline: float = math.inf  # no statement starts after it
+
+    caller: Caller | None = None  # auth/access.py
+    statement_prefix: str = ""  # auth/access.py: SQL to send in front of each statement
+    prefix_was_sent: bool = False  # database/execution.py: with at least one statement
+    raw_body: dict[str, Any] | None = None  # http/request_data.py: the JSON object of the request
+    rate_limit: str | None = None  # rate_limit/limiter.py: the value of the RateLimit header
 
 
 def request_state() -> RequestState:
-    """Return the state of the current request, or that of the current command."""
+    """Return the state of the current request or command."""
     state = g.get("state")
     if state is None:
         state = g.state = RequestState()
     return cast(RequestState, state)
 
 
+def set_request_state(state: RequestState) -> None:
+    """Start a request or a command with this state."""
+    g.state = state
+
+
 def seconds_left() -> float:
-    """Return the seconds until the deadline of the request; infinity outside of a request."""
+    """Return the seconds until the deadline of the request, or infinity outside of a request."""
     return request_state().deadline - time.monotonic() if has_app_context() else math.inf
 
 
 def caller_fields() -> dict[str, Any]:
-    """Return the log fields `address` and, if the caller is known, `caller` and `credential`."""
+    """Return the log fields `address` and, after authentication, `caller` and `credential`."""
     caller = request_state().caller
-    known = {"caller": caller.subject, "credential": caller.credential} if caller else {}
-    return {"address": request.remote_addr, **known}
+    fields = {"caller": caller.subject, "credential": caller.credential} if caller else {}
+    return {"address": request.remote_addr, **fields}

@@ -295,7 +295,7 @@ def bearer(guarded_app: Flask, sql: Any) -> Any:
     ) -> dict[str, str]:
         lifetime = None if days is None else timedelta(days)
         with guarded_app.app_context():
-            token = token_admin.create(f"{owner}'s", owner, scopes.split(","), lifetime)
+            token = token_admin.create_token(f"{owner}'s", owner, scopes.split(","), lifetime)
         return {"Authorization": f"Bearer {token}"}
 
     return make
@@ -357,8 +357,8 @@ def proxy(database_url: str) -> Iterator[Proxy]:
 @pytest.fixture(autouse=True)
 def _patient_with_issuers(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine keys may take a while; a test of these limits sets them."""
-    monkeypatch.setattr(jwks_client, "TIMEOUT", 30.0)
-    monkeypatch.setattr(jwks_client, "DEADLINE", 60.0)
+    monkeypatch.setattr(jwks_client, "READ_TIMEOUT_SECONDS", 30.0)
+    monkeypatch.setattr(jwks_client, "FETCH_DEADLINE_SECONDS", 60.0)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A small identity provider: signs tokens, publishes its keys, and can do so badly."""
+"""A small identity provider for tests: signs tokens and publishes its keys, well or badly."""
 
 import base64
 import functools
@@ -21,7 +21,7 @@ AUDIENCE = "projects-api"
 
 @functools.cache
 def make_key(kind: str, size: Any, number: int = 0) -> jwk.Key:
-    """A key pair, made once a run; another `number` is another key."""
+    """A key pair, generated once per test run; another `number` is another key."""
     return jwk.generate_key(kind, size)
 
 
@@ -33,9 +33,9 @@ def encode(part: bytes) -> str:
 
 
 def sign(header: Any, payload: Any, key: jwk.Key, alg: str | None = None) -> str:
-    """A token of a header and a payload, each as JSON or as the bytes that stand for it.
+    """A token of a header and a payload; each is a JSON value, or bytes that are not changed.
 
-    It is signed with the header's alg, or another.
+    It is signed with `alg`, or else with the alg of the header.
     """
     parts = [
         part if isinstance(part, bytes) else json.dumps(part).encode() for part in (header, payload)
@@ -50,7 +50,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 class Issuer(ThreadingHTTPServer):
-    """`published` are the keys by kid; `answer` is how a request for them is answered."""
+    """The server of the keys. `published_keys` are by kid; `respond` answers a request for them."""
 
     daemon_threads = True
 
@@ -59,42 +59,42 @@ class Issuer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", free_port()), _Handler)
         if tls:
             self.socket = tls.wrap_socket(self.socket, True, do_handshake_on_connect=False)
-        self.name = f"http{'s' if tls else ''}://{self.host}:{self.server_port}"
-        self.published: dict[str, jwk.Key] = {"first": RSA}
-        self.answer: Callable[[_Handler], None] = well
+        self.url = f"http{'s' if tls else ''}://{self.host}:{self.server_port}"
+        self.published_keys: dict[str, jwk.Key] = {"first": RSA}
+        self.respond: Callable[[_Handler], None] = healthy
         self.fetches = 0
-        self.ended = threading.Event()
+        self.is_stopped = threading.Event()
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def settings(self) -> dict[str, str]:
         return {
             "AUTH": "jwt",
-            "JWT_ISSUER": self.name,
+            "JWT_ISSUER": self.url,
             "JWT_AUDIENCE": AUDIENCE,
-            "JWT_JWKS_URL": f"{self.name}/jwks.json",
+            "JWT_JWKS_URL": f"{self.url}/jwks.json",
         }
 
-    def claims(self, **over: Any) -> dict[str, Any]:
-        """A user's claims; None leaves one out."""
+    def claims(self, **overrides: Any) -> dict[str, Any]:
+        """The claims of a user's token. A claim whose override is None is left out."""
         now = int(time.time())
-        found = {"iss": self.name, "aud": AUDIENCE, "sub": "ann", "iat": now, "exp": now + 60}
-        return {name: value for name, value in (found | over).items() if value is not None}
+        claims = {"iss": self.url, "aud": AUDIENCE, "sub": "ann", "iat": now, "exp": now + 60}
+        return {name: value for name, value in (claims | overrides).items() if value is not None}
 
-    def token(self, kid: str | None = "first", alg: str = "RS256", **over: Any) -> str:
-        """A token as the issuer gives it, under a key that it may not publish."""
-        key = self.published.get(kid or "first", RSA)
-        return sign({"alg": alg, "typ": "JWT", "kid": kid}, self.claims(**over), key)
+    def token(self, kid: str | None = "first", alg: str = "RS256", **overrides: Any) -> str:
+        """A token of the issuer. A `kid` that is not published is signed with RSA."""
+        key = self.published_keys.get(kid or "first", RSA)
+        return sign({"alg": alg, "typ": "JWT", "kid": kid}, self.claims(**overrides), key)
 
     def jwks(self) -> dict[str, Any]:
-        return {"keys": [key.as_dict(False, kid=kid) for kid, key in self.published.items()]}
+        return {"keys": [key.as_dict(False, kid=kid) for kid, key in self.published_keys.items()]}
 
     def server_close(self) -> None:
-        self.ended.set()
+        self.is_stopped.set()
         self.shutdown()
         super().server_close()
 
-    def handle_error(self, *_: Any) -> None: ...  # who asks may go away
+    def handle_error(self, *_: Any) -> None: ...  # a client may disconnect
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.fetches += 1
         with suppress(OSError):
-            self.server.answer(self)
+            self.server.respond(self)
 
     def reply(self, body: bytes, status: int = 200, **headers: str) -> None:
         self.send_response(status)
@@ -115,55 +115,58 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None: ...
 
 
-def well(handler: _Handler) -> None:
+# What an issuer may answer: values of `Issuer.respond`.
+
+
+def healthy(handler: _Handler) -> None:
     handler.reply(json.dumps(handler.server.jwks()).encode())
 
 
-def failing(handler: _Handler) -> None:
+def status_500(handler: _Handler) -> None:
     handler.reply(b"{}", 500)
 
 
-def not_json(handler: _Handler) -> None:
+def html(handler: _Handler) -> None:
     handler.reply(b"<html>Welcome to the hotel's network</html>")
 
 
-def nested(handler: _Handler) -> None:
+def deeply_nested(handler: _Handler) -> None:
     handler.reply(b'{"keys":' + b"[" * 100_000)
 
 
-def no_jwks(handler: _Handler) -> None:
+def not_a_jwks(handler: _Handler) -> None:
     handler.reply(b'{"first": "-----BEGIN CERTIFICATE-----"}')
 
 
-def redirecting(handler: _Handler) -> None:
-    handler.reply(b"", 302, Location=f"{handler.server.name}/elsewhere")
-    handler.server.answer = well
+def redirect(handler: _Handler) -> None:
+    handler.reply(b"", 302, Location=f"{handler.server.url}/elsewhere")
+    handler.server.respond = healthy
 
 
-def giant(handler: _Handler) -> None:
+def too_long(handler: _Handler) -> None:
     handler.reply(json.dumps(handler.server.jwks() | {"more": "x" * 2**18}).encode())
 
 
-def numerous(handler: _Handler) -> None:
+def too_many_keys(handler: _Handler) -> None:
     handler.reply(json.dumps({"keys": handler.server.jwks()["keys"] * 101}).encode())
 
 
-def cut(handler: _Handler) -> None:
+def truncated(handler: _Handler) -> None:
     handler.reply(json.dumps(handler.server.jwks()).encode()[:-9], Content_Length="100000")
 
 
 def silent(handler: _Handler) -> None:
-    handler.server.ended.wait(30)
+    handler.server.is_stopped.wait(30)
 
 
-def dripping(handler: _Handler) -> None:
-    """A byte at a time, of a header that does not end."""
+def slow_headers(handler: _Handler) -> None:
+    """Send one byte at a time of a header that does not end."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
-    while not handler.server.ended.wait(0.1):
+    while not handler.server.is_stopped.wait(0.1):
         handler.wfile.write(b"x")
 
 
-def dripping_body(handler: _Handler) -> None:
+def slow_body(handler: _Handler) -> None:
     handler.reply(b"{", Content_Length="100000")
-    while not handler.server.ended.wait(0.1):
+    while not handler.server.is_stopped.wait(0.1):
         handler.wfile.write(b" ")

@@ -203,7 +203,7 @@ def test_the_remedy_for_an_unknown_outcome_gives_one_working_token(
     code, token, err = flask(*remedy.split())
     assert code == (0 if fault == "lose" else 1), err
     if code:
-        assert err == "Error: There is no such token, or it has ended.\n"
+        assert err == "Error: There is no such token, or it is expired or revoked.\n"
         code, token, err = flask(*arguments)
     assert status(guarded, token) == 200
     valid_new_tokens = "SELECT count(*) FROM api_tokens WHERE id <> %s AND expires_at > now()"

@@ -1,4 +1,4 @@
-"""Tokens of an identity provider: which are good, which are not, and how its keys come and go."""
+"""JWTs of an identity provider: which tokens are accepted, and which keys and settings."""
 
 import datetime
 import json
@@ -16,9 +16,9 @@ from joserfc import jwk
 import config
 from config import ConfigError
 from projectapp.auth import jwks_client, jwt
-from projectapp.auth.verification_keys import MOST_TRIED
+from projectapp.auth.verification_keys import MAX_KEYS_TRIED
 from projectapp.problems import InvalidToken
-from tests import issuer as answers
+from tests import issuer as issuer_answers
 from tests.conftest import PROJECTS
 from tests.issuer import AUDIENCE, EC, RSA, Issuer, bearer, encode, make_key, sign
 
@@ -35,39 +35,39 @@ ALGORITHMS = {
 
 
 @pytest.fixture(scope="module")
-def well():
-    """An issuer whose keys stay as they are."""
+def healthy_issuer():
+    """An issuer with a key for each algorithm, which no test changes."""
     with Issuer() as issuer:
-        issuer.published |= {f"{name}-key": key for name, key in ALGORITHMS.items()}
+        issuer.published_keys |= {f"{name}-key": key for name, key in ALGORITHMS.items()}
         yield issuer
 
 
 @pytest.fixture(scope="module")
-def service(well, app, make_app):
-    return make_app(**well.settings).test_client()
+def client(healthy_issuer, app, make_app):
+    return make_app(**healthy_issuer.settings).test_client()
 
 
-def get(service, token):
-    return service.get(PROJECTS, headers=bearer(token))
+def get(client, token):
+    return client.get(PROJECTS, headers=bearer(token))
 
 
-# Which tokens are good.
+# Accepted tokens
 
 
 @pytest.mark.parametrize("alg", ALGORITHMS)
-def test_each_algorithm_of_a_public_key_is_taken(well, service, sql, alg):
-    assert get(service, well.token(f"{alg}-key", alg)).status_code == 200
+def test_each_public_key_algorithm_is_accepted(healthy_issuer, client, sql, alg):
+    assert get(client, healthy_issuer.token(f"{alg}-key", alg)).status_code == 200
 
 
 @pytest.mark.parametrize("typ", ["JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt", None])
-def test_a_type_of_token_is_taken(well, service, sql, typ):
+def test_each_typ_of_an_access_token_is_accepted(healthy_issuer, client, sql, typ):
     header = {"alg": "RS256", "kid": "first", "typ": typ, "cat": "cl_B7d4"}
     header = {name: value for name, value in header.items() if value}
-    assert get(service, sign(header, well.claims(), RSA)).status_code == 200
+    assert get(client, sign(header, healthy_issuer.claims(), RSA)).status_code == 200
 
 
 @pytest.mark.parametrize(
-    "over",
+    "overrides",
     [
         lambda now: {"aud": ["other", AUDIENCE]},
         lambda now: {"aud": None, "azp": AUDIENCE},
@@ -80,12 +80,12 @@ def test_a_type_of_token_is_taken(well, service, sql, typ):
     ],
     ids=["a list", "azp", "fraction", "just expired", "early", "no iat", "sub", "more"],
 )
-def test_claims_are_taken(well, service, sql, over):
-    assert get(service, well.token(**over(int(time.time())))).status_code == 200
+def test_valid_claims_are_accepted(healthy_issuer, client, sql, overrides):
+    assert get(client, healthy_issuer.token(**overrides(int(time.time())))).status_code == 200
 
 
 @pytest.mark.parametrize(
-    ("claims", "may"),
+    ("claims", "permitted"),
     [
         ({}, "read write"),
         ({"scope": "openid projects:read"}, "read"),
@@ -96,46 +96,42 @@ def test_claims_are_taken(well, service, sql, over):
         ({"scope": "openid profile", "permissions": ["projects:read"]}, "read"),
         ({"scope": "projects:read", "permissions": ["projects:write"]}, "read write"),
         ({"permissions": ["projects:all"]}, "read write"),
-        ({"scope": "projects:read\u00a0projects:write"}, ""),  # RFC 6749, 3.3: spaces alone
+        (
+            {"scope": "projects:read\u00a0projects:write"},
+            "",
+        ),  # RFC 6749, section 3.3: only spaces separate
         ({"user_metadata": {"permissions": ["projects:all"]}, "scope": "x"}, ""),
     ],
     ids=str,
 )
-def test_a_token_may_do_what_its_claims_name_and_no_more(well, service, sql, claims, may):
-    headers = bearer(well.token(**claims))
-    read = service.get(PROJECTS, headers=headers)
-    write = service.post(PROJECTS, headers=headers, json={"name": "x"})
-    assert read.status_code == (200 if "read" in may else 403)
-    assert write.status_code == (201 if "write" in may else 403)
+def test_scope_claims_permit_only_what_they_name(healthy_issuer, client, sql, claims, permitted):
+    headers = bearer(healthy_issuer.token(**claims))
+    read = client.get(PROJECTS, headers=headers)
+    write = client.post(PROJECTS, headers=headers, json={"name": "x"})
+    assert read.status_code == (200 if "read" in permitted else 403)
+    assert write.status_code == (201 if "write" in permitted else 403)
 
 
-def test_what_a_token_without_scopes_may_do_is_a_setting(well, make_app, sql):
-    service = make_app(**well.settings, JWT_SCOPES="projects:read").test_client()
-    headers = bearer(well.token())
-    assert service.get(PROJECTS, headers=headers).status_code == 200
-    assert service.post(PROJECTS, headers=headers, json={"name": "x"}).status_code == 403
-
-
-def test_callers_see_their_own(well, service, sql, problem):
+def test_each_subject_sees_only_its_own_projects(healthy_issuer, client, sql, problem):
     ann, bob, root = (
         bearer(token)
         for token in (
-            well.token(),
-            well.token(sub="bob"),
-            well.token(sub="root", permissions=["projects:all"]),
+            healthy_issuer.token(),
+            healthy_issuer.token(sub="bob"),
+            healthy_issuer.token(sub="root", permissions=["projects:all"]),
         )
     )
-    made = service.post(PROJECTS, headers=ann, json={"name": "hers"})
-    assert made.json["owner"] == "ann"
-    path = f"{PROJECTS}/{made.json['id']}"
+    created = client.post(PROJECTS, headers=ann, json={"name": "hers"})
+    assert created.json["owner"] == "ann"
+    path = f"{PROJECTS}/{created.json['id']}"
     for method in ("get", "put", "delete"):
-        problem(getattr(service, method)(path, headers=bob, json={"name": "his"}), 404, "not_found")
-    assert service.get(PROJECTS, headers=bob).json["total"] == 0
-    assert service.get(PROJECTS, headers=root).json["total"] == 1
-    assert service.get(path, headers=ann).json["name"] == "hers"
+        problem(getattr(client, method)(path, headers=bob, json={"name": "his"}), 404, "not_found")
+    assert client.get(PROJECTS, headers=bob).json["total"] == 0
+    assert client.get(PROJECTS, headers=root).json["total"] == 1
+    assert client.get(path, headers=ann).json["name"] == "hers"
 
 
-# Which are not. A builder gets the issuer; what it returns is refused.
+# Refused tokens. Each builder gets the issuer and returns a token.
 
 PEM = RSA.as_pem(private=False)
 HEADER = {"alg": "RS256", "kid": "first"}
@@ -146,7 +142,7 @@ def with_header(**header):
 
 
 def with_alg(alg, key):
-    """Signed with a key that the issuer does not have for it."""
+    """A token with this alg, signed with a key that the issuer does not publish for it."""
     return lambda issuer: sign(HEADER | {"alg": alg}, issuer.claims(), key)
 
 
@@ -159,7 +155,7 @@ def with_payload(payload):
 
 
 def with_raw(**claims):
-    """Claims as they stand in JSON, which Python's own encoder would not write."""
+    """A token with claims in raw JSON, which json.dumps would not write."""
 
     def build(issuer):
         text = json.dumps(issuer.claims() | dict.fromkeys(claims, "@"))
@@ -189,7 +185,7 @@ def without_base64(issuer):
     return f"{header}.payload.c2lnbmF0dXJl"
 
 
-def cut_signature(issuer):
+def truncated_signature(issuer):
     return issuer.token()[:-12]
 
 
@@ -198,20 +194,22 @@ def other_payload(issuer):
     return ".".join((ours[0], theirs[1], ours[2]))
 
 
-def self_made_key(issuer):
-    own = make_key("RSA", 2048, 1)
-    return sign(HEADER | {"jwk": own.as_dict(False), "kid": "own"}, issuer.claims(), own)
+def embedded_key(issuer):
+    attackers_key = make_key("RSA", 2048, 1)
+    return sign(
+        HEADER | {"jwk": attackers_key.as_dict(False), "kid": "own"}, issuer.claims(), attackers_key
+    )
 
 
 HOSTILE = {
-    "an unknown key": lambda issuer: issuer.token("nobody's"),
-    "another key under a known name": lambda issuer: sign(
+    "an unknown kid": lambda issuer: issuer.token("unknown"),
+    "another key with a published kid": lambda issuer: sign(
         HEADER, issuer.claims(), make_key("RSA", 2048, 1)
     ),
     "none": unsigned("none"),
     "nOnE": unsigned("nOnE"),
     "no signature": unsigned("RS256"),
-    "a cut signature": cut_signature,
+    "a truncated signature": truncated_signature,
     "another payload": other_payload,
     "HS256 with the public key as PEM": with_alg("HS256", jwk.OctKey(PEM, PEM)),
     "HS256 with the public key as DER": with_alg(
@@ -219,7 +217,7 @@ HOSTILE = {
     ),
     "HS256": with_alg("HS256", OCT),
     "HS512": with_alg("HS512", OCT),
-    "the alg of another kind of key": with_alg("ES256", EC),
+    "the alg of another key type": with_alg("ES256", EC),
     "ES256K": with_alg("ES256K", make_key("EC", "secp256k1")),
     "an unknown alg": lambda i: sign(HEADER | {"alg": "RS999"}, i.claims(), RSA, "RS256"),
     "alg is a list": lambda i: sign(HEADER | {"alg": ["RS256"]}, i.claims(), RSA, "RS256"),
@@ -227,18 +225,18 @@ HOSTILE = {
     "kid is a number": with_header(kid=1),
     "kid is a path": with_header(kid="../../../../dev/null"),
     "kid is SQL": with_header(kid="' OR 1=1 --"),
-    "no kid and the key of another": lambda i: sign(
+    "no kid and an unpublished key": lambda i: sign(
         {"alg": "RS256"}, i.claims(), make_key("RSA", 2048, 1)
     ),
     "crit": with_header(crit=["exp"]),
-    "crit that is known": with_header(crit=["kid"]),
+    "crit with a known header": with_header(crit=["kid"]),
     "crit is empty": with_header(crit=[]),
     "b64 false": without_base64,
     "b64 true": with_header(b64=True),
     "a jku": with_header(jku="http://127.0.0.1:9/jwks.json"),
     "an x5u": with_header(x5u="http://127.0.0.1:9/cert.pem"),
     "an x5c": with_header(x5c=[b64encode(RSA.as_der(private=False)).decode()[:40]]),
-    "its own jwk": self_made_key,
+    "its own jwk": embedded_key,
     "a long header": with_header(more="x" * 1000),
     "typ of a logout token": with_header(typ="logout+jwt"),
     "typ of a proof": with_header(typ="dpop+jwt"),
@@ -278,9 +276,9 @@ HOSTILE = {
     "iat in the future": lambda issuer: issuer.token(iat=int(time.time()) + 600),
     "iat is false": with_claims(iat=False),
     "another issuer": with_claims(iss="https://evil.example"),
-    "an issuer with a slash": lambda issuer: issuer.token(iss=issuer.name + "/"),
+    "an issuer with a slash": lambda issuer: issuer.token(iss=issuer.url + "/"),
     "no issuer": with_claims(iss=None),
-    "issuer is a list": lambda issuer: issuer.token(iss=[issuer.name]),
+    "issuer is a list": lambda issuer: issuer.token(iss=[issuer.url]),
     "another audience": with_claims(aud="another-api"),
     "a longer audience": with_claims(aud=AUDIENCE + "-2"),
     "no audience": with_claims(aud=None),
@@ -310,17 +308,17 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_token_is_refused_and_nothing_of_it_told(
-    well, service, sql, problem, caplog, monkeypatch, name
+def test_hostile_token_gets_401_and_no_part_of_it_is_logged_or_returned(
+    healthy_issuer, client, sql, problem, caplog, monkeypatch, name
 ):
-    monkeypatch.setattr(jwks_client, "COOL_DOWN", 0.0)  # what has not been fetched will be
-    token = HOSTILE[name](well)
+    monkeypatch.setattr(jwks_client, "MIN_FETCH_INTERVAL_SECONDS", 0.0)
+    token = HOSTILE[name](healthy_issuer)
     with caplog.at_level(logging.DEBUG):
-        answer = get(service, token)
+        answer = get(client, token)
     problem(answer, 401, "invalid_token")
-    told = answer.headers["WWW-Authenticate"]
-    assert told.startswith('Bearer error="invalid_token", error_description="')
-    assert told.count('"') == 4
+    challenge = answer.headers["WWW-Authenticate"]
+    assert challenge.startswith('Bearer error="invalid_token", error_description="')
+    assert challenge.count('"') == 4
     everything = answer.text + str(answer.headers) + caplog.text + str(caplog.records)
     everything += "".join(str(record.__dict__) for record in caplog.records)
     for part in token.split("."):
@@ -328,94 +326,91 @@ def test_a_hostile_token_is_refused_and_nothing_of_it_told(
     assert [r.event for r in caplog.records if hasattr(r, "event")] == ["authn_fail"]
 
 
-@pytest.mark.parametrize("name", ["HS256", "none", "a jku", "no exp", "one part", "too long"])
-def test_what_no_key_can_make_good_is_refused_without_a_fetch(issuer, make_app, name):
-    service = make_app(**issuer.settings).test_client()
-    issuer.answer = answers.failing
-    if name != "no exp":  # for which a key is needed first
-        assert get(service, HOSTILE[name](issuer)).status_code == 401
-        assert issuer.fetches == 0
+@pytest.mark.parametrize("name", ["HS256", "none", "a jku", "one part", "too long"])
+def test_token_that_no_key_could_verify_gets_401_without_a_fetch(issuer, make_app, name):
+    client = make_app(**issuer.settings).test_client()
+    issuer.respond = issuer_answers.status_500
+    assert get(client, HOSTILE[name](issuer)).status_code == 401
+    assert issuer.fetches == 0
 
 
-def test_a_weak_or_a_symmetric_or_a_private_key_in_a_jwks_is_not_used(issuer, make_app, sql):
+def test_weak_symmetric_private_and_malformed_keys_in_a_jwks_are_not_used(issuer, make_app, sql):
     weak = jwk.RSAKey(native := jwk.RSAKey.binding.generate_private_key(1024), native)
-    issuer.published |= {"weak": weak, "oct": OCT, "private": make_key("RSA", 2048, 1)}
-    listed = issuer.jwks()["keys"]
-    listed[3] |= {"d": "AQAB"}
-    listed += [
-        {"kty": "RSA", "kid": "enc", "use": "enc", "n": listed[0]["n"], "e": "AQAB"},
-        {"kty": "RSA", "kid": "other", "alg": "RSA-OAEP", "n": listed[0]["n"], "e": "AQAB"},
+    issuer.published_keys |= {"weak": weak, "oct": OCT, "private": make_key("RSA", 2048, 1)}
+    jwks_keys = issuer.jwks()["keys"]
+    jwks_keys[3] |= {"d": "AQAB"}
+    jwks_keys += [
+        {"kty": "RSA", "kid": "enc", "use": "enc", "n": jwks_keys[0]["n"], "e": "AQAB"},
+        {"kty": "RSA", "kid": "other", "alg": "RSA-OAEP", "n": jwks_keys[0]["n"], "e": "AQAB"},
         {"kty": "EC", "kid": "point", "crv": "P-256", "x": "AAAA", "y": "AAAA"},
         *({"kty": "AKP", "kid": "new"}, {"kid": "kind"}, {"kty": ["RSA"]}, 7, None, "key"),
-        {"kty": "RSA", "kid": 7, "n": listed[0]["n"], "e": "AQAB"},
+        {"kty": "RSA", "kid": 7, "n": jwks_keys[0]["n"], "e": "AQAB"},
     ]
-    issuer.answer = lambda handler: handler.reply(json.dumps({"keys": listed}).encode())
-    service = make_app(**issuer.settings).test_client()
-    assert get(service, issuer.token()).status_code == 200
+    issuer.respond = lambda handler: handler.reply(json.dumps({"keys": jwks_keys}).encode())
+    client = make_app(**issuer.settings).test_client()
+    assert get(client, issuer.token()).status_code == 200
     tokens = [
         issuer.token("weak"),
         sign(HEADER | {"kid": "oct", "alg": "HS256"}, issuer.claims(), OCT),
     ]
     tokens += [issuer.token(kid) for kid in ("private", "enc", "other")]
-    assert [get(service, token).status_code for token in tokens] == [401] * 5
+    assert [get(client, token).status_code for token in tokens] == [401] * 5
 
 
-def test_a_token_without_kid_is_taken_if_one_key_fits(issuer, make_app, sql):
-    issuer.published["other"] = EC
-    service = make_app(**issuer.settings).test_client()
+def test_token_without_kid_is_accepted_if_the_only_matching_key_signed_it(issuer, make_app, sql):
+    issuer.published_keys["other"] = EC
+    client = make_app(**issuer.settings).test_client()
     token = sign({"alg": "RS256"}, issuer.claims(), RSA)
-    assert get(service, token).status_code == 200
+    assert get(client, token).status_code == 200
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_token_without_kid_is_taken_if_any_key_that_fits_has_signed_it(
-    issuer, make_app, sql, number
-):
+def test_token_without_kid_is_accepted_if_any_matching_key_signed_it(issuer, make_app, sql, number):
     keys = [make_key("RSA", 2048, number) for number in range(3)]
-    issuer.published = {"a": keys[0], "ec": EC, "b": keys[1], "c": keys[2]}
-    service = make_app(**issuer.settings).test_client()
-    assert get(service, sign({"alg": "RS256"}, issuer.claims(), keys[number])).status_code == 200
+    issuer.published_keys = {"a": keys[0], "ec": EC, "b": keys[1], "c": keys[2]}
+    client = make_app(**issuer.settings).test_client()
+    assert get(client, sign({"alg": "RS256"}, issuer.claims(), keys[number])).status_code == 200
     foreign = sign({"alg": "RS256"}, issuer.claims(), make_key("RSA", 2048, 3))
-    assert get(service, foreign).status_code == 401
+    assert get(client, foreign).status_code == 401
 
 
-def test_of_many_keys_that_fit_a_token_without_kid_only_some_are_tried(issuer, make_app, sql):
+def test_token_without_kid_is_tried_with_a_limited_number_of_keys(issuer, make_app, sql):
     keys = [make_key("EC", "P-256", number) for number in range(100)]
-    issuer.published = {str(number): key for number, key in enumerate(keys)}
-    service = make_app(**issuer.settings).test_client()
+    issuer.published_keys = {str(number): key for number, key in enumerate(keys)}
+    client = make_app(**issuer.settings).test_client()
     statuses = [
-        get(service, sign({"alg": "ES256"}, issuer.claims(), key)).status_code for key in keys
+        get(client, sign({"alg": "ES256"}, issuer.claims(), key)).status_code for key in keys
     ]
-    assert statuses == [200] * MOST_TRIED + [401] * (100 - MOST_TRIED)
-    assert get(service, issuer.token("99", "ES256")).status_code == 200  # its kid finds it
+    assert statuses == [200] * MAX_KEYS_TRIED + [401] * (100 - MAX_KEYS_TRIED)
+    assert get(client, issuer.token("99", "ES256")).status_code == 200  # the kid selects its key
 
 
-def test_a_token_whose_claims_are_no_object_is_refused_by_whichever_key(issuer, make_app, sql):
-    issuer.published = {"a": make_key("RSA", 2048, 1), "b": RSA}
-    service = make_app(**issuer.settings).test_client()
-    assert get(service, sign({"alg": "RS256"}, b"[]", RSA)).status_code == 401
+def test_claims_that_are_not_an_object_get_401_from_every_key(issuer, make_app, sql):
+    issuer.published_keys = {"a": make_key("RSA", 2048, 1), "b": RSA}
+    client = make_app(**issuer.settings).test_client()
+    assert get(client, sign({"alg": "RS256"}, b"[]", RSA)).status_code == 401
 
 
-def test_a_signature_of_the_longest_key_is_verified(well, service, sql, caplog):
-    token = well.token().rpartition(".")[0] + "." + encode(b"x" * (8192 // 8))
-    assert get(service, token).status_code == 401
-    assert caplog.records[0].reason == "bad_signature"  # and not "exceeded_size"
+def test_signature_as_long_as_an_8192_bit_key_makes_is_checked(healthy_issuer, client, sql, caplog):
+    token = healthy_issuer.token().rpartition(".")[0] + "." + encode(b"x" * (8192 // 8))
+    assert get(client, token).status_code == 401
+    assert caplog.records[0].reason == "bad_signature"  # not "exceeded_size"
 
 
-def test_a_remembered_token_ends_with_its_exp(well, service, sql, problem, monkeypatch):
+def test_cached_token_expires_at_its_exp(healthy_issuer, client, sql, problem, monkeypatch):
     exp = int(time.time()) + 3600
-    token = well.token(exp=exp)
-    assert get(service, token).status_code == 200
-    monkeypatch.setattr(jwt, "time", SimpleNamespace(time=lambda: exp + jwt.LEEWAY))
-    assert "expired" in problem(get(service, token), 401)["detail"]
+    token = healthy_issuer.token(exp=exp)
+    assert get(client, token).status_code == 200
+    monkeypatch.setattr(jwt, "time", SimpleNamespace(time=lambda: exp + jwt.LEEWAY_SECONDS))
+    assert "expired" in problem(get(client, token), 401)["detail"]
 
 
-def test_no_more_than_so_many_tokens_are_remembered(well, monkeypatch):
-    monkeypatch.setattr(jwt, "_REMEMBERED", 3)
-    verifier = jwt.Verifier(settings_of(well))
+def test_jwt_cache_has_a_maximum_size(healthy_issuer, monkeypatch):
+    monkeypatch.setattr(jwt, "_MAX_CACHED_TOKENS", 3)
+    verifier = jwt.Verifier(settings_of(healthy_issuer), frozenset())
     for number in range(10):
-        assert verifier.verify(well.token(sub=str(number))).subject == str(number)
-        assert len(verifier._memory[1]) <= 3
+        assert verifier.verify(healthy_issuer.token(sub=str(number))).subject == str(number)
+        assert len(verifier._cache[1]) <= 3
 
 
 def settings_of(issuer, **environ):
@@ -423,20 +418,27 @@ def settings_of(issuer, **environ):
     return {name: getattr(loaded, name) for name in config.Config.declared_settings()}
 
 
-# Secrets and files.
+# Secrets and key files
 
 
 def with_key(issuer, **environ):
-    found = {**issuer.settings, **environ}
-    return {name: value for name, value in found.items() if name != "JWT_JWKS_URL"}
+    settings = {**issuer.settings, **environ}
+    return {name: value for name, value in settings.items() if name != "JWT_JWKS_URL"}
 
 
-def test_a_shared_secret_verifies_hs256_alone(issuer, make_app, sql):
-    service = make_app(**with_key(issuer, JWT_SECRET=SECRET)).test_client()
-    hs = {alg: sign({"alg": alg, "kid": "x"}, issuer.claims(), OCT) for alg in ("HS256", "HS512")}
-    assert get(service, hs["HS256"]).status_code == 200
-    others = [hs["HS512"], issuer.token(), unsigned("none")(issuer), hs["HS256"][:-4] + "AAAA"]
-    assert [get(service, token).status_code for token in others] == [401] * 4
+def test_shared_secret_verifies_only_hs256(issuer, make_app, sql):
+    client = make_app(**with_key(issuer, JWT_SECRET=SECRET)).test_client()
+    tokens = {
+        alg: sign({"alg": alg, "kid": "x"}, issuer.claims(), OCT) for alg in ("HS256", "HS512")
+    }
+    assert get(client, tokens["HS256"]).status_code == 200
+    others = [
+        tokens["HS512"],
+        issuer.token(),
+        unsigned("none")(issuer),
+        tokens["HS256"][:-4] + "AAAA",
+    ]
+    assert [get(client, token).status_code for token in others] == [401] * 4
     assert issuer.fetches == 0
 
 
@@ -472,20 +474,20 @@ def certificate(key, **names):
         *("two in PEM, the second signs", "two in PEM, the first signs", "two without kid"),
     ],
 )
-def test_a_key_file_verifies(issuer, make_app, sql, tmp_path, content):
+def test_key_file_verifies_tokens(issuer, make_app, sql, tmp_path, content):
     (tmp_path / "key").write_bytes(content)
-    service = make_app(**with_key(issuer, JWT_KEY_FILE=str(tmp_path / "key"))).test_client()
-    assert get(service, issuer.token()).status_code == 200
-    assert get(service, sign(HEADER, issuer.claims(), make_key("RSA", 2048, 1))).status_code == 401
-    assert get(service, with_alg("HS256", jwk.OctKey(PEM, PEM))(issuer)).status_code == 401
+    client = make_app(**with_key(issuer, JWT_KEY_FILE=str(tmp_path / "key"))).test_client()
+    assert get(client, issuer.token()).status_code == 200
+    assert get(client, sign(HEADER, issuer.claims(), make_key("RSA", 2048, 1))).status_code == 401
+    assert get(client, with_alg("HS256", jwk.OctKey(PEM, PEM))(issuer)).status_code == 401
     assert issuer.fetches == 0
 
 
-UNUSABLE = (
-    "JWT_KEY_FILE must have a public key in PEM or a JWKS:"
+NO_USABLE_KEY = (
+    "JWT_KEY_FILE must contain a public key in PEM or a JWKS:"
     " RSA of 2048 bits or more, P-256, P-384, P-521 or Ed25519."
 )
-PRIVATE = "JWT_KEY_FILE has a private key in it: give it public ones alone."
+PRIVATE_KEY = "JWT_KEY_FILE contains a private key. Write only public keys to it."
 
 
 def weak_pem():
@@ -493,43 +495,46 @@ def weak_pem():
     return jwk.RSAKey(native, native).as_pem(private=False)
 
 
-TOO_MANY = (
-    f"JWT_KEY_FILE has more than {MOST_TRIED} keys of one type without a kid: remove those that no"
-    " longer sign, or write a JWKS with a kid for each."
+TOO_MANY_KEYS = (
+    f"JWT_KEY_FILE contains more than {MAX_KEYS_TRIED} keys of one type without a kid."
+    " Remove the keys that are no longer in use, or write a JWKS with a kid for each key."
 )
-SEVERAL = [make_key("EC", "P-256", number) for number in range(MOST_TRIED + 1)]
+KEYS_WITHOUT_KID = [make_key("EC", "P-256", number) for number in range(MAX_KEYS_TRIED + 1)]
 
-WRONG_FILES = {
-    "too many in PEM": (b"".join(key.as_pem(private=False) for key in SEVERAL), TOO_MANY),
-    "a private key": (RSA.as_pem(private=True), PRIVATE),
-    "a private key in a JWKS": (json.dumps({"keys": [RSA.as_dict(True)]}).encode(), PRIVATE),
-    "a secret in a JWKS": (json.dumps({"keys": [OCT.as_dict()]}).encode(), PRIVATE),
-    "a weak key": (weak_pem(), UNUSABLE),
-    "no key to sign with": (make_key("OKP", "X25519").as_pem(private=False), UNUSABLE),
-    "no key": (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", UNUSABLE),
-    "half a key": (PEM[:99], UNUSABLE),
-    "an empty JWKS": (b'{"keys": []}', UNUSABLE),
-    "a JWK": (json.dumps(RSA.as_dict(False)).encode(), UNUSABLE),
-    "an empty file": (b"", UNUSABLE),
+INVALID_KEY_FILES = {
+    "too many in PEM": (
+        b"".join(key.as_pem(private=False) for key in KEYS_WITHOUT_KID),
+        TOO_MANY_KEYS,
+    ),
+    "a private key": (RSA.as_pem(private=True), PRIVATE_KEY),
+    "a private key in a JWKS": (json.dumps({"keys": [RSA.as_dict(True)]}).encode(), PRIVATE_KEY),
+    "a secret in a JWKS": (json.dumps({"keys": [OCT.as_dict()]}).encode(), PRIVATE_KEY),
+    "a weak key": (weak_pem(), NO_USABLE_KEY),
+    "no signature key": (make_key("OKP", "X25519").as_pem(private=False), NO_USABLE_KEY),
+    "no key": (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", NO_USABLE_KEY),
+    "a truncated key": (PEM[:99], NO_USABLE_KEY),
+    "an empty JWKS": (b'{"keys": []}', NO_USABLE_KEY),
+    "a JWK": (json.dumps(RSA.as_dict(False)).encode(), NO_USABLE_KEY),
+    "an empty file": (b"", NO_USABLE_KEY),
     "no file": (None, "JWT_KEY_FILE cannot be read: No such file or directory."),
 }
 
 
-@pytest.mark.parametrize("name", WRONG_FILES)
-def test_a_key_file_that_is_wrong_ends_the_start(issuer, make_app, tmp_path, name):
-    content, sentence = WRONG_FILES[name]
+@pytest.mark.parametrize("name", INVALID_KEY_FILES)
+def test_invalid_key_file_stops_the_start(issuer, make_app, tmp_path, name):
+    content, message = INVALID_KEY_FILES[name]
     if content is not None:
         (tmp_path / "key").write_bytes(content)
     with pytest.raises(ConfigError) as refused:
         make_app(**with_key(issuer, JWT_KEY_FILE=str(tmp_path / "key")))
-    assert str(refused.value) == sentence
+    assert str(refused.value) == message
 
 
-URL = (
+INVALID_URL = (
     "JWT_JWKS_URL must be a URL such as https://HOST/PATH, without a user name and a password;"
     " http:// is allowed only for localhost, 127.0.0.1, ::1."
 )
-GOOD = {
+VALID_SETTINGS = {
     "AUTH": "jwt",
     "JWT_ISSUER": "https://i.example",
     "JWT_AUDIENCE": "a, b",
@@ -538,10 +543,10 @@ GOOD = {
 
 
 @pytest.mark.parametrize(
-    ("environ", "sentence"),
+    ("environ", "message"),
     [
         *(
-            ({"JWT_JWKS_URL": bad}, URL)
+            ({"JWT_JWKS_URL": bad}, INVALID_URL)
             for bad in (
                 "http://i.example/jwks.json",
                 "http://127.0.0.1.example/",
@@ -584,26 +589,27 @@ GOOD = {
         ),
     ],
 )
-def test_a_wrong_setting_is_refused_in_one_sentence(environ, sentence):
+def test_invalid_jwt_setting_is_reported_in_one_sentence(environ, message):
     with pytest.raises(ConfigError) as refused:
-        config.Testing(GOOD | environ)
-    assert str(refused.value) == sentence
+        config.Testing(VALID_SETTINGS | environ)
+    assert str(refused.value) == message
 
 
 @pytest.mark.parametrize(
     "url", ["https://i.example/?a=b", "http://localhost:1/", "http://[::1]:1/", "HTTPS://i.example"]
 )
-def test_an_address_of_keys_is_taken(url):
-    loaded = config.Testing(GOOD | {"JWT_JWKS_URL": url})
+def test_valid_jwks_url_is_accepted(url):
+    loaded = config.Testing(VALID_SETTINGS | {"JWT_JWKS_URL": url})
     assert url == loaded.JWT_JWKS_URL
 
 
-def test_a_verifier_shows_no_secret():
+def test_verifier_does_not_show_its_secret():
     verifier = jwt.Verifier(
         {"JWT_JWKS_URL": "", "JWT_KEY_FILE": None, "JWT_SECRET": SECRET}
-        | {"JWT_ISSUER": "i", "JWT_AUDIENCE": ("a",), "JWT_SCOPES": ()}
+        | {"JWT_ISSUER": "i", "JWT_AUDIENCE": ("a",)},
+        frozenset(),
     )
-    keys = verifier._keys.current()
+    keys = verifier._keys.get()
     assert SECRET not in repr(verifier) + repr(keys) + str(keys)
     with pytest.raises(InvalidToken) as refused:
         verifier.verify("a.b.c")

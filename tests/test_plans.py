@@ -201,7 +201,7 @@ def test_a_walk_through_old_matches_tries_where_it_is(many):
 @pytest.mark.parametrize(("owner", "indexes", "query"), OWNED)
 def test_an_owners_list_reads_some_rows_and_their_own(many, guarded_app, owner, indexes, query):
     with guarded_app.app_context():
-        token = token_admin.create("plans", owner, ["projects:read"], None)
+        token = token_admin.create_token("plans", owner, ["projects:read"], None)
     client = guarded_app.test_client()
     found, rows = scans(client, query, {"Authorization": f"Bearer {token}"})
     assert indexes <= found <= indexes | {BIGRAMS}

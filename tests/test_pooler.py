@@ -34,8 +34,8 @@ pytestmark = [
 CONTRACT = (
     *("tests/test_projects.py", "tests/test_conditional.py", "tests/test_idempotency.py"),
     *("tests/test_listing.py", "tests/test_health.py", "tests/test_tokens.py"),
-    "tests/test_callers.py::test_everybody_gets_what_they_may_and_no_more[editor]",
-    "tests/test_callers.py::test_everybody_gets_what_they_may_and_no_more[revoked]",
+    "tests/test_callers.py::test_each_caller_gets_only_what_its_token_permits[editor]",
+    "tests/test_callers.py::test_each_caller_gets_only_what_its_token_permits[revoked]",
     "tests/test_cursors.py::test_a_walk_is_the_list_page_by_page[?-7]",
     "tests/test_cursors.py::test_a_walk_is_the_list_page_by_page[?q=ab-7]",
     "tests/test_cursors.py::test_a_cursor_stays_where_its_row_was",

@@ -179,7 +179,7 @@ def test_serving_role_can_do_everything_that_the_service_does(two_roles, client,
 
 def test_serving_role_checks_tokens_but_cannot_create_them(two_roles):
     with two_roles.make_app(two_roles.url(two_roles.migrate)).app_context():
-        token = token_admin.create("CI", "alice", ["projects:read"], None)
+        token = token_admin.create_token("CI", "alice", ["projects:read"], None)
     app = two_roles.make_app(two_roles.url(two_roles.serve), AUTH="tokens")
     header = {"Authorization": f"Bearer {token}"}
     assert app.test_client().get(PROJECTS, headers=header).status_code == 200
@@ -191,7 +191,7 @@ def test_serving_role_checks_tokens_but_cannot_create_them(two_roles):
         sql("UPDATE api_tokens SET revoked_at = now()")
     assert app.test_client().get(PROJECTS, headers=header).status_code == 401
     with app.app_context(), pytest.raises(ServiceUnavailable, match=r"docs/roles\.md"):
-        token_admin.create("CI", "alice", ["projects:read"], None)
+        token_admin.create_token("CI", "alice", ["projects:read"], None)
 
 
 def test_doctor_reports_no_failure_with_the_two_roles(two_roles):

@@ -1,14 +1,17 @@
 """The rules of the house, as tests."""
 
 import ast
+import dataclasses
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 
 import pytest
 
 import config
 from projectapp import database
+from projectapp.request_state import RequestState
 from tests import settings_page
 
 PACKAGE = config.ROOT / "projectapp"
@@ -25,19 +28,83 @@ def imports(path):
             yield from (alias.name for alias in node.names)
 
 
-def test_only_the_factory_imports_the_feature():
-    users = [
-        path
-        for path in PACKAGE.rglob("*.py")
-        if path.parent.name != "projects"
-        and any(name.startswith("projectapp.projects") for name in imports(path))
-    ]
-    assert users == [PACKAGE / "__init__.py"]
+# A module imports only what stands further down, or its own package. A package that is not here is
+# a resource: it may import other resources.
+LAYERS = [
+    *("__init__", "server", "doctor", "RESOURCE", "resources", "http", "auth", "rate_limit"),
+    *("database", "devdb", "cli", "strict_json", "request_state", "problems"),
+]
+
+
+def modules():
+    """The modules of the application by their dotted name below projectapp."""
+    for path in PACKAGE.rglob("*.py"):
+        yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts), path
+
+
+def dependencies():
+    """Each module with the modules that it imports, at any place."""
+    paths = dict(modules())
+    for name, path in paths.items():
+        imported = {i.removeprefix("projectapp.") for i in imports(path) if "projectapp." in i}
+        packages = {f"{i}.__init__" for i in imported} & paths.keys()
+        yield name, (imported & paths.keys()) | {p for p in packages if not name.startswith(p[:-9])}
+
+
+def test_imports_go_down():
+    for name, imported in dependencies():
+        package, *others = (module.partition(".")[0] for module in (name, *sorted(imported)))
+        layers = [LAYERS.index(p if p in LAYERS else "RESOURCE") for p in (package, *others)]
+        for other, layer in zip(others, layers[1:], strict=True):
+            is_resource = LAYERS[layer] == LAYERS[layers[0]] == "RESOURCE"
+            assert other == package or layer > layers[0] or is_resource, (name, other)
+
+
+def test_no_two_modules_import_each_other():
+    sorter = TopologicalSorter(dict(dependencies()))
+    sorter.prepare()  # raises CycleError
+
+
+def test_no_module_is_long():
+    for name, path in modules():
+        assert len(path.read_text().splitlines()) <= 300, name
 
 
 def test_statements_know_nothing_of_http():
     for module in ("lists.py", "owners.py", "resource.py", "writes.py"):
         assert not [n for n in imports(PACKAGE / "resources" / module) if n.startswith("flask")]
+
+
+def test_only_request_state_uses_the_g_of_flask():
+    users = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if "flask.g" in imports(path) or re.search(r"\bflask\.g\b", path.read_text())
+    ]
+    assert users == ["request_state.py"]
+
+
+def test_each_field_of_the_request_state_is_written_by_the_module_that_its_comment_names():
+    source = (PACKAGE / "request_state.py").read_text()
+    named = dict(re.findall(r"^    (\w+): .* = .*  # (\w+/\w+\.py)", source, re.M))
+    fields = {field.name for field in dataclasses.fields(RequestState)}
+    assert fields - named.keys() == {"request_id", "started_at", "deadline"}
+    written, at_creation = set(), set()
+    for path in PACKAGE.rglob("*.py"):
+        module = path.relative_to(PACKAGE).as_posix()
+        if "projectapp.request_state" not in imports(path):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "RequestState":
+                at_creation |= {keyword.arg for keyword in node.keywords}
+            elif (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.ctx, ast.Store)
+                and ast.unparse(node.value) in ("state", "request_state()")
+            ):
+                written.add((node.attr, module))
+    assert written == {*named.items()}
+    assert at_creation == fields - named.keys()
 
 
 def test_columns_have_no_defaults_that_only_sqlalchemy_would_give(app):

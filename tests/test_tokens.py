@@ -1,4 +1,4 @@
-"""API tokens: what `flask tokens` makes, and that an end is an end at the very next request."""
+"""API tokens: the commands `flask tokens`, and that a revoked token gets a 401 at once."""
 
 import logging
 import re
@@ -21,16 +21,16 @@ def flask(guarded_app, sql):
     """Run a `flask` command; return its exit code, standard output and standard error."""
 
     def run(*arguments, text=""):
-        done = guarded_app.test_cli_runner().invoke(args=arguments, input=text)
-        assert not done.exception or isinstance(done.exception, SystemExit), done.exc_info
-        return done.exit_code, done.stdout.strip(), done.stderr
+        result = guarded_app.test_cli_runner().invoke(args=arguments, input=text)
+        assert not result.exception or isinstance(result.exception, SystemExit), result.exc_info
+        return result.exit_code, result.stdout.strip(), result.stderr
 
     return run
 
 
 @pytest.fixture
-def made(flask):
-    """The one token that is there, and its id."""
+def token_and_id(flask):
+    """The only token that exists, and its id."""
     code, token, _ = flask(*CREATE)
     assert code == 0
     return token, flask("tokens", "list")[1].splitlines()[1].split()[0]
@@ -38,7 +38,7 @@ def made(flask):
 
 @pytest.fixture
 def workers(make_app, app):
-    """Three processes' worth of the application: what one remembers, the others do not."""
+    """Clients of three applications, which have separate caches like three worker processes."""
     return [make_app(AUTH="tokens").test_client() for _ in range(3)]
 
 
@@ -46,21 +46,21 @@ def get(client, token, path=PROJECTS):
     return client.get(path, headers={"Authorization": f"Bearer {token}"})
 
 
-def test_a_new_token_is_256_random_bits_with_a_prefix_and_a_checksum(flask):
-    tokens_made = {flask(*CREATE)[1] for _ in range(20)}
-    assert len(tokens_made) == 20
-    for token in tokens_made:
+def test_new_token_is_a_prefix_256_random_bits_and_a_checksum(flask):
+    new_tokens = {flask(*CREATE)[1] for _ in range(20)}
+    assert len(new_tokens) == 20
+    for token in new_tokens:
         assert re.fullmatch(r"pja_[0-9A-Za-z]{49}", token)
-        assert tokens.is_whole(token)
+        assert tokens.has_valid_checksum(token)
 
 
-def test_the_digits_hold_256_bits_and_the_checksum_is_a_crc():
+def test_43_digits_hold_256_bits_and_the_checksum_is_crc32():
     assert 62**43 >= 2**256 > 62**42
-    # CRC-32 of "123456789" is cbf43926 (its check value in every catalogue), 3 421 780 262.
-    assert tokens._checksum("123456789") == tokens._base62(0xCBF43926, 6) == "3jZRME"
+    # The published check value of CRC-32: the CRC of "123456789" is cbf43926.
+    assert tokens._checksum("123456789") == tokens._to_base62(0xCBF43926, 6) == "3jZRME"
 
 
-def test_only_the_digest_is_stored(flask, sql):
+def test_only_the_digest_of_a_token_is_stored(flask, sql):
     token = flask(*CREATE)[1]
     [(row,)] = sql("SELECT to_jsonb(t) || jsonb_build_object('digest', encode(digest, 'hex'))"
                    " FROM api_tokens t")  # fmt: skip
@@ -70,7 +70,7 @@ def test_only_the_digest_is_stored(flask, sql):
     assert UUID(row["id"]).version == 7
 
 
-def test_the_token_alone_goes_to_standard_output(flask):
+def test_create_prints_only_the_token_to_standard_output(flask):
     code, out, err = flask(*CREATE)
     assert (code, out) == (0, out.split()[0])
     assert out not in err
@@ -79,17 +79,21 @@ def test_the_token_alone_goes_to_standard_output(flask):
 @pytest.mark.parametrize(
     ("expires", "days"), [("90d", 90), ("12h", 0.5), ("30m", 30 / 1440), ("never", None)]
 )
-def test_a_token_ends_when_it_was_told_to(flask, sql, expires, days):
+def test_expires_option_sets_the_lifetime(flask, sql, expires, days):
     assert flask(*CREATE, "--expires", expires)[0] == 0
     query = "SELECT extract(epoch FROM expires_at - created_at)::float8 / 86400 FROM api_tokens"
     assert sql(query) == [(days,)]
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "says"),
+    ("option", "value", "message"),
     [
-        ("--scope", "projects:admin", "A comma list of some of projects:all, projects:read,"),
-        ("--scope", "", "A comma list of some of"),
+        (
+            "--scope",
+            "projects:admin",
+            "Must be a comma list of projects:all, projects:read, projects:write.",
+        ),
+        ("--scope", "", "Must be a comma list of"),
         ("--expires", "soon", "such as 90d"),
         ("--expires", "-1d", "such as 90d"),
         ("--name", "", "1 to 100 printable characters"),
@@ -102,14 +106,16 @@ def test_a_token_ends_when_it_was_told_to(flask, sql, expires, days):
         ),
     ],
 )
-def test_a_wrong_option_is_told_and_makes_nothing(flask, sql, option, value, says):
+def test_invalid_option_of_create_is_reported_and_creates_no_token(
+    flask, sql, option, value, message
+):
     code, out, err = flask(*CREATE, option, value)
     assert (code, out) == (2, "")
-    assert says in " ".join(err.split())
+    assert message in " ".join(err.split())
     assert sql("SELECT count(*) FROM api_tokens") == [(0,)]
 
 
-def test_the_list_tells_what_there_is_but_no_token(flask, guarded):
+def test_list_shows_id_name_owner_scopes_and_state_but_no_token(flask, guarded):
     token = flask(*CREATE)[1]
     flask(*CREATE, "--expires", "0m", "--name", "old", "--owner", "bob")
     get(guarded, token)
@@ -117,13 +123,13 @@ def test_the_list_tells_what_there_is_but_no_token(flask, guarded):
     header, newest, oldest = out.splitlines()
     assert header.split()[:5] == ["id", "name", "owner", "scopes", "state"]
     assert newest.split()[1:5] == ["old", "bob", "projects:read", "expired"]
-    assert oldest.split()[1:5] == ["CI", "alice", "projects:read", "good"]
+    assert oldest.split()[1:5] == ["CI", "alice", "projects:read", "active"]
     assert token not in out
     assert tokens.hash_token(token).hex() not in out
 
 
-def test_a_revoked_token_is_refused_by_every_worker_at_once(flask, workers, made, problem):
-    token, token_id = made
+def test_revoked_token_gets_401_from_every_worker_at_once(flask, workers, token_and_id, problem):
+    token, token_id = token_and_id
     for client in workers:
         assert get(client, token).status_code == 200
     assert flask("tokens", "revoke", token_id) == (0, "CI is revoked.", "")
@@ -133,35 +139,35 @@ def test_a_revoked_token_is_refused_by_every_worker_at_once(flask, workers, made
         assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
 
 
-def test_revoking_a_token_again_keeps_the_time_when_it_was_revoked(flask, made, sql):
-    assert flask("tokens", "revoke", made[1]) == (0, "CI is revoked.", "")
-    first = sql("SELECT revoked_at FROM api_tokens")
-    assert flask("tokens", "revoke", made[1]) == (0, "CI is revoked.", "")
-    assert sql("SELECT revoked_at FROM api_tokens") == first
+def test_revoking_a_token_again_keeps_the_first_revocation_time(flask, token_and_id, sql):
+    assert flask("tokens", "revoke", token_and_id[1]) == (0, "CI is revoked.", "")
+    first_time = sql("SELECT revoked_at FROM api_tokens")
+    assert flask("tokens", "revoke", token_and_id[1]) == (0, "CI is revoked.", "")
+    assert sql("SELECT revoked_at FROM api_tokens") == first_time
     unknown = flask("tokens", "revoke", "00000000-0000-0000-0000-000000000000")
     assert unknown == (1, "", "Error: There is no such token.\n")
 
 
-def test_a_token_that_was_found_is_revoked_by_itself(flask, guarded, made):
-    token, _ = made
+def test_revoke_reads_the_token_from_standard_input(flask, guarded, token_and_id):
+    token, _ = token_and_id
     assert flask("tokens", "revoke", "-", text=token + "\n") == (0, "CI is revoked.", "")
     assert get(guarded, token).status_code == 401
     assert flask("tokens", "revoke", "-", text=tokens.new_token())[0] == 1
 
 
-def test_a_token_in_the_place_of_its_id_is_not_repeated(flask, made):
-    code, out, err = flask("tokens", "revoke", made[0])
+def test_token_instead_of_its_id_does_not_appear_in_the_error(flask, token_and_id):
+    code, out, err = flask("tokens", "revoke", token_and_id[0])
     assert (code, out) == (2, "")
-    assert "an id of `flask tokens list`, or -" in err
-    assert made[0] not in err
+    assert "an id from `flask tokens list`, or -" in err
+    assert token_and_id[0] not in err
 
 
-def test_an_expired_token_is_refused_by_every_worker_at_once(workers, made, sql):
+def test_expired_token_gets_401_from_every_worker_at_once(workers, token_and_id, sql):
     for client in workers:
-        assert get(client, made[0]).status_code == 200
+        assert get(client, token_and_id[0]).status_code == 200
     sql("UPDATE api_tokens SET expires_at = now()")
     for client in workers:
-        assert get(client, made[0]).status_code == 401
+        assert get(client, token_and_id[0]).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -179,10 +185,10 @@ def test_an_expired_token_is_refused_by_every_worker_at_once(workers, made, sql)
     ],
 )
 @pytest.mark.parametrize("scope", ["projects:read,projects:write", "projects:all", "nothing"])
-def test_a_revoked_token_gets_no_answer_but_that(
+def test_revoked_token_gets_only_401_for_any_request(
     guarded, bearer, sql, problem, method, path, body, scope
 ):
-    """Not that the body was wrong, nor that a scope was missing: this worker knew the token."""
+    """Not a 400 or a 403, although this worker has the token in its cache."""
     header = bearer(scopes=scope)
     assert guarded.get(PROJECTS, headers=header).status_code == (403 if scope == "nothing" else 200)
     sql("UPDATE api_tokens SET revoked_at = now()")
@@ -191,7 +197,7 @@ def test_a_revoked_token_gets_no_answer_but_that(
     assert sql("SELECT count(*) FROM projects") == [(0,)]
 
 
-def test_a_bad_token_is_refused_before_its_body_is_read(guarded, bearer, sql):
+def test_bad_token_gets_401_before_the_body_is_read(guarded, bearer, sql):
     class Body:
         reads = 0
 
@@ -201,13 +207,13 @@ def test_a_bad_token_is_refused_before_its_body_is_read(guarded, bearer, sql):
 
     body, header = Body(), bearer()
     assert guarded.get(PROJECTS, headers=header).status_code == 200
-    unseen = bearer("bob")
+    uncached = bearer("bob")
     sql("UPDATE api_tokens SET revoked_at = now()")
     assert guarded.get(PROJECTS, headers=header).status_code == 401
-    bad = [header, unseen, {}]
+    bad_headers = [header, uncached, {}]
     for token in ("x", "pja_x", tokens.new_token()):
-        bad.append({"Authorization": f"Bearer {token}"})
-    for header in bad:
+        bad_headers.append({"Authorization": f"Bearer {token}"})
+    for header in bad_headers:
         answer = guarded.post(
             PROJECTS,
             content_type="application/json",
@@ -217,8 +223,8 @@ def test_a_bad_token_is_refused_before_its_body_is_read(guarded, bearer, sql):
         assert (answer.status_code, body.reads) == (401, 0)
 
 
-def test_a_rotated_token_lives_on_for_its_grace(flask, guarded, made, sql):
-    token, token_id = made
+def test_rotated_token_stays_valid_for_the_grace_period(flask, guarded, token_and_id, sql):
+    token, token_id = token_and_id
     code, new, _ = flask("tokens", "rotate", token_id, "--grace", "1h")
     assert code == 0
     assert get(guarded, token).status_code == get(guarded, new).status_code == 200
@@ -233,115 +239,120 @@ def test_a_rotated_token_lives_on_for_its_grace(flask, guarded, made, sql):
 
 
 @pytest.mark.parametrize("grace", ["never", "soon", "-1h", ""])
-def test_a_grace_has_an_end(flask, made, sql, grace):
-    assert flask("tokens", "rotate", made[1], "--grace", grace)[0] == 2
+def test_invalid_grace_is_refused(flask, token_and_id, sql, grace):
+    assert flask("tokens", "rotate", token_and_id[1], "--grace", grace)[0] == 2
     assert sql("SELECT count(*) FROM api_tokens") == [(1,)]
 
 
-def test_rotation_lengthens_no_life(flask, made, sql):
+def test_rotation_does_not_extend_the_old_token(flask, token_and_id, sql):
     sql("UPDATE api_tokens SET expires_at = now() + interval '1 minute'")
-    assert flask("tokens", "rotate", made[1], "--grace", "7d")[0] == 0
+    assert flask("tokens", "rotate", token_and_id[1], "--grace", "7d")[0] == 0
     query = "SELECT expires_at < now() + interval '2 minutes' FROM api_tokens WHERE id = %s"
-    assert sql(query, made[1]) == [(True,)]
+    assert sql(query, token_and_id[1]) == [(True,)]
 
 
-def test_what_has_ended_is_not_rotated(flask, made, sql):
-    flask("tokens", "revoke", made[1])
-    code, out, err = flask("tokens", "rotate", made[1])
-    assert (code, out, err) == (1, "", "Error: There is no such token, or it has ended.\n")
+def test_revoked_token_is_not_rotated(flask, token_and_id, sql):
+    flask("tokens", "revoke", token_and_id[1])
+    code, out, err = flask("tokens", "rotate", token_and_id[1])
+    assert (code, out, err) == (
+        1,
+        "",
+        "Error: There is no such token, or it is expired or revoked.\n",
+    )
     assert sql("SELECT count(*) FROM api_tokens") == [(1,)]
 
 
-def used(sql):
+def last_used_at(sql):
     return sql("SELECT last_used_at FROM api_tokens")[0][0]
 
 
-def test_a_use_is_recorded_some_time_and_not_again_soon(guarded, make_app, made, sql):
-    assert used(sql) is None
+def test_use_is_recorded_once_in_ten_minutes(guarded, make_app, token_and_id, sql):
+    assert last_used_at(sql) is None
     end = time.monotonic() + 60
-    get(guarded, made[0])
-    while not (first := used(sql)):
+    get(guarded, token_and_id[0])
+    while not (first := last_used_at(sql)):
         assert time.monotonic() < end
         time.sleep(0.01)
     for client in (guarded, make_app(AUTH="tokens").test_client()):
-        get(client, made[0])
+        get(client, token_and_id[0])
     time.sleep(0.1)
-    assert used(sql) == first
+    assert last_used_at(sql) == first
     sql("UPDATE api_tokens SET last_used_at = last_used_at - interval '10 minutes'")
-    get(make_app(AUTH="tokens").test_client(), made[0])
-    while not used(sql) >= first:
+    get(make_app(AUTH="tokens").test_client(), token_and_id[0])
+    while not last_used_at(sql) >= first:
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
-def test_a_use_that_cannot_be_recorded_does_no_harm(guarded, made, sql):
-    sql("ALTER TABLE api_tokens RENAME last_used_at TO away")
+def test_request_succeeds_if_its_use_of_the_token_cannot_be_recorded(guarded, token_and_id, sql):
+    sql("ALTER TABLE api_tokens RENAME last_used_at TO renamed")
     try:
-        assert get(guarded, made[0]).status_code == 200
+        assert get(guarded, token_and_id[0]).status_code == 200
         time.sleep(0.1)
-        assert get(guarded, made[0]).status_code == 200
+        assert get(guarded, token_and_id[0]).status_code == 200
     finally:
-        sql("ALTER TABLE api_tokens RENAME away TO last_used_at")
+        sql("ALTER TABLE api_tokens RENAME renamed TO last_used_at")
 
 
-def test_nothing_of_a_token_is_logged_or_shown(guarded, bearer, caplog, sql):
+def test_no_part_of_a_token_appears_in_logs_or_responses(guarded, bearer, caplog, sql):
     caplog.set_level(logging.DEBUG)
-    good = bearer()["Authorization"][7:]
-    bad = [
-        good[:-1],
-        good + "0",
+    valid = bearer()["Authorization"][7:]
+    invalid = [
+        valid[:-1],
+        valid + "0",
         tokens.new_token(),
-        good.swapcase(),
-        f"x {good}",
-        f"{good},{good}",
+        valid.swapcase(),
+        f"x {valid}",
+        f"{valid},{valid}",
     ]
-    said = []
-    for token in (good, *bad):
+    texts = []
+    for token in (valid, *invalid):
         for path in (PROJECTS, f"{PROJECTS}?page=0", f"{PROJECTS}/x", "/"):
             answer = get(guarded, token, path)
-            said += [answer.text, str(answer.headers)]
-    said += [record.getMessage() + str(record.__dict__) for record in caplog.records]
-    said += [
+            texts += [answer.text, str(answer.headers)]
+    texts += [record.getMessage() + str(record.__dict__) for record in caplog.records]
+    texts += [
         repr(guarded.application.extensions),
         str(vars(guarded.application.extensions["tokens"])),
     ]
-    pieces = {token[4:20] for token in (good, *bad)}
-    assert not [text for text in said for piece in pieces if piece in text]
+    pieces = {token[4:20] for token in (valid, *invalid)}
+    assert not [text for text in texts for piece in pieces if piece in text]
 
 
-def test_a_token_in_the_query_or_the_body_is_none(guarded, bearer):
+def test_token_in_the_query_or_the_body_gets_401(guarded, bearer):
     token = bearer()["Authorization"][7:]
     assert guarded.get(f"{PROJECTS}?access_token={token}").status_code == 401
     assert guarded.post(PROJECTS, data={"access_token": token}).status_code == 401
 
 
 @pytest.mark.parametrize("form", ["bearer {}", "BEARER {}", "Bearer  {}", "Bearer {} "])
-def test_the_scheme_is_known_in_any_case(guarded, bearer, form):
+def test_bearer_is_accepted_in_any_case_and_with_extra_spaces(guarded, bearer, form):
     token = bearer()["Authorization"][7:]
     assert guarded.get(PROJECTS, headers={"Authorization": form.format(token)}).status_code == 200
 
 
-def test_a_failure_is_a_structured_event(guarded, bearer, caplog, sql):
+def test_each_auth_failure_is_logged_as_a_structured_event(guarded, bearer, caplog, sql):
     guarded.get(PROJECTS)
     guarded.post(PROJECTS, json={}, headers=bearer(scopes="projects:read"))
     header = bearer("bob")
     guarded.get(PROJECTS, headers=header)
     sql("UPDATE api_tokens SET revoked_at = now()")
     guarded.get(PROJECTS, headers=header)
-    [anonymous, scope, revoked] = [
+    [no_credentials, missing_scope, revoked] = [
         JsonFormatter().format(record) for record in caplog.records if record.levelname == "WARNING"
     ]
-    assert '"event": "authn_fail", "reason": "no credentials"' in anonymous
-    assert '"address": "127.0.0.1"' in anonymous
+    assert '"event": "authn_fail", "reason": "no credentials"' in no_credentials
+    assert '"address": "127.0.0.1"' in no_credentials
     assert (
-        '"event": "authz_fail", "reason": "This request needs the scope projects:write."' in scope
+        '"event": "authz_fail", "reason": "This request needs the scope projects:write."'
+        in missing_scope
     )
-    assert '"caller": "alice", "credential": "token 0' in scope
+    assert '"caller": "alice", "credential": "token 0' in missing_scope
     assert '"event": "authn_fail"' in revoked
     assert '"caller": "bob"' in revoked
 
 
-def test_with_a_dead_database_nobody_is_let_in(make_app, proxy, bearer, problem):
+def test_without_a_database_every_token_gets_503(make_app, proxy, bearer, problem):
     client = make_app(AUTH="tokens", DATABASE_URL=proxy.url).test_client()
     header = bearer()
     assert client.get(PROJECTS, headers=header).status_code == 200
@@ -355,27 +366,29 @@ def test_with_a_dead_database_nobody_is_let_in(make_app, proxy, bearer, problem)
         problem(answer, 503, "unavailable")
 
 
-def test_production_without_callers_is_logged_loudly(database_url, caplog):
+def test_production_without_auth_logs_a_warning(database_url, caplog):
     for auth in ("tokens", "none"):
         create_app(config.Production({"DATABASE_URL": database_url, "AUTH": auth}))
-    [said] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert said.startswith("AUTH=none: whoever reaches the port may")
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("AUTH=none: anyone who can reach the port can")
 
 
-def test_where_auth_is_none_credentials_are_not_looked_at(client, bearer):
+def test_with_auth_none_any_authorization_header_is_ignored(client, bearer):
     for header in ({"Authorization": "Bearer x"}, {"Authorization": "Basic x"}, bearer()):
         assert client.get(PROJECTS, headers=header).status_code == 200
 
 
-def test_a_worker_remembers_no_more_tokens_than_it_may(guarded, bearer, monkeypatch):
-    monkeypatch.setattr(tokens, "_REMEMBERED", 2)
+def test_token_cache_has_a_maximum_size(guarded, bearer, monkeypatch):
+    monkeypatch.setattr(tokens, "_MAX_CACHED_TOKENS", 2)
     headers = [bearer() for _ in range(5)]
     for header in headers * 2:
         assert guarded.get(PROJECTS, headers=header).status_code == 200
     assert len(guarded.application.extensions["tokens"]._callers) <= 2
 
 
-def test_what_nobody_owns_is_handed_over(flask, client, guarded, bearer, sql):
+def test_assign_gives_projects_without_an_owner_or_of_another_owner(
+    flask, client, guarded, bearer, sql
+):
     [*_] = [client.post(PROJECTS, json={"name": f"old {n}"}) for n in range(3)]
     first, *_ = ids = [i for (i,) in sql("SELECT id::text FROM projects ORDER BY id")]
     tag = client.get(f"{PROJECTS}/{first}").headers["ETag"]
@@ -392,7 +405,7 @@ def test_what_nobody_owns_is_handed_over(flask, client, guarded, bearer, sql):
     assert guarded.get(PROJECTS, headers=bearer()).json["total"] == 3
 
 
-def test_what_an_owner_has_already_is_left_alone(flask, sql):
+def test_assign_does_not_change_projects_that_the_owner_has(flask, sql):
     sql("INSERT INTO projects (id, name, owner) SELECT gen_random_uuid(), 'x', 'alice'")
     assert (
         flask("projects", "assign", "alice", "--from", "alice")[1]
@@ -401,33 +414,33 @@ def test_what_an_owner_has_already_is_left_alone(flask, sql):
     assert sql("SELECT DISTINCT owner, version FROM projects") == [("alice", 1)]
 
 
-def test_many_projects_are_handed_over_in_pieces(flask, sql):
+def test_assign_gives_thousands_of_projects(flask, sql):
     sql(
         "INSERT INTO projects (id, name, owner)"
         " SELECT gen_random_uuid(), 'x', CASE WHEN n % 5 = 0 THEN 'bob' END"
         " FROM generate_series(1, 2500) AS n"
     )
     assert flask("projects", "assign", "alice")[1] == "Assigned 2000 projects to alice."
-    found = "SELECT owner, version, count(*) FROM projects GROUP BY 1, 2 ORDER BY 1"
-    assert sql(found) == [("alice", 2, 2000), ("bob", 1, 500)]
+    counts = "SELECT owner, version, count(*) FROM projects GROUP BY 1, 2 ORDER BY 1"
+    assert sql(counts) == [("alice", 2, 2000), ("bob", 1, 500)]
 
 
-def test_a_table_without_projects_to_hand_over_is_walked_once(make_app, sql, proxy):
-    """No statement has to look further than the next, however few there are to find."""
+def test_assign_with_nothing_to_give_reads_the_table_once(make_app, sql, proxy):
+    """Each statement continues where the previous one stopped, even if it has found no row."""
     sql(
         "INSERT INTO projects (id, name, owner)"
         " SELECT gen_random_uuid(), 'x', 'bob' FROM generate_series(1, 2500)"
     )
     app = make_app(AUTH="tokens", DATABASE_URL=proxy.url)
-    done = app.test_cli_runner().invoke(args=["projects", "assign", "alice"])
-    assert done.output.endswith("Assigned 0 projects to alice.\n")
+    result = app.test_cli_runner().invoke(args=["projects", "assign", "alice"])
+    assert result.output.endswith("Assigned 0 projects to alice.\n")
     assert len([query for query in proxy.queries if " projects" in query]) == 4
 
 
-def test_a_write_whose_answer_is_lost_while_its_token_is_revoked_is_not_called_refused(
+def test_write_whose_answer_is_lost_while_its_token_is_revoked_gets_503_outcome_unknown(
     make_app, proxy, bearer, sql, problem
 ):
-    """It may have happened; and nothing is made again for a caller who is no longer let in."""
+    """The write may have happened, and it is not repeated for a caller with a revoked token."""
     client = make_app(AUTH="tokens", DATABASE_URL=proxy.url).test_client()
     header = bearer()
     assert client.get(PROJECTS, headers=header).status_code == 200

@@ -1,8 +1,24 @@
-"""Who calls and what they may: bearer credentials (RFC 6750), scopes, and whose rows they see.
+"""Authentication and authorization: bearer tokens (RFC 6750), scopes, and owners of rows.
 
-AUTH says which credentials are taken. An `Operation` names the scope it needs; `authorize` looks at
-the credentials before anything else of the request is read. Rows with an owner are filtered by
-`mine`, and by nothing else.
+How a request is authenticated:
+
+1. An `Endpoint` with a scope runs `authorize(scope)` around its view, and before it parses the
+   query string and the body.
+2. `_authenticate` reads the Authorization header. The setting AUTH selects the accepted kinds of
+   tokens. A JWT is verified in this process (jwt.py) and is valid until it expires.
+3. The owner and the scopes of an API token are cached (tokens.py), but the token may have been
+   revoked since. So `authorize` stores SQL that checks the token in
+   `RequestState.statement_prefix`. database/execution.py sends this SQL in front of every statement
+   of the request, in the same message. So the check costs no round trip, and if it fails,
+   PostgreSQL does not run the statement.
+4. The request is counted (`rate_limit`), the scope is checked, and the view runs.
+5. If the request has executed no statement, for instance because its body is invalid,
+   `_check_token` sends the check alone. So a revoked token gets a 401, and not a 400 or 403.
+   (database/execution.py sets `RequestState.prefix_was_sent` after each statement. It also does so
+   after the query for a token that is not cached, but this query finds only active tokens.)
+
+How rows are filtered by owner: every statement on rows with an owner contains the condition that
+`is_visible` returns. Nothing else decides which rows a caller may see or change.
 """
 
 import logging
@@ -25,120 +41,136 @@ from projectapp.problems import (
     ServiceUnavailable,
     Unauthorized,
 )
-from projectapp.request_state import Caller, caller_fields, request_state
+from projectapp.request_state import Caller, RequestState, caller_fields, request_state
 
 log = logging.getLogger(__name__)
 
-_ANYBODY = Caller(None, frozenset(), "none")
-_NOTHING: sa.Select[Any] = sa.select(sa.literal_column("1"))
+_ANONYMOUS = Caller(subject=None, scopes=frozenset(), credential="none")
+_SELECT_1: sa.Select[Any] = sa.select(sa.literal_column("1"))
 
 
 def init_app(app: Flask) -> None:
-    kinds = app.config["AUTH"]
-    tokens.init_app(app)
-    if "jwt" in kinds:
-        from projectapp.auth import jwt  # and cryptography
+    """Prepare for the kinds of tokens in AUTH.
 
-        app.extensions["jwt"] = jwt.Verifier(app.config)
-    is_open = app.config["WARN_WITHOUT_AUTH"] or app.config["HOST"] not in LOOPBACK
-    if is_open and not kinds:
-        log.warning("AUTH=none: whoever reaches the port may read, change and delete everything.")
+    Call this after the endpoints are registered: their scopes are the default of JWT_SCOPES.
+    """
+    methods = app.config["AUTH"]
+    app.extensions["tokens"] = tokens.TokenCache(app)
+    if "jwt" in methods:
+        from projectapp.auth import jwt  # only here: it imports cryptography, which is large
+
+        read_and_write = (s for s in all_scopes(app) if s.endswith((":read", ":write")))
+        default_scopes = frozenset(app.config["JWT_SCOPES"] or read_and_write)
+        app.extensions["jwt"] = jwt.Verifier(app.config, default_scopes)
+    is_reachable = app.config["WARN_WITHOUT_AUTH"] or app.config["HOST"] not in LOOPBACK
+    if is_reachable and not methods:
+        log.warning(
+            "AUTH=none: anyone who can reach the port can read, change and delete everything."
+        )
 
 
 @contextmanager
 def authorize(scope: str) -> Iterator[None]:
-    """Run the block, a whole view, for a caller who may do what `scope` names.
+    """Run the block, which is a whole view, for a caller who has `scope`.
 
-    Raises Unauthorized, InsufficientScope, TooManyRequests, ServiceUnavailable. What the block
-    raises or returns counts only if the caller's token was good at that time: where no statement of
-    the block has asked, one of its own does.
+    Raises Unauthorized, InsufficientScope, TooManyRequests or ServiceUnavailable. The first two are
+    logged.
     """
     state = request_state()
-    if not current_app.config["AUTH"]:
-        state.caller = _ANYBODY
-        rate_limit.count_request(None)
-        yield
-        return
     try:
         state.caller = caller = _authenticate()
+        if caller.digest:
+            state.statement_prefix = tokens.token_check_sql(caller)
         rate_limit.count_request(caller.subject)
         try:
             if not caller.has_scope(scope):
                 raise InsufficientScope(scope)
             yield
         except (Unauthorized, ServiceUnavailable):
-            raise
+            raise  # the check has failed, or the database is not available for it
         except Problem:
-            _confirm()
+            _check_token(state)  # if this fails, its 401 replaces the problem
             raise
-        _confirm()
+        _check_token(state)
     except (Unauthorized, InsufficientScope) as problem:
-        _tell(problem)
+        _log_failure(problem)
         raise
 
 
 def all_scopes(app: Flask) -> set[str]:
-    """Return every scope there is: those that the endpoints name, and RESOURCE:all for each."""
+    """Return the scopes that the endpoints of the app need, and RESOURCE:all for each resource."""
     endpoints = (getattr(view, "endpoint", None) for view in app.view_functions.values())
     scopes = {endpoint.scope for endpoint in endpoints if endpoint and endpoint.scope}
     return scopes | {f"{scope.partition(':')[0]}:all" for scope in scopes}
 
 
 def current_owner() -> str | None:
-    """Who makes the current request, as the owner of what it makes; None while AUTH is none."""
+    """Return the owner of the rows that this request creates; None with AUTH=none."""
     return cast(Caller, request_state().caller).subject
 
 
 def visible_owner(resource: str) -> str | None:
-    """The one owner whose rows of `resource`, a table, the caller sees; None for everybody's."""
+    """Return the only owner whose rows the caller may see; None if the caller may see all rows.
+
+    `resource` is the name of a table, and the first part of its scopes.
+    """
     caller = cast(Caller, request_state().caller)
     return None if caller.can_see_all(resource) else caller.subject
 
 
 def is_visible(owner: Any, resource: str) -> sa.ColumnElement[bool]:
-    """Whether the current caller sees a row of `resource` with this `owner`, a column.
+    """Return the SQL condition "the caller may see this row"; `owner` is its owner column.
 
-    It asks for the caller when it is run, and fails where there is none. PostgreSQL sees a constant
-    on the left, so that what is left for its planner is one comparison, or nothing.
+    A statement is compiled once and serves all callers: its parameter gets a value each time the
+    statement is executed, which fails without a caller. Each resource has its own parameter, as a
+    statement may filter several resources, and the caller may have `:all` for only some of them.
+
+    The values are part of the SQL that PostgreSQL gets: `NULL IS NULL OR owner = NULL`, or
+    `'ann' IS NULL OR owner = 'ann'`. Its planner evaluates the constant parts, so that the plan
+    contains no condition, or only the comparison.
     """
-    seen: sa.BindParameter[str | None] = sa.bindparam(
-        "seen", callable_=lambda: visible_owner(resource), type_=sa.Text
+    only_owner: sa.BindParameter[str | None] = sa.bindparam(
+        f"visible_owner_of_{resource}", callable_=lambda: visible_owner(resource), type_=sa.Text
     )
-    return sa.or_(seen.is_(None), owner == seen)
+    return sa.or_(only_owner.is_(None), owner == only_owner)
 
 
 def _authenticate() -> Caller:
-    """The caller of the request's one credential, in the Authorization header."""
-    given = request.headers.get("Authorization", "")
-    scheme, _, token = given.partition(" ")
+    """Return the caller that the Authorization header names. Raises Unauthorized."""
+    methods = current_app.config["AUTH"]
+    if not methods:
+        return _ANONYMOUS
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         raise Unauthorized("Send a token: Authorization: Bearer TOKEN.", "no credentials")
     token = token.strip(" ")
     if not re.fullmatch(r"[A-Za-z0-9\-._~+/]+=*", token):
-        raise MalformedToken("Authorization must be Bearer and one token.", "malformed header")
-    kinds = current_app.config["AUTH"]
-    if "tokens" in kinds and token.startswith(tokens.PREFIX):
-        caller = tokens.find_caller(token)
-        request_state().statement_prefix = tokens.token_check_sql(caller)
-        return caller
-    if "jwt" in kinds:
+        raise MalformedToken("Send one token: Authorization: Bearer TOKEN.", "malformed header")
+    if "tokens" in methods and token.startswith(tokens.PREFIX):
+        token_cache: tokens.TokenCache = current_app.extensions["tokens"]
+        return token_cache.find_caller(token)
+    if "jwt" in methods:
         return cast(Caller, current_app.extensions["jwt"].verify(token))
-    raise InvalidToken("This is no token of this service.", "no token of this service")
+    raise InvalidToken("This service does not accept this kind of token.", "unknown kind of token")
 
 
-def _confirm() -> None:
-    state = request_state()
+def _check_token(state: RequestState) -> None:
+    """Send the token check alone if no statement of this request has sent it."""
     if state.statement_prefix and not state.prefix_was_sent:
-        database.execute(_NOTHING)
+        database.execute(_SELECT_1)
 
 
-def _tell(problem: Unauthorized | InsufficientScope) -> None:
-    """Log a failure as an event of OWASP's logging vocabulary, unless the address has too many."""
+def _log_failure(problem: Unauthorized | InsufficientScope) -> None:
+    """Log an event with its name in OWASP's logging vocabulary.
+
+    A failed authentication is counted for the client's address. Raises TooManyRequests, without a
+    log line, if the address has had too many.
+    """
     caller = request_state().caller
     if isinstance(problem, Unauthorized):
         event, reason = "authn_fail", problem.reason
         if caller:
-            tokens.forget(caller)
+            current_app.extensions["tokens"].forget(caller)
         rate_limit.count_failure()
     else:
         event, reason = "authz_fail", problem.detail

@@ -1,8 +1,9 @@
-"""The keys of an identity provider, fetched from its JWKS URL (RFC 7517, 5).
+"""The keys of an identity provider, fetched from its JWKS URL (RFC 7517, section 5).
 
-A worker fetches them when a token first needs them, never before the fork, in a thread beside those
-that serve. Fetched keys serve on while newer ones are on their way, and while there are none; where
-nobody came for a while, the first wait for newer ones, as a key may have been withdrawn meanwhile.
+A worker fetches the keys in a background thread when a token first needs them. It never does this
+before the fork, which a thread does not survive. While new keys are fetched, or cannot be fetched,
+the old keys stay in use. After an idle period, however, the first requests wait for the new keys,
+because the provider may have revoked a key in that period.
 """
 
 import logging
@@ -17,133 +18,151 @@ from urllib.parse import urlsplit
 from projectapp.auth.verification_keys import Keys, read_jwks
 from projectapp.problems import ServiceUnavailable
 
-FRESH = 300.0  # seconds after which keys are fetched anew, and a withdrawn one ends
-STALE = 24 * 3600.0  # keys older than that serve no more: a stolen one shall not live for ever
-COOL_DOWN = 10.0  # seconds between two fetches, however many tokens name unknown keys
-TIMEOUT = 2.0  # seconds to connect, and for each read
-DEADLINE = 3.0  # seconds for the answer in all, and for a thread that waits for it
-MOST_BYTES = 2**18
+# A key that the provider has revoked may be accepted for this time.
+REFRESH_AFTER_SECONDS = 300.0
+# During an outage of the provider the old keys are used for this time: not for ever, because one of
+# them may have been stolen.
+EXPIRE_AFTER_SECONDS = 24 * 3600.0
+MIN_FETCH_INTERVAL_SECONDS = 10.0  # however many tokens name unknown keys
+READ_TIMEOUT_SECONDS = 2.0  # to connect, and for each read
+FETCH_DEADLINE_SECONDS = 3.0  # for a whole fetch, and for a request that waits for it
+MAX_JWKS_BYTES = 2**18
 
 log = logging.getLogger(__name__)
 
 
-class Fetched:
-    """The keys at a JWKS URL; as long as they do not change, `current` is the same object.
+class RemoteKeys:
+    """The keys at a JWKS URL. At most `max_waiters` threads wait for a fetch at the same time."""
 
-    At most `waiting` threads wait for a fetch.
-    """
-
-    def __init__(self, url: str, waiting: int) -> None:
+    def __init__(self, url: str, max_waiters: int) -> None:
         self._url = url
-        self._places = waiting
+        self._free_waiters = max_waiters
         self._keys: Keys = ()
-        self._fetched = -math.inf  # when, on the monotonic clock
-        self._next = -math.inf  # when they may be fetched again
-        self._pause = 0.0  # since the last fetch that failed; none while they succeed
+        # Times are seconds on the monotonic clock.
+        self._fetched_at = -math.inf
+        self._next_fetch_at = -math.inf
+        self._retry_delay_seconds = 0.0  # 0 if the last fetch succeeded
         self._is_fetching = False
-        self._fetches = 0  # that have ended
-        self._ended = threading.Condition()
+        self._completed_fetches = 0
+        self._fetch_done = threading.Condition()
 
-    def current(self) -> Keys:
-        """The keys as they are known; none at first, and after a day without the issuer."""
-        with self._ended:
-            age = time.monotonic() - self._fetched
-            if age > STALE:
+    def get(self) -> Keys:
+        """Return the keys of the last fetch: the same object until the keys change.
+
+        The result is empty before the first fetch, and if no fetch has succeeded for
+        EXPIRE_AFTER_SECONDS.
+        """
+        with self._fetch_done:
+            age_seconds = time.monotonic() - self._fetched_at
+            if age_seconds > EXPIRE_AFTER_SECONDS:
                 self._keys = ()
-            elif age > FRESH:
-                self._start()
-                if age > FRESH + DEADLINE and self._is_fetching and not self._pause:
+            elif age_seconds > REFRESH_AFTER_SECONDS:
+                self._start_fetch()
+                was_idle = age_seconds > REFRESH_AFTER_SECONDS + FETCH_DEADLINE_SECONDS
+                if was_idle and self._is_fetching and not self._retry_delay_seconds:
                     with suppress(ServiceUnavailable):
-                        self._wait()
+                        self._wait_for_fetch()
             return self._keys
 
-    def renewed(self) -> Keys:
-        """The keys after a fetch, unless the last one was just now. Raises ServiceUnavailable."""
-        with self._ended:
-            self._start()
+    def refresh(self) -> Keys:
+        """Fetch the keys again, unless the last fetch was a moment ago, and return them.
+
+        Raises ServiceUnavailable if the last fetch has failed, or takes too long.
+        """
+        with self._fetch_done:
+            self._start_fetch()
             if self._is_fetching:
-                self._wait()
-            if self._pause:
-                raise self._away(math.ceil(self._next - time.monotonic()))
+                self._wait_for_fetch()
+            if self._retry_delay_seconds:
+                raise self._unavailable(math.ceil(self._next_fetch_at - time.monotonic()))
             return self._keys
 
-    def _start(self) -> None:
-        if not self._is_fetching and time.monotonic() >= self._next:
+    def _start_fetch(self) -> None:
+        if not self._is_fetching and time.monotonic() >= self._next_fetch_at:
             threading.Thread(target=self._fetch, name="jwks", daemon=True).start()
             self._is_fetching = True
 
-    def _wait(self) -> None:
-        if not self._places:
-            raise self._away()
-        self._places -= 1
-        before = self._fetches
-        has_ended = self._ended.wait_for(lambda: self._fetches > before, DEADLINE)
-        self._places += 1
-        if not has_ended:
-            raise self._away()
+    def _wait_for_fetch(self) -> None:
+        if not self._free_waiters:
+            raise self._unavailable()
+        self._free_waiters -= 1
+        before = self._completed_fetches
+        is_done = self._fetch_done.wait_for(
+            lambda: self._completed_fetches > before, FETCH_DEADLINE_SECONDS
+        )
+        self._free_waiters += 1
+        if not is_done:
+            raise self._unavailable()
 
-    def _away(self, seconds: int = 1) -> ServiceUnavailable:
+    def _unavailable(self, seconds: int = 1) -> ServiceUnavailable:
         return ServiceUnavailable(
-            "The identity provider's keys cannot be had now.", max(1, seconds)
+            "The keys of the identity provider cannot be fetched now. Try again shortly.",
+            max(1, seconds),
         )
 
     def _fetch(self) -> None:
         keys, reason = None, ""
         try:
             keys = read_jwks(_get(self._url))
-        except Exception as error:  # whatever an issuer or a network can do
+        except Exception as error:  # any failure of the provider or of the network
             reason = repr(error)[:200]
-        with self._ended:
+        with self._fetch_done:
             now = time.monotonic()
             if keys is None:
-                if not self._pause:
+                if not self._retry_delay_seconds:
                     log.warning("The identity provider's keys cannot be fetched: %s", reason)
-                self._pause = min(max(1.0, 2 * self._pause), COOL_DOWN)
+                self._retry_delay_seconds = min(
+                    max(1.0, 2 * self._retry_delay_seconds), MIN_FETCH_INTERVAL_SECONDS
+                )
             else:
-                if self._pause:
+                if self._retry_delay_seconds:
                     log.info("The identity provider's keys can be fetched again.")
-                if keys != self._keys or not self._fetches:
+                if keys != self._keys or not self._completed_fetches:
                     level = logging.INFO if keys else logging.WARNING
-                    log.log(level, "The identity provider has %s keys for this use.", len(keys))
+                    log.log(level, "The identity provider has %s usable keys.", len(keys))
                     self._keys = keys
-                self._pause, self._fetched = 0.0, now
-            self._next = now + (self._pause or COOL_DOWN)
+                self._retry_delay_seconds, self._fetched_at = 0.0, now
+            self._next_fetch_at = now + (self._retry_delay_seconds or MIN_FETCH_INTERVAL_SECONDS)
             self._is_fetching = False
-            self._fetches += 1
-            self._ended.notify_all()
+            self._completed_fetches += 1
+            self._fetch_done.notify_all()
 
 
 def _get(url: str) -> bytes:
-    """The body at `url`, within the limits above; no redirect is followed."""
+    """Return the body of the response to a GET of `url`, within the limits above.
+
+    Redirects are not followed. Raises OSError or HTTPException.
+    """
     parts = urlsplit(url)
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection_class = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     path = f"{parts.path or '/'}?{parts.query}".removesuffix("?")
-    with closing(kind(parts.netloc, timeout=TIMEOUT)) as connection:
+    with closing(connection_class(parts.netloc, timeout=READ_TIMEOUT_SECONDS)) as connection:
         connection.connect()
-        # A timeout is for each read, and a byte may come with each. It is the socket's own shutdown
-        # that ends them: that of TLS would take from the reader what it reads with.
-        end = time.monotonic() + DEADLINE
-        cut = threading.Timer(DEADLINE, _shut_down, args=(connection.sock,))
-        cut.daemon = True
-        cut.start()
+        # The timeout applies to each read, and a slow server may send one byte per read. So a timer
+        # shuts down the TCP socket. It must not shut down the TLS object, which the reading thread
+        # is using.
+        end = time.monotonic() + FETCH_DEADLINE_SECONDS
+        abort_timer = threading.Timer(FETCH_DEADLINE_SECONDS, _shut_down, args=(connection.sock,))
+        abort_timer.daemon = True
+        abort_timer.start()
         try:
             connection.request("GET", path, headers={"Accept": "application/json"})
-            answer = connection.getresponse()
-            if answer.status != 200:
-                raise HTTPException(f"the answer is {answer.status}")
-            body = answer.read(MOST_BYTES + 1)
+            response = connection.getresponse()
+            if response.status != 200:
+                raise HTTPException(f"the status is {response.status}")
+            body = response.read(MAX_JWKS_BYTES + 1)
         except (OSError, HTTPException):
             if time.monotonic() < end:
                 raise
         finally:
-            cut.cancel()
+            abort_timer.cancel()
     if time.monotonic() >= end:
-        raise TimeoutError(f"the answer took {DEADLINE} s or more")
-    if len(body) > MOST_BYTES:
-        raise HTTPException(f"the answer is longer than {MOST_BYTES} bytes")
+        raise TimeoutError(f"the response took {FETCH_DEADLINE_SECONDS} s or more")
+    if len(body) > MAX_JWKS_BYTES:
+        raise HTTPException(f"the response is longer than {MAX_JWKS_BYTES} bytes")
     return body
 
 
-def _shut_down(link: socket.socket) -> None:
+def _shut_down(tcp_socket: socket.socket) -> None:
     with suppress(OSError):
-        socket.socket.shutdown(link, socket.SHUT_RDWR)
+        socket.socket.shutdown(tcp_socket, socket.SHUT_RDWR)

@@ -1,8 +1,8 @@
-"""JSON Web Tokens (RFC 7519) of an identity provider, read as RFC 8725 advises.
+"""JSON Web Tokens (RFC 7519) of an identity provider, verified as RFC 8725 recommends.
 
-joserfc verifies the signature; which key and which algorithm is decided here, by what the key is
-and never by what the token says of it. A token that was verified is remembered until it expires or
-the issuer's keys change, as verifying it again costs more than all else of the request but SQL.
+The library joserfc verifies the signature. This module chooses the key, and the key determines the
+permitted algorithms; the token's header alone never does. Verified tokens are cached until they
+expire or the provider's keys change: apart from SQL, verification is the slowest part of a request.
 """
 
 import hashlib
@@ -16,114 +16,122 @@ from joserfc.jws import JWSRegistry
 from joserfc.util import urlsafe_b64decode
 
 from projectapp.auth import jwks_client, verification_keys
+from projectapp.auth.verification_keys import Key, Keys
 from projectapp.problems import InvalidToken
 from projectapp.request_state import OWNER_LENGTH, Caller
 from projectapp.strict_json import parse_json
 
-LEEWAY = 30  # seconds that two clocks may differ
+LEEWAY_SECONDS = 30  # the clocks of the provider and of this host may differ by this much
 
-_LONGEST = 8192  # characters
-_REMEMBERED = 10_000  # tokens, some 700 bytes each
-_LATEST = 2**53  # of a date, in seconds: what any JSON parser reads exactly
-_TYPES = ("jwt", "at+jwt")  # RFC 7519, 5.1; RFC 9068, 2.1
-# What only extensions can mean (RFC 7515, 4.1.11; RFC 7797), and keys that the token brings itself.
-_REFUSED = {"crit", "b64", "jku", "jwk", "x5u", "x5c"}
-_SCOPES = ("scope", "scp", "permissions")  # RFC 8693, 4.2; Okta and Entra; Auth0
+_MAX_TOKEN_LENGTH = 8192  # characters
+_MAX_CACHED_TOKENS = 10_000  # about 700 bytes each
+_MAX_NUMERIC_DATE = 2**53  # every JSON parser reads smaller integers exactly
+_TOKEN_TYPES = ("jwt", "at+jwt")  # RFC 7519, section 5.1; RFC 9068, section 2.1
+# crit and b64 demand extensions that this service does not have (RFC 7515, section 4.1.11, and
+# RFC 7797). The others contain a key, or the URL of a key, which an attacker can choose.
+_REFUSED_HEADERS = {"crit", "b64", "jku", "jwk", "x5u", "x5c"}
+# scope: RFC 8693, section 4.2. scp: Okta and Entra. permissions: Auth0.
+_SCOPE_CLAIMS = ("scope", "scp", "permissions")
 
 
 class _Registry(JWSRegistry):
-    """joserfc's, but for its allow-list and its warning at the name EdDSA: the key has decided.
+    """joserfc's registry without its own list of permitted algorithms.
 
-    Its limit would refuse the signatures of an RSA key of 8192 bits, which are 1366 characters.
+    Before joserfc is called, only keys that permit the token's algorithm are chosen. The default
+    registry would also warn about the name EdDSA.
     """
 
+    # The length of an 8192-bit RSA signature in base64. joserfc's default is lower.
     max_signature_length = 1366
 
     def get_alg(self, name: str) -> Any:
         return self.algorithms[name]
 
 
-_registry = _Registry(strict_check_header=False)  # RFC 7515, 4: what is not known is ignored
+_registry = _Registry(strict_check_header=False)  # RFC 7515, section 4: ignore unknown headers
 
 
-class _Grant(NamedTuple):
+class _VerifiedToken(NamedTuple):
+    """A token's caller and validity; the times are NumericDates (Unix time in seconds)."""
+
     caller: Caller
     not_before: float
     expires: float
 
 
 class Verifier:
-    """Verifies tokens as `config` says: JWT_ISSUER, JWT_AUDIENCE and where the keys are.
+    """Verifies tokens by the settings JWT_ISSUER, JWT_AUDIENCE and the one that names the keys.
 
-    Raises ConfigError if there are no keys that can be used in a JWT_KEY_FILE.
+    A token without a scope claim gets `default_scopes`. Raises ConfigError if JWT_KEY_FILE contains
+    no usable key.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], default_scopes: frozenset[str]) -> None:
         self._issuer: str = config["JWT_ISSUER"]
         self._audience = frozenset(config["JWT_AUDIENCE"])
-        self._scopes = frozenset(config["JWT_SCOPES"])
+        self._default_scopes = default_scopes
         self._algorithms = verification_keys.PUBLIC_KEY_ALGORITHMS
-        self._keys: verification_keys.Given | jwks_client.Fetched
+        self._keys: verification_keys.StaticKeys | jwks_client.RemoteKeys
         if config["JWT_JWKS_URL"]:
-            # At most half of the threads wait, so that the others answer whose keys are known.
-            self._keys = jwks_client.Fetched(
-                config["JWT_JWKS_URL"], waiting=config["DATABASE_POOL_SIZE"]
-            )
+            # A worker has twice as many threads. So at most half of them wait for the provider, and
+            # the others continue to serve the tokens whose keys are known.
+            max_waiters = config["DATABASE_POOL_SIZE"]
+            self._keys = jwks_client.RemoteKeys(config["JWT_JWKS_URL"], max_waiters)
         elif config["JWT_KEY_FILE"]:
-            self._keys = verification_keys.Given(
-                verification_keys.read_file(config["JWT_KEY_FILE"])
-            )
+            keys = verification_keys.read_file(config["JWT_KEY_FILE"])
+            self._keys = verification_keys.StaticKeys(keys)
         else:
             self._algorithms = verification_keys.SECRET_ALGORITHMS
-            self._keys = verification_keys.Given(
-                verification_keys.read_secret(config["JWT_SECRET"])
-            )
-        self._memory: tuple[verification_keys.Keys, dict[bytes, _Grant]] = ((), {})
+            keys = verification_keys.read_secret(config["JWT_SECRET"])
+            self._keys = verification_keys.StaticKeys(keys)
+        # The keys, and the tokens verified with them by the SHA-256 of the token.
+        self._cache: tuple[Keys, dict[bytes, _VerifiedToken]] = ((), {})
 
     def verify(self, token: str) -> Caller:
-        """Return the caller that a token names. Raises InvalidToken, ServiceUnavailable."""
-        if len(token) > _LONGEST:
+        """Return the caller that the token names. Raises InvalidToken or ServiceUnavailable."""
+        if len(token) > _MAX_TOKEN_LENGTH:
             raise InvalidToken("The token is too long.", "too long")
         digest = hashlib.sha256(token.encode()).digest()
-        keys = self._keys.current()
-        grant = self._remembered(keys).get(digest) or self._read(token, digest, keys)
+        keys = self._keys.get()
+        verified = self._cache_for(keys).get(digest) or self._verify_and_cache(token, digest, keys)
         now = time.time()
-        if now >= grant.expires + LEEWAY:
+        if now >= verified.expires + LEEWAY_SECONDS:
             raise InvalidToken("The token has expired.", "expired")
-        if now < grant.not_before - LEEWAY:
+        if now < verified.not_before - LEEWAY_SECONDS:
             raise InvalidToken("The token is not valid yet.", "not valid yet")
-        return grant.caller
+        return verified.caller
 
-    def _read(self, token: str, digest: bytes, keys: verification_keys.Keys) -> _Grant:
+    def _verify_and_cache(self, token: str, digest: bytes, keys: Keys) -> _VerifiedToken:
         header = _read_header(token)
         if header["alg"] not in self._algorithms:
-            raise InvalidToken("The token is signed in a way that is not taken.", "wrong alg")
-        found = _find(keys, header)
-        if not found:
-            keys = self._keys.renewed()
-            found = _find(keys, header)
-        if not found:
+            raise InvalidToken("The token's alg is not accepted.", "wrong alg")
+        candidates = _candidate_keys(keys, header)
+        if not candidates:
+            keys = self._keys.refresh()
+            candidates = _candidate_keys(keys, header)
+        if not candidates:
             raise InvalidToken("The token is signed with an unknown key.", "unknown key")
-        grant = self._grant(_verify(token, found[: verification_keys.MOST_TRIED]))
-        remembered = self._remembered(keys)
-        if len(remembered) >= _REMEMBERED:
-            remembered.clear()
-        remembered[digest] = grant
-        return grant
+        claims = _verify_signature(token, candidates[: verification_keys.MAX_KEYS_TRIED])
+        verified = self._check_claims(claims)
+        cache = self._cache_for(keys)
+        if len(cache) >= _MAX_CACHED_TOKENS:
+            cache.clear()
+        cache[digest] = verified
+        return verified
 
-    def _remembered(self, keys: verification_keys.Keys) -> dict[bytes, _Grant]:
-        """The tokens that were verified with these keys."""
-        memory = self._memory
-        if memory[0] is not keys:
-            self._memory = memory = (keys, {})
-        return memory[1]
+    def _cache_for(self, keys: Keys) -> dict[bytes, _VerifiedToken]:
+        """Return the tokens that were verified with these keys."""
+        cache = self._cache
+        if cache[0] is not keys:
+            self._cache = cache = (keys, {})
+        return cache[1]
 
-    def _grant(self, claims: dict[str, Any]) -> _Grant:
+    def _check_claims(self, claims: dict[str, Any]) -> _VerifiedToken:
         if claims.get("iss") != self._issuer:
-            raise InvalidToken("The token is of another issuer.", "wrong issuer")
-        audience = claims.get("aud", claims.get("azp"))  # Clerk's have no aud
+            raise InvalidToken("The token is from another issuer.", "wrong issuer")
+        audience = claims.get("aud", claims.get("azp"))  # Clerk's tokens have azp instead of aud
         audience = [audience] if isinstance(audience, str) else audience or []
-        if not self._audience.intersection(_strings(audience)):
+        if not self._audience.intersection(_string_list(audience)):
             raise InvalidToken("The token is for another audience.", "wrong audience")
         subject = claims.get("sub")
         if (
@@ -131,46 +139,53 @@ class Verifier:
             or not 0 < len(subject) <= OWNER_LENGTH
             or not subject.isprintable()
         ):
-            raise InvalidToken("The token has no sub that can be used.", "malformed sub")
-        named = [claims[name] for name in _SCOPES if name in claims]
-        scopes = frozenset[str]().union(*map(_words, named)) if named else self._scopes
-        not_before = max(_date(claims.get("nbf", 0)), _date(claims.get("iat", 0)))
-        return _Grant(Caller(subject, scopes, "jwt"), not_before, _date(claims.get("exp")))
+            raise InvalidToken("The token has no usable sub.", "malformed sub")
+        scope_claims = [claims[name] for name in _SCOPE_CLAIMS if name in claims]
+        scopes = self._default_scopes
+        if scope_claims:
+            scopes = frozenset[str]().union(*map(_scope_list, scope_claims))
+        not_before = max(_numeric_date(claims.get("nbf", 0)), _numeric_date(claims.get("iat", 0)))
+        expires = _numeric_date(claims.get("exp"))
+        return _VerifiedToken(Caller(subject, scopes, "jwt"), not_before, expires)
 
 
 def _read_header(token: str) -> dict[str, Any]:
     parts = token.split(".")
-    if len(parts) != 3:  # five are encrypted
+    if len(parts) != 3:  # an encrypted token has five
         raise InvalidToken("The token is not a signed JWT.", "not a signed JWT")
     try:
-        header = _read_object(urlsafe_b64decode(parts[0].encode()))
+        header = _parse_object(urlsafe_b64decode(parts[0].encode()))
     except ValueError:
         raise InvalidToken("The token is not a signed JWT.", "malformed header") from None
-    named = {"alg": "", "typ": "JWT", "kid": ""} | header
-    if not all(isinstance(named[name], str) for name in ("alg", "typ", "kid")):
+    with_defaults = {"alg": "", "typ": "JWT", "kid": ""} | header
+    if not all(isinstance(with_defaults[name], str) for name in ("alg", "typ", "kid")):
         raise InvalidToken("The token is not a signed JWT.", "malformed header")
-    if named["typ"].lower().removeprefix("application/") not in _TYPES:
-        raise InvalidToken("The token is not of the type JWT or at+jwt.", "wrong typ")
-    if _REFUSED & header.keys():
-        raise InvalidToken("The token has a header that is not taken.", "refused header")
-    return header | {"alg": named["alg"]}
+    if with_defaults["typ"].lower().removeprefix("application/") not in _TOKEN_TYPES:
+        raise InvalidToken("The token's typ is neither JWT nor at+jwt.", "wrong typ")
+    if _REFUSED_HEADERS & header.keys():
+        raise InvalidToken("The token has a header that is not accepted.", "refused header")
+    return header | {"alg": with_defaults["alg"]}
 
 
-def _find(keys: verification_keys.Keys, header: dict[str, Any]) -> list[verification_keys.Key]:
-    """The keys that can have signed it: that of its kid, else any that verify its alg."""
+def _candidate_keys(keys: Keys, header: dict[str, Any]) -> list[Key]:
+    """Return the keys that may have signed the token.
+
+    These are the keys with the token's kid, else the keys without a kid; if the token has no kid,
+    all keys. Each of them permits the token's alg.
+    """
     kid = header.get("kid")
-    named = [key for key in keys if kid is None or key.kid == kid]
-    named = named or [key for key in keys if key.kid is None]
-    return [key for key in named if header["alg"] in key.algorithms]
+    candidates = [key for key in keys if kid is None or key.kid == kid]
+    candidates = candidates or [key for key in keys if key.kid is None]
+    return [key for key in candidates if header["alg"] in key.algorithms]
 
 
-def _verify(token: str, keys: list[verification_keys.Key]) -> dict[str, Any]:
-    """The claims of a token that one of the keys has signed."""
+def _verify_signature(token: str, keys: list[Key]) -> dict[str, Any]:
+    """Return the token's claims if one of the keys has signed it. Raises InvalidToken."""
     reason = ""
     for key in keys:
         try:
-            found = jws.deserialize_compact(token, key.jwk, registry=_registry)
-            return _read_object(found.payload or b"")
+            signed = jws.deserialize_compact(token, key.jwk, registry=_registry)
+            return _parse_object(signed.payload or b"")
         except BadSignatureError as error:
             reason = error.error
         except (JoseError, ValueError) as error:
@@ -179,25 +194,25 @@ def _verify(token: str, keys: list[verification_keys.Key]) -> dict[str, Any]:
     raise InvalidToken("The token is damaged or forged.", reason)
 
 
-def _read_object(raw: bytes) -> dict[str, Any]:
-    found = parse_json(raw)
-    if not isinstance(found, dict):
+def _parse_object(raw: bytes) -> dict[str, Any]:
+    value = parse_json(raw)
+    if not isinstance(value, dict):
         raise ValueError
-    return found
+    return value
 
 
-def _strings(value: Any) -> list[str]:
+def _string_list(value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise InvalidToken("The token has a malformed claim.", "malformed claim")
     return value
 
 
-def _words(value: Any) -> list[str]:
-    return value.split(" ") if isinstance(value, str) else _strings(value)
+def _scope_list(value: Any) -> list[str]:
+    return value.split(" ") if isinstance(value, str) else _string_list(value)
 
 
-def _date(value: Any) -> float:
-    """A NumericDate; bool is a number to Python alone."""
-    if type(value) not in (int, float) or not 0 <= value < _LATEST:
+def _numeric_date(value: Any) -> float:
+    """Return a NumericDate. A bool is refused, although it is an int in Python."""
+    if type(value) not in (int, float) or not 0 <= value < _MAX_NUMERIC_DATE:
         raise InvalidToken("The token has a malformed date.", "malformed date")
     return value

@@ -1,4 +1,7 @@
-"""Making, listing, rotating and revoking API tokens: what `flask tokens` does."""
+"""The statements of `flask tokens`: create, list, rotate and revoke API tokens.
+
+Each write can be repeated: if its answer is lost, it is sent again, with the same result.
+"""
 
 from datetime import timedelta
 from typing import Any
@@ -14,68 +17,73 @@ from projectapp.problems import OutcomeUnknown
 
 _table = ApiToken.__table__
 _now = sa.func.now()
-_one = ApiToken.id == sa.bindparam("this")
-_GIVEN = ("id", "name", "owner", "scopes", "digest")
+_has_id = ApiToken.id == sa.bindparam("token_id")
+_COLUMNS = ("id", "name", "owner", "scopes", "digest")
 
 
-def _insert_once(new: Any) -> Any:
-    """An INSERT of a token that can be run again, and then returns the same row."""
-    return new.on_conflict_do_update(
-        index_elements=[_table.c.id], set_={"id": new.excluded.id}
+def _insert_once(insertion: Any) -> Any:
+    """Make an INSERT repeatable: the second time, it returns the same row and changes nothing."""
+    return insertion.on_conflict_do_update(
+        index_elements=[_table.c.id], set_={"id": insertion.excluded.id}
     ).returning(_table.c.id)
 
 
-_MAKE = _insert_once(
+_INSERT = _insert_once(
     insert(_table).values(expires_at=_now + sa.bindparam("lifetime", type_=sa.Interval))
 )
 
-# A statement that is run again finds the old token ended, and the new one already there.
-_is_rotated = sa.exists(
+# When the rotation is repeated, the new token exists, and the old one may have expired.
+_is_repeated = sa.exists(
     sa.select(sa.literal_column("1"))
-    .select_from(_made := _table.alias("made"))
-    .where(_made.c.id == sa.bindparam("new_id", type_=sa.Uuid))
+    .select_from(_new_token := _table.alias("new_token"))
+    .where(_new_token.c.id == sa.bindparam("new_id", type_=sa.Uuid))
 )
-_old = sa.select(_table).where(_one, sa.or_(is_active, _is_rotated)).with_for_update().cte("old")
-_ended = (
+_old_token = (
+    sa.select(_table)
+    .where(_has_id, sa.or_(is_active, _is_repeated))
+    .with_for_update()
+    .cte("old_token")
+)
+_expire_old = (
     sa.update(_table)
-    .where(_table.c.id == _old.c.id)
+    .where(_table.c.id == _old_token.c.id)
     .values(
         expires_at=sa.func.least(
             _table.c.expires_at, _now + sa.bindparam("grace", type_=sa.Interval)
         )
     )
-    .cte("ended")
+    .cte("expire_old")
 )
 _ROTATE = _insert_once(
     insert(_table)
     .from_select(
-        [*_GIVEN, "expires_at"],
+        [*_COLUMNS, "expires_at"],
         sa.select(
             sa.bindparam("new_id", type_=sa.Uuid),
-            *(_old.c.name, _old.c.owner, _old.c.scopes),
-            sa.bindparam("hashed", type_=sa.LargeBinary),
-            _now + (_old.c.expires_at - _old.c.created_at),
+            *(_old_token.c.name, _old_token.c.owner, _old_token.c.scopes),
+            sa.bindparam("token_digest", type_=sa.LargeBinary),
+            _now + (_old_token.c.expires_at - _old_token.c.created_at),
         ),
     )
-    .add_cte(_ended)
+    .add_cte(_expire_old)
 )
 
 _REVOKE = (
     sa.update(_table)
-    .where(sa.or_(_one, ApiToken.digest == sa.bindparam("hashed")))
+    .where(sa.or_(_has_id, ApiToken.digest == sa.bindparam("token_digest")))
     .values(revoked_at=sa.func.coalesce(_table.c.revoked_at, _now))
     .returning(_table.c.name)
 )
 
-_STATES = sa.case(
-    (ApiToken.revoked_at.is_not(None), "revoked"), (sa.not_(is_active), "expired"), else_="good"
+_STATE = sa.case(
+    (ApiToken.revoked_at.is_not(None), "revoked"), (sa.not_(is_active), "expired"), else_="active"
 )
-SHOWN = {
+LIST_COLUMNS = {
     "id": ApiToken.id,
     "name": ApiToken.name,
     "owner": ApiToken.owner,
     "scopes": sa.func.array_to_string(ApiToken.scopes, ","),
-    "state": _STATES,
+    "state": _STATE,
     **{
         name: sa.func.substr(rfc3339(_table.c[f"{name}_at"]), 1, 16).concat("Z")
         for name in ("created", "expires", "last_used")
@@ -84,56 +92,61 @@ SHOWN = {
 _LIST = sa.select(
     sa.func.json_agg(
         aggregate_order_by(
-            sa.func.json_build_object(*(part for pair in SHOWN.items() for part in pair)),
+            sa.func.json_build_object(*(part for pair in LIST_COLUMNS.items() for part in pair)),
             ApiToken.created_at.desc(),
         )
     )
 )
 
 
-def create(name: str, owner: str, scopes: list[str], lifetime: timedelta | None) -> str:
-    """Make a token that ends after `lifetime`, None for never; return it, which is kept nowhere."""
+def create_token(name: str, owner: str, scopes: list[str], lifetime: timedelta | None) -> str:
+    """Create a token and return it. It never expires if `lifetime` is None.
+
+    Raises OutcomeUnknown if the answer was lost.
+    """
     token, token_id = new_token(), uuid7()
-    given = {"id": token_id, "name": name, "owner": owner, "scopes": scopes, "lifetime": lifetime}
-    _write(_MAKE, {**given, "digest": hash_token(token)}, token_id)
+    values = {"id": token_id, "name": name, "owner": owner, "scopes": scopes, "lifetime": lifetime}
+    _insert_token(_INSERT, {**values, "digest": hash_token(token)}, token_id)
     return token
 
 
-def rotate(token_id: UUID, grace: timedelta) -> str | None:
-    """Make another token like this one, which ends after `grace`; None if it is not good any more.
+def rotate_token(token_id: UUID, grace: timedelta) -> str | None:
+    """Create a token with the name, owner, scopes and lifetime of another, and return it.
 
-    The new one has the lifetime that the old one had.
+    The old token expires after `grace`, or earlier if it would have. Returns None if the
+    old token is not active. Raises OutcomeUnknown if the answer was lost.
     """
     token, new_id = new_token(), uuid7()
-    new = {"new_id": new_id, "hashed": hash_token(token)}
-    values = {"this": token_id, "grace": grace, **new}
-    # Behind a pooler a lost statement may still run when it is repeated. The repeat then waits for
-    # it and finds the old token ended, but does not see the new one yet: the next one does.
-    row = _write(_ROTATE, values, new_id) or _write(_ROTATE, values, new_id)
+    new_values = {"new_id": new_id, "token_digest": hash_token(token)}
+    values = {"token_id": token_id, "grace": grace, **new_values}
+    # Behind a pooler, a statement whose answer was lost may still run while it is repeated. The
+    # repetition then waits for its lock, finds that the old token has expired, but does not see the
+    # new token yet. A further repetition sees it.
+    row = _insert_token(_ROTATE, values, new_id) or _insert_token(_ROTATE, values, new_id)
     return token if row else None
 
 
-def _write(statement: Any, values: dict[str, Any], new_id: UUID) -> Any:
-    """Run a statement that inserts the token `new_id`."""
-    try:
-        return database.write_repeatably(statement, values)
-    except OutcomeUnknown as error:
-        raise OutcomeUnknown(
-            f"Run: flask tokens rotate {new_id} --grace 0m. It replaces the token that you have not"
-            " seen, and prints the new one. If there is no such token, repeat your command."
-        ) from error
+def revoke_token(token_id: UUID | None = None, token: str = "") -> str | None:
+    """Revoke the token with this id, or this token. Return its name; None if it does not exist.
 
-
-def revoke(token_id: UUID | None = None, token: str = "") -> str | None:
-    """End a token at once; return its name, or None if there is no such token.
-
-    A token that is revoked stays so: the answer is then the same.
+    The result is the same if the token is revoked already.
     """
-    values = {"this": token_id, "hashed": hash_token(token)}
+    values = {"token_id": token_id, "token_digest": hash_token(token)}
     row = database.write_repeatably(_REVOKE, values)
     return row.name if row else None
 
 
-def every() -> list[dict[str, Any]]:
-    """All tokens, the newest first: what SHOWN names, as text or None; UTC, to the minute."""
+def list_tokens() -> list[dict[str, Any]]:
+    """Return the LIST_COLUMNS of all tokens, newest first. Times are in UTC, to the minute."""
     return database.execute(_LIST)[0] or []
+
+
+def _insert_token(statement: Any, values: dict[str, Any], new_id: UUID) -> Any:
+    """Execute a statement that inserts the token `new_id`."""
+    try:
+        return database.write_repeatably(statement, values)
+    except OutcomeUnknown as error:
+        raise OutcomeUnknown(
+            f"Run: flask tokens rotate {new_id} --grace 0m. It replaces the token that was not"
+            " printed, and prints the new one. If there is no such token, repeat your command."
+        ) from error

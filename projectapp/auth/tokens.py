@@ -1,13 +1,14 @@
-"""API tokens: random, shown once, kept as their digests.
+"""API tokens: random, shown once, stored as their SHA-256.
 
-A token is `pja_`, 43 base62 digits of 256 random bits and 6 of their CRC-32, much as GitHub's are:
-secret scanners know it by its form, and a typing error is told without a look into the database.
-Who has a token and what it may do never changes, so each worker remembers that; whether it is still
-good is asked with every statement, in the same message.
+A token consists of `pja_`, 43 base62 digits for 256 random bits, and 6 base62 digits for the CRC-32
+of the 43. GitHub's tokens are similar: secret scanners recognize the format, and the checksum
+detects a typing error without a query. A token's owner and scopes never change, so each worker
+caches them. Every statement checks in the same message that the token is still active (access.py).
 """
 
 import hashlib
 import logging
+import math
 import secrets
 import string
 import threading
@@ -15,11 +16,10 @@ import time
 import zlib
 from datetime import datetime, timedelta
 from queue import SimpleQueue
-from typing import cast
 from uuid import UUID
 
 import sqlalchemy as sa
-from flask import Flask, current_app
+from flask import Flask
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -29,18 +29,18 @@ from projectapp.problems import InvalidToken, Problem
 from projectapp.request_state import OWNER_LENGTH, Caller
 
 PREFIX = "pja_"
-NAME_LENGTH = 100
-USE_SECONDS = 600  # a use is recorded only if none was for so long
+NAME_LENGTH = 100  # characters
+LAST_USED_INTERVAL_SECONDS = 600  # the minimum between two updates of last_used_at
 
-_DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
-_SECRET, _CHECKSUM = 43, 6  # base62 digits of 256 and of 32 bits
-_REMEMBERED = 10_000  # tokens, some 500 bytes each
+_BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_SECRET_LENGTH, _CHECKSUM_LENGTH = 43, 6  # base62 digits for 256 and for 32 bits
+_MAX_CACHED_TOKENS = 10_000  # about 500 bytes each
 
 log = logging.getLogger(__name__)
 
 
 class ApiToken(db.Model):  # type: ignore[name-defined,misc]
-    """A token; the row stays when it is revoked, as a record."""
+    """An API token. The row of a revoked token stays, as a record."""
 
     __tablename__ = "api_tokens"
 
@@ -58,19 +58,20 @@ class ApiToken(db.Model):  # type: ignore[name-defined,misc]
 
 
 _table = ApiToken.__table__
-_this = ApiToken.digest == sa.bindparam("hashed")
+# The parameter cannot be named digest: an UPDATE would set the column of this name.
+_has_digest = ApiToken.digest == sa.bindparam("token_digest")
 is_active = sa.and_(
     ApiToken.revoked_at.is_(None),
     sa.or_(ApiToken.expires_at.is_(None), ApiToken.expires_at > sa.func.now()),
 )
-_FIND = sa.select(ApiToken.id, ApiToken.owner, ApiToken.scopes).where(_this, is_active)
-_USE = (
+_SELECT = sa.select(ApiToken.id, ApiToken.owner, ApiToken.scopes).where(_has_digest, is_active)
+_UPDATE_LAST_USED = (
     sa.update(_table)
-    .where(_this, is_active)
+    .where(_has_digest, is_active)
     .where(
         sa.or_(
             ApiToken.last_used_at.is_(None),
-            ApiToken.last_used_at < sa.func.now() - timedelta(seconds=USE_SECONDS),
+            ApiToken.last_used_at < sa.func.now() - timedelta(seconds=LAST_USED_INTERVAL_SECONDS),
         )
     )
     .values(last_used_at=sa.func.now())
@@ -78,112 +79,100 @@ _USE = (
 )
 
 
-class Known:
-    """What a worker remembers of the tokens it has seen, and their uses that are to be recorded."""
+class TokenCache:
+    """A worker's cache of the callers with API tokens, and its queue of last_used_at updates.
+
+    A thread writes the updates, so that no request waits for them. The keys of the cache are the
+    digests of the tokens.
+    """
 
     def __init__(self, app: Flask) -> None:
         self._app = app
         self._callers: dict[bytes, Caller] = {}
-        self._used: dict[bytes, float] = {}
-        self._uses: SimpleQueue[bytes] = SimpleQueue()
+        self._last_recorded: dict[bytes, float] = {}  # seconds on the monotonic clock
+        self._pending_uses: SimpleQueue[bytes] = SimpleQueue()
         self._writer: threading.Thread | None = None
 
-    def get(self, digest: bytes) -> Caller | None:
-        """The caller of a token that this worker has seen."""
-        return self._callers.get(digest)
+    def find_caller(self, token: str) -> Caller:
+        """Return the caller with this token. Raises InvalidToken if no active token is found.
 
-    def look_up(self, digest: bytes) -> Caller:
-        """The caller of a token that is good now. Raises InvalidToken."""
-        row = database.execute(_FIND, {"hashed": digest})
+        A cached token is returned without a query, so it may have been revoked since.
+        """
+        digest = hash_token(token)
+        caller = self._callers.get(digest)
+        if not caller:
+            if not has_valid_checksum(token):
+                raise InvalidToken("The token is mistyped or incomplete.", "wrong checksum")
+            caller = self._load(digest)
+        self._record_use(digest)
+        return caller
+
+    def forget(self, caller: Caller) -> None:
+        self._callers.pop(caller.digest, None)
+        self._last_recorded.pop(caller.digest, None)
+
+    def _load(self, digest: bytes) -> Caller:
+        row = database.execute(_SELECT, {"token_digest": digest})
         if not row:
             raise InvalidToken()
-        if len(self._callers) >= _REMEMBERED:
+        if len(self._callers) >= _MAX_CACHED_TOKENS:
             self._callers.clear()
-            self._used.clear()
+            self._last_recorded.clear()
         caller = Caller(row.owner, frozenset(row.scopes), f"token {row.id}", digest)
         self._callers[digest] = caller
         return caller
 
-    def note_use(self, digest: bytes) -> None:
+    def _record_use(self, digest: bytes) -> None:
+        """Queue an update of last_used_at, unless this worker has done so a short time ago."""
         now = time.monotonic()
-        if now - self._used.get(digest, -USE_SECONDS) >= USE_SECONDS:
-            self._used[digest] = now
-            self._record(digest)
+        if now >= self._last_recorded.get(digest, -math.inf) + LAST_USED_INTERVAL_SECONDS:
+            self._last_recorded[digest] = now
+            self._pending_uses.put(digest)
+            if not (self._writer and self._writer.is_alive()):
+                self._writer = threading.Thread(
+                    target=self._write_uses, name="token-uses", daemon=True
+                )
+                self._writer.start()
 
-    def forget(self, digest: bytes) -> None:
-        self._callers.pop(digest, None)
-        self._used.pop(digest, None)
-
-    def _record(self, digest: bytes) -> None:
-        self._uses.put(digest)
-        if not (self._writer and self._writer.is_alive()):
-            self._writer = threading.Thread(target=self._write, name="token-uses", daemon=True)
-            self._writer.start()
-
-    def _write(self) -> None:
+    def _write_uses(self) -> None:
         while True:
-            digest = self._uses.get()
+            digest = self._pending_uses.get()
             try:
                 with self._app.app_context():
-                    database.execute(_USE, {"hashed": digest})
+                    database.execute(_UPDATE_LAST_USED, {"token_digest": digest})
             except Problem as problem:
-                log.info("the use of a token was not recorded: %s", problem)
-
-
-def init_app(app: Flask) -> None:
-    app.extensions["tokens"] = Known(app)
-
-
-def find_caller(token: str) -> Caller:
-    """The caller whose token this is; InvalidToken if it is not, or no longer, one of ours."""
-    known, digest = _known(), hash_token(token)
-    caller = known.get(digest)
-    if not caller:
-        if not is_whole(token):
-            raise InvalidToken("The token is mistyped or cut.", "wrong checksum")
-        caller = known.look_up(digest)
-    known.note_use(digest)
-    return caller
-
-
-def forget(caller: Caller) -> None:
-    """Have the next request with this caller's token look it up."""
-    _known().forget(caller.digest)
+                log.info("The last use of a token was not recorded: %s", problem)
 
 
 def token_check_sql(caller: Caller) -> str:
-    """The SQL that goes before a statement's own, and raises where the token is not good now."""
+    """Return SQL to send in front of a statement. It raises an error if the token is not active."""
     return f"SELECT api_token_check('\\x{caller.digest.hex()}'); "
 
 
 def new_token() -> str:
-    """A new random token, which nobody else has."""
-    secret = _base62(secrets.randbits(256), _SECRET)
+    """Return a new random token."""
+    secret = _to_base62(secrets.randbits(256), _SECRET_LENGTH)
     return PREFIX + secret + _checksum(secret)
 
 
 def hash_token(token: str) -> bytes:
-    """The SHA-256 of a token, which is all that is kept: 256 random bits need no slow hash."""
+    """Return the token's SHA-256. 256 random bits cannot be guessed, so a fast hash is enough."""
     return hashlib.sha256(token.encode()).digest()
 
 
-def is_whole(token: str) -> bool:
-    """Whether a token has the form and the checksum of ours."""
-    secret = token.removeprefix(PREFIX)[:-_CHECKSUM]
-    return len(secret) == _SECRET and token == PREFIX + secret + _checksum(secret)
-
-
-def _known() -> Known:
-    return cast(Known, current_app.extensions["tokens"])
+def has_valid_checksum(token: str) -> bool:
+    """Return whether the token has the right format and checksum."""
+    secret = token.removeprefix(PREFIX)[:-_CHECKSUM_LENGTH]
+    return len(secret) == _SECRET_LENGTH and token == PREFIX + secret + _checksum(secret)
 
 
 def _checksum(secret: str) -> str:
-    return _base62(zlib.crc32(secret.encode()), _CHECKSUM)
+    return _to_base62(zlib.crc32(secret.encode()), _CHECKSUM_LENGTH)
 
 
-def _base62(number: int, length: int) -> str:
+def _to_base62(number: int, length: int) -> str:
     digits = ""
     for _ in range(length):
-        number, digit = divmod(number, len(_DIGITS))
-        digits = _DIGITS[digit] + digits
+        number, digit = divmod(number, len(_BASE62))
+        digits = _BASE62[digit] + digits
     return digits

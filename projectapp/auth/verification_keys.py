@@ -1,4 +1,4 @@
-"""The keys that verify: public ones, given as JSON Web Keys (RFC 7517) or in PEM, or a secret."""
+"""Keys that verify JWTs: JSON Web Keys (RFC 7517), public keys in PEM, or a shared secret."""
 
 import re
 import warnings
@@ -15,10 +15,12 @@ from joserfc.util import base64_to_int
 from config import ConfigError
 from projectapp.strict_json import parse_json
 
-MOST_KEYS = 100
-MOST_TRIED = 8  # keys for one token: a forged one costs 0.1 ms for each of RSA, 0.3 ms of P-256
+MAX_KEYS = 100
+# For one token. A forged token makes this service verify with all of them: 0.1 ms for each RSA key,
+# 0.3 ms for each P-256 key.
+MAX_KEYS_TRIED = 8
 
-_ALGORITHMS = {
+_ALGORITHMS_BY_TYPE = {
     "RSA": {f"{kind}{bits}" for kind in ("RS", "PS") for bits in (256, 384, 512)},
     "P-256": {"ES256"},
     "P-384": {"ES384"},
@@ -26,14 +28,15 @@ _ALGORITHMS = {
     "Ed25519": {"EdDSA", "Ed25519"},
 }
 SECRET_ALGORITHMS = frozenset({"HS256"})
-PUBLIC_KEY_ALGORITHMS = frozenset[str]().union(*_ALGORITHMS.values())
-_PUBLIC = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
-_SECRET = re.compile(rb'PRIVATE KEY-----|"[dk]"\s*:')
-_PEM = re.compile(rb"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----", re.DOTALL)
+PUBLIC_KEY_ALGORITHMS = frozenset[str]().union(*_ALGORITHMS_BY_TYPE.values())
+_PUBLIC_MEMBERS = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
+# A private key in PEM, or the private member of a JWK: d of a key pair, k of a secret.
+_PRIVATE_KEY = re.compile(rb'PRIVATE KEY-----|"[dk]"\s*:')
+_PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----", re.DOTALL)
 
 
 class Key(NamedTuple):
-    """A key, and the algorithms (RFC 7518) that it verifies; one without a kid fits any."""
+    """A key with its permitted algorithms (RFC 7518). `kid` is its name at the provider, if any."""
 
     kid: str | None
     algorithms: frozenset[str]
@@ -43,64 +46,79 @@ class Key(NamedTuple):
 Keys = tuple[Key, ...]
 
 
+class StaticKeys:
+    """Keys that never change, with the methods of `RemoteKeys`."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    def get(self) -> Keys:
+        return self._keys
+
+    refresh = get
+
+
 def read_secret(secret: str) -> Keys:
-    """A secret that is shared with the issuer."""
+    """Return the key for a secret that the provider and this service share."""
     return (Key(None, SECRET_ALGORITHMS, jwk.OctKey.import_key(secret)),)
 
 
 def read_file(path: Path) -> Keys:
-    """The keys of a file: public keys or certificates in PEM, or a JWKS. Raises ConfigError."""
+    """Return the keys of a file: a JWKS, or public keys and certificates in PEM.
+
+    Raises ConfigError if the file cannot be read, contains a private key or no usable key.
+    """
     try:
         raw = path.read_bytes()
-        if _SECRET.search(raw):
-            raise ConfigError("JWT_KEY_FILE has a private key in it: give it public ones alone.")
-        found = _read_pem(raw) if b"-----BEGIN " in raw else read_jwks(raw)
+        if _PRIVATE_KEY.search(raw):
+            raise ConfigError("JWT_KEY_FILE contains a private key. Write only public keys to it.")
+        keys = _read_pem(raw) if b"-----BEGIN " in raw else read_jwks(raw)
     except OSError as error:
         raise ConfigError(f"JWT_KEY_FILE cannot be read: {error.strerror}.") from None
     except ValueError:
-        found = ()
-    if not found:
+        keys = ()
+    if not keys:
         raise ConfigError(
-            "JWT_KEY_FILE must have a public key in PEM or a JWKS:"
+            "JWT_KEY_FILE must contain a public key in PEM or a JWKS:"
             " RSA of 2048 bits or more, P-256, P-384, P-521 or Ed25519."
         )
-    nameless = Counter(algorithm for key in found if not key.kid for algorithm in key.algorithms)
-    if max(nameless.values(), default=0) > MOST_TRIED:
+    without_kid = Counter(algorithm for key in keys if not key.kid for algorithm in key.algorithms)
+    if max(without_kid.values(), default=0) > MAX_KEYS_TRIED:
         raise ConfigError(
-            f"JWT_KEY_FILE has more than {MOST_TRIED} keys of one type without a kid: remove those"
-            " that no longer sign, or write a JWKS with a kid for each."
+            f"JWT_KEY_FILE contains more than {MAX_KEYS_TRIED} keys of one type without a kid."
+            " Remove the keys that are no longer in use, or write a JWKS with a kid for each key."
         )
-    return found
+    return keys
 
 
 def read_jwks(raw: bytes) -> Keys:
-    """The public keys of a JWKS that can be used here; ValueError if it is none."""
-    found = parse_json(raw)
-    listed = found.get("keys") if isinstance(found, dict) else None
-    if not isinstance(listed, list) or len(listed) > MOST_KEYS:
-        raise ValueError(f"is no JWKS of at most {MOST_KEYS} keys")
-    return tuple(key for value in listed if (key := _read_jwk(value)))
+    """Return the usable public keys of a JWKS. Raises ValueError if `raw` is not a JWKS."""
+    jwks = parse_json(raw)
+    values = jwks.get("keys") if isinstance(jwks, dict) else None
+    if not isinstance(values, list) or len(values) > MAX_KEYS:
+        raise ValueError(f"is not a JWKS with at most {MAX_KEYS} keys")
+    return tuple(key for value in values if (key := _read_jwk(value)))
 
 
 def _read_pem(raw: bytes) -> Keys:
-    found = []
-    for block in _PEM.finditer(raw):
-        for kind in (jwk.RSAKey, jwk.ECKey, jwk.OKPKey):
+    keys = []
+    for block in _PEM_BLOCK.finditer(raw):
+        for key_class in (jwk.RSAKey, jwk.ECKey, jwk.OKPKey):
             with suppress(JoseError, ValueError, UnsupportedAlgorithm), warnings.catch_warnings():
-                warnings.simplefilter("ignore", SecurityWarning)  # what is weak is left out below
-                found.append(_read_jwk(kind.import_key(block[0]).as_dict()))
-    return tuple(key for key in found if key)
+                warnings.simplefilter("ignore", SecurityWarning)  # _read_jwk refuses weak keys
+                keys.append(_read_jwk(key_class.import_key(block[0]).as_dict()))
+    return tuple(key for key in keys if key)
 
 
 def _read_jwk(value: Any) -> Key | None:
-    """The key, if it is public, to verify with, and neither too weak nor too large.
+    """Return the key, or None if it is private, not for signatures, too weak or too large.
 
-    Of its members only those are read that make it: an x5u is nothing to follow.
+    Only the members that define the key are read: a URL in x5u is never fetched.
     """
     try:
-        kind, kid = value["kty"], value.get("kid")
-        public = {name: value[name] for name in ("kty", *_PUBLIC[kind])}
-        algorithms = frozenset(_ALGORITHMS[public.get("crv", kind)])
+        key_type, kid = value["kty"], value.get("kid")
+        public = {name: value[name] for name in ("kty", *_PUBLIC_MEMBERS[key_type])}
+        algorithms = frozenset(_ALGORITHMS_BY_TYPE[public.get("crv", key_type)])
         if "alg" in value:
             algorithms &= {value["alg"]}
         if (
@@ -109,21 +127,9 @@ def _read_jwk(value: Any) -> Key | None:
             or "d" in value
             or value.get("use", "sig") != "sig"
             or "verify" not in value.get("key_ops", ("verify",))
-            or (kind == "RSA" and not 2048 <= base64_to_int(public["n"]).bit_length() <= 8192)
+            or (key_type == "RSA" and not 2048 <= base64_to_int(public["n"]).bit_length() <= 8192)
         ):
             return None
         return Key(kid, algorithms, jwk.import_key(public))
     except (AttributeError, LookupError, TypeError, ValueError, JoseError, UnsupportedAlgorithm):
         return None
-
-
-class Given:
-    """Keys that stay as they are."""
-
-    def __init__(self, keys: Keys) -> None:
-        self._keys = keys
-
-    def current(self) -> Keys:
-        return self._keys
-
-    renewed = current

@@ -22,7 +22,7 @@ from flask.cli import AppGroup, FlaskGroup, with_appcontext
 from config import ConfigError
 from projectapp.doctor.finding import FAIL, OK, WARN, Finding
 from projectapp.doctor.url import check_urls
-from projectapp.request_state import request_state
+from projectapp.request_state import RequestState, set_request_state
 
 DEADLINE_SECONDS = 8  # for all checks, even if the server does not answer
 _COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
@@ -90,7 +90,7 @@ def _explain_refused_settings(error: ConfigError) -> Iterator[Finding]:
 def _run_checks(replicas: int) -> Iterator[Finding]:
     from projectapp.doctor.server import check_servers  # it imports Alembic
 
-    request_state().deadline = time.monotonic() + DEADLINE_SECONDS
+    set_request_state(RequestState(deadline=time.monotonic() + DEADLINE_SECONDS))
     try:
         yield from check_urls()
         yield from check_servers(replicas)

@@ -10,10 +10,15 @@ import secrets
 import time
 
 import click
-from flask import Flask, Response, current_app, g, has_request_context, request
+from flask import Flask, Response, current_app, has_request_context, request
 
 from projectapp.http.log_lines import FIELDS, make_formatter
-from projectapp.request_state import RequestState, caller_fields, request_state
+from projectapp.request_state import (
+    RequestState,
+    caller_fields,
+    request_state,
+    set_request_state,
+)
 
 access_log = logging.getLogger("projectapp.access")
 
@@ -67,10 +72,12 @@ def log_refusal(status: int, client_request_id: str) -> str:
 def _start_request() -> None:
     # With our gunicorn worker the time that a request waited for a thread counts, too.
     started_at = request.environ.get("projectapp.arrived", time.monotonic())
-    g.state = RequestState(
-        request_id=_choose_request_id(request.headers.get("X-Request-ID", "")),
-        started_at=started_at,
-        deadline=started_at + current_app.config["REQUEST_TIMEOUT"],
+    set_request_state(
+        RequestState(
+            request_id=_choose_request_id(request.headers.get("X-Request-ID", "")),
+            started_at=started_at,
+            deadline=started_at + current_app.config["REQUEST_TIMEOUT"],
+        )
     )
 
 

@@ -1,7 +1,7 @@
-"""RATE_LIMIT: how many requests a caller may make, and an address without good credentials.
+"""Count the requests of each caller, and refuse those above RATE_LIMIT with a 429 (RFC 6585).
 
-A refusal is a 429 that says when to come back (RFC 6585, RFC 9110); what is left stands on every
-answer to a request that was counted, in the fields of draft-ietf-httpapi-ratelimit-headers-10.
+The 429 has a Retry-After header (RFC 9110). Every response to a counted request has the headers
+RateLimit and RateLimit-Policy of draft-ietf-httpapi-ratelimit-headers-10.
 """
 
 import functools
@@ -15,21 +15,22 @@ from flask import Flask, Response, current_app, request
 from config import ConfigError
 from projectapp.problems import TooManyRequests
 from projectapp.rate_limit.stores import RedisStore, SharedMemoryStore, Store
-from projectapp.rate_limit.window import Count, Rate
+from projectapp.rate_limit.window import Rate, WindowCount
 from projectapp.request_state import caller_fields, request_state
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Limits:
-    """The rate, and the stores that count: the first that is there."""
+class RateLimiter:
+    """The rate, and the stores in order of preference: the first that is available counts."""
 
     rate: Rate
     stores: list[Store]
 
-    def count(self, caller: str) -> Count | None:
-        digest = hashlib.blake2b(caller.encode(), digest_size=16).digest()
+    def count(self, counter: str) -> WindowCount | None:
+        """Count a request with the counter of this name; None if no store is available."""
+        digest = hashlib.blake2b(counter.encode(), digest_size=16).digest()
         for store in self.stores:
             if count := store.count(digest):
                 return count
@@ -37,7 +38,7 @@ class Limits:
 
 
 def init_app(app: Flask) -> None:
-    """Raises ConfigError where there is nothing to count in."""
+    """Prepare the stores. Raises ConfigError if RATE_LIMIT is set and they cannot be used."""
     if not app.config["RATE_LIMIT"]:
         return
     rate = Rate(*app.config["RATE_LIMIT"])
@@ -45,16 +46,18 @@ def init_app(app: Flask) -> None:
     if app.config["RATE_LIMIT_REDIS_URL"]:
         try:
             stores.append(RedisStore(rate, app.config["RATE_LIMIT_REDIS_URL"]))
-        except (TypeError, ValueError):  # which may tell the password
+        except (TypeError, ValueError):  # the error's text may contain the password
             raise ConfigError(
                 "RATE_LIMIT_REDIS_URL must be a URL such as redis://:PASSWORD@HOST:6379/0."
             ) from None
     try:
         stores.append(SharedMemoryStore(rate, app.root_path, app.config["PORT"]))
     except OSError as error:
-        raise ConfigError(f"RATE_LIMIT needs /dev/shm or TMPDIR to write to: {error}.") from None
-    app.extensions["limits"] = Limits(rate, stores)
-    policy = f'"default";q={rate.quota};w={rate.seconds}'
+        raise ConfigError(
+            f"RATE_LIMIT needs write access to /dev/shm or TMPDIR: {error}."
+        ) from None
+    app.extensions["rate_limiter"] = RateLimiter(rate, stores)
+    policy = f'"default";q={rate.quota};w={rate.window_seconds}'
 
     @app.after_request
     def add_headers(response: Response) -> Response:
@@ -65,54 +68,59 @@ def init_app(app: Flask) -> None:
 
 
 def count_request(subject: str | None) -> None:
-    """Count the current request of a caller, who without a subject is an address.
+    """Count the current request for its caller; with AUTH=none, for the client's address.
 
     Raises TooManyRequests.
     """
-    if limits := current_app.extensions.get("limits"):
-        caller = f"caller {subject}" if subject else f"address {_network()}"
-        _count(limits, caller, "requests")
+    if limiter := current_app.extensions.get("rate_limiter"):
+        counter = f"caller {subject}" if subject else f"address {_client_network()}"
+        _count(limiter, counter, "requests")
 
 
 def count_failure() -> None:
-    """Count credentials that were no good, to the address: no caller is refused for them.
+    """Count a failed authentication for the client's address.
 
-    Raises TooManyRequests.
+    Requests with a valid token have other counters, so failures at the same address do not affect
+    them. Raises TooManyRequests.
     """
-    if limits := current_app.extensions.get("limits"):
-        _count(limits, f"failures {_network()}", "requests without good credentials")
+    if limiter := current_app.extensions.get("rate_limiter"):
+        _count(limiter, f"failures {_client_network()}", "failed authentications")
 
 
-def _count(limits: Limits, caller: str, what: str) -> None:
-    count, rate = limits.count(caller), limits.rate
+def _count(limiter: RateLimiter, counter: str, counted: str) -> None:
+    count, rate = limiter.count(counter), limiter.rate
     if not count:
         return
-    left, wait = rate.left(count)
-    request_state().rate_limit = f'"default";r={left};t={wait}'
-    if count.passed:
+    remaining, reset_seconds = rate.remaining_and_reset(count)
+    request_state().rate_limit = f'"default";r={remaining};t={reset_seconds}'
+    if count.is_allowed:
         return
-    told = f"{rate.quota} {what} in {rate.seconds} seconds"
-    if count.refused == 1:  # a flood shall not flood the log
+    reason = f"more than {rate.quota} {counted} in {rate.window_seconds} seconds"
+    if count.refused == 1:  # log only the first refusal in a window
         event = "excess_rate_limit_exceeded"
         log.warning(
-            "%s: %s", event, told, extra={"event": event, "reason": told, **caller_fields()}
+            "%s: %s", event, reason, extra={"event": event, "reason": reason, **caller_fields()}
         )
     raise TooManyRequests(
-        f"More than {told}: come back in {wait} seconds.", headers={"Retry-After": str(wait)}
+        f"There were {reason}. Try again in {reset_seconds} seconds.",
+        headers={"Retry-After": str(reset_seconds)},
     )
 
 
-def _network() -> str:
+def _client_network() -> str:
     return _network_of(request.remote_addr or "")
 
 
 @functools.lru_cache(1024)
 def _network_of(address: str) -> str:
-    """An address, or of IPv6 the /64, in which a single client has them all."""
+    """Return an IPv4 address as it is, and the /64 network of an IPv6 address.
+
+    A single IPv6 client usually has all addresses of a /64.
+    """
     try:
-        found = ipaddress.ip_address(address)
+        ip = ipaddress.ip_address(address)
     except ValueError:
-        return address  # of a Unix socket there is none
-    if found.version == 6 and not found.ipv4_mapped:
-        return str(ipaddress.IPv6Network((int(found), 64), strict=False))
-    return str((found.version == 6 and found.ipv4_mapped) or found)
+        return address  # a client on a Unix socket has no address
+    if ip.version == 6 and not ip.ipv4_mapped:
+        return str(ipaddress.IPv6Network((int(ip), 64), strict=False))
+    return str((ip.version == 6 and ip.ipv4_mapped) or ip)

@@ -1,7 +1,7 @@
-"""Where counters are: in a file that all processes of this host share, and in a Redis for several.
+"""Stores of the counters: a shared-memory file for the processes of one host, Redis for several.
 
-A store that fails is left alone for some seconds, so that requests wait for it now and then, and
-not each of them.
+A store that has failed is not used for RETRY_AFTER_FAILURE_SECONDS, so that not every request waits
+for it.
 """
 
 import fcntl
@@ -15,115 +15,124 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 
-from projectapp.rate_limit.window import Count, Rate
+from projectapp.rate_limit.window import Rate, WindowCount
 
-ANSWER = 0.2  # seconds for a Redis to answer, or to be connected to
-TURN = 2.0  # seconds to wait for who is counting: on a busy host that takes a while
-REST = 5.0  # seconds for which a store that failed is left alone
+REDIS_TIMEOUT_SECONDS = 0.2  # to connect, and for each response
+LOCK_TIMEOUT_SECONDS = 2.0  # on a busy host the process with the lock may not run for a while
+RETRY_AFTER_FAILURE_SECONDS = 5.0
 
 _RECORD = struct.Struct("<16s4I")  # digest, window, previous, current, refused
-_BUCKET = 8 * _RECORD.size
+_BUCKET_BYTES = 8 * _RECORD.size
 _BUCKETS = 4096
 
 log = logging.getLogger(__name__)
 
 
 class Store(ABC):
-    """Counts the requests of callers, each known by 16 bytes."""
+    """Counts requests with a counter for each digest, which has 16 bytes."""
 
     name: str
     errors: tuple[type[Exception], ...] = (OSError,)
 
     def __init__(self, rate: Rate) -> None:
         self.rate = rate
-        self._is_away = False
-        self._tried_again = 0.0
+        self._is_down = False
+        self._last_try = 0.0  # seconds on the monotonic clock
 
-    def count(self, caller: bytes) -> Count | None:
-        """Count a request, if it passes; None where the store is away."""
-        if self._is_away:
+    def count(self, digest: bytes) -> WindowCount | None:
+        """Count a request; None if the store is not available."""
+        if self._is_down:
             now = time.monotonic()
-            if now < self._tried_again + REST:
+            if now < self._last_try + RETRY_AFTER_FAILURE_SECONDS:
                 return None
-            self._tried_again = now  # by this thread, for all
+            self._last_try = now  # this thread tries for all threads
         try:
-            count = self._count(caller)
+            count = self._count(digest)
         except self.errors as error:
-            self._tried_again = time.monotonic()
-            if not self._is_away:
-                self._is_away = True
-                log.warning("%s is away (%s): RATE_LIMIT does without.", self.name, error)
+            self._last_try = time.monotonic()
+            if not self._is_down:
+                self._is_down = True
+                log.warning("RATE_LIMIT cannot use %s now: %s", self.name, error)
             return None
-        if self._is_away:
-            self._is_away = False
-            log.warning("%s is back: RATE_LIMIT counts there again.", self.name)
+        if self._is_down:
+            self._is_down = False
+            log.warning("RATE_LIMIT can use %s again.", self.name)
         return count
 
     @abstractmethod
-    def _count(self, caller: bytes) -> Count: ...
+    def _count(self, digest: bytes) -> WindowCount: ...
 
 
 class SharedMemoryStore(Store):
-    """A file for the processes of one host: 1 MiB at most.
+    """A hash table in a file of at most 1 MiB, for the processes of one host.
 
-    They share it if they have the same user, folder, PORT, and length of a window.
+    Processes share the file if they have the same user, folder, PORT and window length.
 
-    It has place for 32768 callers, eight in each bucket. Where a bucket is full, a new caller takes
-    the place of whom it has not seen for the longest time, or has seen the least: who floods
-    it with callers frees a few, and refuses nobody.
+    The table has 4096 buckets of eight counters. In a full bucket, a new counter replaces the one
+    with the oldest window; if several have this window, the lowest of them. A caller whose counter
+    is replaced starts again at zero. So a flood of new callers resets a few counters, but causes no
+    refusal.
     """
 
-    name = "the file of counters"
+    name = "the shared-memory file"
 
     def __init__(self, rate: Rate, root: str, port: int) -> None:
-        """Raises OSError where no file can be shared."""
+        """Open the file. Raises OSError if this is not possible."""
         super().__init__(rate)
-        # What its records mean is part of its name, as the code or the setting may change while
-        # another process still counts.
-        meaning = repr((root, rate.seconds, _RECORD.format, _BUCKETS))
+        # The file's name depends on the meaning of its records: after a change of the code or of
+        # the window length, processes of the old version may still count for a while.
+        meaning = repr((root, rate.window_seconds, _RECORD.format, _BUCKETS))
         digest = hashlib.blake2b(meaning.encode(), digest_size=8).hexdigest()
         self._file = _open(f"projectapp-limits-{os.geteuid()}-{port}-{digest}")
-        self._turn = threading.Lock()  # the kernel's is one for all threads of a process
+        # Locks of lockf() belong to the process, so the threads of a process need their own.
+        self._thread_lock = threading.Lock()
 
-    def _count(self, caller: bytes) -> Count:
-        start = int.from_bytes(caller[:4], "big") % _BUCKETS * _BUCKET
-        if not self._turn.acquire(timeout=TURN):
-            raise TimeoutError("another thread has it")
+    def _count(self, digest: bytes) -> WindowCount:
+        start = int.from_bytes(digest[:4], "big") % _BUCKETS * _BUCKET_BYTES
+        if not self._thread_lock.acquire(timeout=LOCK_TIMEOUT_SECONDS):
+            raise TimeoutError("another thread has the lock")
         try:
-            self._lock(start)
+            self._lock_bucket(start)
             try:
-                return self._count_alone(caller, start)
+                return self._count_locked(digest, start)
             finally:
-                fcntl.lockf(self._file, fcntl.LOCK_UN, _BUCKET, start)
+                fcntl.lockf(self._file, fcntl.LOCK_UN, _BUCKET_BYTES, start)
         finally:
-            self._turn.release()
+            self._thread_lock.release()
 
-    def _count_alone(self, caller: bytes, start: int) -> Count:
-        number, elapsed = divmod(time.monotonic(), self.rate.seconds)  # the same in all processes
+    def _count_locked(self, digest: bytes, start: int) -> WindowCount:
+        # On one host, all processes have the same monotonic clock.
+        number, elapsed_seconds = divmod(time.monotonic(), self.rate.window_seconds)
         window, previous, current, refused = int(number), 0, 0, 0
-        bucket = os.pread(self._file, _BUCKET, start).ljust(_BUCKET, b"\0")
-        at = bucket.find(caller)
-        if at < 0:
-            at = min(range(0, _BUCKET, _RECORD.size), key=lambda at: _worth(bucket, at, window))
+        bucket = os.pread(self._file, _BUCKET_BYTES, start).ljust(_BUCKET_BYTES, b"\0")
+        offset = bucket.find(digest)
+        if offset < 0:
+            offsets = range(0, _BUCKET_BYTES, _RECORD.size)
+            offset = min(offsets, key=lambda offset: _eviction_rank(bucket, offset, window))
         else:
-            _, last, previous, current, refused = _RECORD.unpack_from(bucket, at)
-            if last != window:
-                previous, current, refused = current if last == window - 1 else 0, 0, 0
-        passed = self.rate.allows(elapsed, previous, current)
-        if passed:
+            _, last_window, previous, current, refused = _RECORD.unpack_from(bucket, offset)
+            if last_window != window:
+                previous = current if last_window == window - 1 else 0
+                current, refused = 0, 0
+        is_allowed = self.rate.is_below_quota(elapsed_seconds, previous, current)
+        if is_allowed:
             current += 1
         else:
             refused += 1
-        record = _RECORD.pack(caller, window, previous, current, refused)
-        os.pwrite(self._file, record, start + at)
-        return Count(passed, elapsed, previous, current, refused)
+        record = _RECORD.pack(digest, window, previous, current, refused)
+        os.pwrite(self._file, record, start + offset)
+        return WindowCount(is_allowed, elapsed_seconds, previous, current, refused)
 
-    def _lock(self, start: int) -> None:
-        """Wait for who has the bucket: not for long, as it may be stopped; a dead one has none."""
-        end = time.monotonic() + TURN
+    def _lock_bucket(self, start: int) -> None:
+        """Lock a bucket. Raises OSError after a timeout: the process with the lock may be stopped.
+
+        When a process dies, the kernel releases its locks.
+        """
+        end = time.monotonic() + LOCK_TIMEOUT_SECONDS
         while True:
             try:
-                return fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, _BUCKET, start)
+                flags = fcntl.LOCK_EX | fcntl.LOCK_NB
+                return fcntl.lockf(self._file, flags, _BUCKET_BYTES, start)
             except OSError:
                 if time.monotonic() > end:
                     raise
@@ -131,35 +140,35 @@ class SharedMemoryStore(Store):
 
 
 class RedisStore(Store):
-    """A Redis for several hosts, in whose script and by whose clock they all count."""
+    """Counters in a Redis, for several hosts: a script counts atomically, by the clock of Redis."""
 
-    name = "RATE_LIMIT_REDIS_URL"
+    name = "Redis"
     _SCRIPT = """
 local time = redis.call('TIME')
-local quota, seconds = tonumber(ARGV[1]), tonumber(ARGV[2])
-local window = math.floor(time[1] / seconds)
-local elapsed = time[1] % seconds + time[2] / 1000000
-local held = redis.call('HMGET', KEYS[1], 'window', 'previous', 'current', 'refused')
-local last, previous, current, refused = tonumber(held[1]), 0, 0, 0
-if last == window then
-    previous, current, refused = tonumber(held[2]), tonumber(held[3]), tonumber(held[4])
-elseif last == window - 1 then
-    previous = tonumber(held[3])
+local quota, window_seconds = tonumber(ARGV[1]), tonumber(ARGV[2])
+local window = math.floor(time[1] / window_seconds)
+local elapsed_seconds = time[1] % window_seconds + time[2] / 1000000
+local record = redis.call('HMGET', KEYS[1], 'window', 'previous', 'current', 'refused')
+local last_window, previous, current, refused = tonumber(record[1]), 0, 0, 0
+if last_window == window then
+    previous, current, refused = tonumber(record[2]), tonumber(record[3]), tonumber(record[4])
+elseif last_window == window - 1 then
+    previous = tonumber(record[3])
 end
-local passed = 0
-if math.floor(previous * (1 - elapsed / seconds)) + current < quota then
-    passed, current = 1, current + 1
+local is_allowed = 0
+if math.floor(previous * (1 - elapsed_seconds / window_seconds)) + current < quota then
+    is_allowed, current = 1, current + 1
 else
     refused = refused + 1
 end
 redis.call('HSET', KEYS[1],
     'window', window, 'previous', previous, 'current', current, 'refused', refused)
-redis.call('EXPIRE', KEYS[1], 2 * seconds)
-return {passed, tostring(elapsed), previous, current, refused}
+redis.call('EXPIRE', KEYS[1], 2 * window_seconds)
+return {is_allowed, tostring(elapsed_seconds), previous, current, refused}
 """
 
     def __init__(self, rate: Rate, url: str) -> None:
-        """Raises ValueError or TypeError for a URL that cannot be used."""
+        """Does not connect. Raises ValueError or TypeError if the URL is invalid."""
         super().__init__(rate)
         from redis import Redis, RedisError
         from redis.backoff import ConstantBackoff
@@ -168,38 +177,41 @@ return {passed, tostring(elapsed), previous, current, refused}
         self.errors = (RedisError, OSError)
         self._client = Redis.from_url(
             url,
-            socket_timeout=ANSWER,
-            socket_connect_timeout=ANSWER,
+            socket_timeout=REDIS_TIMEOUT_SECONDS,
+            socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
             retry=Retry(ConstantBackoff(0), 0),
         )
         pool = self._client.connection_pool
-        pool.connection_class(**pool.connection_kwargs)  # refuses what it does not know in a query
-        self._run = self._client.register_script(self._SCRIPT)
+        pool.connection_class(**pool.connection_kwargs)  # raises on unknown options in the URL
+        self._run_script = self._client.register_script(self._SCRIPT)
 
-    def _count(self, caller: bytes) -> Count:
+    def _count(self, digest: bytes) -> WindowCount:
+        key = f"projectapp:limits:{self.rate.window_seconds}:{digest.hex()}"
         try:
-            answer = self._run([f"projectapp:limits:{self.rate.seconds}:{caller.hex()}"], self.rate)
+            result = self._run_script([key], self.rate)
         except self.errors:
+            # The other connections are broken too, and each would cost a further failure.
             with suppress(*self.errors):
-                self._client.connection_pool.disconnect()  # else each would fail in its turn
+                self._client.connection_pool.disconnect()
             raise
-        passed, elapsed, previous, current, refused = answer
-        return Count(passed == 1, float(elapsed), previous, current, refused)
+        is_allowed, elapsed_seconds, previous, current, refused = result
+        return WindowCount(is_allowed == 1, float(elapsed_seconds), previous, current, refused)
 
 
-def _worth(bucket: bytes, at: int, now: int) -> tuple[int, int, int]:
-    """The order in which records give up their place; a window to come is of before a reboot."""
-    _, window, previous, current, _ = _RECORD.unpack_from(bucket, at)
-    return window if window <= now else -1, current, previous
+def _eviction_rank(bucket: bytes, offset: int, window: int) -> tuple[int, int, int]:
+    """Return a sort key of the counter at `offset`: the lowest is replaced first."""
+    _, last_window, previous, current, _ = _RECORD.unpack_from(bucket, offset)
+    # A window in the future is from before a reboot, when the monotonic clock started again.
+    return last_window if last_window <= window else -1, current, previous
 
 
 def _open(name: str) -> int:
-    """A file of ours in memory, else among the temporary ones."""
-    for folder in ("/dev/shm", None):  # noqa: S108 - who made the file is looked at
+    """Open a file in /dev/shm, or else in the folder for temporary files; create it if needed."""
+    for folder in ("/dev/shm", None):  # noqa: S108 - the file must belong to this user, see below
         with suppress(OSError):
             path = os.path.join(folder or tempfile.gettempdir(), name)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             if os.fstat(file).st_uid == os.geteuid():
                 return file
             os.close(file)
-    raise PermissionError(f"no file {name} of ours")
+    raise PermissionError(f"{name} cannot be created, or belongs to another user")

@@ -1,45 +1,52 @@
-"""The sliding window counter: of the window before, the part counts that is not over yet.
+"""The sliding window counter, the algorithm of RATE_LIMIT.
 
-Two numbers stand for a list of times, as if what came in the window before had come evenly.
+Time is divided into windows of fixed length, and a caller has two numbers: its requests in the
+current window and in the previous one. The previous number is reduced by the elapsed part of the
+current window, as if its requests had been evenly spread. So no list of times is needed.
 """
 
 from typing import NamedTuple
 
 
-class Count(NamedTuple):
-    """A caller's counter after a request.
+class WindowCount(NamedTuple):
+    """A caller's counter after a request, and whether the request is allowed.
 
-    `elapsed` are the seconds since the current window began, `previous` and `current` the requests
-    that passed in the window before and in this one, `refused` those that did not in this one.
+    `elapsed_seconds` is the time since the start of the current window. `previous` and `current`
+    are the numbers of allowed requests in the previous and in the current window, `refused` is the
+    number of refused requests in the current window.
     """
 
-    passed: bool
-    elapsed: float
+    is_allowed: bool
+    elapsed_seconds: float
     previous: int
     current: int
     refused: int
 
 
 class Rate(NamedTuple):
-    """`quota` requests in `seconds`, as RATE_LIMIT says."""
+    """The value of RATE_LIMIT: `quota` requests in `window_seconds`."""
 
     quota: int
-    seconds: int
+    window_seconds: int
 
-    def allows(self, elapsed: float, previous: int, current: int) -> bool:
-        """Whether one more request may pass."""
-        return int(previous * (1 - elapsed / self.seconds)) + current < self.quota
+    def is_below_quota(self, elapsed_seconds: float, previous: int, current: int) -> bool:
+        """Return whether another request is allowed."""
+        return self._weighted(previous, elapsed_seconds) + current < self.quota
 
-    def left(self, count: Count) -> tuple[int, int]:
-        """How many requests may pass now, and the whole seconds, 1 or more, to one more than that.
+    def remaining_and_reset(self, count: WindowCount) -> tuple[int, int]:
+        """Return how many requests are allowed now, and the seconds until one more is allowed.
 
-        The quota may have been larger when the requests came.
+        The seconds are a whole number, at least 1.
         """
         _, elapsed, previous, current, _ = count
-        left = max(0, self.quota - int(previous * (1 - elapsed / self.seconds)) - current)
-        used = self.quota - left
+        # max(): the difference is negative after the quota was reduced.
+        remaining = max(0, self.quota - self._weighted(previous, elapsed) - current)
+        used = self.quota - remaining
         if used > current:
-            wait = self.seconds * (1 - (used - current) / previous) - elapsed
-        else:  # when this window is the one before
-            wait = self.seconds * (1 + max(0, 1 - used / current)) - elapsed
-        return left, int(wait) + 1
+            wait = self.window_seconds * (1 - (used - current) / previous) - elapsed
+        else:  # one more is allowed only when the current window has become the previous one
+            wait = self.window_seconds * (1 + max(0, 1 - used / current)) - elapsed
+        return remaining, int(wait) + 1
+
+    def _weighted(self, previous: int, elapsed_seconds: float) -> int:
+        return int(previous * (1 - elapsed_seconds / self.window_seconds))
