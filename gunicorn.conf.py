@@ -158,7 +158,7 @@ def drain(server):
 
 
 def post_fork(server, worker):
-    worker.missed = server.SIG_QUEUE  # its copy, to which the master's handlers add until boot
+    worker.early_signals = server.SIG_QUEUE  # its copy, to which the master's handlers add until boot
     worker.log.error_log.addFilter(quote_nothing)
     worker.load_wsgi = functools.partial(load_or_halt, server, worker)
 

@@ -131,7 +131,7 @@ def test_who_waits_too_long_for_a_thread_is_told_when_to_come_back(server, stall
         assert (headers["retry-after"], headers["connection"]) == ("1", "close")
         assert headers["content-type"] == "application/problem+json"
         assert (body["status"], body["error"]) == (503, "unavailable")
-        assert "More requests come" in body["detail"]
+        assert "overloaded" in body["detail"]
         assert body["request_id"] == headers["x-request-id"]
         assert log.count(f" 503 0 ms  [{body['request_id']}]") == log.count(body["request_id"]) == 1
 

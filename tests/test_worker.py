@@ -20,7 +20,7 @@ import pytest
 from gunicorn.http.errors import LimitRequestHeaders
 
 from projectapp.http.security_headers import HEADERS
-from projectapp.server.framing import framing
+from projectapp.server.request_framing import follow_request
 from tests.conftest import PROJECTS, Served
 from tests.test_bad_input import CHUNKED, GOOD, LIMIT, chunks, post
 from tests.test_serving import children
@@ -174,7 +174,7 @@ def test_two_hundred_slow_clients_do_not_hold_up_others(serve, large_list):
 def test_half_a_request_is_answered_with_408_at_the_deadline(hasty_server, begun):
     started = time.monotonic()
     told = is_problem(exchange(hasty_server, begun), 408)
-    assert told == "The request was not whole after 2 seconds."
+    assert told == "The request was not received completely within 2 seconds."
     assert time.monotonic() - started > 1.9
 
 
@@ -585,7 +585,7 @@ def test_the_end_of_a_request_is_found_however_it_is_cut(whole):
     dice = random.Random(0)  # noqa: S311 - a fixed seed is the point
     for _ in range(200):
         data, left = bytearray(), whole + GET
-        follow = framing(data, LIMIT, len)
+        follow = follow_request(data, LIMIT, len)
         while not (size := next(follow, -1)):
             piece = dice.randint(1, 40)
             data += left[:piece]
@@ -595,4 +595,4 @@ def test_the_end_of_a_request_is_found_however_it_is_cut(whole):
 
 def test_a_head_of_one_line_too_long_is_not_followed():
     with pytest.raises(LimitRequestHeaders):
-        next(framing(bytearray(b"GET /" + b"a" * 2**16), LIMIT, len))
+        next(follow_request(bytearray(b"GET /" + b"a" * 2**16), LIMIT, len))

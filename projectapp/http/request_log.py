@@ -69,8 +69,8 @@ def _sane_id(request_id: str) -> str:
 
 
 def _begin() -> None:
-    # Where our worker serves, what waited for a thread is told by when it came.
-    started_at = request.environ.get("projectapp.arrived", time.monotonic())
+    # With our worker the time that a request waited for a thread counts.
+    started_at = request.environ.get("projectapp.received_at", time.monotonic())
     g.state = RequestState(
         request_id=_sane_id(request.headers.get("X-Request-ID", "")),
         started_at=started_at,

@@ -1,4 +1,4 @@
-"""What a thread has for a socket, and the event loop for a client."""
+"""The buffers between a client's socket, the event loop and the threads."""
 
 import socket
 import sys
@@ -11,51 +11,57 @@ from typing import Any
 
 from gunicorn.http.errors import NoMoreData
 
-from projectapp.server.framing import MOST_HEAD, framing
+from projectapp.server.request_framing import MAX_HEAD_BYTES, follow_request
 
-PIECE = 2**16
-MOST_DISCARDED = 2**24  # so that who sends a body too large to the end gets to read its 413
+RECEIVE_BYTES = 2**16
+# A client that sends a body that is too large to its end can still read the 413.
+MAX_DISCARDED_BYTES = 2**24
 
 
-class Wire:
-    """A client as a thread sees it: a socket on which nothing waits.
+class BufferedClient:
+    """Stands in for a client's socket: reads come from a buffer, writes go to one.
 
-    What can be read of it came before, and what is written stays here until the kernel takes it.
-    `most` is the length of the longest body that is worth waiting for.
+    So a thread never waits for the client. The event loop fills and empties the buffers. It follows
+    a request until it is complete, or until its body is longer than `max_body_bytes`.
     """
 
-    def __init__(self, sock: socket.socket, most: int) -> None:
+    def __init__(self, sock: socket.socket, max_body_bytes: int) -> None:
         self.sock = sock
-        self.most = most
-        self.input = bytearray()
-        self.is_whole = False  # nothing of the request is missing
-        self.ready = 0  # so much of the input is the request that a thread may read
-        self.head = b""  # for an answer that the application does not make
-        self.arrived = 0.0  # when it was whole, on the monotonic clock
-        self.output = bytearray()
-        self.framing: Iterator[int] = iter(())
-        self.keep = False
-        self.step: Callable[[Any], None] = self.ignore  # what to do when the socket is ready
-        self.watched = 0
-        self.held = 0
-        self.discarded = 0
-        self.left = 0
+        self.max_body_bytes = max_body_bytes
+        self.received = bytearray()
+        self.readable_bytes = 0  # the part of `received` that a thread may read: one request
+        self.pending_output = bytearray()
+        self.keep_alive = False
 
-    # For a thread.
+        # The current request.
+        self.framing: Iterator[int] = iter(())
+        self.is_complete = False
+        self.received_at = 0.0  # when it was complete, on the monotonic clock
+        self.head = b""  # for a response that the application does not make
+
+        # For the event loop.
+        self.on_ready: Callable[[Any], None] = self.ignore  # called when the socket is ready
+        self.watched_events = 0
+        self.deadline = 0.0  # on the monotonic clock
+        self.buffered_bytes = 0  # as they were last added to the worker's sum
+        self.kernel_queue_bytes = 0
+        self.discarded_bytes = 0
+
+    # What gunicorn calls in a thread, as on a socket.
 
     def recv(self, size: int) -> bytes:
-        data = bytes(self.input[: min(size, self.ready)])
+        data = bytes(self.received[: min(size, self.readable_bytes)])
         if not data:
             raise NoMoreData()
-        self.ready -= len(data)
-        del self.input[: len(data)]
+        self.readable_bytes -= len(data)
+        del self.received[: len(data)]
         return data
 
     def sendall(self, data: bytes) -> None:
-        self.output += data
+        self.pending_output += data
 
     def send(self, data: bytes) -> int:
-        """Drop gunicorn's 100 Continue: it was sent when it was of use."""
+        """Drop gunicorn's 100 Continue: `follow_request` has already sent it."""
         return len(data)
 
     def gettimeout(self) -> float:
@@ -64,67 +70,68 @@ class Wire:
     def setblocking(self, flag: bool) -> None: ...
 
     def shutdown(self, how: int) -> None:
-        raise OSError("the event loop closes")
+        raise OSError("the event loop closes the socket")
 
     def close(self) -> None: ...
 
-    # For the event loop, but for flush, which is for both.
+    # What the event loop calls, and threads call `flush`.
 
     @staticmethod
     def ignore(conn: Any) -> None: ...
 
-    def begin(self) -> None:
-        """Follow another request."""
-        self.framing = framing(self.input, self.most, self.sock.send)
+    def follow_next_request(self) -> None:
+        self.framing = follow_request(self.received, self.max_body_bytes, self.sock.send)
 
-    def read(self) -> bool:
-        """Take what came, and tell whether a thread may have it: nothing is worth waiting for.
+    def receive(self) -> bool:
+        """Receive data. Return whether a thread should handle the request now.
 
-        Raises OSError if the client has gone, LimitRequestHeaders if the head is too long.
+        That is when it is complete, or so broken that waiting for the rest makes no sense. Raises
+        OSError if the client has gone, LimitRequestHeaders if the head is too long.
         """
         try:
-            size = next(self.framing, None) if self.input else 0
+            size = next(self.framing, None) if self.received else 0
             if size == 0:
-                data = self.sock.recv(PIECE)
-                self.input += data
-                if not self.input:
+                data = self.sock.recv(RECEIVE_BYTES)
+                self.received += data
+                if not self.received:
                     raise ConnectionResetError
                 size = next(self.framing, None) if data else None
         except BlockingIOError:
             size = 0
         if size == 0:
             return False
-        self.is_whole, self.ready = size is not None, size or len(self.input)
-        self.keep_head()
-        self.arrived = time.monotonic()
+        self.is_complete, self.readable_bytes = size is not None, size or len(self.received)
+        self.save_head()
+        self.received_at = time.monotonic()
         return True
 
-    def keep_head(self) -> None:
-        """Remember what there is of the request's head: a thread takes it off the input."""
-        end = self.input.find(b"\r\n\r\n", 2, MOST_HEAD)
-        self.head = bytes(self.input[: MOST_HEAD if end < 0 else end + 2])
+    def save_head(self) -> None:
+        """Copy what is there of the request's head: a thread removes it from `received`."""
+        end = self.received.find(b"\r\n\r\n", 2, MAX_HEAD_BYTES)
+        self.head = bytes(self.received[: MAX_HEAD_BYTES if end < 0 else end + 2])
 
     def flush(self) -> None:
-        """Send what the kernel takes now."""
+        """Send as much as the kernel accepts now."""
         try:
-            if self.output:
-                del self.output[: self.sock.send(self.output)]
+            if self.pending_output:
+                del self.pending_output[: self.sock.send(self.pending_output)]
         except BlockingIOError:
             pass
         except OSError:
-            self.output.clear()  # nobody will read it, which the next read finds out
+            self.pending_output.clear()  # the client has gone, and the next receive() raises
 
-    def is_taken(self) -> bool:
-        """Whether the client has taken some of what the kernel has for it since it was asked."""
-        before = self.left
+    def is_making_progress(self) -> bool:
+        """Whether the kernel's send queue has become shorter since the last call."""
+        previous_bytes = self.kernel_queue_bytes
         with suppress(OSError):
-            self.left = int.from_bytes(ioctl(self.sock, TIOCOUTQ, bytes(4)), sys.byteorder)
-        return self.left < before
+            queue_bytes = ioctl(self.sock, TIOCOUTQ, bytes(4))
+            self.kernel_queue_bytes = int.from_bytes(queue_bytes, sys.byteorder)
+        return self.kernel_queue_bytes < previous_bytes
 
-    def discard(self) -> bool:
-        """Read what nobody wants, and tell whether there may be more of it."""
+    def discard_input(self) -> bool:
+        """Read and discard data. Return whether there may be more, and more may be discarded."""
         data = b""
         with suppress(OSError):
-            data = self.sock.recv(PIECE)
-        self.discarded += len(data)
-        return bool(data) and self.discarded <= MOST_DISCARDED
+            data = self.sock.recv(RECEIVE_BYTES)
+        self.discarded_bytes += len(data)
+        return bool(data) and self.discarded_bytes <= MAX_DISCARDED_BYTES

@@ -1,4 +1,4 @@
-"""The answers that the worker gives by itself, to requests that never reach the application."""
+"""Error responses of the worker itself, to requests that do not reach the application."""
 
 import re
 from typing import Any
@@ -8,21 +8,23 @@ import gunicorn.util
 from config import Config
 from projectapp import problems
 from projectapp.http import cors, request_log, security_headers
+from projectapp.server.request_framing import MAX_HEAD_BYTES
 
 
-def write_refusal(
-    settings: Config, limits: Any, sock: Any, status: int, reason: str, message: str
+def write_problem(
+    settings: Config, gunicorn_config: Any, sock: Any, status: int, reason: str, message: str
 ) -> None:
-    """Answer with a problem document; `limits` is gunicorn's configuration.
+    """Write a problem document (RFC 9457) to `sock`; takes the place of gunicorn's `write_error`.
 
-    The head of the request, as far as it was read, says what the answer needs to be: a web page
-    gets to see it if the application would let it, and a HEAD has no body.
+    Three things depend on the request's head, as far as it was received: a web page can read the
+    response if CORS allows it, the client's request id is returned, and a HEAD gets no body.
+    gunicorn's `message` is not sent, as it may quote the request.
     """
     head: bytes = getattr(sock, "head", b"").lstrip(b"\r\n")
-    request_id = request_log.log_refusal(status, _field(head, b"x-request-id") or "")
-    detail = _detail(status, head, settings, limits)
+    request_id = request_log.log_refusal(status, _header(head, b"x-request-id") or "")
+    detail = _detail(status, head, settings, gunicorn_config)
     body = problems.problem_json(status, detail, request_id=request_id).encode()
-    fields = {
+    headers = {
         "Date": gunicorn.util.http_date(),
         "Connection": "close",
         "X-Request-ID": request_id,
@@ -30,33 +32,34 @@ def write_refusal(
         "Content-Length": len(body),
         **({"Retry-After": 1} if status == 503 else {}),
         **security_headers.HEADERS,
-        **cors.response_headers(settings.ALLOWED_ORIGINS, _field(head, b"origin")),
+        **cors.response_headers(settings.ALLOWED_ORIGINS, _header(head, b"origin")),
     }
-    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    answer = f"HTTP/1.1 {status} {reason}\r\n{lines}\r\n".encode()
-    gunicorn.util.write_nonblock(sock, answer if head.startswith(b"HEAD ") else answer + body)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    response = f"HTTP/1.1 {status} {reason}\r\n{lines}\r\n".encode()
+    gunicorn.util.write_nonblock(sock, response if head.startswith(b"HEAD ") else response + body)
 
 
-def _field(head: bytes, name: bytes) -> str | None:
-    """A field's value if its line was read to the end; several as the application gets them."""
-    found = re.findall(rb"\r\n%s:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)" % name, head, re.IGNORECASE)
-    return b",".join(found).decode("latin-1") if found else None
+def _header(head: bytes, name: bytes) -> str | None:
+    """A header's value if its line is complete. Repeated headers are joined, as WSGI does it."""
+    values = re.findall(rb"\r\n%s:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)" % name, head, re.IGNORECASE)
+    return b",".join(values).decode("latin-1") if values else None
 
 
-def _detail(status: int, head: bytes, settings: Config, limits: Any) -> str:
+def _detail(status: int, head: bytes, settings: Config, gunicorn_config: Any) -> str:
     if status == 400 and not _is_utf8(head.partition(b"\r\n")[0]):
         return "The path or the query is not UTF-8. Percent-encode it."
-    details = {
-        408: f"The request was not whole after {settings.READ_TIMEOUT} seconds.",
-        414: f"The request line is longer than {limits.limit_request_line} bytes.",
-        417: "This expectation cannot be met.",
-        431: f"A header is longer than {limits.limit_request_field_size} bytes, all together are"
-        " longer than 65536, or there are too many.",
-        500: "Something went wrong here. The request_id finds it in the log.",
-        501: "This transfer coding is not known.",
-        503: "More requests come than can be served. Try again shortly.",
+    detail_by_status = {
+        408: f"The request was not received completely within {settings.READ_TIMEOUT} seconds.",
+        414: f"The request line is longer than {gunicorn_config.limit_request_line} bytes.",
+        417: "The only supported value of the Expect header is 100-continue.",
+        431: f"A header is longer than {gunicorn_config.limit_request_field_size} bytes, there are"
+        f" more than {gunicorn_config.limit_request_fields} headers, or all headers together are"
+        f" longer than {MAX_HEAD_BYTES} bytes.",
+        500: "Internal error. Quote the request_id to the operator.",
+        501: "This Transfer-Encoding is not supported. Send Content-Length, or use chunked.",
+        503: "The server is overloaded. Try again after the seconds in the Retry-After header.",
     }
-    return details.get(status, "The request is not well-formed HTTP.")
+    return detail_by_status.get(status, "The request is not valid HTTP.")
 
 
 def _is_utf8(line: bytes) -> bool:
