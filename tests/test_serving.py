@@ -146,7 +146,7 @@ def test_ctrl_c_before_a_worker_has_signal_handlers_ends_the_server(serve, tmp_p
 
 
 def test_ctrl_c_does_not_wait_for_running_requests(serve, sql):
-    timeouts = {"LOCK": "60", "STATEMENT": "70", "IDLE": "80"}
+    timeouts = {"LOCK": "60", "STATEMENT": "70", "IDLE_IN_TRANSACTION": "80"}
     environ = {f"DATABASE_{name}_TIMEOUT": value for name, value in timeouts.items()}
     environ |= {"REQUEST_TIMEOUT": "90", "GRACEFUL_TIMEOUT": "100"}
     sql("BEGIN")
@@ -246,7 +246,7 @@ def test_worker_without_its_master_soon_starts_no_more_requests(serve, sql):
     """Neither requests on kept connections, nor on new ones, nor those that wait for a thread."""
     sql("BEGIN")
     sql("LOCK TABLE projects IN EXCLUSIVE MODE")  # so each POST gets a 503 after four seconds
-    timeouts = {"LOCK": "4", "STATEMENT": "5", "IDLE": "6", "POOL": "9"}
+    timeouts = {"LOCK": "4", "STATEMENT": "5", "IDLE_IN_TRANSACTION": "6", "POOL": "9"}
     environ = {f"DATABASE_{name}_TIMEOUT": value for name, value in timeouts.items()}
     environ |= {"WEB_CONCURRENCY": "1", "DATABASE_POOL_SIZE": "1", "REQUEST_TIMEOUT": "12"}
     with serve(**environ) as server, ThreadPoolExecutor(12) as pool:
