@@ -22,9 +22,9 @@ settings = load_config()
 
 
 def load_object(path, name):
-    """Return an object of a file in projectapp/ without an import.
+    """Run a file in projectapp/ and return an object of it.
 
-    A reload calls this again and gets the new code. Python would not import a module again.
+    A reload runs the file again, so it gets the new code. Python imports a module only once.
     """
     return runpy.run_path(str(ROOT / "projectapp" / path))[name]
 
@@ -98,8 +98,8 @@ def on_starting(server):
 def start_dev_postgres():
     """Start the development database. Raises SystemExit.
 
-    Its import imports all of projectapp. Python forgets that again, or the workers of a reload
-    would get the old code from the master.
+    The import loads all of projectapp. Its modules are removed from Python's list of modules, or
+    the workers of a reload would inherit the old code from the master.
     """
     modules_before = {*sys.modules}
     from projectapp.devdb import DevPostgres, DevPostgresError

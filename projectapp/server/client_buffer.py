@@ -43,7 +43,7 @@ class BufferedClient:
         self.on_ready: Callable[[Any], None] = self.ignore  # called when the socket is ready
         self.watched_events = 0
         self.deadline = 0.0  # on the monotonic clock
-        self.buffered_bytes = 0  # as they were last added to the worker's sum
+        self.buffered_bytes = 0  # its part of ClientConnections.buffered_bytes
         self.kernel_queue_bytes = 0
         self.discarded_bytes = 0
 
@@ -74,7 +74,7 @@ class BufferedClient:
 
     def close(self) -> None: ...
 
-    # What the event loop calls, and threads call `flush`.
+    # What the event loop calls. A thread calls only `flush`.
 
     @staticmethod
     def ignore(conn: Any) -> None: ...

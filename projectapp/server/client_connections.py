@@ -26,10 +26,11 @@ SWEEP_SECONDS = 0.2  # between two searches for connections past their deadline
 
 
 class ClientConnections:
-    """The connections of a worker. gunicorn calls one `conn`; its `sock` is a BufferedClient.
+    """The connections of a worker. `conn` is gunicorn's TConn; its `sock` is a BufferedClient.
 
-    A connection is in `requests`, or in `waiting` for its client. When a client's socket is ready,
-    its `on_ready` is called; after its `deadline` the connection is closed, or gets a 408.
+    While a thread handles a request, its connection is in `requests`. While the service waits for
+    the client, the connection is in `waiting`: `on_ready` is called when the socket is ready, and
+    after `deadline` the connection is closed or gets a 408.
     """
 
     def __init__(self, worker: Any, settings: Config) -> None:
@@ -46,7 +47,7 @@ class ClientConnections:
     # Receive a request, let a thread handle it, send the response.
 
     def receive_request(self, conn: Any) -> None:
-        """Start with the next request of a connection: it is new, kept alive, or pipelines."""
+        """Start to receive the first or the next request of a connection."""
         if not conn.parser:
             conn.sock = BufferedClient(conn.sock, self.max_body_bytes)
             conn.parser = get_parser(self.worker.cfg, conn.sock, conn.client)
@@ -80,8 +81,8 @@ class ClientConnections:
             return  # it was refused, and the connection may be closed
         self.requests.futures.pop(conn, None)
         client = conn.sock
-        # Unread bytes mean that gunicorn found the request's end elsewhere: close, or it would
-        # read the rest as another request (request smuggling).
+        # Unread bytes mean that gunicorn has found another end of the request. Then the connection
+        # is closed, so that the rest is not read as the next request (request smuggling).
         unread = client.readable_bytes or conn.parser.unreader.buf.getvalue()
         client.keep_alive = not (unread or future.exception()) and future.result()
         self._send(conn)
@@ -98,10 +99,10 @@ class ClientConnections:
         self._send(conn)
 
     def _send(self, conn: Any) -> None:
-        """Send the rest of a response, which is flushed already; then go on with the connection."""
+        """After a flush: wait to send the rest, receive the next request, or close."""
         client = conn.sock
         if client.pending_output:
-            client.is_making_progress()  # the first look at the kernel's queue; the sweep compares
+            client.is_making_progress()  # stores the length of the kernel's queue for the sweep
             deadline = time.monotonic() + self.read_timeout_seconds
             return self._wait_for(conn, EVENT_WRITE, self._flush_and_send, deadline)
         if not client.keep_alive:
@@ -114,7 +115,7 @@ class ClientConnections:
     # Wait for a client.
 
     def _deadline_in(self, seconds: float) -> float:
-        """The deadline of a client: it is sooner while the worker stops."""
+        """Return a deadline for a client. While the worker stops, it is earlier."""
         if not self.worker.alive:
             seconds = min(seconds, self.stop_linger_seconds)
         return time.monotonic() + seconds
@@ -185,6 +186,7 @@ class ClientConnections:
             self._close(next(iter(self.waiting)))
 
     def _sweep(self, now: float) -> None:
+        """Close connections past their deadline. A half request gets a 408 first."""
         for conn in [conn for conn in self.waiting if conn.sock.deadline < now]:
             client = conn.sock
             if client.on_ready == self._receive and client.received:
@@ -195,7 +197,7 @@ class ClientConnections:
                 self._close(conn)
 
     def cap_deadlines(self, deadline: float) -> None:
-        """Wait until `deadline` at most for requests; responses keep their deadlines."""
+        """Wait for requests until `deadline` at most. Responses keep their deadlines."""
         deadline = min(deadline, self._deadline_in(self.stop_linger_seconds))
         for conn in self.waiting:
             if conn.sock.on_ready in (self._receive, self.receive_request):

@@ -11,14 +11,16 @@ from typing import Any
 
 from config import Config
 
-# The event loop refuses so many requests at once, then serves its other clients, then continues.
+# Each refusal takes the event loop some time. Its next turn continues with the others.
 MAX_REFUSALS_PER_TURN = 8
 
 
 class RequestQueue:
-    """The requests that wait for a thread or are with one. Only the event loop uses it: no lock.
+    """The requests that wait for a thread or are in one.
 
-    `on_done(conn, future)` is called in the event loop when a request has ended or is cancelled.
+    Only the event loop calls the methods, so there is no lock.
+
+    The event loop calls `on_done(conn, future)` when a request has ended or is cancelled.
     """
 
     def __init__(
@@ -47,10 +49,10 @@ class RequestQueue:
     def cancel_late_requests(self) -> list[Any]:
         """Cancel requests that have waited too long for a thread. Return their connections.
 
-        A request may wait QUEUE_TIMEOUT, or an eighth of it once no thread has been idle for
-        QUEUE_TIMEOUT. Only requests that no thread has started can be cancelled. A worker that
-        stops cancels none, because its queue does not grow. A /ready is not cancelled: a load
-        balancer that takes an overloaded server out overloads the next one.
+        A request may wait QUEUE_TIMEOUT. When no thread has been idle for QUEUE_TIMEOUT, it may
+        wait an eighth of it. Requests that a thread has started cannot be cancelled. A worker that
+        stops cancels none, because its queue does not grow. Requests of /ready stay, because a
+        load balancer that removed an overloaded server would overload the next one.
         """
         now = time.monotonic()
         if len(self.futures) < self.worker.cfg.threads or not self.worker.alive:

@@ -28,7 +28,7 @@ from config import load_config
 
 settings = load_config()
 
-ORPHAN_SECONDS = 1.0  # for which a worker without a master still starts requests
+ORPHAN_SECONDS = 1.0  # for how long a worker starts requests after its master has died
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -40,7 +40,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.has_tls = self.cfg.is_ssl
-        self.early_signals: SimpleQueue[int] = SimpleQueue()  # from before it had handlers
+        self.early_signals: SimpleQueue[int] = SimpleQueue()  # that came before the handlers
         self.last_start_allowed = math.inf  # on the monotonic clock
         self.thread = threading.local()
 
@@ -110,7 +110,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return super().handle_request(req, conn)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        # Deadlines are short while the worker stops, and while requests wait for a thread.
+        # Check deadlines more often while the worker stops or requests wait for a thread.
         is_urgent = not self.alive or len(self.clients.requests.futures) > self.cfg.threads
         super().wait_for_and_dispatch_events(min(timeout, 0.1) if is_urgent else timeout)
 
@@ -125,13 +125,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.method_queue.defer(_set_draining)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """Exit without cleanup: to shut down the thread pool in a signal handler could deadlock."""
+        """Exit without cleanup: a signal handler that shuts down the thread pool could deadlock."""
         os._exit(0)
 
     def is_parent_alive(self) -> bool:
         if not super().is_parent_alive():
             self.alive = False
-            # Another master may have started already.
+            # Another master may serve the port soon, so this worker must not take long.
             self.clients.stop_linger_seconds = ORPHAN_SECONDS
             self.last_start_allowed = time.monotonic() + ORPHAN_SECONDS
         return self.alive
