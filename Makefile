@@ -8,7 +8,7 @@ AGE := 3 days
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --exclude-newer '$(AGE)' \
 	--generate-hashes --no-annotate --no-strip-extras --custom-compile-command 'make lock'
 
-# config.py reads .env; Flask would end in a traceback if it is not UTF-8.
+# config.py reads .env itself. Flask would print a traceback if the file is not UTF-8.
 export FLASK_SKIP_DOTENV := 1
 .DEFAULT_GOAL := help
 .PHONY: help run test check faults rehearse bench bench-quick format lock audit dev
@@ -16,46 +16,46 @@ export FLASK_SKIP_DOTENV := 1
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
 
-run: ## serve the API on PORT (default 8000), with a PostgreSQL of its own if DATABASE_URL is not set
+run: ## serve the API on PORT (default 8000); without a DATABASE_URL it starts its own PostgreSQL
 	@$(INSTALL) requirements-devdb.lock
-	@$(BIN)/python config.py # are the settings right, and is the port free?
+	@$(BIN)/python config.py # checks the settings and the port
 	@$(BIN)/flask db upgrade
 	@exec $(BIN)/gunicorn wsgi:app
 
-test: dev ## run the tests, but for the slow ones (2 minutes)
+test: dev ## run the fast tests (2 minutes)
 	@$(FAST)
 
-check: dev ## the whole gate: format, lint, types, five faults, tests with coverage, drift, migrations down and up
+check: dev ## run all checks: format, lint, types, five fault scenarios, all tests with coverage (12 minutes)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m faults --smoke
 	@$(FAST) --cov --cov-report= --cov-fail-under=0
-	@$(PYTEST) -m slow --cov --cov-append --cov-report=term-missing:skip-covered # one at a time: some measure
+	@$(PYTEST) -m slow --cov --cov-append --cov-report=term-missing:skip-covered # one at a time, because some measure time
 
-faults: dev ## break everything that the service stands on, and see what it promised kept (15 minutes)
+faults: dev ## break what the service depends on, and check its promises (15 minutes)
 	@$(BIN)/python -m faults
 	@$(BIN)/python -m faults --seeded
 
-rehearse: dev ## deploy this code over the release before it, under traffic that must notice nothing (40 seconds)
+rehearse: dev ## rehearse a deploy: replace the previous release by this code under load (40 seconds)
 	@$(BIN)/python -m faults.rehearsal
 
-bench: dev bench/.venv/installed bench/contenders/hono/node_modules ## measure this beside FastAPI, Hono and views by hand (needs wrk and node; 40 minutes)
+bench: dev bench/.venv/installed bench/contenders/hono/node_modules ## compare the speed with FastAPI, Hono and hand-written views (needs wrk and node; 40 minutes)
 	@$(BIN)/python bench/suite.py
 
-bench-quick: dev ## is this still as quick as views by hand, or nearly? (needs wrk; 2 minutes)
+bench-quick: dev ## compare the speed with hand-written views, and fail below half of it (needs wrk; 2 minutes)
 	@$(BIN)/python bench/suite.py --quick --seconds 1
 
-format: dev ## format the code and mend what lint can mend
+format: dev ## format the code, and fix what the linter can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-lock: $(BIN)/uv ## write requirements*.lock anew: the newest that requirements*.txt allow and that is AGE (3 days) old
+lock: $(BIN)/uv ## update requirements*.lock: the newest releases that requirements*.txt allow and that are at least AGE (3 days) old
 	@$(COMPILE) requirements-dev.txt --output-file requirements-dev.lock
 	@$(COMPILE) requirements-devdb.txt --constraint requirements-dev.lock --output-file requirements-devdb.lock
 	@$(COMPILE) requirements.txt --constraint requirements-dev.lock --output-file requirements.lock
 
-audit: $(BIN)/uv ## ask the network whether what is locked has known vulnerabilities
+audit: $(BIN)/uv ## check the locked packages for known vulnerabilities (needs the network)
 	@$(BIN)/uv tool run --exclude-newer '$(AGE)' pip-audit --strict --disable-pip --requirement requirements-dev.lock
 
 dev:

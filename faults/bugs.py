@@ -19,10 +19,9 @@ from projectapp import database
 from projectapp.auth import access, tokens
 from projectapp.database import errors, execution
 from projectapp.database.connection import Connection
-from projectapp.http import etags, request_data
+from projectapp.http import request_data
 from projectapp.problems import ServiceUnavailable
-from projectapp.projects import queries
-from projectapp.resources import idempotency
+from projectapp.resources import views, writes
 
 LATE = 0.3  # seconds from the answer to the commit
 
@@ -54,26 +53,22 @@ def early() -> None:
         later.start()
         return row
 
-    _wrap(queries, "add", add)
+    _wrap(views, "insert_row", add)
     _wrap(execution, "_run", run)
 
 
 def keyless() -> None:
     """Idempotency-Key is ignored."""
-    _wrap(idempotency, "read_claim", lambda old: None)
+    _wrap(views, "read_claim", lambda old: None)
 
 
 def renamed() -> None:
     """A create whose answer was lost is made again under another id."""
-    again, first = queries._INSERT_AGAIN, queries._INSERT
 
-    def one(old: Callable[..., Any], statement: Any, *given: Any, **named: Any) -> Any:
-        if statement is again:
-            values, *given = given
-            statement, given = first, [{**values, "id": database.uuid7()}, *given]
-        return old(statement, *given, **named)
+    def repeat(old: Callable[..., Any], function: Any, statement: Any, parameters: Any) -> Any:
+        return old(function, statement, {**parameters, "id": database.uuid7()})
 
-    _wrap(database, "execute", one)
+    _wrap(writes, "partial", repeat)
 
 
 def denied() -> None:
@@ -87,7 +82,7 @@ def denied() -> None:
 
 def careless() -> None:
     """If-Match is not checked."""
-    _wrap(etags, "expected_versions", lambda old: None)
+    _wrap(views, "allowed_versions", lambda old: None)
 
 
 def gullible() -> None:

@@ -15,6 +15,7 @@ from projectapp.http import (
     security_headers,
     trusted_proxies,
 )
+from projectapp.resources import views
 
 __version__ = "0.2.0"
 
@@ -42,6 +43,7 @@ def create_app(config: settings.Config | None = None) -> Flask:
     database.init_app(app)
     auth.init_app(app)
     rate_limit.init_app(app)
+    views.init_app(app)
 
     # In the order of the documentation.
     app.register_blueprint(projects.bp)

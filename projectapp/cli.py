@@ -1,4 +1,4 @@
-"""What the commands of all packages share."""
+"""Helpers for the commands of all packages."""
 
 import functools
 from collections.abc import Callable
@@ -10,32 +10,37 @@ from projectapp.problems import OutcomeUnknown, Problem, ServiceUnavailable
 
 
 def report_problems(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a command end with what a Problem says, instead of a traceback.
+    """Decorate a command: a Problem ends it with a message instead of a traceback.
 
-    Every command can be run again without harm, unless an OutcomeUnknown has another remedy.
+    Every command can be run again safely, unless the `remedy` of an OutcomeUnknown says otherwise.
     """
 
     @functools.wraps(command)
-    def run(*arguments: Any, **options: Any) -> Any:
+    def wrapper(*arguments: Any, **options: Any) -> Any:
         try:
             return command(*arguments, **options)
         except OutcomeUnknown as problem:
-            remedy = problem.remedy or "Run the command again: it does only what is left to do."
-            raise click.ClickException(f"{problem.what} {remedy}") from problem
+            remedy = problem.remedy or "Run the command again: it does only what is still missing."
+            raise click.ClickException(f"{problem.summary} {remedy}") from problem
         except ServiceUnavailable as problem:
-            raise click.ClickException(f"{problem.detail} `flask doctor` says more.") from problem
+            raise click.ClickException(
+                f"{problem.detail} Run `flask doctor` to find the cause."
+            ) from problem
         except Problem as problem:
             raise click.ClickException(problem.detail) from problem
 
-    return run
+    return wrapper
 
 
-def printable_text(length: int) -> Callable[[Any, Any, str], str]:
-    """A click callback for a text that fits its column, and can be a sub or stand in a log."""
+def printable_text(max_length: int) -> Callable[[Any, Any, str], str]:
+    """Return a click callback that accepts 1 to `max_length` printable characters.
+
+    Such a text fits its column, and is safe as a `sub` claim and in a log line.
+    """
 
     def check(context: Any, parameter: Any, value: str) -> str:
-        if value is not None and not (0 < len(value) <= length and value.isprintable()):
-            raise click.BadParameter(f"1 to {length} characters, all of them printable.")
+        if value is not None and not (0 < len(value) <= max_length and value.isprintable()):
+            raise click.BadParameter(f"Must be 1 to {max_length} printable characters.")
         return value
 
     return check

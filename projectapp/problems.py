@@ -1,4 +1,4 @@
-"""Every error that a client gets: one `application/problem+json` object (RFC 9457).
+"""Every error response: one `application/problem+json` object (RFC 9457).
 
 Raise a Problem. Its text is sent to the client; details that are not for clients go to the log.
 """
@@ -10,12 +10,13 @@ from itertools import islice
 from typing import Any
 
 CONTENT_TYPE = "application/problem+json"
+INTERNAL_ERROR_DETAIL = "Internal error. The server's log contains the cause with this request_id."
 
 
 class Problem(Exception):
-    """An answer that is an error: `detail` says to the client what is wrong and what to do.
+    """An error response: `detail` tells the client what is wrong and what to do.
 
-    `details` maps a field or parameter to its list of messages.
+    `field_errors` maps a field or parameter to its messages; the client gets them as `details`.
     """
 
     status = 500
@@ -24,12 +25,12 @@ class Problem(Exception):
     def __init__(
         self,
         detail: str,
-        details: dict[str, list[str]] | None = None,
+        field_errors: dict[str, list[str]] | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.details = details
+        self.field_errors = field_errors
         self.headers = headers or {}
 
 
@@ -38,21 +39,29 @@ class BadRequest(Problem):
 
 
 class ValidationFailed(Problem):
-    """One or more fields or parameters break their rules; the detail is made from them."""
+    """Fields or parameters are invalid. The detail is the text of all their messages."""
 
     status, code = 400, "validation_error"
 
-    def __init__(self, details: dict[str, list[str]]) -> None:
-        # The names may be the client's own: a bad megabyte shall not be answered with three.
-        details = {name[:100]: messages for name, messages in islice(details.items(), 20)}
-        told = (f"{name}: {message}" for name, messages in details.items() for message in messages)
-        super().__init__(" ".join(told), details)
+    def __init__(self, field_errors: dict[str, list[str]]) -> None:
+        # The client can send any names: this limits the size of the response.
+        bounded = {name[:100]: messages for name, messages in islice(field_errors.items(), 20)}
+        sentences = (f"{name}: {text}" for name, texts in bounded.items() for text in texts)
+        super().__init__(" ".join(sentences), bounded)
+
+
+class UnknownReference(ValidationFailed):
+    """A foreign key from `field` of `table` leads to no row, or would lead to none."""
+
+    def __init__(self, table: str, field: str, referred: str) -> None:
+        super().__init__({field: [f"There are no {referred} with this id."]})
+        self.table = table
 
 
 class Unauthorized(Problem):
-    """No credentials, or none of use: RFC 6750, 3.
+    """Missing or invalid credentials (RFC 6750, 3).
 
-    `error` and the detail go into WWW-Authenticate; the `reason` is for the log alone.
+    The header WWW-Authenticate contains `error` and the detail. Only the log contains the `reason`.
     """
 
     status, code = 401, "unauthorized"
@@ -63,8 +72,10 @@ class Unauthorized(Problem):
         detail: str = "The token is unknown, expired or revoked.",
         reason: str = "unknown, expired or revoked token",
     ) -> None:
-        told = f' error="{self.error}", error_description="{detail}"' if self.error else ""
-        super().__init__(detail, headers={"WWW-Authenticate": "Bearer" + told})
+        challenge = "Bearer"
+        if self.error:
+            challenge += f' error="{self.error}", error_description="{detail}"'
+        super().__init__(detail, headers={"WWW-Authenticate": challenge})
         self.reason = reason
 
 
@@ -81,18 +92,18 @@ class InsufficientScope(Problem):
 
     def __init__(self, scope: str) -> None:
         super().__init__(
-            f"This needs the scope {scope}.",
+            f"This request needs the scope {scope}.",
             headers={"WWW-Authenticate": f'Bearer error="{self.code}", scope="{scope}"'},
         )
 
 
 class NotFound(Problem):
-    """One answer for all that is not there, so that it tells nothing of what is."""
+    """The same response for everything that is missing, so that it reveals nothing."""
 
     status, code = 404, "not_found"
 
     def __init__(self) -> None:
-        super().__init__("There is nothing at this path.")
+        super().__init__("Nothing was found at this path.")
 
 
 class Conflict(Problem):
@@ -116,53 +127,54 @@ class IdempotencyKeyReused(Problem):
 
 
 class TooManyRequests(Problem):
-    """Over the RATE_LIMIT; `headers` say when to come back."""
+    """The caller exceeded RATE_LIMIT; `headers` must contain Retry-After."""
 
     status, code = 429, "too_many_requests"
 
 
 class ServiceUnavailable(Problem):
-    """The database cannot serve this now; `retry_after` is in whole seconds."""
+    """The request may succeed later."""
 
     status, code = 503, "unavailable"
 
-    def __init__(self, detail: str, retry_after: int) -> None:
-        super().__init__(detail, headers={"Retry-After": str(retry_after)})
+    def __init__(self, detail: str, retry_after_seconds: int) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after_seconds)})
 
 
 class LockTimeout(ServiceUnavailable):
-    """A lock was not to be had in time; `context` is what PostgreSQL says of where."""
+    """Waiting for a lock took too long; `context` is PostgreSQL's text about where it waited."""
 
     def __init__(self, context: str) -> None:
-        super().__init__(
-            "Another request has locked what this needs. Try again shortly.", retry_after=1
-        )
+        super().__init__("Another request has locked this data. Try again shortly.", 1)
         self.context = context
 
 
 class OutcomeUnknown(ServiceUnavailable):
-    """The answer to a write was lost, and what became of it could not be found out.
+    """The database's answer to a write was lost, and we could not find out if the write happened.
 
-    `remedy` says what to do about it where a command cannot simply be run again.
+    `remedy` tells the user of a command what to do, if running it again is not enough.
     """
 
     code = "outcome_unknown"
-    what = "The database's answer was lost: this may or may not have happened."
+    summary = "The connection to the database was lost: the change may or may not have been made."
 
     def __init__(self, remedy: str | None = None) -> None:
-        repeat = "Repeat it with the same Idempotency-Key, or read first."
-        super().__init__(f"{self.what} {repeat}", retry_after=1)
+        advice = (
+            "If you sent an Idempotency-Key, repeat the request with it. Otherwise read the data"
+            " first."
+        )
+        super().__init__(f"{self.summary} {advice}", 1)
         self.remedy = remedy
 
 
 _PROBLEM_CLASSES: list[type[Problem]] = [*Problem.__subclasses__(), Problem]
 CODE_BY_STATUS = {
-    kind.status: kind.code for kind in _PROBLEM_CLASSES if kind is not ValidationFailed
+    problem.status: problem.code for problem in _PROBLEM_CLASSES if problem is not ValidationFailed
 } | {414: "uri_too_long"}
 
 
-def problem_json(status: int, detail: str, code: str | None = None, **more: Any) -> str:
-    """The problem document as JSON text: RFC 9457's members and the tutorial's."""
+def problem_json(status: int, detail: str, code: str | None = None, **members: Any) -> str:
+    """Return a problem document as JSON text, with RFC 9457's members and the tutorial's."""
     phrase = HTTPStatus(status).phrase
     return json.dumps(
         {
@@ -172,6 +184,6 @@ def problem_json(status: int, detail: str, code: str | None = None, **more: Any)
             "detail": detail,
             "error": code or CODE_BY_STATUS.get(status) or re.sub(r"\W+", "_", phrase.lower()),
             "message": detail,
-            **more,
+            **members,
         }
     )

@@ -22,7 +22,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 import config
-from projectapp import add_commands, create_app
+from projectapp import add_commands, create_app, database
 from projectapp.auth import jwks_client, token_admin
 from projectapp.devdb import DevPostgres, find_binaries
 from tests.issuer import Issuer
@@ -256,7 +256,8 @@ def sql(app: Flask, direct_url: str) -> Iterator[Any]:
             cursor.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
-    run("TRUNCATE projects, idempotency_keys, api_tokens")
+    # One statement for all tables, because foreign keys may connect them.
+    run(f"TRUNCATE {', '.join(database.db.metadata.tables)}")
     yield run
     connection.close()
 

@@ -1,4 +1,4 @@
-"""What the document cannot say of a valid request, and what schemathesis cannot make."""
+"""Changes the requests of schemathesis where the document cannot describe a valid one."""
 
 import json
 
@@ -8,13 +8,13 @@ import schemathesis
 @schemathesis.hook
 def before_call(context, case, kwargs):
     if case.query:
-        case.query.pop("cursor", None)  # the only valid one comes from this very list
+        case.query.pop("cursor", None)  # only a response of the same list contains a valid one
     if not case.meta.generation.mode.is_positive:
         return
-    # Its schema is a string: client generators need a simple one.
+    # The document calls it a string, which client generators need, but it must be a JSON object.
     if case.query and "attributes" in case.query:
         case.query["attributes"] = json.dumps({"text": case.query["attributes"][:100]})
-    # Of the characters that an entity tag needs it sends none, and so an empty header.
+    # schemathesis removes the characters of an ETag, so its header would be empty.
     for name in ("If-Match", "If-None-Match"):
         if case.headers and case.headers.get(name) == "":
             del case.headers[name]

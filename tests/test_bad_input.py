@@ -1,4 +1,4 @@
-"""Bad input of every kind: a clear problem, never a 500, a hang or a stored row."""
+"""Invalid input of every kind gets a clear problem: no 500, no hang, no stored row."""
 
 import gzip
 import json
@@ -12,18 +12,18 @@ SOME_ID = "01900000-0000-7000-8000-000000000000"
 LIMIT = 2**20
 
 
-def named(name: bytes) -> bytes:
+def body_with_name(name: bytes) -> bytes:
     return b'{"name": "' + name + b'"}'
 
 
-def nested(levels: int) -> dict:
+def project_with_depth(levels: int) -> dict:
     value: dict = {}
     for _ in range(levels - 1):
         value = {"a": value}
     return {"name": "x", "attributes": value}
 
 
-BODIES = {
+INVALID_BODIES = {
     "empty": (b"", 400),
     "blank": (b"  ", 400),
     "broken": (b'{"name": "x"', 400),
@@ -35,13 +35,13 @@ BODIES = {
     "string": (b'"name"', 400),
     "number": (b"1", 400),
     "null": (b"null", 400),
-    "bytes that are not UTF-8": (named(b"\xff"), 400),
+    "bytes that are not UTF-8": (body_with_name(b"\xff"), 400),
     "UTF-16": ('{"name": "x"}'.encode("utf-16"), 400),
     "UTF-16 without BOM": ('{"name": "x"}'.encode("utf-16-le"), 400),
-    "UTF-8 BOM": (b"\xef\xbb\xbf" + named(b"x"), 400),
-    "surrogate as UTF-8": (named(b"\xed\xa0\x80"), 400),
-    "raw NUL": (named(b"a\0b"), 400),
-    "raw newline": (named(b"a\nb"), 400),
+    "UTF-8 BOM": (b"\xef\xbb\xbf" + body_with_name(b"x"), 400),
+    "surrogate as UTF-8": (body_with_name(b"\xed\xa0\x80"), 400),
+    "raw NUL": (body_with_name(b"a\0b"), 400),
+    "raw newline": (body_with_name(b"a\nb"), 400),
     "duplicate key": (b'{"name": "x", "name": "y"}', 400),
     "duplicate key inside": (b'{"name": "x", "attributes": {"a": {"b": 1, "b": 1}}}', 400),
     "NaN": (b'{"name": "x", "attributes": {"a": NaN}}', 400),
@@ -56,24 +56,24 @@ BODIES = {
         400,
     ),
     "100000 open brackets": (b"[" * 100_000, 400),
-    "1000 deep": (json.dumps(nested(700)).encode(), 400),
-    "33 deep": (json.dumps(nested(33)).encode(), 400),
+    "1000 deep": (json.dumps(project_with_depth(700)).encode(), 400),
+    "33 deep": (json.dumps(project_with_depth(33)).encode(), 400),
     "33 arrays deep": (b'{"name":"x","attributes":{"a":' + b"[" * 32 + b"]" * 32 + b"}}", 400),
-    "NUL in name": (named(b"a\\u0000b"), 400),
+    "NUL in name": (body_with_name(b"a\\u0000b"), 400),
     "NUL in description": (b'{"name": "x", "description": "\\u0000"}', 400),
     "NUL in a key": (b'{"name": "x", "attributes": {"a\\u0000": 1}}', 400),
     "NUL in a list": (b'{"name": "x", "attributes": {"a": [["\\u0000"]]}}', 400),
     "NUL in an unknown field": (b'{"name": "x", "a\\u0000": 1}', 400),
-    "surrogate in name": (named(b"\\ud800"), 400),
+    "surrogate in name": (body_with_name(b"\\ud800"), 400),
     "surrogate in a key": (b'{"name": "x", "attributes": {"\\udfff": 1}}', 400),
     "surrogate in a value": (b'{"name": "x", "attributes": {"a": {"b": ["\\ud83d"]}}}', 400),
-    "surrogates in the wrong order": (named(b"\\udc00\\ud800"), 400),
+    "surrogates in the wrong order": (body_with_name(b"\\udc00\\ud800"), 400),
     "attributes too long": (json.dumps({"name": "x", "attributes": {"a": "b" * 16384}}), 400),
     "attributes long in UTF-8": (json.dumps({"name": "x", "attributes": {"a": "번" * 5500}}), 400),
-    "over the limit": (named(b"x" * LIMIT), 413),
+    "over the limit": (body_with_name(b"x" * LIMIT), 413),
     "blank over the limit": (b'{"name": "x"}' + b" " * LIMIT, 413),
 }
-VALUES = {
+INVALID_VALUES = {
     "name null": {"name": None},
     "name empty": {"name": ""},
     "name number": {"name": 12},
@@ -97,77 +97,81 @@ VALUES = {
     "10000 unknown fields": {"name": "x", **{f"f{n}": n for n in range(10_000)}},
     "wrong case": {"name": "x", "Is_Active": True},
 }
-METHODS = ["POST", "PUT", "PATCH"]
+WRITE_METHODS = ["POST", "PUT", "PATCH"]
 
 
 @pytest.fixture
 def send(client, make_project, sql):
-    """Send a body to the route of each method; afterwards nothing may have been stored."""
-    target = f"{PROJECTS}/{make_project()['id']}"
+    """Send a body to the route of a method; afterwards check that nothing was stored."""
+    project_path = f"{PROJECTS}/{make_project()['id']}"
     before = sql("SELECT * FROM projects")
 
-    def send(method, data, **more):
-        more.setdefault("content_type", "application/json")
-        path = PROJECTS if method == "POST" else target
-        return client.open(path, method=method, data=data, **more)
+    def send(method, data, **options):
+        options.setdefault("content_type", "application/json")
+        path = PROJECTS if method == "POST" else project_path
+        return client.open(path, method=method, data=data, **options)
 
     yield send
     assert sql("SELECT * FROM projects") == before
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("body", "status"), BODIES.values(), ids=BODIES.keys())
-def test_a_bad_body_is_refused_and_stores_nothing(send, problem, method, body, status):
+@pytest.mark.parametrize("method", WRITE_METHODS)
+@pytest.mark.parametrize(("body", "status"), INVALID_BODIES.values(), ids=INVALID_BODIES.keys())
+def test_an_invalid_body_gets_a_problem_and_stores_nothing(send, problem, method, body, status):
     assert "The database" not in problem(send(method, body), status)["detail"]
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES.keys())
-def test_a_bad_value_is_refused_by_the_name_of_its_field(send, problem, method, values):
-    found = problem(send(method, json.dumps(values)), 400, "validation_error")
-    assert (values.keys() - {"name"} or {"name"}) >= found["details"].keys() > set()
+@pytest.mark.parametrize("method", WRITE_METHODS)
+@pytest.mark.parametrize("values", INVALID_VALUES.values(), ids=INVALID_VALUES.keys())
+def test_an_invalid_value_gets_a_400_that_names_the_field(send, problem, method, values):
+    document = problem(send(method, json.dumps(values)), 400, "validation_error")
+    assert (values.keys() - {"name"} or {"name"}) >= document["details"].keys() > set()
 
 
-def test_a_project_needs_a_name(send, problem):
-    found = problem(send("POST", "{}"), 400, "validation_error")
-    assert found["details"] == {"name": ["Missing data for required field."]}
+def test_a_project_without_a_name_gets_a_400(send, problem):
+    document = problem(send("POST", "{}"), 400, "validation_error")
+    assert document["details"] == {"name": ["Missing data for required field."]}
 
 
-def test_a_big_mistake_is_not_answered_at_length(send):
-    many = {f"unknown {n}": n for n in range(10_000)}
-    assert len(send("POST", json.dumps(many)).data) < 10_000
+def test_a_long_invalid_body_gets_a_short_problem(send):
+    unknown_fields = {f"unknown {n}": n for n in range(10_000)}
+    assert len(send("POST", json.dumps(unknown_fields)).data) < 10_000
     assert len(send("POST", json.dumps({"x" * 500_000: 1})).data) < 10_000
 
 
-def test_an_unknown_field_is_pointed_to_attributes(send, problem):
-    found = problem(send("POST", '{"name": "x", "status": "planning"}'), 400)
-    assert found["details"] == {"status": ["Unknown field; free-form data belongs in attributes."]}
-    assert found["detail"].startswith("status: ")
+def test_an_unknown_field_gets_a_400_that_suggests_attributes(send, problem):
+    document = problem(send("POST", '{"name": "x", "status": "planning"}'), 400)
+    assert document["details"] == {
+        "status": ["Unknown field; free-form data belongs in attributes."]
+    }
+    assert document["detail"].startswith("status: ")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WRITE_METHODS)
 @pytest.mark.parametrize(
     "content_type",
     [None, "", "text/plain", "application/x-www-form-urlencoded", "application/xml", "json", "*/*"],
 )
-def test_another_content_type_is_415(send, problem, method, content_type):
+def test_another_content_type_gets_a_415_with_the_accepted_types(
+    send, problem, method, content_type
+):
     answer = send(method, b'{"name": "x"}', content_type=content_type)
     problem(answer, 415, "unsupported_media_type")
-    offered = answer.headers["Accept-Patch" if method == "PATCH" else "Accept"]
-    assert "application/json" in offered
+    accepted = answer.headers["Accept-Patch" if method == "PATCH" else "Accept"]
+    assert "application/json" in accepted
 
 
-def test_a_merge_patch_is_for_patch_alone(send, problem):
+def test_a_merge_patch_sent_with_put_gets_a_415(send, problem):
     problem(send("PUT", b"{}", content_type="application/merge-patch+json"), 415)
 
 
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])
-def test_parameters_and_case_of_the_content_type_do_not_matter(client, content_type):
+def test_a_content_type_with_parameters_or_upper_case_is_accepted(client, content_type):
     answer = client.post(PROJECTS, data=b'{"name": "x"}', content_type=content_type)
     assert answer.status_code == 201
 
 
-def test_an_encoded_body_is_415_and_says_what_is_accepted(send, problem):
+def test_a_compressed_body_gets_a_415_with_the_accepted_encoding(send, problem):
     answer = send("POST", gzip.compress(b'{"name": "x"}'), headers={"Content-Encoding": "gzip"})
     problem(answer, 415)
     assert answer.headers["Accept-Encoding"] == "identity"
@@ -195,39 +199,39 @@ def test_an_encoded_body_is_415_and_says_what_is_accepted(send, problem):
         ),
     ],
 )
-def test_an_id_of_any_other_shape_is_404(client, problem, method, project_id):
-    more = {"json": {"name": "x"}} if method in ("PUT", "PATCH") else {}
-    problem(client.open(f"{PROJECTS}/{project_id}", method=method, **more), 404, "not_found")
+def test_an_id_that_is_not_a_uuid_with_hyphens_gets_a_404(client, problem, method, project_id):
+    body = {"json": {"name": "x"}} if method in ("PUT", "PATCH") else {}
+    problem(client.open(f"{PROJECTS}/{project_id}", method=method, **body), 404, "not_found")
 
 
-def test_nothing_at_a_path_looks_the_same_for_every_reason(client):
+def test_every_404_has_the_same_body(client):
     answers = [client.get(f"{PROJECTS}/{i}").json for i in (SOME_ID, "1")] + [client.get("/x").json]
     assert len({json.dumps({**answer, "request_id": None}) for answer in answers}) == 1
 
 
 @pytest.mark.parametrize("levels", [1, 32])
-def test_the_limits_themselves_are_allowed(client, levels):
-    assert client.post(PROJECTS, json=nested(levels)).status_code == 201
-    full = {"name": "𝄞" * 200, "description": "번" * 1000, "attributes": {"a": "x" * 16374}}
-    assert client.post(PROJECTS, json=full).status_code == 201
+def test_values_at_their_limits_are_accepted(client, levels):
+    assert client.post(PROJECTS, json=project_with_depth(levels)).status_code == 201
+    longest = {"name": "𝄞" * 200, "description": "번" * 1000, "attributes": {"a": "x" * 16374}}
+    assert client.post(PROJECTS, json=longest).status_code == 201
 
 
-# What follows only a socket can send.
+# Only a raw socket can send the following requests.
 
 
 @pytest.fixture
-def raw(server, sql):
-    """Send bytes to the served application and return all it answers; nothing may be stored."""
+def send_raw(server, sql):
+    """Send bytes to a server and return its response; afterwards check that nothing was stored."""
 
     def send(*parts):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as link:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
             for part in parts:
-                link.sendall(part)
-            link.shutdown(socket.SHUT_WR)
-            answer = b""
-            while part := link.recv(65536):
-                answer += part
-        return answer
+                connection.sendall(part)
+            connection.shutdown(socket.SHUT_WR)
+            response = b""
+            while part := connection.recv(65536):
+                response += part
+        return response
 
     yield send
     assert sql("SELECT * FROM projects") == []
@@ -244,7 +248,7 @@ def chunks(*parts: bytes) -> bytes:
 
 CHUNKED = post(b"Transfer-Encoding: chunked")
 GOOD = b'{"name": "x"}'
-RAW = {
+MALFORMED_MESSAGES = {
     "announced over the limit": ([post(b"Content-Length: 1073741824"), b" " * 70_000], 413),
     "chunked over the limit": ([CHUNKED, chunks(GOOD, *[b" " * 65536] * 17), b"0\r\n\r\n"], 413),
     "chunked over the limit, garbage after it": (
@@ -275,26 +279,30 @@ RAW = {
 }
 
 
-@pytest.mark.parametrize(("parts", "status"), RAW.values(), ids=RAW.keys())
-def test_a_bad_message_is_answered_with_a_problem(raw, parts, status):
-    head, _, body = raw(*parts).partition(b"\r\n\r\n")
+@pytest.mark.parametrize(
+    ("parts", "status"), MALFORMED_MESSAGES.values(), ids=MALFORMED_MESSAGES.keys()
+)
+def test_a_malformed_http_message_gets_a_problem(send_raw, parts, status):
+    head, _, body = send_raw(*parts).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status), head
     assert b"content-type: application/problem+json" in head.lower()
-    found, _ = json.JSONDecoder().raw_decode(body.decode())
-    assert found["status"] == status
-    assert found["detail"] == found["message"] != ""
-    assert f"x-request-id: {found['request_id']}".encode() in head.lower()
+    document, _ = json.JSONDecoder().raw_decode(body.decode())
+    assert document["status"] == status
+    assert document["detail"] == document["message"] != ""
+    assert f"x-request-id: {document['request_id']}".encode() in head.lower()
 
 
-def test_a_chunked_body_within_the_limit_is_taken_whole(server, sql):
-    sent = CHUNKED.replace(b"Host: x", b"Host: x\r\nConnection: close")
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as link:
-        link.sendall(sent + chunks(*(GOOD[n : n + 1] for n in range(len(GOOD)))) + b"0\r\n\r\n")
-        assert link.recv(65536).startswith(b"HTTP/1.1 201 ")
+def test_a_chunked_body_within_the_limit_is_accepted(server, sql):
+    head = CHUNKED.replace(b"Host: x", b"Host: x\r\nConnection: close")
+    body = chunks(*(GOOD[n : n + 1] for n in range(len(GOOD)))) + b"0\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(head + body)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 201 ")
     assert sql("SELECT name FROM projects") == [("x",)]
 
 
-def test_a_huge_announced_body_is_refused_before_it_is_read(server):
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as link:
-        link.sendall(post(b"Content-Length: 1073741824"))  # waited for, it would be a 408
-        assert link.recv(65536).startswith(b"HTTP/1.1 413 ")
+def test_a_content_length_over_the_limit_gets_a_413_before_the_body_is_sent(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        # If the server waited for the body, it would respond with a 408.
+        connection.sendall(post(b"Content-Length: 1073741824"))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")

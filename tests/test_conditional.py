@@ -6,8 +6,20 @@ import pytest
 
 from tests.conftest import PROJECTS
 
-MALFORMED = ["", "1", '"1', "'1'", '"1" "2"', 'w/"1"', '"1",*', '*,"1"', '"a\x7fb"', "W/1", "**"]
-CHANGES = [("put", {"name": "new"}), ("patch", {"name": "new"}), ("put", {}), ("delete", None)]
+MALFORMED_HEADERS = [
+    "",
+    "1",
+    '"1',
+    "'1'",
+    '"1" "2"',
+    'w/"1"',
+    '"1",*',
+    '*,"1"',
+    '"a\x7fb"',
+    "W/1",
+    "**",
+]
+WRITES = [("put", {"name": "new"}), ("patch", {"name": "new"}), ("put", {}), ("delete", None)]
 
 
 @pytest.fixture
@@ -16,132 +28,140 @@ def url(make_project):
 
 
 def send(client, method, url, body, **headers):
-    more = {} if body is None else {"json": body}
-    return getattr(client, method)(url, headers=headers, **more)
+    options = {} if body is None else {"json": body}
+    return getattr(client, method)(url, headers=headers, **options)
 
 
-@pytest.mark.parametrize("tags", ['"1"', 'W/"1"', '"9", "1"', '"9" ,\t"1" ,', "*", " * "])
+@pytest.mark.parametrize("etags", ['"1"', 'W/"1"', '"9", "1"', '"9" ,\t"1" ,', "*", " * "])
 @pytest.mark.parametrize("method", ["get", "head"])
-def test_if_none_match_answers_304(client, url, method, tags):
-    answer = getattr(client, method)(url, headers={"If-None-Match": tags})
+def test_a_read_with_the_current_etag_in_if_none_match_gets_a_304(client, url, method, etags):
+    answer = getattr(client, method)(url, headers={"If-None-Match": etags})
     assert (answer.status_code, answer.data) == (304, b"")
     assert answer.headers["ETag"] == '"1"'
     assert {"Cache-Control", "Vary", "X-Request-ID"} <= set(answer.headers.keys())
 
 
-@pytest.mark.parametrize("tags", ['"2"', '"11"', '""', 'W/"01"'])
-def test_if_none_match_with_another_tag_answers_200(client, url, tags):
-    assert client.get(url, headers={"If-None-Match": tags}).status_code == 200
+@pytest.mark.parametrize("etags", ['"2"', '"11"', '""', 'W/"01"'])
+def test_a_read_with_another_etag_in_if_none_match_gets_a_200(client, url, etags):
+    assert client.get(url, headers={"If-None-Match": etags}).status_code == 200
 
 
-@pytest.mark.parametrize(("method", "body"), CHANGES)
-@pytest.mark.parametrize("tags", ['"1"', '"9", "1"', "*"])
-def test_if_match_lets_the_version_pass(client, url, method, body, tags):
-    assert send(client, method, url, body, **{"If-Match": tags}).status_code in (200, 204)
+@pytest.mark.parametrize(("method", "body"), WRITES)
+@pytest.mark.parametrize("etags", ['"1"', '"9", "1"', "*"])
+def test_a_write_with_the_current_etag_in_if_match_succeeds(client, url, method, body, etags):
+    assert send(client, method, url, body, **{"If-Match": etags}).status_code in (200, 204)
 
 
-@pytest.mark.parametrize(("method", "body"), CHANGES)
+@pytest.mark.parametrize(("method", "body"), WRITES)
 @pytest.mark.parametrize(
-    "tags", ['"2"', 'W/"1"', '"01"', '"x"', '""', '"99999999999999999999"', f'"{2**31}"']
+    "etags", ['"2"', 'W/"1"', '"01"', '"x"', '""', '"99999999999999999999"', f'"{2**31}"']
 )
-def test_if_match_refuses_any_other_and_tells_the_current_tag(
-    client, url, problem, method, body, tags
+def test_a_write_with_another_etag_in_if_match_gets_a_412_with_the_current_one(
+    client, url, problem, method, body, etags
 ):
-    answer = send(client, method, url, body, **{"If-Match": tags})
+    answer = send(client, method, url, body, **{"If-Match": etags})
     problem(answer, 412, "precondition_failed")
     assert answer.headers["ETag"] == '"1"'
     assert client.get(url).json["name"] == "A project"
 
 
-@pytest.mark.parametrize(("method", "body"), CHANGES)
-def test_if_match_on_a_missing_project_is_404(client, url, problem, method, body):
+@pytest.mark.parametrize(("method", "body"), WRITES)
+def test_if_match_on_a_missing_project_gets_a_404(client, url, problem, method, body):
     client.delete(url)
     problem(send(client, method, url, body, **{"If-Match": '"1"'}), 404, "not_found")
 
 
-@pytest.mark.parametrize(("method", "body"), CHANGES)
-@pytest.mark.parametrize("tags", MALFORMED)
-def test_a_malformed_if_match_changes_nothing(client, url, problem, method, body, tags):
+@pytest.mark.parametrize(("method", "body"), WRITES)
+@pytest.mark.parametrize("etags", MALFORMED_HEADERS)
+def test_a_write_with_a_malformed_if_match_gets_a_400_and_changes_nothing(
+    client, url, problem, method, body, etags
+):
     assert (
-        "If-Match" in problem(send(client, method, url, body, **{"If-Match": tags}), 400)["detail"]
+        "If-Match" in problem(send(client, method, url, body, **{"If-Match": etags}), 400)["detail"]
     )
     assert client.get(url).json["version"] == 1
 
 
-@pytest.mark.parametrize("tags", MALFORMED)
-def test_a_malformed_if_none_match_is_400(client, url, problem, tags):
-    problem(client.get(url, headers={"If-None-Match": tags}), 400, "bad_request")
+@pytest.mark.parametrize("etags", MALFORMED_HEADERS)
+def test_a_read_with_a_malformed_if_none_match_gets_a_400(client, url, problem, etags):
+    problem(client.get(url, headers={"If-None-Match": etags}), 400, "bad_request")
 
 
-@pytest.mark.parametrize(("method", "body"), CHANGES)
-@pytest.mark.parametrize("tags", MALFORMED)
-def test_a_malformed_if_none_match_changes_nothing(client, url, problem, method, body, tags):
-    for other in ({}, {"If-Match": '"1"'}):
-        answer = send(client, method, url, body, **{"If-None-Match": tags, **other})
+@pytest.mark.parametrize(("method", "body"), WRITES)
+@pytest.mark.parametrize("etags", MALFORMED_HEADERS)
+def test_a_write_with_a_malformed_if_none_match_gets_a_400_and_changes_nothing(
+    client, url, problem, method, body, etags
+):
+    for if_match in ({}, {"If-Match": '"1"'}):
+        answer = send(client, method, url, body, **{"If-None-Match": etags, **if_match})
         assert "If-None-Match" in problem(answer, 400, "bad_request")["detail"]
     assert client.get(url).json["version"] == 1
 
 
-@pytest.mark.parametrize(("method", "body"), CHANGES)
-@pytest.mark.parametrize("tags", ["*", ' "1"', 'W/"1"', '"9", W/"1", "x"'])
-@pytest.mark.parametrize("wanted", [None, "*", '"1"', '"1", "2"'])
-def test_if_none_match_refuses_to_write_the_versions_it_names(
-    client, url, problem, method, body, tags, wanted
+@pytest.mark.parametrize(("method", "body"), WRITES)
+@pytest.mark.parametrize("etags", ["*", ' "1"', 'W/"1"', '"9", W/"1", "x"'])
+@pytest.mark.parametrize("if_match", [None, "*", '"1"', '"1", "2"'])
+def test_a_write_with_the_current_etag_in_if_none_match_gets_a_412(
+    client, url, problem, method, body, etags, if_match
 ):
-    headers = {"If-None-Match": tags, **({"If-Match": wanted} if wanted else {})}
+    headers = {"If-None-Match": etags, **({"If-Match": if_match} if if_match else {})}
     answer = send(client, method, url, body, **headers)
     problem(answer, 412, "precondition_failed")
     assert answer.headers["ETag"] == '"1"'
     assert client.get(url).json["name"] == "A project"
 
 
-@pytest.mark.parametrize(("method", "body"), CHANGES)
-@pytest.mark.parametrize("tags", ['"2"', '"2", W/"3"', '"x"', '""', 'W/"01"', f'"{2**31}"'])
-@pytest.mark.parametrize("wanted", [None, "*", '"1"', '"1", "2"'])
-def test_if_none_match_with_other_tags_lets_a_write_pass(client, url, method, body, tags, wanted):
-    headers = {"If-None-Match": tags, **({"If-Match": wanted} if wanted else {})}
+@pytest.mark.parametrize(("method", "body"), WRITES)
+@pytest.mark.parametrize("etags", ['"2"', '"2", W/"3"', '"x"', '""', 'W/"01"', f'"{2**31}"'])
+@pytest.mark.parametrize("if_match", [None, "*", '"1"', '"1", "2"'])
+def test_a_write_with_other_etags_in_if_none_match_succeeds(
+    client, url, method, body, etags, if_match
+):
+    headers = {"If-None-Match": etags, **({"If-Match": if_match} if if_match else {})}
     assert send(client, method, url, body, **headers).status_code in (200, 204)
     if body:
         assert client.get(url).json["name"] == "new"
 
 
-@pytest.mark.parametrize(("method", "body"), CHANGES)
-def test_an_if_match_that_fails_refuses_whatever_if_none_match_says(
+@pytest.mark.parametrize(("method", "body"), WRITES)
+def test_a_write_with_another_etag_in_if_match_gets_a_412_for_any_if_none_match(
     client, url, problem, method, body
 ):
-    for tags in ("*", '"1"', '"3"'):
-        headers = {"If-Match": '"2"', "If-None-Match": tags}
+    for etags in ("*", '"1"', '"3"'):
+        headers = {"If-Match": '"2"', "If-None-Match": etags}
         problem(send(client, method, url, body, **headers), 412)
 
 
-@pytest.mark.parametrize(("method", "body"), CHANGES)
-@pytest.mark.parametrize("tags", ["*", '"1"'])
-def test_if_none_match_on_a_missing_project_is_404(client, url, problem, method, body, tags):
+@pytest.mark.parametrize(("method", "body"), WRITES)
+@pytest.mark.parametrize("etags", ["*", '"1"'])
+def test_if_none_match_on_a_missing_project_gets_a_404(client, url, problem, method, body, etags):
     client.delete(url)
-    problem(send(client, method, url, body, **{"If-None-Match": tags}), 404, "not_found")
+    problem(send(client, method, url, body, **{"If-None-Match": etags}), 404, "not_found")
 
 
-def test_if_none_match_on_a_create_is_ignored(client):
-    """The new project has an id of its own, so no representation of it can be there already."""
+def test_a_create_ignores_if_none_match(client):
+    """The new project gets a new id, so the header cannot match an existing one."""
     answer = client.post(PROJECTS, json={"name": "x"}, headers={"If-None-Match": "*"})
     assert answer.status_code == 201
 
 
-def test_a_write_that_waits_compares_if_none_match_with_what_it_finds_then(app, client, url, sql):
-    """The version that it names comes about while the write waits for the row's lock."""
+def test_a_write_that_waited_for_a_lock_compares_if_none_match_with_the_new_version(
+    app, client, url, sql
+):
+    """The row gets the version in If-None-Match while the write waits for the lock."""
     sql("BEGIN")
     sql("UPDATE projects SET version = 2")
     with ThreadPoolExecutor(1) as pool:
         headers = {"If-None-Match": '"2"'}
-        sent = pool.submit(app.test_client().put, url, json={"name": "new"}, headers=headers)
+        response = pool.submit(app.test_client().put, url, json={"name": "new"}, headers=headers)
         while sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(0,)]:
-            assert not sent.done()
+            assert not response.done()
         sql("COMMIT")
-        assert sent.result().status_code == 412
+        assert response.result().status_code == 412
     assert client.get(url).json["name"] == "A project"
 
 
-def test_of_racing_editors_one_wins_each_version(app, client, url):
+def test_of_simultaneous_writes_with_the_same_if_match_one_succeeds(app, client, url):
     def edit(n):
         answer = app.test_client().put(url, json={"name": f"by {n}"}, headers={"If-Match": '"1"'})
         return answer.status_code
@@ -152,7 +172,7 @@ def test_of_racing_editors_one_wins_each_version(app, client, url):
     assert client.get(url).json["version"] == 2
 
 
-def test_racing_changes_without_if_match_all_count(app, client, url):
+def test_simultaneous_patches_without_if_match_all_take_effect(app, client, url):
     def edit(n):
         return app.test_client().patch(url, json={"attributes": {str(n): n}}).status_code
 

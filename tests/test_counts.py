@@ -3,7 +3,7 @@
 import psycopg2
 import pytest
 
-from projectapp.resources.listing import EXACT_COUNT_LIMIT
+from projectapp.resources.page_statement import EXACT_COUNT_LIMIT
 from tests.conftest import PROJECTS
 from tests.plans import executed
 

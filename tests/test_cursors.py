@@ -7,10 +7,11 @@ from urllib.parse import quote
 
 import pytest
 
-from projectapp.resources.cursors import Position, encode
+from projectapp.resources.cursors import Position, encode_cursor
 from tests.conftest import PROJECTS, links, walk
 
 SOME_ID = "01900000-0000-7000-8000-000000000000"
+PLAIN_LIST = {"sort": [], "resource": "projects"}  # what the cursor of a plain list is bound to
 SORTS = (
     *("", "name", "-name", "created_at", "-updated_at", "is_active", "-is_active"),
     *("is_active,name", "-is_active,name", "-is_active,-created_at,name", "name,is_active"),
@@ -214,7 +215,9 @@ def test_what_is_no_cursor_is_refused(client, problem, cursor, change):
 )
 def test_a_forged_cursor_with_a_good_checksum_is_refused(client, problem, values):
     try:
-        forged = encode(Position(values), {"q": "ab", "sort": ["name"]})
+        forged = encode_cursor(
+            Position(values), {"q": "ab", "sort": ["name"], "resource": "projects"}
+        )
     except UnicodeEncodeError:
         forged = "x"
     refused(problem, client.get(f"{PROJECTS}?sort=name&q=ab&cursor={forged}"))
@@ -229,7 +232,10 @@ def test_a_deep_cursor_is_refused(client, problem):
 
 @pytest.mark.parametrize("backward", [None, 0, 1, "", "x", [0], {}])
 def test_a_forged_direction_is_refused(client, problem, backward):
-    forged = encode(Position([0, "2026-01-01T00:00:00Z", SOME_ID], backward), {"sort": []})
+    forged = encode_cursor(
+        Position([0, "2026-01-01T00:00:00Z", SOME_ID], backward),
+        PLAIN_LIST,
+    )
     refused(problem, client.get(f"{PROJECTS}?cursor={forged}"))
 
 
@@ -241,13 +247,13 @@ def test_a_forged_direction_is_refused(client, problem, backward):
     ],
 )
 def test_a_forged_time_is_refused(client, problem, value):
-    forged = encode(Position([0, value, SOME_ID]), {"sort": []})
+    forged = encode_cursor(Position([0, value, SOME_ID]), PLAIN_LIST)
     refused(problem, client.get(f"{PROJECTS}?cursor={forged}"))
 
 
 def test_a_cursor_of_another_version_is_stale(client, problem, monkeypatch, ties):
     monkeypatch.setattr("projectapp.resources.cursors._VERSION", 2)
-    stale = encode(Position([0, "2026-01-01T00:00:00Z", SOME_ID]), {"sort": []})
+    stale = encode_cursor(Position([0, "2026-01-01T00:00:00Z", SOME_ID]), PLAIN_LIST)
     assert client.get(f"{PROJECTS}?cursor={stale}").status_code == 200
     monkeypatch.undo()
     refused(problem, client.get(f"{PROJECTS}?cursor={stale}"))

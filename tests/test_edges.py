@@ -1,4 +1,4 @@
-"""What stands between a client and the application: proxies, browsers and caches."""
+"""Proxies, URL prefixes, security headers, caches, and what DOCS and READY_DETAILS hide."""
 
 import logging
 import random
@@ -32,28 +32,31 @@ HSTS = "Strict-Transport-Security"
 
 
 @pytest.fixture
-def seen(make_app, caplog):
-    """The address that a refusal is logged with, and whether it went over TLS."""
+def client_address_and_tls(make_app, caplog):
+    """Send a request through a peer; return the client's address in the log, and if TLS was used.
+
+    The log has the address because the request has no token.
+    """
     client = make_app(AUTH="tokens", TRUSTED_PROXIES=TRUSTED).test_client()
 
-    def ask(peer, forwarded=None, proto=None, **more):
+    def send(peer, forwarded=None, proto=None, **other_headers):
         caplog.clear()
-        headers = {"X-Forwarded-For": forwarded, "X-Forwarded-Proto": proto, **more}
-        given = {name: value for name, value in headers.items() if value is not None}
-        answer = client.get(PROJECTS, headers=given, environ_overrides={"REMOTE_ADDR": peer})
+        headers = {"X-Forwarded-For": forwarded, "X-Forwarded-Proto": proto, **other_headers}
+        headers = {name: value for name, value in headers.items() if value is not None}
+        answer = client.get(PROJECTS, headers=headers, environ_overrides={"REMOTE_ADDR": peer})
         assert answer.status_code == 401
         [address] = [r.address for r in caplog.records if hasattr(r, "address")]
         return address, HSTS in answer.headers
 
-    return ask
+    return send
 
 
 @pytest.mark.parametrize("peer", ["1.2.3.4", "2001:db8::7", "11.0.0.1", "", "::ffff:1.2.3.4"])
-def test_nobody_else_is_believed(seen, peer):
-    assert seen(peer, "9.9.9.9", "https") == (peer, False)
+def test_headers_of_a_peer_that_is_not_trusted_are_ignored(client_address_and_tls, peer):
+    assert client_address_and_tls(peer, "9.9.9.9", "https") == (peer, False)
 
 
-def test_without_trusted_proxies_nobody_is_believed(app):
+def test_without_trusted_proxies_forwarded_headers_are_ignored(app):
     answer = app.test_client().get("/health", headers={"X-Forwarded-Proto": "https"})
     assert HSTS not in answer.headers
 
@@ -86,20 +89,22 @@ def test_without_trusted_proxies_nobody_is_believed(app):
         ("9.9.9.9" + ", 10.0.0.2" * 5000, "9.9.9.9"),
     ],
 )
-def test_the_client_is_the_last_address_that_no_trusted_proxy_has(seen, forwarded, address):
-    assert seen("10.0.0.1", forwarded) == (address, False)
+def test_the_client_is_the_last_forwarded_address_that_is_not_a_trusted_proxy(
+    client_address_and_tls, forwarded, address
+):
+    assert client_address_and_tls("10.0.0.1", forwarded) == (address, False)
 
 
-def test_a_trusted_proxy_is_known_by_a_mapped_address(seen):
-    assert seen("::ffff:10.0.0.1", "9.9.9.9", "https") == ("9.9.9.9", True)
+def test_a_trusted_proxy_with_an_ipv4_mapped_address_is_trusted(client_address_and_tls):
+    assert client_address_and_tls("::ffff:10.0.0.1", "9.9.9.9", "https") == ("9.9.9.9", True)
 
 
-def test_nothing_that_a_client_sends_hides_its_address(seen):
+def test_no_forwarded_header_of_a_client_hides_its_address(client_address_and_tls):
     chance = random.Random(1)  # noqa: S311
     for _ in range(300):
-        sent = "".join(chance.choices('0123456789afF:.,[]%" \xff', k=chance.randrange(30)))
-        assert seen("10.0.0.1", f"{sent}, 9.9.9.9")[0] == "9.9.9.9"
-        seen("10.0.0.1", sent, sent)
+        text = "".join(chance.choices('0123456789afF:.,[]%" \xff', k=chance.randrange(30)))
+        assert client_address_and_tls("10.0.0.1", f"{text}, 9.9.9.9")[0] == "9.9.9.9"
+        client_address_and_tls("10.0.0.1", text, text)
 
 
 @pytest.mark.parametrize(
@@ -109,49 +114,51 @@ def test_nothing_that_a_client_sends_hides_its_address(seen):
         *(("http", False), ("https, http", False), ("wss", False), ("", False), ("https,", False)),
     ],
 )
-def test_the_scheme_is_what_the_trusted_proxy_says_last(seen, proto, is_secure):
-    assert seen("10.0.0.1", "9.9.9.9", proto) == ("9.9.9.9", is_secure)
+def test_the_last_forwarded_scheme_of_a_trusted_proxy_counts(
+    client_address_and_tls, proto, is_secure
+):
+    assert client_address_and_tls("10.0.0.1", "9.9.9.9", proto) == ("9.9.9.9", is_secure)
 
 
-def test_other_headers_are_not_believed(seen):
+def test_other_forwarding_headers_are_ignored(client_address_and_tls):
     other = {
         "Forwarded": "for=6.6.6.6;proto=https",
         "X-Forwarded-Ssl": "on",
         "X-Real-IP": "6.6.6.6",
     }
-    assert seen("10.0.0.1", "9.9.9.9", **other) == ("9.9.9.9", False)
+    assert client_address_and_tls("10.0.0.1", "9.9.9.9", **other) == ("9.9.9.9", False)
 
 
-def test_everybody_cannot_be_trusted():
+def test_trusted_proxies_that_contain_every_address_are_a_config_error():
     for text in ("0.0.0.0/0", "10.0.0.0/8,::/0", "10.0.0.1/8", "proxy", ","):
         with pytest.raises(config.ConfigError, match="TRUSTED_PROXIES must be a comma list"):
             config.load_config({"TRUSTED_PROXIES": text})
 
 
-# Under a path.
+# The application under a path prefix.
 
 
 def paths_of(client, prefix):
-    """All URLs that the application gives, seen from a client below `prefix`."""
-    made = client.post(f"{prefix}{PROJECTS}", json={"name": "x"})
-    assert made.status_code == 201
+    """Return all URLs in the responses to a client that uses `prefix`."""
+    created = client.post(f"{prefix}{PROJECTS}", json={"name": "x"})
+    assert created.status_code == 201
     root, document = client.get(f"{prefix}/"), client.get(f"{prefix}/openapi.json")
     page, docs = (
         client.get(f"{prefix}{path}", headers={"Accept": "text/html"}).text
         for path in ("/", "/docs/")
     )
     [server] = document.json["servers"]
-    described = [path for path in document.json["paths"] if "{" not in path]
+    documented = [path for path in document.json["paths"] if "{" not in path]
     return [
-        made.headers["Location"],
+        created.headers["Location"],
         *root.json["links"].values(),
         *re.findall(r'(?:href|src|data-document)="(/[^"]*)"', page + docs),
-        *(server["url"].rstrip("/") + path for path in described),
+        *(server["url"].rstrip("/") + path for path in documented),
     ]
 
 
 @pytest.mark.parametrize("prefix", ["", "/backend", "/a/b"])
-def test_all_urls_have_the_prefix_that_the_application_is_mounted_at(app, sql, prefix):
+def test_all_urls_have_the_prefix_of_the_mount_point(app, sql, prefix):
     mounted = DispatcherMiddleware(NotFound(), {prefix: app}) if prefix else app
     client = Client(mounted)
     paths = paths_of(client, prefix)
@@ -162,8 +169,8 @@ def test_all_urls_have_the_prefix_that_the_application_is_mounted_at(app, sql, p
             assert answer.status_code == 200, path
 
 
-class Remote:
-    """A client of a running server, as far as `paths_of` needs one."""
+class HTTPClient:
+    """A client of a running server, with the methods that `paths_of` calls."""
 
     def __init__(self, port):
         self.port = port
@@ -175,62 +182,75 @@ class Remote:
         return self.open("POST", path, dumps(json), {"Content-Type": "application/json"})
 
     def open(self, method, path, body=None, headers=None):
-        with closing(HTTPConnection("127.0.0.1", self.port, timeout=20)) as link:
-            link.request(method, path, body, headers or {})
-            answer = link.getresponse()
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
+            connection.request(method, path, body, headers or {})
+            answer = connection.getresponse()
             text = answer.read().decode()
-        found = loads(text) if "json" in answer.headers["Content-Type"] else None
+        json = loads(text) if "json" in answer.headers["Content-Type"] else None
         return SimpleNamespace(
-            status_code=answer.status, headers=answer.headers, text=text, json=found
+            status_code=answer.status, headers=answer.headers, text=text, json=json
         )
 
 
 @pytest.fixture(scope="module")
-def below(serve):
+def client_under_backend(serve):
     with serve(SCRIPT_NAME="/backend/") as server:
-        yield Remote(server.port)
+        yield HTTPClient(server.port)
 
 
-@pytest.mark.parametrize("sent", ["/backend", ""], ids=["kept", "removed by a proxy"])
-def test_under_script_name_all_urls_have_it_whether_a_proxy_passes_it_on(below, sql, sent):
-    paths = paths_of(below, sent)
+@pytest.mark.parametrize("prefix", ["/backend", ""], ids=["kept", "removed by a proxy"])
+def test_all_urls_have_script_name_whether_or_not_a_proxy_removes_it(
+    client_under_backend, sql, prefix
+):
+    paths = paths_of(client_under_backend, prefix)
     assert len(paths) > 20
     for path in paths:
         assert path.startswith("/backend/")
-        assert below.get(path).status_code == 200, path
+        assert client_under_backend.get(path).status_code == 200, path
 
 
-def test_under_script_name_another_path_is_404(below):
+def test_with_script_name_a_path_outside_it_gets_a_404(client_under_backend):
     for path in ("/backendx", "/backendhealth", "/x/backend/health", "/backend/backend/health"):
-        answer = below.get(path)
+        answer = client_under_backend.get(path)
         assert (answer.status_code, answer.json["error"]) == (404, "not_found")
-    assert below.get("/backend").status_code == below.get("/backend/").status_code == 200
+    assert (
+        client_under_backend.get("/backend").status_code
+        == client_under_backend.get("/backend/").status_code
+        == 200
+    )
 
 
 @pytest.mark.parametrize(
     "text",
     [
         *("backend", "/a b", "/a/../b", "/a//b", "//a", "https://a/b", "/a?b"),
-        *("/api", "/api/v1/projects", "/docs/", "/health", "/openapi.json"),  # a proxy may cut it
+        *(
+            "/api",
+            "/api/v1/projects",
+            "/docs/",
+            "/health",
+            "/openapi.json",
+        ),  # a proxy may remove it
     ],
 )
-def test_a_script_name_that_is_no_prefix_is_refused(text):
+def test_an_invalid_script_name_is_a_config_error(text):
     with pytest.raises(config.ConfigError, match="SCRIPT_NAME must be a path such as /backend"):
         config.load_config({"SCRIPT_NAME": text})
     assert config.load_config({"SCRIPT_NAME": "/"}).SCRIPT_NAME == ""
     assert config.load_config({"SCRIPT_NAME": "/apis/docs"}).SCRIPT_NAME == "/apis/docs"
 
 
-def exchange(link, *lines):
-    link.settimeout(60)
-    link.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode())
-    answer = b""
-    while part := link.recv(65536):
-        answer += part
-    return answer.decode()
+def exchange(connection, *lines):
+    """Send a request head and return the response."""
+    connection.settimeout(60)
+    connection.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode())
+    response = b""
+    while part := connection.recv(65536):
+        response += part
+    return response.decode()
 
 
-def test_gunicorn_believes_nobody_of_itself(serve, tmp_path):
+def test_gunicorn_ignores_forwarded_headers_by_itself(serve, tmp_path):
     get = ("GET /health HTTP/1.1", "Host: x")
     path = tmp_path / "socket"
     bind = ("--bind", f"unix:{path}", "--bind", f"127.0.0.1:{free_port()}")
@@ -240,24 +260,24 @@ def test_gunicorn_believes_nobody_of_itself(serve, tmp_path):
             assert time.monotonic() < end, server.log.read_text()
             time.sleep(0.05)
         for address in (str(path), ("127.0.0.1", int(bind[3].rpartition(":")[2]))):
-            for sent in (
+            for headers in (
                 ("X-Forwarded-Proto: https",),
                 ("X-Forwarded-Ssl: on", "X-Forwarded-Proto: http"),
                 ("SCRIPT_NAME: /elsewhere",),
             ):
                 family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
-                with socket.socket(family) as link:
-                    link.connect(address)
-                    answer = exchange(link, *get, *sent)
-                assert answer.startswith("HTTP/1.1 200 "), (sent, answer)
-                assert HSTS not in answer, (sent, answer)
+                with socket.socket(family) as connection:
+                    connection.connect(address)
+                    answer = exchange(connection, *get, *headers)
+                assert answer.startswith("HTTP/1.1 200 "), (headers, answer)
+                assert HSTS not in answer, (headers, answer)
 
 
-def test_gunicorn_hands_on_what_a_trusted_proxy_says(serve):
+def test_under_gunicorn_headers_of_a_trusted_proxy_are_used(serve):
     with serve(TRUSTED_PROXIES="127.0.0.1", AUTH="tokens", LOG_FORMAT="json") as server:
-        with socket.create_connection(("127.0.0.1", server.port)) as link:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
             answer = exchange(
-                link,
+                connection,
                 *(f"GET {PROJECTS} HTTP/1.1", "Host: x", "X-Forwarded-Proto: https"),
                 *("X-Forwarded-For: 6.6.6.6", "X-Forwarded-For: 9.9.9.9"),
             )
@@ -274,13 +294,13 @@ def test_gunicorn_hands_on_what_a_trusted_proxy_says(serve):
         *(("GET", "/static/docs/show.js", 200), ("GET", "/static/nothing", 404)),
     ],
 )
-def test_security_headers_stand_on_every_answer(client, method, path, status):
+def test_every_response_has_security_headers(client, method, path, status):
     with client.open(path, method=method) as answer:
         assert answer.status_code == status
         assert HEADERS.items() <= dict(answer.headers).items()
 
 
-def test_security_headers_stand_on_a_500_too(make_app, monkeypatch):
+def test_a_500_has_security_headers(make_app, monkeypatch):
     app = make_app()
     monkeypatch.setitem(app.view_functions, "health.health", lambda: 1 / 0)
     answer = app.test_client().get("/health")
@@ -291,9 +311,9 @@ def test_security_headers_stand_on_a_500_too(make_app, monkeypatch):
 @pytest.mark.parametrize(
     "line", ["GET / HTTP/9.9", "GET /", "G(T / HTTP/1.1", "GET /" + "x" * 9000]
 )
-def test_security_headers_stand_on_what_gunicorn_answers_itself(server, line):
-    with socket.create_connection(("127.0.0.1", server.port)) as link:
-        answer = exchange(link, line, "Host: x")
+def test_errors_that_gunicorn_sends_have_security_headers(server, line):
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        answer = exchange(connection, line, "Host: x")
     head = answer.partition("\r\n\r\n")[0].split("\r\n")
     assert " 4" in head[0] or " 5" in head[0]
     assert {f"{name}: {value}" for name, value in HEADERS.items()} <= set(head)
@@ -308,16 +328,16 @@ def test_security_headers_stand_on_what_gunicorn_answers_itself(server, line):
         ["GET s3cret HTTP/1.1", "Host: x"],
     ],
 )
-def test_of_a_broken_request_nothing_is_quoted_in_the_log(server, lines):
-    told = server.log.read_text().count("Invalid request from ip=127.0.0.1: ")
-    with socket.create_connection(("127.0.0.1", server.port)) as link:
-        exchange(link, *lines)
+def test_the_log_does_not_quote_a_malformed_request(server, lines):
+    count = server.log.read_text().count("Invalid request from ip=127.0.0.1: ")
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        exchange(connection, *lines)
     log = server.log.read_text()
-    assert log.count("Invalid request from ip=127.0.0.1: ") == told + 1
+    assert log.count("Invalid request from ip=127.0.0.1: ") == count + 1
     assert "s3cret" not in log
 
 
-def test_what_may_be_done_is_only_what_is_needed(client):
+def test_content_security_policies_allow_nothing_by_default(client):
     assert HEADERS["Content-Security-Policy"].startswith("default-src 'none';")
     with client.get("/docs") as page:
         policy = page.headers["Content-Security-Policy"]
@@ -327,40 +347,40 @@ def test_what_may_be_done_is_only_what_is_needed(client):
     assert {"X-Content-Type-Options", "Referrer-Policy"} <= set(page.headers.keys())
 
 
-def test_only_what_came_over_tls_asks_for_tls(client):
+def test_hsts_is_sent_only_over_tls(client):
     assert client.get("/health", base_url="https://x").headers[HSTS] == "max-age=31536000"
     assert HSTS not in client.get("/health").headers
 
 
-def test_no_server_tells_its_version(server, app):
-    told = [server.request("GET", path)[1] for path in ("/health", "/nowhere")]
-    development = make_server("127.0.0.1", free_port(), app)
-    thread = threading.Thread(target=development.handle_request)
+def test_the_server_header_has_no_version(server, app):
+    responses_headers = [server.request("GET", path)[1] for path in ("/health", "/nowhere")]
+    development_server = make_server("127.0.0.1", free_port(), app)
+    thread = threading.Thread(target=development_server.handle_request)
     thread.start()
-    with urlopen(f"http://127.0.0.1:{development.port}/health", timeout=60) as answer:
-        told.append({name.lower(): value for name, value in answer.headers.items()})
+    with urlopen(f"http://127.0.0.1:{development_server.port}/health", timeout=60) as answer:
+        responses_headers.append({k.lower(): value for k, value in answer.headers.items()})
     thread.join()
-    development.server_close()
-    for headers in told:
+    development_server.server_close()
+    for headers in responses_headers:
         assert headers["server"] in ("gunicorn", "projectapp")
         assert "x-powered-by" not in headers
 
 
-def test_what_a_caller_may_see_is_kept_for_that_caller(guarded, bearer):
-    may, reads = bearer(), bearer(scopes="projects:read")
-    path = guarded.post(PROJECTS, json={"name": "x"}, headers=may).headers["Location"]
+def test_responses_to_a_caller_are_private_in_caches(guarded, bearer):
+    writer, reader = bearer(), bearer(scopes="projects:read")
+    path = guarded.post(PROJECTS, json={"name": "x"}, headers=writer).headers["Location"]
     for status, method, url, headers in (
-        (200, "GET", PROJECTS, may),
-        (200, "HEAD", path, may),
-        (201, "POST", PROJECTS, may),
-        (304, "GET", path, {**may, "If-None-Match": "*"}),
-        (400, "GET", PROJECTS + "?page=x", may),
+        (200, "GET", PROJECTS, writer),
+        (200, "HEAD", path, writer),
+        (201, "POST", PROJECTS, writer),
+        (304, "GET", path, {**writer, "If-None-Match": "*"}),
+        (400, "GET", PROJECTS + "?page=x", writer),
         (400, "GET", PROJECTS, {"Authorization": "Bearer a b"}),
         (401, "GET", PROJECTS, {}),
         (401, "GET", PROJECTS, {"Authorization": f"Bearer {tokens.new_token()}"}),
-        (403, "DELETE", path, reads),
-        (404, "GET", f"{PROJECTS}/{uuid4()}", may),
-        (412, "DELETE", path, {**may, "If-Match": '"9"'}),
+        (403, "DELETE", path, reader),
+        (404, "GET", f"{PROJECTS}/{uuid4()}", writer),
+        (412, "DELETE", path, {**writer, "If-Match": '"9"'}),
     ):
         body = {"json": {"name": "x"}} if method == "POST" else {}
         answer = guarded.open(url, method=method, headers=headers, **body)
@@ -372,22 +392,22 @@ def test_what_a_caller_may_see_is_kept_for_that_caller(guarded, bearer):
     assert "Cache-Control" not in public.headers
 
 
-def test_a_503_is_kept_for_its_caller_too(make_app):
-    away = f"postgresql://someone@127.0.0.1:{free_port()}/test"
-    client = make_app(AUTH="tokens", DATABASE_URL=away).test_client()
+def test_a_503_to_a_caller_is_private_in_caches(make_app):
+    unreachable_url = f"postgresql://someone@127.0.0.1:{free_port()}/test"
+    client = make_app(AUTH="tokens", DATABASE_URL=unreachable_url).test_client()
     headers = {"Authorization": f"Bearer {tokens.new_token()}"}
     answer = client.get(PROJECTS, headers=headers)
     assert (answer.status_code, answer.headers["Cache-Control"]) == (503, "private, no-cache")
     assert "Authorization" in answer.headers.getlist("Vary")
 
 
-def test_without_callers_answers_are_for_everybody(client):
+def test_without_auth_responses_are_not_private(client):
     answer = client.get(PROJECTS)
     assert answer.headers["Cache-Control"] == "no-cache"
     assert "Authorization" not in answer.headers.getlist("Vary")
 
 
-def test_a_web_page_may_read_the_challenge(make_app):
+def test_cors_exposes_www_authenticate(make_app):
     client = make_app(AUTH="tokens", ALLOWED_ORIGINS="https://a.example").test_client()
     answer = client.get(PROJECTS, headers={"Origin": "https://a.example"})
     assert answer.headers["WWW-Authenticate"] == "Bearer"
@@ -398,20 +418,20 @@ def test_a_web_page_may_read_the_challenge(make_app):
 @pytest.mark.parametrize(
     "path", ["/docs", "/docs/", "/openapi.json", "/static/docs/show.js", "/static/docs/page.css"]
 )
-def test_closed_docs_are_as_if_they_were_not_there(make_app, path, method):
+def test_with_docs_off_the_docs_paths_look_like_unknown_paths(make_app, path, method):
     client = make_app(DOCS="off").test_client()
     preflight = {"Origin": "http://x", "Access-Control-Request-Method": "GET"}
     for headers in ({}, preflight):
-        there, nowhere = (
-            client.open(asked, method=method, headers={"X-Request-ID": "1", **headers})
-            for asked in (path, "/nowhere")
+        docs, unknown = (
+            client.open(url, method=method, headers={"X-Request-ID": "1", **headers})
+            for url in (path, "/nowhere")
         )
-        assert there.status_code == nowhere.status_code
-        assert (there.text, list(there.headers)) == (nowhere.text, list(nowhere.headers))
+        assert docs.status_code == unknown.status_code
+        assert (docs.text, list(docs.headers)) == (unknown.text, list(unknown.headers))
     assert client.get(path).status_code == 404
 
 
-def test_closed_docs_are_not_linked(make_app):
+def test_with_docs_off_the_root_does_not_link_to_them(make_app):
     client = make_app(DOCS="off").test_client()
     links = client.get("/").json["links"]
     assert links == {"projects": PROJECTS, "health": "/health", "ready": "/ready"}
@@ -419,33 +439,38 @@ def test_closed_docs_are_not_linked(make_app):
     assert sorted(re.findall(r'href="(/[^"]*)"', page)) == sorted(links.values())
 
 
-def test_ready_without_detail_says_yes_or_no(make_app, sql, direct_url, problem, caplog):
+def test_with_ready_details_off_ready_returns_only_the_status(
+    make_app, sql, direct_url, problem, caplog
+):
     caplog.set_level(logging.INFO)
-    closed = {"READY_DETAILS": "off"}
-    answer = make_app(**closed).test_client().get("/ready")
+    details_off = {"READY_DETAILS": "off"}
+    answer = make_app(**details_off).test_client().get("/ready")
     assert (answer.status_code, answer.json) == (200, {"status": "ready"})
-    read_only = f"{direct_url}&options=-c%20default_transaction_read_only%3Don"
-    away = f"postgresql://someone@127.0.0.1:{free_port()}/test"
-    for url, why in ((read_only, "The database takes no writes."), (away, "database")):
+    read_only_url = f"{direct_url}&options=-c%20default_transaction_read_only%3Don"
+    unreachable_url = f"postgresql://someone@127.0.0.1:{free_port()}/test"
+    for url, reason in (
+        (read_only_url, "The database is read-only."),
+        (unreachable_url, "database"),
+    ):
         caplog.clear()
-        answer = make_app(DATABASE_URL=url, **closed).test_client().get("/ready")
-        found = problem(answer, 503, "unavailable")
-        assert found["detail"] == "This server is not ready."
+        answer = make_app(DATABASE_URL=url, **details_off).test_client().get("/ready")
+        document = problem(answer, 503, "unavailable")
+        assert document["detail"] == "This server is not ready."
         assert int(answer.headers["Retry-After"]) > 0
-        assert why in caplog.text
+        assert reason in caplog.text
 
 
-def test_what_ready_always_says_is_what_the_document_requires(make_app, sql):
-    for detail in ("on", "off"):
-        client = make_app(READY_DETAILS=detail).test_client()
-        described = client.get("/openapi.json").json["components"]["schemas"]["Ready"]
-        found = client.get("/ready").json
-        assert set(described["required"]) <= found.keys() <= described["properties"].keys()
+def test_ready_always_has_the_members_that_the_document_requires(make_app, sql):
+    for details in ("on", "off"):
+        client = make_app(READY_DETAILS=details).test_client()
+        schema = client.get("/openapi.json").json["components"]["schemas"]["Ready"]
+        members = client.get("/ready").json.keys()
+        assert set(schema["required"]) <= members <= schema["properties"].keys()
 
 
-def test_a_view_that_does_not_say_who_may_call_it_is_not_served(make_app, monkeypatch):
-    unguarded = Blueprint("projects", __name__)
-    unguarded.add_url_rule("/secrets", "secrets", lambda: "all of them")
-    monkeypatch.setattr(projects, "bp", unguarded)
-    with pytest.raises(TypeError, match=r"projects\.secrets has no @Endpoint"):
+def test_a_view_without_an_endpoint_declaration_is_a_type_error(make_app, monkeypatch):
+    undeclared = Blueprint("projects", __name__)
+    undeclared.add_url_rule("/secrets", "secrets", lambda: "all of them")
+    monkeypatch.setattr(projects, "bp", undeclared)
+    with pytest.raises(TypeError, match=r"projects\.secrets needs an @Endpoint"):
         make_app()

@@ -169,4 +169,4 @@ def test_a_violated_check_names_the_field_that_its_model_says(app, sql):
     statement = table.insert().values(id=database.uuid7(), name="").returning(table.c.id)
     with app.app_context(), pytest.raises(problems.ValidationFailed) as raised:
         database.execute(statement)
-    assert raised.value.details == {"name": ["Must not be empty."]}
+    assert raised.value.field_errors == {"name": ["Must not be empty."]}

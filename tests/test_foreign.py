@@ -196,7 +196,7 @@ def test_a_field_is_added_as_the_readme_says(make_place, project):
     assert f"Applied {number}: add colour" in done.stderr
     schemas = project / "projectapp" / "projects" / "schemas.py"
     field = "    colour = fields.String()\n    rank = fields.Integer(strict=True)\n"
-    anchor = "    is_active = Boolean("
+    anchor = "    is_active = StrictBoolean("
     schemas.write_text(schemas.read_text().replace(anchor, field + anchor, 1))
     done = python("-c", USE_OF_A_NEW_FIELD)
     assert done.stdout.splitlines() == [

@@ -94,7 +94,7 @@ def test_a_key_quoted_or_bare_is_the_same_and_its_case_matters(post, sql):
     assert len(set(same)) == 1
     assert post("Key 1").json["id"] != same[0]
     assert post(r'"a\"b"').json["id"] == post('a"b').json["id"]
-    longest = "x" * idempotency.KEY_LENGTH
+    longest = "x" * idempotency.MAX_KEY_LENGTH
     assert post(longest).json["id"] == post(f'"{longest}"').json["id"]
 
 
@@ -243,5 +243,5 @@ def test_a_command_purges_expired_keys(app, post, sql):
     age(sql)
     post("new")
     done = app.test_cli_runner().invoke(args=["idempotency", "purge"])
-    assert (done.exit_code, done.output) == (0, "3 expired keys are gone.\n")
+    assert (done.exit_code, done.output) == (0, "Deleted 3 expired keys.\n")
     assert sql("SELECT key FROM idempotency_keys") == [("new",)]

@@ -1,4 +1,4 @@
-"""Request ids and the line that each request leaves."""
+"""Request ids, and the log lines of a server and of a command."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ import click
 import pytest
 
 from projectapp.http.log_lines import JsonFormatter, TextFormatter
-from projectapp.http.request_log import CommandFormatter, _formatter, add_request_id
+from projectapp.http.request_log import CommandFormatter, add_request_id, choose_formatter
 from tests.conftest import PROJECTS
 from tests.test_serving import children
 from tests.wire import free_port
@@ -21,27 +21,27 @@ from tests.wire import free_port
 @pytest.mark.parametrize(
     "request_id", ["a", "3f2a-9.B_c", "Root=1-67891233-abcdef012345678912345678"]
 )
-def test_a_sane_request_id_is_kept(client, request_id):
+def test_a_valid_request_id_is_returned(client, request_id):
     answer = client.get("/health", headers={"X-Request-ID": request_id})
     assert answer.headers["X-Request-ID"] == request_id
 
 
 @pytest.mark.parametrize("request_id", ["", " ", "a b", "<script>", "x" * 129, "a\x7f", "é", '"'])
-def test_any_other_is_replaced(client, request_id):
-    made = client.get("/health", headers={"X-Request-ID": request_id}).headers["X-Request-ID"]
-    assert made != request_id
-    assert len(made) == 32
+def test_an_invalid_request_id_is_replaced(client, request_id):
+    answer = client.get("/health", headers={"X-Request-ID": request_id})
+    new_id = answer.headers["X-Request-ID"]
+    assert new_id != request_id
+    assert len(new_id) == 32
 
 
-def test_a_request_leaves_one_line_with_the_path_template(client, make_project, caplog):
+def test_a_request_logs_one_line_with_the_path_template(client, make_project, caplog):
     project = make_project()
     caplog.clear()
     with caplog.at_level(logging.INFO, "projectapp.access"):
         client.get(f"{PROJECTS}/{project['id']}?x=secret")
         client.get("/nowhere/secret")
     lines = [record for record in caplog.records if record.name == "projectapp.access"]
-    shown = [(line.method, line.path, line.status) for line in lines]
-    assert shown == [
+    assert [(line.method, line.path, line.status) for line in lines] == [
         ("GET", f"{PROJECTS}/<uuid:project_id>", 200),
         ("GET", "(unknown route)", 404),
     ]
@@ -49,36 +49,36 @@ def test_a_request_leaves_one_line_with_the_path_template(client, make_project, 
     assert "secret" not in caplog.text
 
 
-def test_a_line_says_who_called_and_from_where(guarded, bearer, caplog):
+def test_a_log_line_has_the_caller_the_credential_and_the_address(guarded, bearer, caplog):
     with caplog.at_level(logging.INFO, "projectapp.access"):
         guarded.get(PROJECTS, headers=bearer())
         guarded.get("/health")
-    [known, unknown] = [
+    [with_token, without_token] = [
         json.loads(JsonFormatter().format(line))
         for line in caplog.records
         if line.name == "projectapp.access"
     ]
-    assert known["caller"] == "alice"
-    assert re.fullmatch("token [0-9a-f-]{36}", known["credential"])
-    assert known["address"] == unknown["address"] == "127.0.0.1"
-    assert "caller" not in unknown
+    assert with_token["caller"] == "alice"
+    assert re.fullmatch("token [0-9a-f-]{36}", with_token["credential"])
+    assert with_token["address"] == without_token["address"] == "127.0.0.1"
+    assert "caller" not in without_token
 
 
-def record(**more):
-    made = logging.LogRecord("some.logger", logging.INFO, "", 1, "line %s\n2", ("1",), None)
-    made.__dict__.update(more)
-    assert add_request_id(made)
-    return made
+def make_record(**attributes):
+    record = logging.LogRecord("some.logger", logging.INFO, "", 1, "line %s\n2", ("1",), None)
+    record.__dict__.update(attributes)
+    assert add_request_id(record)
+    return record
 
 
-def test_json_lines_hold_the_fields_and_the_trace(app):
+def test_a_json_line_has_the_extra_fields_and_the_traceback(app):
     try:
         raise RuntimeError("why")
     except RuntimeError as error:
         exc_info = (type(error), error, error.__traceback__)
     with app.test_request_context(headers={"X-Request-ID": "abc"}):
         app.preprocess_request()
-        text = JsonFormatter().format(record(method="GET", status=200, exc_info=exc_info))
+        text = JsonFormatter().format(make_record(method="GET", status=200, exc_info=exc_info))
     assert "\n" not in text
     line = json.loads(text)
     assert line["request_id"] == "abc"
@@ -87,15 +87,15 @@ def test_json_lines_hold_the_fields_and_the_trace(app):
     assert "RuntimeError: why" in line["trace"]
 
 
-def test_text_lines_end_in_the_request_id(app):
-    assert TextFormatter().format(record()).endswith("line 1\n2")
+def test_a_text_line_ends_with_the_request_id(app):
+    assert TextFormatter().format(make_record()).endswith("line 1\n2")
     with app.test_request_context(headers={"X-Request-ID": "abc"}):
         app.preprocess_request()
-        assert TextFormatter().format(record()).endswith("[abc]")
+        assert TextFormatter().format(make_record()).endswith("[abc]")
 
 
 @pytest.mark.parametrize(
-    ("command", "form", "line"),
+    ("command", "log_format", "line"),
     [
         ("upgrade", "json", "line 1\n2"),
         ("upgrade", "text", "line 1\n2"),
@@ -105,27 +105,27 @@ def test_text_lines_end_in_the_request_id(app):
         (None, "text", "INFO    line 1"),
     ],
 )
-def test_a_command_logs_plain_text_and_a_server_what_log_format_says(command, form, line):
+def test_a_command_logs_plain_text_and_a_server_uses_log_format(command, log_format, line):
     context = click.Context(click.Command("flask"), info_name=command) if command else nullcontext()
     with context:
-        text = _formatter(form).format(record())
+        text = choose_formatter(log_format).format(make_record())
     assert line in text
     assert text.startswith(line) or command != "upgrade"
 
 
-def test_a_command_marks_its_warnings():
-    made = record(levelno=logging.WARNING)
-    assert CommandFormatter().format(made) == "Warning: line 1\n2"
+def test_a_warning_of_a_command_begins_with_warning():
+    warning = make_record(levelno=logging.WARNING)
+    assert CommandFormatter().format(warning) == "Warning: line 1\n2"
 
 
 PRODUCTION = {"APP_ENV": "production", "AUTH": "none", "HOST": "127.0.0.1", "DRAIN_TIMEOUT": "0"}
-TEXT = re.compile(r"\d\d:\d\d:\d\d (DEBUG|INFO|WARNING|ERROR|CRITICAL) +\S")
+TEXT_LINE = re.compile(r"\d\d:\d\d:\d\d (DEBUG|INFO|WARNING|ERROR|CRITICAL) +\S")
 
-UNABLE = """
+FAILING_WORKER = """
 import threading, warnings
 exec(open("gunicorn.conf.py").read())
 def post_worker_init(worker):
-    warnings.warn("something is old")
+    warnings.warn("a warning")
     thread = threading.Thread(target=lambda: 1 / 0)
     thread.start()
     thread.join()
@@ -141,12 +141,12 @@ def wait_for_line(server, text):
 
 
 def lines_of(server):
-    """All that the server has said, each line as JSON."""
+    """Return the log of the server, each line parsed as JSON."""
     return [json.loads(line) for line in server.log.read_text().splitlines()]
 
 
 @pytest.mark.slow
-def test_in_production_all_lines_are_json_gunicorns_own_among_them(serve):
+def test_in_production_all_lines_are_json_including_those_of_gunicorn(serve):
     with serve("--timeout", "2", WEB_CONCURRENCY="1", **PRODUCTION) as server:
         server.request("GET", "/nowhere")
         [worker] = children(server.process.pid)
@@ -155,41 +155,41 @@ def test_in_production_all_lines_are_json_gunicorns_own_among_them(serve):
         server.wait_until_serving()
         server.stop()
     lines = lines_of(server)
-    own = [line for line in lines if line["logger"] == "gunicorn.error"]
-    said = [line["message"] for line in own]
+    gunicorn_lines = [line for line in lines if line["logger"] == "gunicorn.error"]
+    messages = [line["message"] for line in gunicorn_lines]
     for start in ("Starting gunicorn", "Listening at", "Booting worker", "Worker exiting"):
-        assert any(message.startswith(start) for message in said), start
+        assert any(message.startswith(start) for message in messages), start
     timeout = ("critical", f"WORKER TIMEOUT (pid:{worker})")
-    assert timeout in [(line["level"], line["message"]) for line in own]
-    assert len(said) == len({*said})
+    assert timeout in [(line["level"], line["message"]) for line in gunicorn_lines]
+    assert len(messages) == len({*messages})
     [access] = [line for line in lines if line.get("status") == 404]
     assert (access["logger"], len(access["request_id"])) == ("projectapp.access", 32)
 
 
 @pytest.mark.slow
-def test_in_development_all_lines_are_text_of_one_form(serve):
+def test_with_log_format_text_all_lines_have_the_same_form(serve):
     with serve(LOG_FORMAT="text") as server:
         server.request("GET", "/nowhere", **{"X-Request-ID": "abc"})
         server.stop()
     lines = server.log.read_text().splitlines()
-    assert [line for line in lines if not TEXT.match(line)] == []
+    assert [line for line in lines if not TEXT_LINE.match(line)] == []
     assert len([line for line in lines if "Starting gunicorn" in line]) == 1
     [access] = [line for line in lines if " 404 " in line]
     assert access.endswith("  [abc]")
 
 
 @pytest.mark.slow
-def test_a_line_of_a_request_has_its_id_whoever_writes_it(serve):
-    away = f"postgresql://someone@127.0.0.1:{free_port()}/test"
-    with serve(LOG_FORMAT="json", READY_DETAILS="off", DATABASE_URL=away) as server:
+def test_a_line_that_another_logger_writes_during_a_request_has_its_id(serve):
+    unreachable_url = f"postgresql://someone@127.0.0.1:{free_port()}/test"
+    with serve(LOG_FORMAT="json", READY_DETAILS="off", DATABASE_URL=unreachable_url) as server:
         server.request("GET", "/ready", **{"X-Request-ID": "abc"})
         server.stop()
-    [line] = [line for line in lines_of(server) if line["logger"] == "projectapp.health"]
+    [line] = [line for line in lines_of(server) if line["logger"] == "projectapp.http.health"]
     assert (line["request_id"], line["message"][:9]) == ("abc", "not ready")
 
 
 @pytest.mark.slow
-def test_a_log_level_is_that_of_gunicorns_lines_too(serve):
+def test_log_level_applies_to_the_lines_of_gunicorn(serve):
     with serve(LOG_LEVEL="warning", LOG_FORMAT="json", WEB_CONCURRENCY="1") as server:
         [worker] = children(server.process.pid)
         os.kill(worker, signal.SIGKILL)
@@ -200,8 +200,10 @@ def test_a_log_level_is_that_of_gunicorns_lines_too(serve):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("error", ["RuntimeError('line 1\\nline 2')", "SystemExit('A sentence.')"])
-def test_warnings_and_what_ends_a_worker_or_a_thread_are_one_line_each(serve, tmp_path, error):
-    (tmp_path / "conf.py").write_text(UNABLE.format(error=error))
+def test_a_warning_and_an_error_that_ends_a_thread_or_worker_are_one_line_each(
+    serve, tmp_path, error
+):
+    (tmp_path / "conf.py").write_text(FAILING_WORKER.format(error=error))
     arguments = ("-c", str(tmp_path / "conf.py"))
     with serve(*arguments, wait=False, LOG_FORMAT="json", WEB_CONCURRENCY="1") as server:
         wait_for_line(server, "Worker exiting")
@@ -209,9 +211,7 @@ def test_warnings_and_what_ends_a_worker_or_a_thread_are_one_line_each(serve, tm
             server.stop()
         server.process.wait(timeout=30)
     lines = lines_of(server)
-    assert any(
-        line["logger"] == "py.warnings" and "something is old" in line["message"] for line in lines
-    )
+    assert any(line["logger"] == "py.warnings" and "a warning" in line["message"] for line in lines)
     assert any("ZeroDivisionError" in line.get("trace", "") for line in lines)
     if "SystemExit" in error:
         assert ("error", "A sentence.") in [(line["level"], line["message"]) for line in lines]

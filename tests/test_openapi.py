@@ -1,4 +1,4 @@
-"""The OpenAPI document is valid, complete and true; the docs page needs no outside host."""
+"""The OpenAPI document is valid and complete, and responses match it."""
 
 import json
 import os
@@ -8,8 +8,10 @@ import sys
 
 import openapi_spec_validator
 import pytest
+from flask import Blueprint, Response
 
 import config
+from projectapp.http.endpoint import Endpoint
 from projectapp.http.security_headers import HEADERS
 from projectapp.projects.schemas import ProjectSchema
 from tests.conftest import PROJECTS
@@ -23,7 +25,7 @@ def document(client):
 
 
 def operations(document):
-    """All operations, each with the parameters of its path, and nothing by reference."""
+    """Yield each operation with the parameters of its path. References are resolved."""
     for item in document["paths"].values():
         for method in item.keys() - {"parameters"}:
             parameters = [*item.get("parameters", []), *item[method]["parameters"]]
@@ -47,11 +49,11 @@ JWT = {"JWT_ISSUER": "https://issuer.example", "JWT_AUDIENCE": "api", "JWT_SECRE
 
 
 @pytest.mark.parametrize(
-    ("kinds", "credentials"),
+    ("auth", "credentials"),
     [("tokens", "API token"), ("jwt", "JWT"), ("tokens,jwt", "API token or JWT")],
 )
-def test_the_document_says_what_a_caller_needs(make_app, kinds, credentials):
-    app = make_app(AUTH=kinds, **(JWT if "jwt" in kinds else {}))
+def test_each_operation_documents_its_scope_and_its_401_and_403(make_app, auth, credentials):
+    app = make_app(AUTH=auth, **(JWT if "jwt" in auth else {}))
     document = app.test_client().get("/openapi.json").json
     openapi_spec_validator.validate(document)
     [(name, scheme)] = document["components"]["securitySchemes"].items()
@@ -63,17 +65,17 @@ def test_the_document_says_what_a_caller_needs(make_app, kinds, credentials):
         path = re.sub(r"<\w+:(\w+)>", r"{\1}", rule.rule)
         scope = app.view_functions[rule.endpoint].endpoint.scope
         for method in rule.methods - {"HEAD", "OPTIONS"}:
-            described = document["paths"][path][method.lower()]
-            assert described["security"] == ([{name: [scope]}] if scope else [])
-            challenged = {
+            operation = document["paths"][path][method.lower()]
+            assert operation["security"] == ([{name: [scope]}] if scope else [])
+            statuses_with_challenge = {
                 status
-                for status, answer in described["responses"].items()
-                if "WWW-Authenticate" in answer["headers"]
+                for status, response in operation["responses"].items()
+                if "WWW-Authenticate" in response["headers"]
             }
-            assert challenged == ({"400", "401", "403"} if scope else set())
+            assert statuses_with_challenge == ({"400", "401", "403"} if scope else set())
 
 
-def test_without_callers_the_document_asks_for_nothing(document):
+def test_without_auth_the_document_requires_no_credentials(document):
     assert "securitySchemes" not in document["components"]
     assert not re.search('"(401|403|WWW-Authenticate)"', json.dumps(document))
     assert {json.dumps(operation["security"]) for operation in operations(document)} == {"[]"}
@@ -86,29 +88,57 @@ def test_every_route_is_in_the_document(app, document):
         for method in rule.methods - {"HEAD", "OPTIONS"}
         if rule.endpoint != "static"
     }
-    described = {
+    documented = {
         (path, method)
         for path, item in document["paths"].items()
         for method in item.keys() - {"parameters"}
     }
-    assert described == routes
+    assert documented == routes
 
 
-def test_the_document_says_first_what_the_api_is_and_has_projects_before_the_rest(document):
-    assert document["info"]["description"].startswith("An API for the projects of a team: ")
+def test_the_description_names_the_resources_and_their_tags_come_first(document):
+    assert document["info"]["description"].startswith("A JSON API for projects.\n")
     tags = document["tags"]
     assert [tag["name"] for tag in tags] == ["projects", "health", "openapi"]
     assert all(tag["description"] for tag in tags)
-    used = {
-        tag
-        for item in document["paths"].values()
-        for method in item.keys() - {"parameters"}
-        for tag in item[method]["tags"]
-    }
-    assert used == {tag["name"] for tag in tags}
+    used_tags = {tag for operation in operations(document) for tag in operation["tags"]}
+    assert used_tags == {tag["name"] for tag in tags}
 
 
-def test_the_root_is_described_as_json_and_as_a_page(document):
+def test_a_second_resource_with_two_ids_in_its_path_is_documented(make_app):
+    app = make_app()
+    tasks = Blueprint("tasks", __name__, url_prefix="/api/v1")
+
+    @tasks.get("/stages/<uuid:stage_id>/tasks/<uuid:sub_task_id>")
+    @Endpoint(scope="tasks:read", responses={204: None})
+    def get_task(stage_id, sub_task_id):
+        """Get a task."""
+        return Response(f"{stage_id} {sub_task_id}")
+
+    @tasks.get("/tasks")
+    @Endpoint(scope="tasks:read", responses={204: None})
+    def list_tasks():
+        """List tasks."""
+        return Response(status=204)
+
+    app.register_blueprint(tasks)
+    client = app.test_client()
+    document = client.get("/openapi.json").json
+    openapi_spec_validator.validate(document)
+    assert document["info"]["description"].startswith("A JSON API for projects and tasks.\n")
+    item = document["paths"]["/api/v1/stages/{stage_id}/tasks/{sub_task_id}"]
+    uuid = {"type": "string", "format": "uuid"}
+    assert [
+        (p["name"], p["in"], p["required"], p["description"], p["schema"])
+        for p in item["parameters"]
+    ] == [
+        ("stage_id", "path", True, "The id of the stage.", uuid),
+        ("sub_task_id", "path", True, "The id of the sub task.", uuid),
+    ]
+    assert client.get("/").json["links"]["tasks"] == "/api/v1/tasks"
+
+
+def test_the_root_is_documented_as_json_and_html(document):
     content = document["paths"]["/"]["get"]["responses"]["200"]["content"]
     assert content == {
         "application/json": {"schema": {"$ref": "#/components/schemas/Root"}},
@@ -116,33 +146,33 @@ def test_the_root_is_described_as_json_and_as_a_page(document):
     }
 
 
-def test_writes_are_described_with_both_preconditions(document):
+def test_writes_document_if_match_if_none_match_and_412(document):
     for method in ("put", "patch", "delete"):
-        described = document["paths"][f"{PROJECTS}/{{project_id}}"][method]
-        named = [one["$ref"].rpartition("/")[2] for one in described["parameters"]]
-        assert {"If-Match", "If-None-Match"} <= {*named}
-        assert "412" in described["responses"]
+        operation = document["paths"][f"{PROJECTS}/{{project_id}}"][method]
+        names = {parameter["$ref"].rpartition("/")[2] for parameter in operation["parameters"]}
+        assert {"If-Match", "If-None-Match"} <= names
+        assert "412" in operation["responses"]
 
 
-SIMPLE = {"string", "integer", "boolean"}
+SIMPLE_TYPES = {"string", "integer", "boolean"}
 
 
-def test_every_parameter_has_one_simple_type_as_client_generators_need_it(document):
-    """With a union or `content` they leave out the operation or send something else."""
-    found = [parameter for one in operations(document) for parameter in one["parameters"]]
-    assert {p["in"] for p in found} == {"query", "header", "path"}
-    for parameter in found:
+def test_every_parameter_has_one_simple_type_for_client_generators(document):
+    """With a union or `content` some generators omit the operation or send wrong requests."""
+    parameters = [p for operation in operations(document) for p in operation["parameters"]]
+    assert {p["in"] for p in parameters} == {"query", "header", "path"}
+    for parameter in parameters:
         schema = parameter["schema"]
         assert "content" not in parameter
         if schema["type"] == "array":
             assert (parameter["in"], parameter["style"]) == ("query", "form")
             assert parameter["explode"] is True
             schema = schema["items"]
-        assert schema["type"] in SIMPLE, parameter
+        assert schema["type"] in SIMPLE_TYPES, parameter
         assert not {"anyOf", "oneOf", "allOf", "not", "const", "$ref"} & schema.keys()
 
 
-def test_no_default_of_a_parameter_excludes_another_parameter(client, make_project, document):
+def test_a_list_request_with_every_default_and_a_cursor_is_accepted(client, make_project, document):
     """Some generated clients send every default."""
     for _ in range(11):
         make_project()
@@ -156,7 +186,7 @@ def test_no_default_of_a_parameter_excludes_another_parameter(client, make_proje
     assert len(answer.json["items"]) == 1
 
 
-def test_an_array_is_sent_as_repeated_parameters(client, make_project, document):
+def test_an_array_sent_as_repeated_parameters_is_accepted(client, make_project, document):
     project = make_project()
     parameters = document["paths"][PROJECTS]["get"]["parameters"]
     arrays = {p["name"]: p for p in parameters if p.get("schema", {}).get("type") == "array"}
@@ -166,7 +196,7 @@ def test_an_array_is_sent_as_repeated_parameters(client, make_project, document)
     assert answer.json["items"] == [project]
 
 
-def test_every_operation_says_how_it_is_refused(document):
+def test_every_operation_documents_a_4xx_response(document):
     for operation in operations(document):
         assert [status for status in operation["responses"] if status.startswith("4")]
 
@@ -175,35 +205,35 @@ def test_every_operation_says_how_it_is_refused(document):
 def test_every_component_is_used(make_app, limit):
     app = make_app(AUTH="tokens", RATE_LIMIT=limit)
     document = app.test_client().get("/openapi.json").json
-    used = set(re.findall(r'"#/components/(\w+/[\w-]+)"', json.dumps(document)))
-    there = {
+    references = set(re.findall(r'"#/components/(\w+/[\w-]+)"', json.dumps(document)))
+    components = {
         f"{kind}/{name}"
-        for kind, components in document["components"].items()
+        for kind, components_of_kind in document["components"].items()
         if kind != "securitySchemes"
-        for name in components
+        for name in components_of_kind
     }
-    assert there == used
+    assert components == references
+    assert ("headers/RateLimit" in components) == bool(limit)
 
 
-def test_every_operation_says_what_it_is_for(document):
-    for item in document["paths"].values():
-        for method in item.keys() - {"parameters"}:
-            assert item[method]["summary"]
-            assert {"200", "201", "204"} & item[method]["responses"].keys()
+def test_every_operation_documents_a_summary_and_a_2xx_response(document):
+    for operation in operations(document):
+        assert operation["summary"]
+        assert {"200", "201", "204"} & operation["responses"].keys()
 
 
-def test_postgresql_renders_what_the_schema_describes(document, make_project):
-    described = document["components"]["schemas"]["Project"]
+def test_a_project_has_exactly_the_documented_fields_and_types(document, make_project):
+    schema = document["components"]["schemas"]["Project"]
     project = make_project(description="x")
     assert list(project) == list(ProjectSchema().fields)
-    assert project.keys() == described["properties"].keys() == set(described["required"])
+    assert project.keys() == schema["properties"].keys() == set(schema["required"])
     names = {bool: "boolean", str: "string", int: "integer", dict: "object", type(None): "null"}
     for name, value in project.items():
-        assert names[type(value)] in described["properties"][name]["type"]
+        assert names[type(value)] in schema["properties"][name]["type"]
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "more", "status"),
+    ("method", "path", "request_options", "status"),
     [
         ("POST", "", {"data": b"x"}, 415),
         ("POST", "", {"json": {}, "headers": {"Content-Encoding": "br"}}, 415),
@@ -214,23 +244,23 @@ def test_postgresql_renders_what_the_schema_describes(document, make_project):
         ("DELETE", "/{project_id}", {"headers": {"If-Match": '"9"'}}, 412),
     ],
 )
-def test_every_header_of_ours_is_documented(
-    client, make_project, document, method, path, more, status
+def test_every_response_header_is_documented(
+    client, make_project, document, method, path, request_options, status
 ):
     url = PROJECTS + path.format(project_id=make_project()["id"])
-    answer = client.open(url, method=method, **more)
+    answer = client.open(url, method=method, **request_options)
     assert answer.status_code == status
-    described = document["paths"][PROJECTS + path][method.lower()]["responses"][str(status)]
-    of_http = {"Content-Type", "Content-Length", "Cache-Control", "Vary", "Server", *HEADERS}
-    assert set(answer.headers.keys()) - of_http <= described["headers"].keys()
+    response = document["paths"][PROJECTS + path][method.lower()]["responses"][str(status)]
+    common = {"Content-Type", "Content-Length", "Cache-Control", "Vary", "Server", *HEADERS}
+    assert set(answer.headers.keys()) - common <= response["headers"].keys()
 
 
-def test_a_change_has_no_defaults_in_the_document(document):
+def test_the_schema_of_a_partial_update_has_no_defaults(document):
     properties = document["components"]["schemas"]["PartialProject"]["properties"]
-    assert not [name for name, described in properties.items() if "default" in described]
+    assert not [name for name, schema in properties.items() if "default" in schema]
 
 
-def test_the_docs_page_and_its_assets_are_served_by_us(server, client):
+def test_the_docs_page_and_its_assets_come_from_this_server(server, client):
     with client.get("/docs") as page:
         assert page.content_type.startswith("text/html")
         text = page.text
@@ -242,8 +272,8 @@ def test_the_docs_page_and_its_assets_are_served_by_us(server, client):
             assert asset.status_code == 200, path
 
 
-def test_schemathesis_finds_nothing(server, tmp_path):
-    done = subprocess.run(
+def test_schemathesis_finds_no_response_that_contradicts_the_document(server, tmp_path):
+    result = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli"),
             *("--config-file", config.ROOT / "tests" / "schemathesis.toml"),
@@ -256,11 +286,11 @@ def test_schemathesis_finds_nothing(server, tmp_path):
         text=True,
         timeout=900,
     )
-    assert done.returncode == 0, done.stdout
-    assert "10/10" in done.stdout
+    assert result.returncode == 0, result.stdout
+    assert "10/10" in result.stdout
 
 
-def test_unknown_members_never_reach_an_answer(client, make_project):
+def test_a_list_has_no_undocumented_members(client, make_project):
     make_project()
     allowed = {"items", "total", "page", "page_size", "next_cursor"}
     assert json.loads(client.get(PROJECTS).text).keys() == allowed

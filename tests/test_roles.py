@@ -169,7 +169,7 @@ def use(client):
 def test_the_serving_role_can_do_all_that_the_service_does(new, client, serving):
     use(client)
     serving("UPDATE idempotency_keys SET created_at = now() - interval '25 hours'")
-    assert new.flask("idempotency", "purge") == "1 expired keys are gone.\n"
+    assert new.flask("idempotency", "purge") == "Deleted 1 expired keys.\n"
     assert serving("SHOW jit") == [("off",)]
 
 

@@ -35,8 +35,8 @@ def test_only_the_factory_imports_the_feature():
 
 
 def test_statements_know_nothing_of_http():
-    for module in ("queries.py", "listing.py", "models.py"):
-        assert not [n for n in imports(PACKAGE / "projects" / module) if n.startswith("flask")]
+    for module in ("lists.py", "owners.py", "resource.py", "writes.py"):
+        assert not [n for n in imports(PACKAGE / "resources" / module) if n.startswith("flask")]
 
 
 def test_columns_have_no_defaults_that_only_sqlalchemy_would_give(app):

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from marshmallow import ValidationError
 
-from projectapp.http.fields import validate_search
+from projectapp.resources.search import validate_search
 from tests.conftest import PROJECTS, links, walk
 
 SPACES = [chr(c) for c in range(0x110000) if chr(c).isspace()]

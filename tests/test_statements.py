@@ -12,9 +12,11 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from projectapp import database
 from projectapp.database.statements import compile_statement
-from projectapp.projects import listing, queries
-from projectapp.projects.models import FIELDS, Project
-from projectapp.resources.listing import Filter, Listing
+from projectapp.projects.models import PROJECTS as RESOURCE
+from projectapp.projects.models import Project
+from projectapp.resources import lists, writes
+from projectapp.resources.page_statement import page_statement
+from projectapp.resources.subqueries import Filter, ListSpec
 from tests.conftest import PROJECTS
 
 
@@ -231,21 +233,21 @@ def subsets(names):
 def test_one_statement_serves_every_choice_of_fields(client, make_project):
     project = make_project()
     for query in ("", "q=project&"):
-        listing._page.cache_clear()
-        for names in subsets(FIELDS):
+        lists._page.cache_clear()
+        for names in subsets(RESOURCE.fields):
             answer = client.get(f"{PROJECTS}?{query}fields={','.join(names)}")
-            chosen = {name: project[name] for name in FIELDS if name in {"id", *names}}
+            chosen = {name: project[name] for name in RESOURCE.fields if name in {"id", *names}}
             assert [list(item.items()) for item in answer.json["items"]] == [list(chosen.items())]
-        assert listing._page.cache_info().currsize == 2, "one for all fields, one for some"
+        assert lists._page.cache_info().currsize == 2, "one for all fields, one for some"
 
 
 def test_chosen_fields_are_rendered_as_all_of_them_are(client, make_project):
     make_project(name='"\\/\u007f\u2028번역', description=None, attributes={"a": [1.0, None, '"']})
     whole, some = (
-        client.get(f"{PROJECTS}{q}").text for q in ("", "?fields=" + ",".join(FIELDS[1:]))
+        client.get(f"{PROJECTS}{q}").text for q in ("", "?fields=" + ",".join(RESOURCE.fields[1:]))
     )
     assert some == whole
-    for name in FIELDS[1:]:
+    for name in RESOURCE.fields[1:]:
         part = client.get(f"{PROJECTS}?fields={name}").text
         item = part.removeprefix('{"items":[').partition('],"total"')[0]
         first, _, member = item.removeprefix("{").removesuffix("}").partition(", ")
@@ -261,7 +263,7 @@ def test_two_statements_serve_every_choice_of_fields_to_change(client, make_proj
         {"name": "x", "description": "y", "is_active": False, "attributes": {"a": 1}},
         {"name": "z", "description": None, "is_active": True, "attributes": {"b": 2}},
     ]
-    queries._change.cache_clear()
+    writes._updates.cache_clear()
     compile_statement.cache_clear()
     before = client.get(url).json
     for names in subsets(bodies[0]):
@@ -279,10 +281,14 @@ def test_two_statements_serve_every_choice_of_fields_to_change(client, make_proj
                 **{name: changed[name] for name in ("version", "updated_at")},
             }
             before = changed
-    assert queries._change.cache_info().currsize == 2
+    assert writes._updates.cache_info().currsize == 2
     assert compile_statement.cache_info().currsize <= 4 + 1, (
         "a change with a version, without, and a read"
     )
+
+
+def render_json(c):
+    return sa.cast(sa.func.json_build_array(c.id, c["Größe"], c.number, c.part), sa.Text)
 
 
 def test_a_list_works_for_columns_whose_names_are_words_of_sql_or_python(app, sql):
@@ -292,18 +298,15 @@ def test_a_list_works_for_columns_whose_names_are_words_of_sql_or_python(app, sq
         *(sa.Column(name, sa.Text) for name in ("order", "items", "Größe", "number", "part")),
         sa.Column("id", sa.Integer),
     )
-    listing = Listing(
+    spec = ListSpec(
         table=table,
         columns=["id", "order", "items", "Größe", "number", "part"],
         filters=[Filter(lambda c: c["items"] != sa.literal_column("'x'"))],
-        parts=(),
+        segments=(),
         keys=[("order", True), ("id", True)],
-        render=lambda c: sa.cast(
-            sa.func.json_build_array(c.id, c["Größe"], c.number, c.part), sa.Text
-        ),
-        hides=False,
+        is_restricted=False,
     )
-    values = {"size": 2, "skipped": 0}
+    values = {"page_size": 2, "offset": 0}
     sql(
         'CREATE TABLE "select"'
         ' ("order" text, items text, "Größe" text, number text, part text, id integer)'
@@ -314,7 +317,7 @@ def test_a_list_works_for_columns_whose_names_are_words_of_sql_or_python(app, sq
             FROM generate_series(1, 9) AS n"""
         )
         with app.app_context():
-            row = database.execute(listing.statement("exact"), values)
+            row = database.execute(page_statement(spec, render_json, "exact"), values)
         assert (row.items, row.counted) == ('[9, "g9", "n9", "p9"],[8, "g8", "n8", "p8"]', 9)
     finally:
         sql('DROP TABLE "select"')

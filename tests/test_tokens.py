@@ -92,11 +92,14 @@ def test_a_token_ends_when_it_was_told_to(flask, sql, expires, days):
         ("--scope", "", "A comma list of some of"),
         ("--expires", "soon", "such as 90d"),
         ("--expires", "-1d", "such as 90d"),
-        ("--name", "", "1 to 100 characters"),
-        ("--name", "x" * 101, "1 to 100 characters"),
-        ("--owner", "a\nb", "1 to 255 characters"),
-        ("--owner", "x" * 256, "1 to 255 characters"),
-        *(("--owner", f"a{bad}", "1 to 255 characters") for bad in "\x9b\u2028\u202e\ud800"),
+        ("--name", "", "1 to 100 printable characters"),
+        ("--name", "x" * 101, "1 to 100 printable characters"),
+        ("--owner", "a\nb", "1 to 255 printable characters"),
+        ("--owner", "x" * 256, "1 to 255 printable characters"),
+        *(
+            ("--owner", f"a{bad}", "1 to 255 printable characters")
+            for bad in "\x9b\u2028\u202e\ud800"
+        ),
     ],
 )
 def test_a_wrong_option_is_told_and_makes_nothing(flask, sql, option, value, says):
@@ -330,7 +333,9 @@ def test_a_failure_is_a_structured_event(guarded, bearer, caplog, sql):
     ]
     assert '"event": "authn_fail", "reason": "no credentials"' in anonymous
     assert '"address": "127.0.0.1"' in anonymous
-    assert '"event": "authz_fail", "reason": "This needs the scope projects:write."' in scope
+    assert (
+        '"event": "authz_fail", "reason": "This request needs the scope projects:write."' in scope
+    )
     assert '"caller": "alice", "credential": "token 0' in scope
     assert '"event": "authn_fail"' in revoked
     assert '"caller": "bob"' in revoked
@@ -375,20 +380,23 @@ def test_what_nobody_owns_is_handed_over(flask, client, guarded, bearer, sql):
     first, *_ = ids = [i for (i,) in sql("SELECT id::text FROM projects ORDER BY id")]
     tag = client.get(f"{PROJECTS}/{first}").headers["ETag"]
     assert guarded.get(PROJECTS, headers=bearer()).json["total"] == 0
-    assert flask("projects", "assign", "alice", ids[0])[1] == "1 projects are alice's now."
+    assert flask("projects", "assign", "alice", ids[0])[1] == "Assigned 1 projects to alice."
     assert [p["id"] for p in guarded.get(PROJECTS, headers=bearer()).json["items"]] == [first]
     assert client.get(f"{PROJECTS}/{first}").headers["ETag"] != tag
-    assert flask("projects", "assign", "bob")[1] == "2 projects are bob's now."
-    assert flask("projects", "assign", "bob")[1] == "0 projects are bob's now."
+    assert flask("projects", "assign", "bob")[1] == "Assigned 2 projects to bob."
+    assert flask("projects", "assign", "bob")[1] == "Assigned 0 projects to bob."
     assert guarded.get(PROJECTS, headers=bearer("bob")).json["total"] == 2
-    assert flask("projects", "assign", "alice", "--from", "bob")[1] == "2 projects are alice's now."
+    assert (
+        flask("projects", "assign", "alice", "--from", "bob")[1] == "Assigned 2 projects to alice."
+    )
     assert guarded.get(PROJECTS, headers=bearer()).json["total"] == 3
 
 
 def test_what_an_owner_has_already_is_left_alone(flask, sql):
     sql("INSERT INTO projects (id, name, owner) SELECT gen_random_uuid(), 'x', 'alice'")
     assert (
-        flask("projects", "assign", "alice", "--from", "alice")[1] == "0 projects are alice's now."
+        flask("projects", "assign", "alice", "--from", "alice")[1]
+        == "Assigned 0 projects to alice."
     )
     assert sql("SELECT DISTINCT owner, version FROM projects") == [("alice", 1)]
 
@@ -399,7 +407,7 @@ def test_many_projects_are_handed_over_in_pieces(flask, sql):
         " SELECT gen_random_uuid(), 'x', CASE WHEN n % 5 = 0 THEN 'bob' END"
         " FROM generate_series(1, 2500) AS n"
     )
-    assert flask("projects", "assign", "alice")[1] == "2000 projects are alice's now."
+    assert flask("projects", "assign", "alice")[1] == "Assigned 2000 projects to alice."
     found = "SELECT owner, version, count(*) FROM projects GROUP BY 1, 2 ORDER BY 1"
     assert sql(found) == [("alice", 2, 2000), ("bob", 1, 500)]
 
@@ -412,7 +420,7 @@ def test_a_table_without_projects_to_hand_over_is_walked_once(make_app, sql, pro
     )
     app = make_app(AUTH="tokens", DATABASE_URL=proxy.url)
     done = app.test_cli_runner().invoke(args=["projects", "assign", "alice"])
-    assert done.output.endswith("0 projects are alice's now.\n")
+    assert done.output.endswith("Assigned 0 projects to alice.\n")
     assert len([query for query in proxy.queries if " projects" in query]) == 4
 
 

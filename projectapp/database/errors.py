@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterable
 
 import psycopg2
-from sqlalchemy import Table
+from sqlalchemy import ForeignKeyConstraint, Table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -15,6 +15,7 @@ from projectapp.problems import (
     InvalidToken,
     LockTimeout,
     ServiceUnavailable,
+    UnknownReference,
     ValidationFailed,
 )
 
@@ -104,6 +105,9 @@ def _violation(
 ) -> Conflict | ValidationFailed | BadRequest:
     for table in tables:
         for constraint in table.constraints:
+            if constraint.name == name and isinstance(constraint, ForeignKeyConstraint):
+                referred = constraint.referred_table.name
+                return UnknownReference(table.name, constraint.column_keys[0], referred)
             if constraint.name == name and constraint.info:
                 return ValidationFailed({constraint.info["field"]: [constraint.info["message"]]})
     if state in ("23505", "23503", "23P01"):

@@ -1,61 +1,63 @@
-"""CORS (Fetch standard): which web pages of other origins may use the API (ALLOWED_ORIGINS)."""
+"""CORS (Fetch standard): web pages of the ALLOWED_ORIGINS may use the API."""
 
 import re
 from functools import lru_cache
 
 from flask import Flask, Response, request
 
-_EXPOSED = (
-    "ETag, Location, Link, Retry-After, X-Request-ID, Idempotency-Replayed, WWW-Authenticate,"
-    " Changes-Cursor, Read-After, RateLimit, RateLimit-Policy"
+from projectapp.http.headers import REQUEST_HEADERS, RESPONSE_HEADERS
+
+# Changes-Cursor, Read-After and Last-Event-ID are in the contract, but no route uses them yet.
+_EXPOSED_HEADERS = ", ".join(
+    [
+        *(name for name in RESPONSE_HEADERS if not name.startswith("Accept")),
+        *("Changes-Cursor", "Read-After"),
+    ]
 )
-_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
-_ALLOWED = (
-    "Content-Type, Authorization, If-Match, If-None-Match, Idempotency-Key, X-Request-ID,"
-    " Last-Event-ID, Read-After"
+_ALLOWED_HEADERS = ", ".join(
+    ["Content-Type", "Authorization", *REQUEST_HEADERS, "Last-Event-ID", "Read-After"]
 )
+_ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 
 
 def init_app(app: Flask) -> None:
-    allowed = app.config["ALLOWED_ORIGINS"]
+    allowed_origins = app.config["ALLOWED_ORIGINS"]
 
     @app.before_request
-    def answer_preflight() -> Response | None:
-        # On a path that is not there too: only then does the page get to see the 404.
-        unknown = request.method == "OPTIONS" and request.routing_exception
-        return Response(status=204) if unknown and _is_preflight() else None
+    def answer_preflight_for_unknown_path() -> Response | None:
+        # With a 404 the browser would report a CORS error, and the page could not read the 404.
+        is_unknown = request.method == "OPTIONS" and request.routing_exception
+        return Response(status=204) if is_unknown and _is_preflight() else None
 
     @app.after_request
     def add_headers(response: Response) -> Response:
-        headers = response_headers(allowed, request.headers.get("Origin"))
+        headers = response_headers(allowed_origins, request.headers.get("Origin"))
         if _is_preflight() and "Access-Control-Allow-Origin" in headers:
-            headers["Access-Control-Allow-Methods"] = _METHODS
-            headers["Access-Control-Allow-Headers"] = _ALLOWED
+            headers["Access-Control-Allow-Methods"] = _ALLOWED_METHODS
+            headers["Access-Control-Allow-Headers"] = _ALLOWED_HEADERS
             headers["Access-Control-Max-Age"] = "600"
         for name, value in headers.items():
             response.headers.add(name, value)
         return response
 
 
-def response_headers(allowed: tuple[str, ...], origin: str | None) -> dict[str, str]:
-    """The headers of any answer to `origin`, where pages of the `allowed` origins may read it."""
-    everyone = "*" in allowed
-    headers = {} if everyone else {"Vary": "Origin"}
-    if origin and (everyone or _matcher(allowed).fullmatch(origin)):
-        headers["Access-Control-Allow-Origin"] = "*" if everyone else origin
-        headers["Access-Control-Expose-Headers"] = _EXPOSED
-        if not everyone:
+def response_headers(allowed_origins: tuple[str, ...], origin: str | None) -> dict[str, str]:
+    """Return the CORS headers of a response to a request with this Origin header."""
+    any_origin = "*" in allowed_origins
+    headers = {} if any_origin else {"Vary": "Origin"}
+    if origin and (any_origin or _origins_regex(allowed_origins).fullmatch(origin)):
+        headers["Access-Control-Allow-Origin"] = "*" if any_origin else origin
+        headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
+        if not any_origin:
             headers["Access-Control-Allow-Credentials"] = "true"
     return headers
 
 
 @lru_cache(maxsize=8)
-def _matcher(allowed: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(map(_pattern, allowed)), re.IGNORECASE | re.ASCII)
-
-
-def _pattern(origin: str) -> str:
-    return re.escape(origin).replace(r"\*\.", r"(?:[\w-]+\.)+")
+def _origins_regex(allowed_origins: tuple[str, ...]) -> re.Pattern[str]:
+    """Return a pattern of the origins, in which `*.` stands for one or more subdomains."""
+    patterns = (re.escape(o).replace(r"\*\.", r"(?:[\w-]+\.)+") for o in allowed_origins)
+    return re.compile("|".join(patterns), re.IGNORECASE | re.ASCII)
 
 
 def _is_preflight() -> bool:

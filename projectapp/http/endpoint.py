@@ -20,13 +20,19 @@ HTML = "text/html"
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """Decorates a view with what it takes and returns.
+    """Decorates a view with a declaration of its input and output.
 
-    `scope` is what the caller must have; None admits everyone. `responses` maps a status to the
-    schema of its body. A `query` or `body` schema validates the request before the view, which gets
-    the result under that name. `content_types` are those of the request body or, without one, of
-    the response. `request_headers` are those that the view reads, `response_headers` those that it
-    sets, and `error_statuses` those of its problems.
+    - `scope`: the scope that the caller needs; None admits every request, even without a token.
+    - `responses`: the schema of the body by status; None means no body, or one without a schema.
+    - `query`, `body`: schemas that validate the request before the view runs. The view gets the
+      validated values as the argument of that name.
+    - `content_types`: of the request body if there is a `body`, otherwise of the response.
+    - `request_headers`: read by the view. `response_headers`: set by it. Both are names from
+      `projectapp.http.headers`.
+    - `error_statuses`: of the problems that the view can raise.
+
+    The first line of the view's docstring is its summary in the OpenAPI document, the rest is its
+    description.
     """
 
     scope: str | None
@@ -40,7 +46,7 @@ class Endpoint:
 
     def __call__(self, view: Callable[..., Response]) -> Callable[..., Response]:
         @functools.wraps(view)
-        def call(**arguments: Any) -> Response:
+        def wrapper(**arguments: Any) -> Response:
             with authorize(self.scope) if self.scope else nullcontext():
                 if self.query:
                     arguments["query"] = read_query(self.query)
@@ -48,12 +54,19 @@ class Endpoint:
                     arguments["body"] = read_body(self.body, self.content_types)
                 return view(**arguments)
 
-        call.endpoint = self  # type: ignore[attr-defined]
-        return call
+        wrapper.endpoint = self  # type: ignore[attr-defined]
+        return wrapper
+
+    @property
+    def resource(self) -> str | None:
+        """The resource that the scope is for, such as projects."""
+        return self.scope.partition(":")[0] if self.scope else None
 
 
 def require_endpoint_declarations(app: Flask) -> None:
-    """Raise TypeError for a view that is no Endpoint: nothing would ask who calls it."""
-    for endpoint, view in app.view_functions.items():
-        if endpoint != "static" and not hasattr(view, "endpoint"):
-            raise TypeError(f"The view {endpoint} has no @Endpoint, which says who may call it.")
+    """Raise TypeError for a view without @Endpoint, which would be served without authorization."""
+    for name, view in app.view_functions.items():
+        if name != "static" and not hasattr(view, "endpoint"):
+            raise TypeError(
+                f"The view {name} needs an @Endpoint, which names the scope to call it."
+            )

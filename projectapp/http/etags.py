@@ -1,4 +1,4 @@
-"""Conditional requests (RFC 9110, 13): a row's version is its strong ETag."""
+"""Conditional requests (RFC 9110, 13): the ETag of a row is its version, as a strong tag."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,13 +8,13 @@ from flask import Response, request
 
 from projectapp.problems import BadRequest
 
-_TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
-_LIST = re.compile(rf"[ \t,]*{_TAG}(?:[ \t]*,[ \t,]*{_TAG})*[ \t,]*")
+_ETAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
+_ETAG_LIST = re.compile(rf"[ \t,]*{_ETAG}(?:[ \t]*,[ \t,]*{_ETAG})*[ \t,]*")
 
 
 @dataclass(frozen=True)
 class Versions:
-    """The versions that are `listed` or, if `is_complement`, all but those."""
+    """A set of versions: the `listed` ones or, if `is_complement`, all others."""
 
     listed: list[int]
     is_complement: bool = False
@@ -27,42 +27,45 @@ WRITE_CONDITION_HEADERS = ("If-Match", "If-None-Match")
 NO_VERSION = Versions([])
 
 
-def etag(version: int) -> str:
+def format_etag(version: int) -> str:
     return f'"{version}"'
 
 
-def expected_versions() -> Versions | None:
-    """The versions that a write may change; None when any will do. BadRequest if it is malformed.
+def allowed_versions() -> Versions | None:
+    """Return the versions that the request allows a write to change, or None for any version.
 
-    If-Match and If-None-Match must both let a version pass (RFC 9110, 13.2.2). The first compares
-    strongly, so weak tags, like tags that were never ours, match nothing; the second weakly.
+    If-Match and If-None-Match must both allow a version (RFC 9110, 13.2.2). If-Match compares
+    strongly: weak ETags match nothing. If-None-Match compares weakly. An ETag that is not a version
+    matches nothing. Raises BadRequest if a header is malformed.
     """
-    wanted, unwanted = _tags("If-Match"), _tags("If-None-Match")
-    if unwanted == "*":
+    if_match, if_none_match = _read_etags("If-Match"), _read_etags("If-None-Match")
+    if if_none_match == "*":
         return NO_VERSION
-    excluded = _versions(tag.removeprefix("W/") for tag in unwanted or ())
-    if wanted is None or wanted == "*":
+    excluded = _parse_versions(etag.removeprefix("W/") for etag in if_none_match or ())
+    if if_match is None or if_match == "*":
         return Versions(excluded, is_complement=True) if excluded else None
-    return Versions([version for version in _versions(wanted) if version not in excluded])
+    return Versions([v for v in _parse_versions(if_match) if v not in excluded])
 
 
 def not_modified_response(version: int) -> Response | None:
-    """The 304 to send if If-None-Match names this version (compared weakly), else None."""
-    tags = _tags("If-None-Match")
-    if tags is None or (tags != "*" and etag(version) not in (t.removeprefix("W/") for t in tags)):
+    """Return a 304 if If-None-Match contains this version (compared weakly), else None."""
+    etags, current = _read_etags("If-None-Match"), format_etag(version)
+    if etags is None or (etags != "*" and current not in (e.removeprefix("W/") for e in etags)):
         return None
-    return Response(status=304, headers={"ETag": etag(version)})
+    return Response(status=304, headers={"ETag": current})
 
 
-def _versions(tags: Iterable[str]) -> list[int]:
-    own = [re.fullmatch(r'"([1-9][0-9]{0,9})"', tag) for tag in tags]
-    return [version for match in own if match and (version := int(match[1])) < 2**31]
+def _parse_versions(etags: Iterable[str]) -> list[int]:
+    matches = [re.fullmatch(r'"([1-9][0-9]{0,9})"', etag) for etag in etags]
+    versions = [int(match[1]) for match in matches if match]
+    return [version for version in versions if version < 2**31]  # PostgreSQL's integer
 
 
-def _tags(header: str) -> Sequence[str] | None:
+def _read_etags(header: str) -> Sequence[str] | None:
+    """Return the ETags of a header, "*", or None if the request does not have the header."""
     value = request.headers.get(header)
     if value is None or value.strip() == "*":
         return value and "*"
-    if not _LIST.fullmatch(value):
-        raise BadRequest(f'{header} must be * or a list of entity tags such as "1".')
-    return re.findall(_TAG, value)
+    if not _ETAG_LIST.fullmatch(value):
+        raise BadRequest(f'{header} must be * or a comma-separated list of ETags, such as "1".')
+    return re.findall(_ETAG, value)

@@ -1,22 +1,21 @@
-"""marshmallow fields as strict as the contract: JSON's own types, one notation in a query."""
+"""Strict marshmallow fields: no conversion of JSON types, one notation of each type in a query."""
 
 import re
 from datetime import UTC, datetime
 from typing import Any
-from unicodedata import normalize
 
 from marshmallow import ValidationError, fields
-from marshmallow.validate import OneOf
+from marshmallow.validate import OneOf, Range
 
 from projectapp.strict_json import InvalidJSON, parse_json
 
 _RFC3339 = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,6})?\d*([Zz]|[+ -]\d\d:\d\d)", re.ASCII
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,6})?\d*([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 
 
-class Boolean(fields.Boolean):
-    """JSON true or false and nothing like them."""
+class StrictBoolean(fields.Boolean):
+    """JSON true or false. Strings and numbers are invalid."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
         if not isinstance(value, bool):
@@ -24,29 +23,29 @@ class Boolean(fields.Boolean):
         return value
 
 
-class Object(fields.Dict):
-    """A free-form JSON object of at most `levels` nested objects and arrays, itself included."""
+class JSONObject(fields.Dict):
+    """A free-form JSON object of at most `max_depth` levels: {} has one, {"a": []} has two."""
 
-    def __init__(self, levels: int, **kwargs: Any) -> None:
+    def __init__(self, max_depth: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.levels = levels
+        self.max_depth = max_depth
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, dict):
-            raise ValidationError("Must be an object.")
-        if _deeper(value, self.levels):
-            raise ValidationError(f"Nested deeper than {self.levels} levels.")
+            raise ValidationError("Must be a JSON object.")
+        if _exceeds_depth(value, self.max_depth):
+            raise ValidationError(f"Must have at most {self.max_depth} levels.")
         return value
 
 
-def _deeper(value: Any, levels: int) -> bool:
+def _exceeds_depth(value: Any, max_depth: int) -> bool:
     if not isinstance(value, dict | list):
         return False
-    inner = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(_deeper(item, levels - 1) for item in inner)
+    items = value.values() if isinstance(value, dict) else value
+    return max_depth == 0 or any(_exceeds_depth(item, max_depth - 1) for item in items)
 
 
-class QueryBoolean(Boolean):
+class QueryBoolean(StrictBoolean):
     """`true` or `false`."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
@@ -62,28 +61,48 @@ class QueryInteger(fields.Integer):
         return super()._deserialize(value, attr, data)
 
 
-class QueryTimestamp(fields.DateTime):
-    """An RFC 3339 timestamp with its offset; a `+` that a URL turned into a space is understood.
+class Integer(fields.Integer):
+    """A JSON integer that fits PostgreSQL's type `integer`. Strings and fractions are invalid."""
 
-    What is finer than a microsecond is cut off.
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(strict=True, validate=Range(-(2**31), 2**31 - 1), **kwargs)
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
+        if type(value) is not int:
+            raise self.make_error("invalid", input=value)
+        return value
+
+
+class Timestamp(fields.DateTime):
+    """An RFC 3339 timestamp with an offset, converted to UTC.
+
+    Digits after the microseconds are dropped.
     """
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> datetime:
         try:
-            if not (match := _RFC3339.fullmatch(value)):
+            if not isinstance(value, str) or not (match := _RFC3339.fullmatch(value)):
                 raise ValueError
             date, time, fraction, offset = match.groups()
-            offset = offset.upper().replace("Z", "+00:00").replace(" ", "+")
-            found = datetime.fromisoformat(f"{date}T{time}{fraction or ''}{offset}")
-            return found.astimezone(UTC)  # PostgreSQL knows no offset beyond 15:59
+            offset = offset.upper().replace("Z", "+00:00")
+            timestamp = datetime.fromisoformat(f"{date}T{time}{fraction or ''}{offset}")
+            return timestamp.astimezone(UTC)  # PostgreSQL rejects offsets beyond 15:59
         except (ValueError, OverflowError):
             raise ValidationError(
-                "Must be an RFC 3339 timestamp with offset, such as 2026-01-31T09:00:00Z."
+                "Must be an RFC 3339 timestamp with an offset, such as 2026-01-31T09:00:00Z."
             ) from None
 
 
+class QueryTimestamp(Timestamp):
+    """A space before the offset is read as `+`, because decoding a query turns `+` into a space."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> datetime:
+        value = re.sub(r" (?=\d\d:\d\d$)", "+", value)
+        return super()._deserialize(value, attr, data)
+
+
 class QueryList(fields.List[str]):
-    """Names out of `choices`, each at most once: separated by commas, or in repeated parameters."""
+    """A list of names from `choices`: separated by commas, or in a repeated parameter."""
 
     def __init__(self, choices: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(fields.String(validate=OneOf(choices)), **kwargs)
@@ -93,30 +112,17 @@ class QueryList(fields.List[str]):
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> list[str | None]:
         names: list[str | None] = value.split(",")
         if not set(names) <= set(self.choices) or len(set(names)) < len(names):
-            raise ValidationError(f"Must be some of {', '.join(self.choices)}, each once.")
+            raise ValidationError(
+                f"Must be a comma-separated list, without duplicates, of {', '.join(self.choices)}."
+            )
         return names
 
 
-class QueryObject(Object):
-    """A JSON object as text, as strict as in a body."""
+class QueryJSONObject(JSONObject):
+    """A JSON object as text, parsed as strictly as a body."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
         try:
             return super()._deserialize(parse_json(value.encode()), attr, data)
         except InvalidJSON as error:
             raise ValidationError(f"The value {error}") from None
-
-
-def validate_search(text: str) -> None:
-    """Validate a search: at least one word of two characters or more, as search_fold leaves it."""
-    folded = "".join(map(_fold_case, normalize("NFC", text))).replace("i\u0307", "i")
-    if not any(len(word) > 1 for word in normalize("NFC", folded).split()):
-        raise ValidationError("A search needs a word of two characters or more.")
-
-
-def _fold_case(letter: str) -> str:
-    """Return the letter that Unicode's simple case folding makes of one, and i for a Turkish i."""
-    if letter in "İı":
-        return "i"
-    folded = letter.casefold()
-    return folded if len(folded) == 1 else letter.lower()

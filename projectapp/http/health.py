@@ -1,4 +1,4 @@
-"""Whether this server runs and can serve, and where to begin."""
+"""Health checks, and links to all parts of this service."""
 
 import logging
 from base64 import b64encode
@@ -15,22 +15,21 @@ from projectapp import database
 from projectapp.database import schema
 from projectapp.http.endpoint import HTML, Endpoint
 from projectapp.http.request_data import JSON_TYPE
-from projectapp.http.security_headers import page_policy
+from projectapp.http.security_headers import content_security_policy
 from projectapp.problems import ServiceUnavailable
 
 bp = Blueprint("health", __name__)
 
 log = logging.getLogger(__name__)
 
-stopping = False  # the worker says so
+is_draining = False  # the gunicorn worker sets it before it stops
 
 _STYLE = (Path(__file__).parents[1] / "templates" / "root.css").read_text()
 _STYLE_HASH = f"'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}'"
 
-_DURABILITY = ("fsync", "full_page_writes", "synchronous_commit")
-
-_SETTINGS = ("server_encoding", "transaction_read_only", *_DURABILITY)
-_STATE = select(
+_DURABILITY_SETTINGS = ("fsync", "full_page_writes", "synchronous_commit")
+_SETTINGS = ("server_encoding", "transaction_read_only", *_DURABILITY_SETTINGS)
+_READINESS_QUERY = select(
     *schema.REVISIONS.subquery().c,
     *schema.COLUMNS.subquery().c,
     *(func.current_setting(name).label(name) for name in _SETTINGS),
@@ -46,11 +45,11 @@ class HealthSchema(Schema):
 class ReadySchema(Schema):
     status = fields.String(metadata={"enum": ["ready"]})
     schema = fields.String(
-        metadata={"description": "The revision of the database's schema.", "optional": True}
+        metadata={"description": "The revision of the database schema.", "optional": True}
     )
     durable = fields.Boolean(
         metadata={
-            "description": f"False if one of {', '.join(_DURABILITY)} is off.",
+            "description": f"False if PostgreSQL has {' or '.join(_DURABILITY_SETTINGS)} off.",
             "optional": True,
         }
     )
@@ -65,10 +64,10 @@ class RootSchema(Schema):
 @bp.get("/health")
 @Endpoint(scope=None, responses={200: HealthSchema()})
 def health() -> Response:
-    """Tell whether the process lives.
+    """Check that the server runs.
 
-    The database is never touched: degraded means that this worker could not use it when a request
-    last needed it.
+    This does not query the database. `degraded` means that this worker could not use the database
+    when a request last needed it.
     """
     is_ok = current_app.extensions["database"].is_available
     return jsonify(
@@ -81,16 +80,16 @@ def health() -> Response:
 @bp.get("/ready")
 @Endpoint(scope=None, responses={200: ReadySchema()}, error_statuses=[503])
 def ready() -> Response:
-    """Tell whether requests can be served.
+    """Check that the server can serve requests.
 
-    The database must be reachable, take writes, and have a schema at least at this code's revision;
-    ahead is normal while a new release rolls out. Where it is not durable, a crash may lose writes
-    that were acknowledged. A server may be set to say no more than yes or no.
+    The database must be reachable and writable. Its schema must have the revision of this release
+    or a newer one, which is normal during a rollout. If `durable` is false, a crash of the database
+    may lose confirmed writes. The operator can hide `schema`, `durable` and the reason of a 503.
     """
     if current_app.config["READY_DETAILS"]:
-        return jsonify(status="ready", **_readiness())
+        return jsonify(status="ready", **_check_readiness())
     try:
-        _readiness()
+        _check_readiness()
     except ServiceUnavailable as problem:
         log.info("not ready: %s", problem)
         raise ServiceUnavailable("This server is not ready.", 5) from None
@@ -100,15 +99,15 @@ def ready() -> Response:
 @bp.get("/")
 @Endpoint(scope=None, responses={200: RootSchema()}, content_types=(JSON_TYPE, HTML))
 def root() -> Response:
-    """Show where to begin.
+    """Show links to the resources, the documentation and the health checks.
 
-    A browser gets a page in English or Korean, any other client JSON.
+    A browser gets a page in English or Korean. Other clients get JSON.
     """
-    parts, has_docs = current_app.blueprints, current_app.config["DOCS"]
-    resources = {n: request.script_root + p.url_prefix for n, p in parts.items() if p.url_prefix}
+    resources = _resource_paths()
+    has_docs = current_app.config["DOCS"]
     docs = {"docs": "openapi.docs", "openapi": "openapi.openapi"} if has_docs else {}
     others = {**docs, "health": "health.health", "ready": "health.ready"}
-    found = {
+    index = {
         "name": current_app.name,
         "version": current_app.config["VERSION"],
         "links": {**resources, **{name: url_for(endpoint) for name, endpoint in others.items()}},
@@ -117,24 +116,34 @@ def root() -> Response:
         accepted = (tag.partition("-")[0].lower() for tag in request.accept_languages.values())
         page = render_template(
             "root.html",
-            **found,
+            **index,
             resources=resources,
             needs_token=bool(current_app.config["AUTH"]),
             language=next((tag for tag in accepted if tag in ("en", "ko")), "en"),
             style=_STYLE,
         )
-        response = Response(page, headers=page_policy(style=_STYLE_HASH), mimetype=HTML)
+        response = Response(page, headers=content_security_policy(style=_STYLE_HASH), mimetype=HTML)
     else:
-        response = jsonify(found)
+        response = jsonify(index)
     response.headers.add("Vary", "Accept, Accept-Language")
     return response
 
 
-def _readiness() -> dict[str, Any]:
-    """What is known of the database that is ready; ServiceUnavailable says why it is not."""
-    if stopping:
+def _resource_paths() -> dict[str, str]:
+    """Return the path of each resource's list by the name of the resource, such as projects."""
+    paths: dict[str, str] = {}
+    for rule in current_app.url_map.iter_rules():
+        endpoint = getattr(current_app.view_functions[rule.endpoint], "endpoint", None)
+        if endpoint and endpoint.scope and "GET" in (rule.methods or ()) and not rule.arguments:
+            paths.setdefault(endpoint.resource, request.script_root + rule.rule)
+    return paths
+
+
+def _check_readiness() -> dict[str, Any]:
+    """Return the details of a ready database; raises ServiceUnavailable with the reason if not."""
+    if is_draining:
         raise ServiceUnavailable("This server is stopping.", 5)
-    row = database.execute(_STATE, {"tables": list(database.db.metadata.tables)})
+    row = database.execute(_READINESS_QUERY, {"tables": list(database.db.metadata.tables)})
     obstacle = schema.find_encoding_obstacle(row.server_encoding) or schema.find_obstacle(
         row.revisions, row.columns, database.db.metadata
     )
@@ -143,8 +152,11 @@ def _readiness() -> dict[str, Any]:
     current, needed = max(row.revisions, default="none"), schema.newest_revision()
     if not row.revisions or current < needed:
         raise ServiceUnavailable(
-            f"The database's schema is at {current}, this code needs {needed}: flask db upgrade.", 5
+            f"The database schema has revision {current}, but this release needs {needed}."
+            " Run: flask db upgrade.",
+            5,
         )
     if row.transaction_read_only == "on":
-        raise ServiceUnavailable("The database takes no writes.", 5)
-    return {"schema": current, "durable": "off" not in (getattr(row, s) for s in _DURABILITY)}
+        raise ServiceUnavailable("The database is read-only.", 5)
+    is_durable = all(getattr(row, name) != "off" for name in _DURABILITY_SETTINGS)
+    return {"schema": current, "durable": is_durable}

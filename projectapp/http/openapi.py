@@ -1,8 +1,7 @@
-"""This document, and the page that shows it.
+"""The OpenAPI document, and a page that shows it.
 
-The OpenAPI 3.1 document is made from the routes themselves, and its tags from their modules.
-
-Beyond its Operation a view says of itself what its docstring has; its first line is the summary.
+The OpenAPI 3.1 document is generated from the routes: from each view's Endpoint and docstring, and
+from the docstring of the blueprint's module, whose first line describes the tag.
 """
 
 import functools
@@ -19,68 +18,34 @@ from marshmallow import Schema, fields
 
 from projectapp import problems
 from projectapp.http.endpoint import HTML, Endpoint
+from projectapp.http.headers import PROBLEM_HEADERS, REQUEST_HEADERS, RESPONSE_HEADERS
 from projectapp.http.request_data import JSON_TYPE
-from projectapp.http.security_headers import page_policy
-from projectapp.resources.idempotency import KEY_LENGTH
+from projectapp.http.security_headers import content_security_policy
 
 bp = Blueprint("openapi", __name__)
 
-_ABOUT = (
-    "An API for the projects of a team: create, find, change and archive them. Bodies are JSON.\n\n"
-    "HEAD works wherever GET does, OPTIONS answers with Allow, a trailing slash is accepted. Every"
-    " error is a problem document (RFC 9457). Texts must not contain U+0000."
+_DESCRIPTION = (
+    "A JSON API for {resources}.\n\n"
+    "Every error is a problem document (RFC 9457). HEAD works on every path that has GET. OPTIONS"
+    " returns the allowed methods. Every path may end with a slash. Texts must not contain U+0000."
 )
-_REQUEST_HEADERS = {
-    "If-Match": "Act only on one of these versions: entity tags, or * for any.",
-    "If-None-Match": "At one of these versions (entity tags, or * for any) a GET is answered with"
-    " 304 and a write is refused with 412.",
-    "Idempotency-Key": "1 to 255 printable characters, bare or quoted.",
-    "X-Request-ID": "Returned and logged.",
-}
-_RESPONSE_HEADERS = {
-    "X-Request-ID": "The id under which this request is logged.",
-    "ETag": "The version, as a strong entity tag.",
-    "Location": "The path of what was created.",
-    "Idempotency-Replayed": "true if this is the answer to an earlier request.",
-    "Link": "RFC 8288 links: first, prev, next.",
-    "Retry-After": "Whole seconds after which to try again.",
-    "RateLimit": "What is left: r requests, more of them in t seconds.",
-    "RateLimit-Policy": "The limit: q requests in w seconds.",
-    "Accept": "The content types that are taken.",
-    "Accept-Patch": "The content types that PATCH takes.",
-    "Accept-Encoding": "The content encodings that are taken.",
-}
-_PROBLEM_HEADERS = {
-    409: ["Retry-After"],
-    412: ["ETag"],
-    415: ["Accept", "Accept-Patch", "Accept-Encoding"],
-    429: ["Retry-After"],
-    503: ["Retry-After"],
-}
-_CREDENTIALS = {"tokens": "API token", "jwt": "JWT"}
-_ID = {"required": True, "schema": {"type": "string", "format": "uuid"}}
-_TAGS = {"pattern": r'^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'}
-_HEADER_FORMS: dict[str, dict[str, Any]] = {
-    "If-Match": _TAGS,
-    "If-None-Match": _TAGS,
-    "Idempotency-Key": {
-        "pattern": r'^("[ !#-\[\]-~]+"|[!#-~]([ -~]*[!-~])?)$',
-        "maxLength": KEY_LENGTH,
-    },
-}
+_CREDENTIAL_NAMES = {"tokens": "API token", "jwt": "JWT"}
+_RATE_LIMIT_HEADERS = ("RateLimit", "RateLimit-Policy")
 
 
 class ProblemSchema(Schema):
-    """RFC 9457's problem, with the members of the tutorial's errors beside them."""
+    """A problem of RFC 9457, with the members of the tutorial's errors."""
 
     type = fields.String()
     title = fields.String()
     status = fields.Integer()
     detail = fields.String()
-    error = fields.String(metadata={"description": "A stable code."})
-    message = fields.String()
+    error = fields.String(
+        metadata={"description": "A stable code for programs, such as `not_found`."}
+    )
+    message = fields.String(metadata={"description": "The same text as `detail`."})
     details = fields.Dict(
-        metadata={"description": "Messages by field or parameter.", "optional": True}
+        metadata={"description": "The messages of each field or parameter.", "optional": True}
     )
     request_id = fields.String()
 
@@ -88,158 +53,183 @@ class ProblemSchema(Schema):
 @bp.get("/openapi.json")
 @Endpoint(scope=None, responses={200: None})
 def openapi() -> Response:
-    """Read this document."""
-    # Relative to where this document is: what stands before may have another host.
+    """Get the OpenAPI document."""
+    # A path, not a URL: behind a proxy we do not know the host that the client sees.
     servers = [{"url": request.script_root or "/"}]
-    return jsonify({**document(current_app), "servers": servers})
+    return jsonify({**build_document(current_app), "servers": servers})
 
 
 @bp.get("/docs")
 @Endpoint(scope=None, responses={200: None}, content_types=(HTML,))
 def docs() -> Response:
-    """See this document as a page."""
-    policy = page_policy(script="'self'", style="'self'", connect="'self'")
+    """Show the documentation page."""
+    policy = content_security_policy(script="'self'", style="'self'", connect="'self'")
     return Response(render_template("docs.html"), headers=policy, mimetype=HTML)
 
 
 @functools.cache
-def document(app: Flask) -> dict[str, Any]:
-    """The OpenAPI document of every route of `app` but its static files."""
-    plugin: Any = MarshmallowPlugin(schema_name_resolver=_component)
-    info = {"description": _ABOUT, "license": {"name": "MIT License", "identifier": "MIT"}}
-    spec = APISpec(app.name, app.config["VERSION"], "3.1.0", [plugin], info=info)
+def build_document(app: Flask) -> dict[str, Any]:
+    """Return the OpenAPI document of all routes of `app` except its static files."""
+    views: dict[str, Any] = {k: v for k, v in app.view_functions.items() if k != "static"}
+    resources = dict.fromkeys(v.endpoint.resource for v in views.values() if v.endpoint.scope)
+    description = _DESCRIPTION.format(resources=" and ".join(map(str, resources)))
+    marshmallow_plugin: Any = MarshmallowPlugin(schema_name_resolver=_request_schema_name)
+    spec = APISpec(
+        app.name,
+        app.config["VERSION"],
+        "3.1.0",
+        [marshmallow_plugin],
+        info={
+            "description": description,
+            "license": {"name": "MIT License", "identifier": "MIT"},
+        },
+    )
     for name, blueprint in app.blueprints.items():
-        about = inspect.getdoc(sys.modules[blueprint.import_name]) or ""
-        spec.tag({"name": name, "description": about.partition("\n")[0]})
-    _add_answer(spec, plugin, ProblemSchema())
-    for name, description in _REQUEST_HEADERS.items():
-        schema = {"type": "string", **_HEADER_FORMS.get(name, {})}
-        spec.components.parameter(name, "header", {"description": description, "schema": schema})
-    for name, description in _RESPONSE_HEADERS.items():
-        if name.startswith("RateLimit") and not app.config["RATE_LIMIT"]:
-            continue
-        spec.components.header(name, {"description": description, "schema": {"type": "string"}})
-    kinds = [_CREDENTIALS[kind] for kind in app.config["AUTH"]]
-    if kinds:
-        _add_security(spec, " or ".join(kinds))
+        docstring = inspect.getdoc(sys.modules[blueprint.import_name]) or ""
+        spec.tag({"name": name, "description": docstring.partition("\n")[0]})
+    _register_response_schema(ProblemSchema(), spec, marshmallow_plugin)
+    for name, header in REQUEST_HEADERS.items():  # lazy: the document has only those that are used
+        spec.components.parameter(name, "header", header, lazy=True)
+    for name, header in RESPONSE_HEADERS.items():
+        spec.components.header(name, header, lazy=True)
+    credentials = " or ".join(_CREDENTIAL_NAMES[kind] for kind in app.config["AUTH"])
+    if credentials:
+        _register_security_scheme(credentials, spec)
     for rule in app.url_map.iter_rules():
-        if rule.endpoint != "static":
-            view: Any = app.view_functions[rule.endpoint]
-            described = _describe(view, spec, plugin)
-            if kinds and view.endpoint.scope:
-                _require(described, view.endpoint.scope)
-            else:
-                described["security"] = []
-            if app.config["RATE_LIMIT"] and view.endpoint.scope:
-                _add_limit(described["responses"])
-            described["tags"] = [rule.endpoint.partition(".")[0]]
+        if rule.endpoint in views:
+            view = views[rule.endpoint]
+            operation = _operation_object(view, spec, marshmallow_plugin)
+            operation["tags"] = [rule.endpoint.partition(".")[0]]
+            operation["security"] = []
+            if view.endpoint.scope and credentials:
+                _require_scope(operation, view.endpoint.scope)
+            if view.endpoint.scope and app.config["RATE_LIMIT"]:
+                _add_rate_limit(operation["responses"])
             methods = (rule.methods or set()) - {"HEAD", "OPTIONS"}
             spec.path(
                 re.sub(r"<\w+:(\w+)>", r"{\1}", rule.rule),
-                operations={method.lower(): described for method in methods},
-                parameters=[{"in": "path", "name": name, **_ID} for name in sorted(rule.arguments)],
+                operations={method.lower(): operation for method in methods},
+                parameters=_path_parameters(rule.rule),
             )
-    found = spec.to_dict()
-    for name, described in found["components"]["schemas"].items():
-        if name.startswith("Partial"):  # what is left out stays as it is
-            for field in described["properties"].values():
-                field.pop("default", None)
-    return found
+    document = spec.to_dict()
+    for name, schema in document["components"]["schemas"].items():
+        if name.startswith("Partial"):  # a field that is omitted keeps its value
+            for properties in schema["properties"].values():
+                properties.pop("default", None)
+    return document
 
 
-def _describe(view: Any, spec: APISpec, plugin: Any) -> dict[str, Any]:
+def _operation_object(view: Any, spec: APISpec, marshmallow_plugin: Any) -> dict[str, Any]:
     endpoint: Endpoint = view.endpoint
     summary, _, description = inspect.cleandoc(view.__doc__).partition("\n")
     parameters: list[Any] = ["X-Request-ID", *endpoint.request_headers]
     if endpoint.query:
-        queried = plugin.converter.schema2parameters(endpoint.query, location="query")
-        parameters += map(_parameter, queried)
-    described = {
+        converter = marshmallow_plugin.converter
+        query_parameters = converter.schema2parameters(endpoint.query, location="query")
+        parameters += map(_simplify_parameter, query_parameters)
+    operation = {
         "operationId": view.__name__,
         "summary": summary.rstrip("."),
         "description": description.strip(),
         "parameters": parameters,
-        "responses": _responses(endpoint, spec, plugin),
+        "responses": _responses_object(endpoint, spec, marshmallow_plugin),
     }
     if endpoint.body:
         content = {kind: {"schema": endpoint.body} for kind in endpoint.content_types}
-        described["requestBody"] = {"required": True, "content": content}
-    return described
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation
 
 
-def _add_security(spec: APISpec, credentials: str) -> None:
-    about = f"{credentials}. It needs the scope that the operation names, or RESOURCE:all."
-    scheme = {"scheme": "bearer", "bearerFormat": credentials, "description": about}
-    spec.components.security_scheme("bearer", {"type": "http", **scheme})
-    challenge = {"description": "RFC 6750's challenge.", "schema": {"type": "string"}}
-    spec.components.header("WWW-Authenticate", challenge)
+def _path_parameters(rule: str) -> list[dict[str, Any]]:
+    """Describe the UUIDs in a path, in its order: client generators make arguments of them."""
+    return [
+        {
+            "in": "path",
+            "name": name,
+            "required": True,
+            "description": f"The id of the {name.removesuffix('_id').replace('_', ' ')}.",
+            "schema": {"type": "string", "format": "uuid"},
+        }
+        for name in re.findall(r"<uuid:(\w+)>", rule)
+    ]
 
 
-def _require(described: dict[str, Any], scope: str) -> None:
-    """Add what the credentials need, and the answers to those that do not do."""
-    described["security"] = [{"bearer": [scope]}]
-    for status in (400, 401, 403):
-        answer = described["responses"].setdefault(str(status), _problem(status))
-        answer["headers"]["WWW-Authenticate"] = "WWW-Authenticate"
+def _simplify_parameter(parameter: dict[str, Any]) -> dict[str, Any]:
+    """Describe a query parameter so that client generators understand it: an object is a string.
 
-
-def _parameter(described: dict[str, Any]) -> dict[str, Any]:
-    """Describe a query parameter in a form that client generators know: an object is text.
-
-    Where a parameter has `content` or a choice of schemas, some of them leave out the operation or
+    If a parameter has `content` or a choice of schemas, some generators omit the operation or
     send wrong requests.
     """
-    schema = described["schema"]
+    schema = parameter["schema"]
     if schema.get("type") == "object":
         schema = {"type": "string", "examples": schema["examples"]}
     style = {"style": "form", "explode": True} if schema.get("type") == "array" else {}
-    return {**described, "schema": schema, **style}
+    return {**parameter, "schema": schema, **style}
 
 
-def _responses(endpoint: Endpoint, spec: APISpec, plugin: Any) -> dict[str, Any]:
+def _responses_object(endpoint: Endpoint, spec: APISpec, marshmallow_plugin: Any) -> dict[str, Any]:
     headers = {name: name for name in ("X-Request-ID", *endpoint.response_headers)}
-    kinds = (JSON_TYPE,) if endpoint.body else endpoint.content_types
-    found: dict[str, Any] = {}
+    content_types = (JSON_TYPE,) if endpoint.body else endpoint.content_types
+    responses: dict[str, Any] = {}
     for status, schema in endpoint.responses.items():
-        found[str(status)] = {"description": HTTPStatus(status).phrase, "headers": headers}
+        responses[str(status)] = {"description": HTTPStatus(status).phrase, "headers": headers}
         if schema or status == 200:
-            content: dict[str, Any] = {kind: {} for kind in kinds}
+            content: dict[str, Any] = {content_type: {} for content_type in content_types}
             if schema:
-                content[JSON_TYPE] = {"schema": _add_answer(spec, plugin, schema)}
-            found[str(status)]["content"] = content
-    # Any request may be malformed.
-    return found | {str(status): _problem(status) for status in {400, *endpoint.error_statuses}}
+                name = _register_response_schema(schema, spec, marshmallow_plugin)
+                content[JSON_TYPE] = {"schema": name}
+            responses[str(status)]["content"] = content
+    statuses = {400, *endpoint.error_statuses}  # every request can be malformed
+    return responses | {str(status): _problem_response(status) for status in statuses}
 
 
-def _problem(status: int) -> dict[str, Any]:
-    more = _PROBLEM_HEADERS.get(status, [])
+def _problem_response(status: int) -> dict[str, Any]:
+    headers = ("X-Request-ID", *PROBLEM_HEADERS.get(status, ()))
     return {
         "description": HTTPStatus(status).phrase,
-        "headers": {name: name for name in ("X-Request-ID", *more)},
+        "headers": {name: name for name in headers},
         "content": {problems.CONTENT_TYPE: {"schema": "Problem"}},
     }
 
 
-def _add_limit(responses: dict[str, Any]) -> None:
-    responses["429"] = _problem(429)
-    for answer in responses.values():
-        answer["headers"] |= {name: name for name in ("RateLimit", "RateLimit-Policy")}
+def _register_security_scheme(credentials: str, spec: APISpec) -> None:
+    scheme = {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": credentials,
+        "description": f"{credentials} with the scope that the operation lists, or RESOURCE:all.",
+    }
+    spec.components.security_scheme("bearer", scheme)
 
 
-def _add_answer(spec: APISpec, plugin: Any, schema: Schema) -> str:
-    """Register a schema as what we answer: every field is there that is not called optional."""
+def _require_scope(operation: dict[str, Any], scope: str) -> None:
+    """Add the scope, and the responses to a request without it."""
+    operation["security"] = [{"bearer": [scope]}]
+    for status in (400, 401, 403):
+        response = operation["responses"].setdefault(str(status), _problem_response(status))
+        response["headers"]["WWW-Authenticate"] = "WWW-Authenticate"
+
+
+def _add_rate_limit(responses: dict[str, Any]) -> None:
+    responses["429"] = _problem_response(429)
+    for response in responses.values():
+        response["headers"] |= {name: name for name in _RATE_LIMIT_HEADERS}
+
+
+def _register_response_schema(schema: Schema, spec: APISpec, marshmallow_plugin: Any) -> str:
+    """Register a schema and return its name. Fields are required unless marked as `optional`."""
     name = type(schema).__name__.removesuffix("Schema")
     if name not in spec.components.schemas:
-        described = plugin.converter.schema2jsonschema(schema)
-        described["required"] = sorted(
+        json_schema = marshmallow_plugin.converter.schema2jsonschema(schema)
+        json_schema["required"] = sorted(
             field.data_key or key
             for key, field in schema.fields.items()
             if not field.metadata.get("optional")
         )
-        spec.components.schema(name, described)
+        spec.components.schema(name, json_schema)
     return name
 
 
-def _component(schema: Any) -> str:
+def _request_schema_name(schema: Any) -> str:
     name = type(schema).__name__.removesuffix("Schema")
     return f"Partial{name}" if schema.partial else f"{name}Input"

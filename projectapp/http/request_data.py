@@ -4,7 +4,7 @@ from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
-from flask import Request, current_app, request
+from flask import current_app, request
 from marshmallow import Schema, ValidationError, fields
 
 from projectapp.problems import BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
@@ -12,14 +12,14 @@ from projectapp.request_state import request_state
 from projectapp.strict_json import InvalidJSON, parse_json
 
 JSON_TYPE = "application/json"
+_MAX_PARAMETERS = 50
 
 
 def read_body(schema: Schema, content_types: tuple[str, ...] = (JSON_TYPE,)) -> dict[str, Any]:
-    """Return the request's JSON object as `schema` loads it; as it was sent it is kept in
-    the request's state.
+    """Return the JSON object in the body, validated by `schema`.
 
-    Raises UnsupportedMediaType, PayloadTooLarge, BadRequest, or ValidationFailed, which names each
-    invalid field.
+    The state of the request keeps the object as it was sent. Raises UnsupportedMediaType,
+    PayloadTooLarge, BadRequest, or ValidationFailed, which names each invalid field.
     """
     if request.mimetype not in content_types:
         raise UnsupportedMediaType(
@@ -30,10 +30,10 @@ def read_body(schema: Schema, content_types: tuple[str, ...] = (JSON_TYPE,)) -> 
         )
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise UnsupportedMediaType(
-            "Send the body unencoded.", headers={"Accept-Encoding": "identity"}
+            "Send the body without Content-Encoding.", headers={"Accept-Encoding": "identity"}
         )
     try:
-        value = parse_json(_read(request, current_app.config["MAX_CONTENT_LENGTH"]))
+        value = parse_json(_read_whole_body(current_app.config["MAX_CONTENT_LENGTH"]))
     except InvalidJSON as error:
         raise BadRequest(f"The body {error}") from None
     if not isinstance(value, dict):
@@ -43,65 +43,72 @@ def read_body(schema: Schema, content_types: tuple[str, ...] = (JSON_TYPE,)) -> 
 
 
 def read_query(schema: Schema) -> dict[str, Any]:
-    """Return the query string as `schema` loads it; ValidationFailed names each wrong parameter."""
-    return dict(_load_query(schema, request.query_string))
+    """Return the query parameters, validated by `schema`.
+
+    Raises BadRequest, or ValidationFailed, which names each invalid parameter.
+    """
+    return dict(_parse_query(schema, request.query_string))
 
 
-@lru_cache(maxsize=256)  # the same few lists are asked for again and again
-def _load_query(schema: Schema, query: bytes) -> dict[str, Any]:
+@lru_cache(maxsize=256)  # most requests repeat a few query strings
+def _parse_query(schema: Schema, query: bytes) -> dict[str, Any]:
     try:
-        pairs = parse_qsl(query.decode(), True, errors="strict", max_num_fields=50)
+        pairs = parse_qsl(query.decode(), True, errors="strict", max_num_fields=_MAX_PARAMETERS)
     except ValueError:
-        raise BadRequest("The query string is not percent-encoded UTF-8, or is too long.") from None
-    lists = {
+        raise BadRequest(
+            "The query string must be percent-encoded UTF-8,"
+            f" with at most {_MAX_PARAMETERS} parameters."
+        ) from None
+    list_names = {
         field.data_key or name
         for name, field in schema.load_fields.items()
         if isinstance(field, fields.List)
     }
-    given: dict[str, str] = {}
-    wrong = {}
+    values: dict[str, str] = {}
+    errors = {}
     for name, value in pairs:
-        if name not in given:
-            given[name] = value
-        elif name in lists:
-            given[name] += f",{value}"
+        if name not in values:
+            values[name] = value
+        elif name in list_names:
+            values[name] += f",{value}"
         else:
-            wrong[name] = ["Give it once."]
-    wrong |= {n: ["U+0000 cannot be used."] for n, v in pairs if "\0" in n + v}
-    if wrong:
-        raise ValidationFailed(wrong)
-    return validate(schema, given)
+            errors[name] = ["Must not be repeated."]
+    errors |= {name: ["Must not contain U+0000."] for name, value in pairs if "\0" in name + value}
+    if errors:
+        raise ValidationFailed(errors)
+    return validate(schema, values)
 
 
 def validate(schema: Schema, data: dict[str, Any]) -> dict[str, Any]:
+    """Return `data` as `schema` loads it; raises ValidationFailed."""
     try:
         return schema.load(data)
     except ValidationError as error:
         raise ValidationFailed(cast(dict[str, list[str]], error.messages)) from None
 
 
-def _read(request: Request, limit: int) -> bytes:
-    """The whole body of at most `limit` bytes.
+def _read_whole_body(max_bytes: int) -> bytes:
+    """Return the body; raises PayloadTooLarge, and BadRequest if a part of it is missing.
 
-    Werkzeug's own limit hands over a body cut at it, and a short one, as if they were whole.
+    Werkzeug returns a truncated body as if it were complete: both if the body is longer than its
+    limit and if the client sends less than it announced.
     """
-    too_large = PayloadTooLarge(f"The body may have at most {limit} bytes.")
-    expected = request.content_length
-    if expected is not None and expected > limit:
+    too_large = PayloadTooLarge(f"The body must have at most {max_bytes} bytes.")
+    announced_bytes = request.content_length
+    if announced_bytes is not None and announced_bytes > max_bytes:
         raise too_large
     stream = request.environ["wsgi.input"]
-    wanted = limit + 1 if expected is None else expected
-    if expected is None and not request.environ.get("wsgi.input_terminated"):
-        wanted = 0  # neither a length nor an end: there is no body
-    parts, size = [], 0
+    wanted_bytes = max_bytes + 1 if announced_bytes is None else announced_bytes
+    if announced_bytes is None and not request.environ.get("wsgi.input_terminated"):
+        wanted_bytes = 0  # no Content-Length and not chunked: there is no body
+    body = bytearray()
     try:
-        while size < wanted and (part := stream.read(wanted - size)):
-            parts.append(part)
-            size += len(part)
-    except Exception:  # each server has its own for a broken chunk or a lost client
-        raise BadRequest("The body could not be read.") from None
-    if expected is not None and size != expected:
+        while len(body) < wanted_bytes and (part := stream.read(wanted_bytes - len(body))):
+            body += part
+    except Exception:  # each WSGI server has its own, for a broken chunk or a lost client
+        raise BadRequest("The body could not be read to its end.") from None
+    if announced_bytes is not None and len(body) != announced_bytes:
         raise BadRequest("The body is shorter than its Content-Length.")
-    if size > limit:
+    if len(body) > max_bytes:
         raise too_large
-    return b"".join(parts)
+    return bytes(body)

@@ -1,6 +1,7 @@
-"""Logging: a request id on every request, and one structured line for each.
+"""Request ids, and one structured log line for each request.
 
-`X-Request-ID` is taken from the client where it is sane, else made, and always returned.
+The request id is the client's `X-Request-ID` if that is valid, otherwise a new one. The response
+always contains it.
 """
 
 import logging
@@ -14,13 +15,13 @@ from flask import Flask, Response, current_app, g, has_request_context, request
 from projectapp.http.log_lines import FIELDS, make_formatter
 from projectapp.request_state import RequestState, caller_fields, request_state
 
-access = logging.getLogger("projectapp.access")
+access_log = logging.getLogger("projectapp.access")
 
-_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_VALID_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 class CommandFormatter(logging.Formatter):
-    """The message alone, for a person who typed a command."""
+    """Only the message, for a person who ran a command."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = super().format(record)
@@ -29,63 +30,67 @@ class CommandFormatter(logging.Formatter):
 
 def init_app(app: Flask) -> None:
     handler: logging.Handler = logging.StreamHandler()
-    handler.setFormatter(_formatter(app.config["LOG_FORMAT"]))
+    handler.setFormatter(choose_formatter(app.config["LOG_FORMAT"]))
     level = app.config["LOG_LEVEL"].upper()
-    # gunicorn.conf.py has made a handler already, and that one stays.
+    # Under gunicorn this changes nothing: gunicorn.conf.py has installed a handler already.
     logging.basicConfig(handlers=[handler], level=level)
     for handler in logging.root.handlers:
         handler.addFilter(add_request_id)
-    # It says at each start what its dialect is.
+    # At each start, Alembic logs which SQL dialect it uses.
     logging.getLogger("alembic.runtime").setLevel(level if level == "DEBUG" else "WARNING")
-    app.before_request(_begin)
-    app.after_request(_end)
+    app.before_request(_start_request)
+    app.after_request(_finish_request)
 
 
-def _formatter(form: str) -> logging.Formatter:
-    command = click.get_current_context(silent=True)
-    if command and command.info_name != "run":  # which serves
+def choose_formatter(log_format: str) -> logging.Formatter:
+    """Return the formatter of LOG_FORMAT for a server, and CommandFormatter for a command."""
+    context = click.get_current_context(silent=True)
+    if context and context.info_name != "run":  # `flask run` is a server
         return CommandFormatter()
-    return make_formatter(form)
+    return make_formatter(log_format)
 
 
 def add_request_id(record: logging.LogRecord) -> bool:
-    """Have a record know the request that it comes from; a filter that lets all pass."""
+    """Add the id of the current request to a log record; a logging filter that keeps them all."""
     if "request_id" not in record.__dict__:
         record.request_id = request_state().request_id if has_request_context() else None
     return True
 
 
-def log_refusal(status: int, sent_id: str) -> str:
-    """Log a request that never reached the application; return the id that it is logged under."""
-    request_id = _sane_id(sent_id)
-    values = ("-", "(unread)", status, 0)
-    extra = dict(zip(FIELDS, values, strict=True)) | {"request_id": request_id}
-    access.info("%s %s %s %s ms", *values, extra=extra)
+def log_refusal(status: int, client_request_id: str) -> str:
+    """Log a request that gunicorn refused before the application got it; return its request id."""
+    request_id = _choose_request_id(client_request_id)
+    _log_request("-", "(unread)", status, 0, request_id=request_id)
     return request_id
 
 
-def _sane_id(request_id: str) -> str:
-    return request_id if _SANE_ID.fullmatch(request_id) else secrets.token_hex(16)
-
-
-def _begin() -> None:
-    # With our worker the time that a request waited for a thread counts.
+def _start_request() -> None:
+    # With our gunicorn worker the time that a request waited for a thread counts, too.
     started_at = request.environ.get("projectapp.received_at", time.monotonic())
     g.state = RequestState(
-        request_id=_sane_id(request.headers.get("X-Request-ID", "")),
+        request_id=_choose_request_id(request.headers.get("X-Request-ID", "")),
         started_at=started_at,
         deadline=started_at + current_app.config["REQUEST_TIMEOUT"],
     )
 
 
-def _end(response: Response) -> Response:
-    state, rule = request_state(), request.url_rule
+def _finish_request(response: Response) -> Response:
+    state = request_state()
     response.headers.add("X-Request-ID", state.request_id)
     milliseconds = round((time.monotonic() - state.started_at) * 1000, 1)
-    path = rule.rule if rule else "(unknown route)"
-    values = (request.method, path, response.status_code, milliseconds)
-    extra = (
-        dict(zip(FIELDS, values, strict=True)) | {"request_id": state.request_id} | caller_fields()
-    )
-    access.info("%s %s %s %s ms", *values, extra=extra)
+    # The template of the route, because the path itself may contain a secret.
+    path = request.url_rule.rule if request.url_rule else "(unknown route)"
+    extra = {"request_id": state.request_id, **caller_fields()}
+    _log_request(request.method, path, response.status_code, milliseconds, **extra)
     return response
+
+
+def _log_request(method: str, path: str, status: int, milliseconds: float, **extra: object) -> None:
+    values = (method, path, status, milliseconds)
+    extra |= zip(FIELDS, values, strict=True)
+    access_log.info("%s %s %s %s ms", *values, extra=extra)
+
+
+def _choose_request_id(client_request_id: str) -> str:
+    is_valid = _VALID_REQUEST_ID.fullmatch(client_request_id)
+    return client_request_id if is_valid else secrets.token_hex(16)

@@ -1,4 +1,4 @@
-"""The headers of every answer: what a browser may do with it, and who may keep it."""
+"""Security and caching headers on every response."""
 
 from flask import Flask, Response, request
 
@@ -9,8 +9,8 @@ HEADERS = {
 }
 
 
-def page_policy(**sources: str) -> dict[str, str]:
-    """The header of a page that may load nothing but these `sources`, such as style="'self'"."""
+def content_security_policy(**sources: str) -> dict[str, str]:
+    """Return the header for a page that loads only from these `sources`, such as style="'self'"."""
     allowed = "".join(f"{kind}-src {source}; " for kind, source in sources.items())
     return {
         "Content-Security-Policy": f"default-src 'none'; {allowed}img-src data:; base-uri 'none';"
@@ -19,22 +19,22 @@ def page_policy(**sources: str) -> dict[str, str]:
 
 
 def init_app(app: Flask) -> None:
-    has_callers = bool(app.config["AUTH"])
+    auth_enabled = bool(app.config["AUTH"])
 
     @app.after_request
     def add_headers(response: Response) -> Response:
         headers, view_name = response.headers, request.endpoint or ""
         for name, value in HEADERS.items():
             headers.setdefault(name, value)
-        # Without it werkzeug tells its version and Python's; gunicorn replaces it by its name.
+        # Otherwise werkzeug's server sends its own version and Python's. gunicorn overwrites it.
         headers.add("Server", app.name)
         if request.is_secure:
-            # Of this host alone: what stands beside it is not ours to decide.
+            # Without includeSubDomains: other hosts of the domain are not ours.
             headers["Strict-Transport-Security"] = "max-age=31536000"
-        # The answer is, or would have been, that of an operation with a scope.
+        # Errors of an endpoint with a scope also depend on the caller.
         endpoint = getattr(app.view_functions.get(view_name), "endpoint", None)
         if endpoint and endpoint.scope:
-            headers.add("Cache-Control", "private, no-cache" if has_callers else "no-cache")
-            if has_callers:
+            headers.add("Cache-Control", "private, no-cache" if auth_enabled else "no-cache")
+            if auth_enabled:
                 headers.add("Vary", "Authorization")
         return response

@@ -1,7 +1,7 @@
-"""Who the client is and whether it came over TLS, where a proxy stands between: TRUSTED_PROXIES.
+"""The client's address and scheme if the request came through a proxy of TRUSTED_PROXIES.
 
-werkzeug's ProxyFix counts hops and believes whoever connects; this believes only addresses that are
-named. `Forwarded` (RFC 7239) is not read: proxies that know nothing of it pass a client's own on.
+werkzeug's ProxyFix counts hops and believes every peer; this believes only the named addresses.
+`Forwarded` (RFC 7239) is ignored: a proxy that does not know it passes on what the client sent.
 """
 
 import ipaddress
@@ -18,22 +18,25 @@ if TYPE_CHECKING:
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Some proxies write a port, too.
-_ENTRY = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?|([0-9.]+)(?::[0-9]+)?|([0-9A-Fa-f:.]+)")
+# An address; some proxies add a port.
+_FORWARDED_ENTRY = re.compile(
+    r"\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?|([0-9.]+)(?::[0-9]+)?|([0-9A-Fa-f:.]+)"
+)
 
 
 def init_app(app: Flask) -> None:
-    if trusted := app.config["TRUSTED_PROXIES"]:
-        app.wsgi_app = TrustedProxies(app.wsgi_app, trusted)  # type: ignore[method-assign]
+    if networks := app.config["TRUSTED_PROXIES"]:
+        app.wsgi_app = TrustedProxies(app.wsgi_app, networks)  # type: ignore[method-assign]
 
 
 class TrustedProxies:
-    """WSGI middleware: REMOTE_ADDR and wsgi.url_scheme as the `trusted` say, else as they are.
+    """WSGI middleware that sets REMOTE_ADDR and wsgi.url_scheme to what trusted proxies report.
 
-    A proxy appends its own client to X-Forwarded-For, so of the list only the end that trusted ones
-    wrote is true: the client is the right-most entry that is none of them. What is no address ends
-    the walk before it. Of X-Forwarded-Proto it is the last value. A peer on a Unix socket has no
-    address, and is not believed.
+    Each proxy appends the address of its own client to X-Forwarded-For, so only the entries that
+    trusted proxies appended can be believed: the client is the last address that is not a trusted
+    proxy. An entry that is not an address ends the search: the address to its right counts. If
+    X-Forwarded-Proto has several values, the last one counts. A peer on a Unix socket has no
+    address and is not trusted.
     """
 
     def __init__(self, application: "WSGIApplication", trusted: Sequence[IPNetwork]) -> None:
@@ -43,28 +46,32 @@ class TrustedProxies:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        peer = _address(environ.get("REMOTE_ADDR", ""))
-        if peer and self._trusts(peer):
-            entries = environ.get("HTTP_X_FORWARDED_FOR", "").split(",")
-            environ["REMOTE_ADDR"] = str(self._client(peer, entries))
+        peer = _parse_address(environ.get("REMOTE_ADDR", ""))
+        if peer and self._is_trusted(peer):
+            forwarded = environ.get("HTTP_X_FORWARDED_FOR", "").split(",")
+            environ["REMOTE_ADDR"] = str(self._find_client(peer, forwarded))
             scheme = environ.get("HTTP_X_FORWARDED_PROTO", "").rpartition(",")[2].strip().lower()
             if scheme in ("http", "https"):
                 environ["wsgi.url_scheme"] = scheme
         return self._application(environ, start_response)
 
-    def _client(self, peer: IPAddress, entries: list[str]) -> IPAddress:
-        while entries and self._trusts(peer) and (before := _address(entries.pop())):
-            peer = before
-        return peer
+    def _find_client(self, peer: IPAddress, forwarded: list[str]) -> IPAddress:
+        client = peer
+        while forwarded and self._is_trusted(client):
+            previous_hop = _parse_address(forwarded.pop())
+            if not previous_hop:
+                break
+            client = previous_hop
+        return client
 
-    def _trusts(self, address: IPAddress) -> bool:
+    def _is_trusted(self, address: IPAddress) -> bool:
         return any(address in network for network in self._trusted)
 
 
-def _address(text: str) -> IPAddress | None:
-    entry = _ENTRY.fullmatch(text.strip())
+def _parse_address(text: str) -> IPAddress | None:
+    match = _FORWARDED_ENTRY.fullmatch(text.strip())
     try:
-        found = ipaddress.ip_address(entry[entry.lastindex or 0] if entry else "")
+        address = ipaddress.ip_address(match[match.lastindex or 0] if match else "")
     except ValueError:
         return None
-    return getattr(found, "ipv4_mapped", None) or found
+    return getattr(address, "ipv4_mapped", None) or address

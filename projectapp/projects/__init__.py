@@ -1,12 +1,10 @@
 """Projects: what a team is working on.
 
-A project has a name and, if somebody wrote one, a description. It is active until it is archived.
-Whatever else a team wants to say of it is in its attributes, a free-form JSON object. Each change
-that changes something raises its version by one. Id, version and times are the service's to make,
-and so is the owner: the caller who made it.
+A project has a name and an optional description. It is active until it is archived. Other data goes
+into `attributes`, a free-form JSON object. Every change raises the version by one. The service sets
+the id, the version, the times and the owner, which is the caller who created the project.
 """
 
-from projectapp.projects import cli
 from projectapp.projects.routes import bp
 
-__all__ = ["bp", "cli"]
+__all__ = ["bp"]

@@ -1,8 +1,9 @@
-"""Pages of any ordered list: cursors, the condition that goes on from one, Link headers (RFC 8288).
+"""Keyset pagination: cursors, their WHERE condition, and Link headers (RFC 8288).
 
-A cursor is base64url over a checksum and the JSON array of its version, its direction and the sort
-values of the row it stands at. The checksum covers the list's scope too (its order and filters), so
-that a cursor that was altered, or is of another list, is told from a good one. It is no secret.
+A cursor is base64url over a checksum and a JSON array: its version, its direction, and the sort
+values of a row. The checksum also covers the list: its resource, sort, filters and search. So a
+cursor that was modified, or that belongs to another list, is refused. The checksum is not a secret:
+a forged cursor only addresses a position in a list that the client may read anyway.
 """
 
 import hashlib
@@ -17,93 +18,96 @@ import sqlalchemy as sa
 from projectapp.problems import ValidationFailed
 from projectapp.strict_json import parse_json
 
-LINK_BYTES = 2048  # of a Link header, since stock proxies refuse a long head
+MAX_LINK_BYTES = 2048  # common proxies refuse responses with a long head
 
 _VERSION = 1
-_CHECKSUM = 8  # bytes
+_CHECKSUM_BYTES = 8
 
 
 class Position(NamedTuple):
-    """Right behind the row of these sort values or, if `backward`, right before it."""
+    """A place in a list: just after the row with these sort values, or just before it."""
 
-    values: list[Any]
-    backward: bool = False
+    sort_values: list[Any]
+    is_backward: bool = False
 
 
 class InvalidCursor(ValidationFailed):
     def __init__(self) -> None:
-        super().__init__({"cursor": ["Not a cursor of this list, its order, filters and search."]})
+        message = "Not a cursor of this list with this sort, these filters and this search."
+        super().__init__({"cursor": [message]})
 
 
-def encode(position: Position, scope: Any) -> str:
-    content = json.dumps([_VERSION, position.backward, *position.values], ensure_ascii=False)
-    raw = content.encode()
-    return urlsafe_b64encode(_checksum(raw, scope) + raw).decode().rstrip("=")
+def encode_cursor(position: Position, list_key: Any) -> str:
+    """Encode a position in the list that `list_key`, a JSON value, identifies."""
+    content = [_VERSION, position.is_backward, *position.sort_values]
+    raw = json.dumps(content, ensure_ascii=False).encode()
+    return urlsafe_b64encode(_checksum(raw, list_key) + raw).decode().rstrip("=")
 
 
-def decode(cursor: str, scope: Any) -> Position:
-    """Return the position that `encode` was given; InvalidCursor if it was not for this scope."""
+def decode_cursor(cursor: str, list_key: Any) -> Position:
+    """Return the encoded position. Raises InvalidCursor, also for a cursor of another list."""
     try:
         raw = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        _, backward, *values = parse_json(raw[_CHECKSUM:])
+        _, is_backward, *sort_values = parse_json(raw[_CHECKSUM_BYTES:])
     except (ValueError, TypeError):
         raise InvalidCursor from None
-    position = Position(values, backward)
-    # Encoded anew, neither the version nor the checksum nor the spelling may differ.
-    if not isinstance(backward, bool) or encode(position, scope) != cursor:
+    position = Position(sort_values, is_backward)
+    # Encoding it again must give the same text: that checks version, checksum and spelling.
+    if not isinstance(is_backward, bool) or encode_cursor(position, list_key) != cursor:
         raise InvalidCursor
     return position
 
 
-def _checksum(raw: bytes, scope: Any) -> bytes:
-    bound = json.dumps(scope, sort_keys=True, default=str).encode()
-    return hashlib.blake2b(raw, key=hashlib.sha256(bound).digest(), digest_size=_CHECKSUM).digest()
+def _checksum(raw: bytes, list_key: Any) -> bytes:
+    key = hashlib.sha256(json.dumps(list_key, sort_keys=True, default=str).encode()).digest()
+    return hashlib.blake2b(raw, key=key, digest_size=_CHECKSUM_BYTES).digest()
 
 
-def beyond(
+def rows_after(
     keys: Sequence[tuple[sa.ColumnElement[Any], bool]], values: Sequence[Any]
 ) -> sa.ColumnElement[bool]:
-    """The condition for rows after `values` in the order of `keys`, columns that are never null.
+    """Return the condition for rows after `values` in the order of `keys`, which are never null.
 
-    Each key is a column and whether it descends. One row-value comparison where all directions
-    agree; else its expansion, led by a bound that an index on the first key can use.
+    A key is a column and whether it descends. If all keys have the same direction, the condition
+    compares rows; otherwise it is the expansion into AND and OR, with a bound on the first column
+    so that an index can be used.
     """
     columns = [column for column, _ in keys]
-    descends = keys[0][1]
-    if all(down == descends for _, down in keys):
-        row, bound = sa.tuple_(*columns), sa.tuple_(*values)
-        return row < bound if descends else row > bound
-    after: Any = sa.false()
-    for (column, down), value in reversed(list(zip(keys, values, strict=True))):
-        past = column < value if down else column > value
-        after = sa.or_(past, sa.and_(column == value, after))
-    first = columns[0] <= values[0] if descends else columns[0] >= values[0]
-    return sa.and_(first, after)
+    first_descends = keys[0][1]
+    if all(descends == first_descends for _, descends in keys):
+        row, bound_row = sa.tuple_(*columns), sa.tuple_(*values)
+        return row < bound_row if first_descends else row > bound_row
+    tail: Any = sa.false()
+    for (column, descends), value in reversed(list(zip(keys, values, strict=True))):
+        is_after = column < value if descends else column > value
+        tail = sa.or_(is_after, sa.and_(column == value, tail))
+    index_bound = columns[0] <= values[0] if first_descends else columns[0] >= values[0]
+    return sa.and_(index_bound, tail)
 
 
 def link_header(
     path: str,
     query: Iterable[tuple[str, str]],
     page: int | None,
-    before: str | None,
-    after: str | None,
+    previous_cursor: str | None,
+    next_cursor: str | None,
 ) -> str:
-    """Return the Link header of a page, which has a number or was found by a cursor.
+    """Return the Link header of a page that was requested by its number or by a cursor.
 
-    `before` and `after` are the cursors of its neighbours; all other parameters of `query` stay. A
-    link that would make the header too long is left out: first before prev, and prev before next.
+    The links keep all other parameters of `query`. A link that would make the header longer than
+    MAX_LINK_BYTES is left out: `first` before `prev`, and `prev` before `next`.
     """
-    places = {"first": "page=1"}
-    if before:
-        places["prev"] = f"cursor={before}"
+    targets = {"first": "page=1"}
+    if previous_cursor:
+        targets["prev"] = f"cursor={previous_cursor}"
     elif page and page > 1:
-        places["prev"] = f"page={page - 1}"
-    if after:
-        places["next"] = f"cursor={after}"
-    kept = urlencode([pair for pair in query if pair[0] not in ("page", "cursor")])
-    start = f"<{path}?{kept}{'&' if kept else ''}"
-    links = {name: f'{start}{place}>; rel="{name}"' for name, place in places.items()}
-    bytes_left = LINK_BYTES - len("Link: ")
+        targets["prev"] = f"page={page - 1}"
+    if next_cursor:
+        targets["next"] = f"cursor={next_cursor}"
+    other_parameters = urlencode([pair for pair in query if pair[0] not in ("page", "cursor")])
+    start = f"<{path}?{other_parameters}{'&' if other_parameters else ''}"
+    links = {name: f'{start}{target}>; rel="{name}"' for name, target in targets.items()}
+    bytes_left = MAX_LINK_BYTES - len("Link: ")
     for name in ("next", "prev", "first"):
         if len(links.get(name, "")) > bytes_left:
             del links[name]

@@ -1,8 +1,8 @@
-"""Idempotency-Key: the same POST again has one effect and gets the first answer again.
+"""Idempotency-Key: a repeated POST has one effect and gets the first response again.
 
-As draft-ietf-httpapi-idempotency-key-header-07 has it, for what creates one row. The key's row and
-its effect are written by one statement, so they commit together or not at all, and no key is ever
-left behind by a request that failed.
+This follows draft-ietf-httpapi-idempotency-key-header-07, for requests that create one row. One
+statement writes the key and the row, so both are committed or neither is, and a request that failed
+leaves no key behind.
 """
 
 import hashlib
@@ -21,21 +21,21 @@ from sqlalchemy.orm import Mapped, mapped_column
 from projectapp import database
 from projectapp.auth import current_owner
 from projectapp.database import Row, db
+from projectapp.http.headers import IDEMPOTENCY_KEY_LENGTH as MAX_KEY_LENGTH
 from projectapp.problems import BadRequest, Conflict, IdempotencyKeyReused, LockTimeout
 from projectapp.request_state import request_state
 
-KEY_LENGTH = 255
-_KEPT = "interval '24 hours'"
-_SWEPT = 2  # expired keys that go with each new one: more than come, and nothing one would notice
+_RETENTION = "interval '24 hours'"
+_EXPIRED_PER_INSERT = 2  # expired keys that each new key deletes: faster than keys can expire
 
 
 class IdempotencyKey(db.Model):  # type: ignore[name-defined,misc]
-    """A key and the answer it got; `scope` is the caller whose key it is, "" while AUTH is none."""
+    """A key and the response to its request. `scope` is the caller, or "" with AUTH=none."""
 
     __tablename__ = "idempotency_keys"
 
     scope: Mapped[str] = mapped_column(sa.Text, primary_key=True)
-    key: Mapped[str] = mapped_column(sa.String(KEY_LENGTH), primary_key=True)
+    key: Mapped[str] = mapped_column(sa.String(MAX_KEY_LENGTH), primary_key=True)
     fingerprint: Mapped[bytes]
     created_at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True), index=True)
     id: Mapped[UUID]
@@ -44,7 +44,7 @@ class IdempotencyKey(db.Model):  # type: ignore[name-defined,misc]
 
 
 class IdempotencyClaim(NamedTuple):
-    """What makes two requests the same one."""
+    """Identifies a request: two requests with equal claims are the same request."""
 
     scope: str
     key: str
@@ -52,10 +52,10 @@ class IdempotencyClaim(NamedTuple):
 
 
 def read_claim() -> IdempotencyClaim | None:
-    """The claim of the current request, whose body is read; None without an Idempotency-Key.
+    """Return the claim of the current request, or None without an Idempotency-Key.
 
-    Raises BadRequest unless the key has 1 to 255 printable ASCII characters, bare or as a quoted
-    string (RFC 9651, 3.3.3), which is the same key.
+    The body must have been read before. Raises BadRequest unless the key has 1 to 255 printable
+    ASCII characters, bare or as a quoted string (RFC 9651, 3.3.3), which is the same key.
     """
     value = request.headers.get("Idempotency-Key")
     if value is None:
@@ -63,134 +63,134 @@ def read_claim() -> IdempotencyClaim | None:
     bare = value.strip()
     quoted = re.fullmatch(r'"((?:[^"\\]|\\["\\])*)"', bare)
     key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else bare
-    if not re.fullmatch(rf"[ -~]{{1,{KEY_LENGTH}}}", key) or (bare[0] == '"' and not quoted):
+    if not re.fullmatch(rf"[ -~]{{1,{MAX_KEY_LENGTH}}}", key) or (bare[0] == '"' and not quoted):
         raise BadRequest(
-            f"Idempotency-Key must be 1 to {KEY_LENGTH} printable ASCII characters, bare or quoted."
+            f"Idempotency-Key must be 1 to {MAX_KEY_LENGTH} printable ASCII characters, bare or"
+            " quoted."
         )
-    # As it was sent: what is loaded of it may be more in the next release.
+    # The body as it was sent, not as it was validated: defaults may differ in the next release.
     parts: list[Any] = [request.method, str(request.url_rule), request_state().raw_body]
     if request.view_args:  # a create below /projects/A differs from one below /projects/B
         parts.append(request.view_args)
     canonical = json.dumps(parts, sort_keys=True, default=str)
-    return IdempotencyClaim(current_owner() or "", key, hashlib.sha256(canonical.encode()).digest())
+    fingerprint = hashlib.sha256(canonical.encode()).digest()
+    return IdempotencyClaim(current_owner() or "", key, fingerprint)
 
 
 def build_idempotent_insert(
-    table: sa.Table, given: frozenset[str], render: Callable[[Any], sa.ColumnElement[str]]
+    table: sa.Table, rows: sa.Select[Any], render_json: Callable[[Any], sa.ColumnElement[str]]
 ) -> sa.Select[Any]:
-    """The statement that inserts a row unless its claim has been answered.
+    """Build the statement that inserts `rows`, a select of one row, unless the claim is answered.
 
-    `given` names the columns that have parameters; the others get their server's defaults.
-    `render` makes the answer's text of a row's columns.
+    `render_json` makes the body of the response from the row's columns. The statement returns the
+    response of this request or of an earlier one, or no row: then an equal request is running, or
+    `rows` selects nothing.
     """
     keys: Any = IdempotencyKey.__table__
-    mine = (keys.c.scope == sa.bindparam("scope"), keys.c.key == sa.bindparam("key"))
-    columns = [c for c in table.c if not c.computed]
-    row = sa.select(*(_value(c, c.key in given) for c in columns)).cte("row")
+    is_own_key = (keys.c.scope == sa.bindparam("scope"), keys.c.key == sa.bindparam("key"))
+    row = rows.cte("row")
     new = insert(keys).from_select(
         ["scope", "key", "fingerprint", "created_at", "id", "version", "body"],
         sa.select(
-            *(_value(c, True) for c in (keys.c.scope, keys.c.key, keys.c.fingerprint)),
+            *(sa.bindparam(c.key, type_=c.type) for c in (keys.c.scope, keys.c.key)),
+            sa.bindparam("fingerprint", type_=keys.c.fingerprint.type),
             sa.func.now(),
             row.c.id,
             row.c.version,
-            render(row.c),
+            render_json(row.c),
         ),
     )
-    answer = (keys.c.id, keys.c.version, keys.c.body, keys.c.fingerprint)
-    replaced = {c.key: new.excluded[c.key] for c in keys.c if not c.primary_key}
+    response = (keys.c.id, keys.c.version, keys.c.body, keys.c.fingerprint)
+    refreshed = {c.key: new.excluded[c.key] for c in keys.c if not c.primary_key}
     claimed = (
         new.on_conflict_do_update(
-            index_elements=[*keys.primary_key], set_=replaced, where=_is_old(keys)
+            index_elements=[*keys.primary_key], set_=refreshed, where=_has_expired(keys)
         )
-        .returning(*answer)
+        .returning(*response)
         .cte("claimed")
     )
-    made = sa.insert(table).from_select(
-        [c.key for c in columns], sa.select(row).join(claimed, sa.true())
+    inserted = sa.insert(table).from_select(row.c.keys(), sa.select(row).join(claimed, sa.true()))
+    expired = _select_expired(_EXPIRED_PER_INSERT, sa.not_(sa.and_(*is_own_key)))
+    purged = sa.delete(keys).where(_primary_key(keys).in_(expired))
+    earlier = sa.select(*response).where(
+        *is_own_key, sa.not_(_has_expired(keys)), ~sa.exists(sa.select(claimed))
     )
-    others = _expired(_SWEPT, sa.not_(sa.and_(*mine)))
-    swept = sa.delete(keys).where(_key(keys).in_(others))
-    before = sa.select(*answer).where(*mine, sa.not_(_is_old(keys)), ~sa.exists(sa.select(claimed)))
-    found = sa.union_all(sa.select(claimed), before).subquery()
-    return sa.select(found).add_cte(made.cte("made"), swept.cte("swept"))
-
-
-def _value(column: Any, is_given: bool) -> sa.ColumnElement[Any]:
-    if is_given:  # not cast: that would cut a text to its column's length
-        return sa.bindparam(column.key, type_=column.type).label(column.key)
-    default: Any = sa.null()
-    if column.server_default:
-        default = sa.literal_column(str(column.server_default.arg))
-    return sa.cast(default, column.type).label(column.key)
+    result = sa.union_all(sa.select(claimed), earlier).subquery()
+    return sa.select(result).add_cte(inserted.cte("inserted"), purged.cte("purged"))
 
 
 def insert_idempotently(
-    statement: sa.Select[Any], values: Mapping[str, Any], claim: IdempotencyClaim
-) -> tuple[Row, bool]:
-    """Run an `build_idempotent_insert` statement for `values`, with a new `id` among them.
+    statement: sa.Select[Any],
+    parameters: Mapping[str, Any],
+    claim: IdempotencyClaim,
+    can_insert: Callable[[], bool],
+) -> tuple[Row | None, bool]:
+    """Run a statement of `build_idempotent_insert`, with a new `id` among its parameters.
 
-    Returns the `id`, `version` and `body` of the row, and whether they are an earlier request's.
-    Raises IdempotencyKeyReused if that was not the same request, Conflict while it still runs.
+    Returns the row, and whether it is the response to an earlier request. The row is None if there
+    was nothing to insert, which `can_insert` tells. Raises IdempotencyKeyReused if the earlier
+    request was another one, and Conflict while it is running.
     """
-    parameters = {**values, **claim._asdict()}
+    parameters = {**parameters, **claim._asdict()}
 
     def run() -> Any:
         return database.execute(statement, parameters)
 
-    def look() -> Any:
-        # A twin that ended while the statement waited for it is not in what that one saw.
+    def read_again() -> Any:
+        # An equal request that ended while this one waited is not in the snapshot of the first run.
         return run() or run()
 
     try:
-        row = database.execute(statement, parameters, look)
-        row = row or database.execute(statement, parameters, look)
+        row = database.execute(statement, parameters, read_again)
+        row = row or database.execute(statement, parameters, read_again)
     except LockTimeout as error:
         if IdempotencyKey.__tablename__ not in error.context:
             raise
         row = None
     if not row:
+        if not can_insert():
+            return None, False
         raise Conflict(
-            "A request with this Idempotency-Key is running. Try again shortly.",
+            "A request with this Idempotency-Key is still in progress. Try again shortly.",
             headers={"Retry-After": "1"},
         )
     if bytes(row.fingerprint) != claim.fingerprint:
         raise IdempotencyKeyReused("This Idempotency-Key was used for another request.")
-    return row, row.id != values["id"]
+    return row, row.id != parameters["id"]
 
 
 def purge() -> int:
-    """Delete all expired keys, about 1000 a statement; return how many there were."""
+    """Delete all expired keys, about 1000 per statement; return how many there were."""
     keys: Any = IdempotencyKey.__table__
-    by_age = sa.select(keys.c.created_at).where(_is_old(keys)).order_by(keys.c.created_at)
+    by_age = sa.select(keys.c.created_at).where(_has_expired(keys)).order_by(keys.c.created_at)
     oldest = by_age.fetch(1000, with_ties=True).subquery()
-    look = sa.select(sa.func.count(), sa.func.max(oldest.c.created_at))
-    # Counted before, so that a deletion can be repeated when its answer is lost.
-    gone = sa.delete(keys).where(keys.c.created_at <= sa.bindparam("until")).returning(keys.c.key)
-    delete = sa.select(sa.func.count()).select_from(gone.cte("gone"))
+    count_oldest = sa.select(sa.func.count(), sa.func.max(oldest.c.created_at))
+    # Counted first, so that the deletion can be repeated if its result is lost.
+    deleted = sa.delete(keys).where(keys.c.created_at <= sa.bindparam("until"))
+    delete = sa.select(sa.func.count()).select_from(deleted.returning(keys.c.key).cte("deleted"))
     total = 0
     while True:
-        count, until = database.execute(look)
+        count, until = database.execute(count_oldest)
         if not count:
             return total
         database.write_repeatably(delete, {"until": until})
         total += count
 
 
-def _key(keys: Any) -> sa.Tuple:
+def _primary_key(keys: Any) -> sa.Tuple:
     return sa.tuple_(keys.c.scope, keys.c.key)
 
 
-def _is_old(keys: Any) -> sa.ColumnElement[bool]:
-    return keys.c.created_at < sa.func.now() - sa.literal_column(_KEPT)
+def _has_expired(keys: Any) -> sa.ColumnElement[bool]:
+    return keys.c.created_at < sa.func.now() - sa.literal_column(_RETENTION)
 
 
-def _expired(limit: int, *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """The keys of the oldest expired rows that nobody else is deleting."""
+def _select_expired(limit: int, *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Select the oldest expired keys, without those that another transaction has locked."""
     keys: Any = IdempotencyKey.__table__
     return (
         sa.select(keys.c.scope, keys.c.key)
-        .where(_is_old(keys), *conditions)
+        .where(_has_expired(keys), *conditions)
         .order_by(keys.c.created_at)
         .limit(limit)
         .with_for_update(skip_locked=True)

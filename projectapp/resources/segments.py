@@ -1,209 +1,167 @@
-"""The parts of a list as selects, found in the way that suits how frequent the matches are."""
+"""The segments of a list as selects. The plan depends on how frequent the matches are.
 
-from __future__ import annotations
+Where one index has the order and all filters, a segment is read from it. Elsewhere nobody can know
+in advance which index is better, so the statement decides while it runs; docs/lists.md shows the
+SQL of a search.
+"""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql.psycopg2 import dialect
 
-from projectapp.resources.cursors import beyond
+from projectapp.resources.cursors import rows_after
+from projectapp.resources.subqueries import (
+    OFFSET,
+    PAGE_SIZE,
+    Filter,
+    ListSpec,
+    Start,
+    column_list,
+    constant,
+    count_rows,
+    evaluate_once,
+    index_conditions,
+    select_from,
+)
 
-if TYPE_CHECKING:
-    from projectapp.resources.listing import Listing
-
-DIALECT = dialect()  # type: ignore[no-untyped-call]
-SIZE = sa.bindparam("size", type_=sa.Integer)
-SKIPPED = sa.bindparam("skipped", type_=sa.BigInteger)
-
-Start = tuple[int, bool]
-
-
-def constant(number: int) -> sa.ColumnElement[int]:
-    """A number in the statement's text: a parameter would cost time each time it is compiled."""
-    return sa.literal_column(str(number), SIZE.type)
-
-
-_reach = SIZE + SKIPPED + constant(1)
-_TRIED = constant(4_000)  # rows that are tried in the list's order before matches are fetched
-_RARE = constant(10)  # matches among them: with fewer, the matches of all parts are fetched at once
+_rows_needed = PAGE_SIZE + OFFSET + constant(1)
+_ROWS_TO_TRY = constant(4_000)  # in the list's order, before an index of the matches is used
+_RARE_MATCHES = constant(10)  # with fewer among the tried rows, all segments are fetched at once
 
 
-class Columns:
-    """The columns of a subquery or CTE of a list, as attributes and items.
+class SegmentSelects:
+    """Builds the selects of a list from `start` on.
 
-    They are text. Most of the time that SQLAlchemy takes to compile a statement is for columns, and
-    each level of a list's statement would have all of them again.
+    With `include_total`, a select that fetches all matches also returns their number.
     """
 
-    def __init__(self, alias: str, types: Mapping[str, Any]) -> None:
-        own = dict.fromkeys(("list_part", "list_matches", "list_number"), SIZE.type)
-        for name, kind in {**types, **own}.items():
-            setattr(self, name, sa.literal_column(_qualify(alias, name), kind))
+    def __init__(self, spec: ListSpec, start: Start | None, include_total: bool) -> None:
+        self._spec, self._include_total = spec, include_total
+        self._has_start = start is not None
+        self._first, self._is_backward = start or (0, False)
+        self._keys = [(name, descends != self._is_backward) for name, descends in spec.keys]
+        types = (spec.table.c[name].type for name, _ in spec.keys)
+        self._start_values = [sa.bindparam(f"at_{n}", type_=type_) for n, type_ in enumerate(types)]
 
-    def __getitem__(self, name: str) -> sa.ColumnElement[Any]:
-        return cast(sa.ColumnElement[Any], getattr(self, name))
+    def build(self) -> Iterator[sa.Select[Any]]:
+        """Yield selects whose results, one after the other, are the list.
 
-
-def select_of(source: Any, types: Mapping[str, Any]) -> tuple[sa.Select[Any], Any]:
-    """Return a select of the columns that have `types`, and all columns of `source`."""
-    return sa.select(_list(source.name, types)).select_from(source), Columns(source.name, types)
-
-
-def _list(alias: str, names: Iterable[str]) -> sa.ColumnElement[Any]:
-    return sa.literal_column(", ".join(_qualify(alias, name) for name in names))
-
-
-def _qualify(alias: str, name: str) -> str:
-    return ".".join(map(DIALECT.identifier_preparer.quote, (alias, name)))
-
-
-class Filter(NamedTuple):
-    """A condition on the columns of a table or subquery.
-
-    It is `aligned` if an index in the list's order serves it. `indexed` is what an index of its own
-    serves, where that is not the condition itself but something that it implies.
-    """
-
-    condition: Callable[[Any], sa.ColumnElement[bool]]
-    aligned: bool = False
-    indexed: sa.ColumnElement[bool] | None = None
-
-
-class Parts:
-    """What of a listing comes after `start`, a part's number and whether to go backward.
-
-    With `counts`, the number of all matches comes with them where all have to be fetched.
-    """
-
-    def __init__(self, listing: Listing, start: Start | None, counts: bool) -> None:
-        self.table, self.filters, self.parts = listing.table, listing.filters, listing.parts
-        self.part_number = listing.part_number
-        self.types = listing.types
-        self.is_resumed, self.counts = start is not None, counts
-        self.first, self.backward = start or (0, False)
-        self.keys = [(name, down != self.backward) for name, down in listing.keys]
-        types = (self.table.c[name].type for name, _ in self.keys)
-        self.places = [sa.bindparam(f"at_{n}", type_=kind) for n, kind in enumerate(types)]
-
-    def selects(self) -> Iterator[sa.Select[Any]]:
-        """The selects that are the list, one after the other.
-
-        Their columns are the listing's, `part` and `matches`: all there are, where that is known.
+        Their columns are those of the spec, `list_segment`, and `list_matches`: the number of all
+        matches, or null.
         """
-        last = max(1, len(self.parts)) - 1
-        numbers = range(self.first, -1, -1) if self.backward else range(self.first, last + 1)
-        if all(one.aligned for one in self.filters):
+        last = max(1, len(self._spec.segments)) - 1
+        backward, forward = range(self._first, -1, -1), range(self._first, last + 1)
+        numbers = backward if self._is_backward else forward
+        if all(filter_.follows_order for filter_ in self._spec.filters):
             for number in numbers:
-                some = self._rows(self._filters(number)).add_columns(*_labels(number))
-                yield self._ordered(some, self.table.c)
+                rows = self._rows(self._filters(number)).add_columns(*_segment_columns(number))
+                yield self._ordered(rows, self._spec.table.c)
         else:
-            yield from self._found(numbers)
+            yield from self._adaptive_selects(numbers)
 
-    def _found(self, numbers: Sequence[int]) -> Iterator[sa.Select[Any]]:
-        """Where no index holds both order and filters, the next rows in order are tried first.
+    def _adaptive_selects(self, numbers: Sequence[int]) -> Iterator[sa.Select[Any]]:
+        """Try the next rows in the list's order; how many match decides about the rest.
 
-        If matches are rare among them, all are fetched by an index of their own and sorted. If not,
-        they fill the page, or with several parts those parts that are not rare themselves.
+        If few match, all matches are fetched by an index of their own and sorted. If many match,
+        they fill the page; with several segments, this is decided for each.
         """
-        begins_here = self.is_resumed or not self.parts
-        tried = self._tried(self._filters(self.first) if begins_here else self.filters)
-        from_top = self._tried(self.filters, "from_top") if self.is_resumed else tried
-        few = _RARE if self.parts else _reach
-        walk, c = select_of(tried, self.types)
-        seldom = [count(walk) < few]
-        if self.parts and self.is_resumed:  # at the end of a part few are left of any word
-            seldom.append(count(select_of(from_top, self.types)[0]) < few)
-        is_rare = _once(sa.and_(*seldom), "rare")
-        yield self._fetched(is_rare)
-        if not self.parts:
-            yield self._ordered(walk.add_columns(*_labels(0)).where(~is_rare), c)
+        segments, types = self._spec.segments, self._spec.types
+        starts_in_segment = self._has_start or not segments
+        tried = self._tried(self._filters(self._first) if starts_in_segment else self._spec.filters)
+        tried_from_top = self._tried(self._spec.filters, "from_top") if self._has_start else tried
+        matches, c = select_from(tried, types)
+        rare_conditions = [count_rows(matches) < (_RARE_MATCHES if segments else _rows_needed)]
+        if segments and self._has_start:  # near the end of a segment every word is rare
+            matches_from_top, _ = select_from(tried_from_top, types)
+            rare_conditions.append(count_rows(matches_from_top) < _RARE_MATCHES)
+        is_rare = evaluate_once(sa.and_(*rare_conditions), "rare")
+        yield self._all_matches(is_rare)
+        if not segments:
+            yield self._ordered(matches.add_columns(*_segment_columns(0)).where(~is_rare), c)
             return
         for number in numbers:
-            part, filters = self.parts[number], self._filters(number)
-            if self.is_resumed and number == self.first:
-                near = tried
+            segment, filters = segments[number], self._filters(number)
+            if self._has_start and number == self._first:
+                source = tried
+            elif segment.follows_order:
+                source = self._tried(filters, f"tried_{number}")
             else:
-                near = self._tried(filters, f"tried_{number}") if part.aligned else from_top
-            hits, c = select_of(near, self.types)
-            if not part.aligned:
-                hits = hits.where(c.list_part == constant(number))
-            is_full = _once(count(hits) >= _reach, f"full_{number}")
-            hits = hits.add_columns(*_labels(number)).where(~is_rare, is_full)
-            yield self._ordered(hits, c)
-            rest, c = self._all(filters, indexed([part]) or indexed(self.filters))
-            rest = rest.add_columns(*_labels(number)).where(~is_rare, ~is_full)
-            yield self._ordered(rest, c)
+                source = tried_from_top
+            matches, c = select_from(source, types)
+            if not segment.follows_order:
+                matches = matches.where(c.list_segment == constant(number))
+            fills_page = evaluate_once(count_rows(matches) >= _rows_needed, f"full_{number}")
+            matches = matches.add_columns(*_segment_columns(number)).where(~is_rare, fills_page)
+            yield self._ordered(matches, c)
+            conditions = index_conditions([segment]) or index_conditions(self._spec.filters)
+            remaining, c = self._fenced(filters, conditions)
+            remaining = remaining.add_columns(*_segment_columns(number))
+            yield self._ordered(remaining.where(~is_rare, ~fills_page), c)
 
-    def _fetched(self, is_rare: sa.ColumnElement[bool]) -> sa.Select[Any]:
-        """All matches of all parts."""
-        c = self.table.c
-        part, matches = _labels(0)
-        if self.part_number:
-            part = self.part_number(c).label("list_part")
-        elif self.parts:
-            sides = ((side.condition(c), constant(n)) for n, side in enumerate(self.parts))
-            part = sa.case(*sides).label("list_part")
-        if self.counts:
-            matches = sa.func.count().over().label("list_matches")
-        rows, c = self._all(self.filters, indexed(self.filters), part, matches)
-        rows = rows.add_columns(c.list_part, c.list_matches).where(is_rare)
-        if self.is_resumed:
-            first = constant(self.first)
-            later = c.list_part < first if self.backward else c.list_part > first
-            here = sa.and_(c.list_part == first, self._is_beyond(c))
-            rows = rows.where(sa.or_(later, here))
-        return self._ordered(rows.order_by(c.list_part.desc() if self.backward else c.list_part), c)
+    def _all_matches(self, is_rare: sa.ColumnElement[bool]) -> sa.Select[Any]:
+        """Select all matches of all segments, if they are rare."""
+        spec = self._spec
+        c = spec.table.c
+        segment, total = _segment_columns(0)
+        if spec.segment_number:
+            segment = spec.segment_number(c).label("list_segment")
+        elif spec.segments:
+            cases = ((part.condition(c), constant(n)) for n, part in enumerate(spec.segments))
+            segment = sa.case(*cases).label("list_segment")
+        if self._include_total:
+            total = sa.func.count().over().label("list_matches")
+        conditions = index_conditions(spec.filters)
+        rows, c = self._fenced(spec.filters, conditions, segment, total)
+        rows = rows.add_columns(c.list_segment, c.list_matches).where(is_rare)
+        if self._has_start:
+            first = constant(self._first)
+            later = c.list_segment < first if self._is_backward else c.list_segment > first
+            same = sa.and_(c.list_segment == first, self._is_after_start(c))
+            rows = rows.where(sa.or_(later, same))
+        return self._ordered(
+            rows.order_by(c.list_segment.desc() if self._is_backward else c.list_segment), c
+        )
 
     def _tried(self, filters: Sequence[Filter], name: str = "tried") -> sa.CTE:
-        aligned = self._rows([one for one in filters if one.aligned])
-        walked = self._ordered(aligned, self.table.c, _TRIED).subquery("walked")
-        matches, c = select_of(walked, self.types)
-        matches = matches.where(*(one.condition(c) for one in self.filters if not one.aligned))
-        if self.part_number:
-            matches = matches.add_columns(self.part_number(c).label("list_part"))
+        """Select the matches among the next rows in the list's order."""
+        spec = self._spec
+        in_order = self._rows([filter_ for filter_ in filters if filter_.follows_order])
+        walked = self._ordered(in_order, spec.table.c, _ROWS_TO_TRY).subquery("walked")
+        matches, c = select_from(walked, spec.types)
+        others = (filter_ for filter_ in spec.filters if not filter_.follows_order)
+        matches = matches.where(*(filter_.condition(c) for filter_ in others))
+        if spec.segment_number:
+            matches = matches.add_columns(spec.segment_number(c).label("list_segment"))
         return matches.cte(name)
 
     def _rows(self, filters: Sequence[Filter]) -> sa.Select[Any]:
-        rows = sa.select(_list(self.table.name, self.types)).select_from(self.table)
-        return rows.where(*(one.condition(self.table.c) for one in filters))
+        table = self._spec.table
+        rows = sa.select(column_list(table.name, self._spec.types)).select_from(table)
+        return rows.where(*(filter_.condition(table.c) for filter_ in filters))
 
-    def _all(
-        self, filters: Sequence[Filter], indexes: Any, *more: Any
+    def _fenced(
+        self, filters: Sequence[Filter], conditions: Any, *more_columns: Any
     ) -> tuple[sa.Select[Any], Any]:
-        """All that match; OFFSET 0 keeps the planner from following the order of what is around."""
-        rows = self._rows(filters).where(*indexes).add_columns(*more)
-        return select_of(rows.offset(constant(0)).subquery("fetched"), self.types)
+        """Select all matches. OFFSET 0 keeps the planner from following the order outside of it."""
+        rows = self._rows(filters).where(*conditions).add_columns(*more_columns)
+        return select_from(rows.offset(constant(0)).subquery("fetched"), self._spec.types)
 
     def _filters(self, number: int) -> list[Filter]:
-        is_start = self.is_resumed and number == self.first
-        beyond_start = [Filter(self._is_beyond, aligned=True)] if is_start else []
-        return [*self.filters, *self.parts[number : number + 1], *beyond_start]
+        """Return the filters of one segment."""
+        is_start = self._has_start and number == self._first
+        after_start = [Filter(self._is_after_start, follows_order=True)] if is_start else []
+        return [*self._spec.filters, *self._spec.segments[number : number + 1], *after_start]
 
-    def _is_beyond(self, c: Any) -> sa.ColumnElement[bool]:
-        return beyond([(c[name], down) for name, down in self.keys], self.places)
+    def _is_after_start(self, c: Any) -> sa.ColumnElement[bool]:
+        keys = [(c[name], descends) for name, descends in self._keys]
+        return rows_after(keys, self._start_values)
 
-    def _ordered(self, rows: sa.Select[Any], c: Any, most: Any = _reach) -> sa.Select[Any]:
-        order = (c[name].desc() if down else c[name] for name, down in self.keys)
-        return rows.order_by(*order).limit(most)
-
-
-def count(rows: sa.Select[Any]) -> sa.ScalarSelect[int]:
-    ones = rows.with_only_columns(sa.literal_column("1"), maintain_column_froms=True).subquery()
-    return sa.select(sa.func.count()).select_from(ones).scalar_subquery()
+    def _ordered(self, rows: sa.Select[Any], c: Any, limit: Any = _rows_needed) -> sa.Select[Any]:
+        order = (c[name].desc() if descends else c[name] for name, descends in self._keys)
+        return rows.order_by(*order).limit(limit)
 
 
-def indexed(filters: Sequence[Filter]) -> list[sa.ColumnElement[bool]]:
-    return [one.indexed for one in filters if one.indexed is not None]
-
-
-def _labels(number: int) -> tuple[sa.Label[int], sa.Label[int]]:
-    return constant(number).label("list_part"), sa.literal_column("NULL::bigint").label(
-        "list_matches"
-    )
-
-
-def _once(condition: sa.ColumnElement[bool], name: str) -> sa.ScalarSelect[bool]:
-    """A condition that depends on no row, evaluated when it is first asked for and then kept."""
-    return sa.select(sa.select(condition.label("is")).cte(name).c["is"]).scalar_subquery()
+def _segment_columns(number: int) -> tuple[sa.Label[int], sa.Label[int]]:
+    null: Any = sa.literal_column("NULL::bigint")
+    return constant(number).label("list_segment"), null.label("list_matches")

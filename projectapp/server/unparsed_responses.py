@@ -55,7 +55,7 @@ def _detail(status: int, head: bytes, settings: Config, gunicorn_config: Any) ->
         431: f"A header is longer than {gunicorn_config.limit_request_field_size} bytes, there are"
         f" more than {gunicorn_config.limit_request_fields} headers, or all headers together are"
         f" longer than {MAX_HEAD_BYTES} bytes.",
-        500: "Internal error. The server's log contains the cause with this request_id.",
+        500: problems.INTERNAL_ERROR_DETAIL,
         501: "This Transfer-Encoding is not supported. Send Content-Length, or use chunked.",
         503: "The server is overloaded. Try again after the seconds in the Retry-After header.",
     }

@@ -153,4 +153,4 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 def _set_draining() -> None:
     from projectapp.http import health
 
-    health.stopping = True
+    health.is_draining = True

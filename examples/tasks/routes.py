@@ -1,0 +1,67 @@
+"""The routes of tasks: the list of a project's tasks, the list of all, and one task."""
+
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response
+from projectapp.tasks.models import TASKS
+from projectapp.tasks.schemas import TaskQuery, TaskSchema
+
+from projectapp.resources import views
+
+PATH, OF_PROJECT = "/api/v1/tasks", "/api/v1/projects/<uuid:project_id>/tasks"
+READ, WRITE = "tasks:read", "tasks:write"
+
+bp = Blueprint("tasks", __name__)
+
+
+@bp.get(PATH)
+@views.listing(READ, TaskSchema, TaskQuery)
+def list_tasks(query: dict[str, Any]) -> Response:
+    """List the tasks of all projects."""
+    return views.list_response(TASKS, query)
+
+
+@bp.get(OF_PROJECT)
+@views.listing(READ, TaskSchema, TaskQuery, below_parent=True)
+def list_project_tasks(project_id: UUID, query: dict[str, Any]) -> Response:
+    """List the tasks of a project."""
+    return views.list_response(TASKS, query, project_id)
+
+
+@bp.post(OF_PROJECT)
+@views.creation(WRITE, TaskSchema, below_parent=True)
+def create_task(project_id: UUID, body: dict[str, Any]) -> Response:
+    """Create a task in a project.
+
+    Repeating a request with the same Idempotency-Key within 24 hours returns the first response.
+    """
+    return views.create_response(TASKS, body, PATH, project_id)
+
+
+@bp.get(f"{PATH}/<uuid:task_id>")
+@views.reading(READ, TaskSchema)
+def get_task(task_id: UUID) -> Response:
+    """Read a task."""
+    return views.read_response(TASKS, task_id)
+
+
+@bp.put(f"{PATH}/<uuid:task_id>")
+@views.replacement(WRITE, TaskSchema)
+def put_task(task_id: UUID, body: dict[str, Any]) -> Response:
+    """Replace fields of a task."""
+    return views.update_response(TASKS, task_id, body)
+
+
+@bp.patch(f"{PATH}/<uuid:task_id>")
+@views.merge(WRITE, TaskSchema)
+def patch_task(task_id: UUID, body: dict[str, Any]) -> Response:
+    """Merge changes into a task (RFC 7396)."""
+    return views.update_response(TASKS, task_id, body, merge=True)
+
+
+@bp.delete(f"{PATH}/<uuid:task_id>")
+@views.deletion(WRITE)
+def delete_task(task_id: UUID) -> Response:
+    """Delete a task."""
+    return views.delete_response(TASKS, task_id)

@@ -1,0 +1,165 @@
+"""Finds a page of any resource: filters, a search, a sort, a cursor.
+
+The statements are built once per combination of parameters and cached.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
+from operator import eq, ge, gt, le, lt
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+from projectapp import auth, database
+from projectapp.database.statements import CompiledStatement, compile_select
+from projectapp.resources.cursors import Position
+from projectapp.resources.page_statement import (
+    Page,
+    page_from_row,
+    page_statement,
+    start_parameters,
+)
+from projectapp.resources.resource import Resource
+from projectapp.resources.search import (
+    search_filter,
+    search_parameters,
+    search_rank,
+    search_segments,
+)
+from projectapp.resources.subqueries import Filter, ListSpec, Start
+
+RANGES: dict[str, Callable[[Any, Any], Any]] = {"gte": ge, "gt": gt, "lte": le, "lt": lt}
+
+_LARGE_OFFSET = 1000  # rows; skipping more is cheaper by their keys alone
+
+
+def find_page(
+    resource: Resource,
+    filters: Mapping[str, Any],
+    sort: Sequence[str],
+    fields: Collection[str],
+    count_mode: str,
+    page_size: int,
+    start: int | Position,
+) -> Page:
+    """Return the page of the rows that match all `filters`, from an offset or a position on.
+
+    A filter is named like the column that must be equal or, for JSON, contain the value; with a
+    suffix such as `_gte` it is a range; `of_owner` is the owner, and `q` a search. `sort` holds
+    sort keys of the resource, with "-" for descending. Without `sort`, the best matches of a search
+    come first, otherwise the newest rows. Each row has these `fields`, in the resource's order.
+    `count_mode` is one of COUNT_MODES. Raises InvalidCursor for a position of another list.
+    """
+    is_restricted = auth.visible_owner(resource.name) is not None
+    has_all_fields = len(fields) == len(resource.fields)
+    shape = resource, frozenset(filters), tuple(sort), is_restricted
+    offset = 0 if isinstance(start, Position) else start
+    values = {**filters, "page_size": page_size, "offset": offset}
+    if not has_all_fields:
+        values["fields"] = list(fields)
+    if "q" in values:
+        values |= search_parameters(values.pop("q"))
+    list_start = None
+    if isinstance(start, Position):
+        list_start, start_values = start_parameters(_list_spec(*shape), start)
+        values |= start_values
+    statement = _page(*shape, has_all_fields, count_mode, list_start, offset > _LARGE_OFFSET)
+    return page_from_row(database.execute(statement, values), values, count_mode, list_start)
+
+
+@lru_cache(maxsize=256)  # about 10 KiB each
+def _page(
+    resource: Resource,
+    filter_names: frozenset[str],
+    sort: tuple[str, ...],
+    is_restricted: bool,
+    has_all_fields: bool,
+    count_mode: str,
+    start: Start | None,
+    skips_many: bool,
+) -> CompiledStatement:
+    spec = _list_spec(resource, filter_names, sort, is_restricted)
+    render_json = resource.as_json if has_all_fields else resource.selected_as_json
+    return compile_select(page_statement(spec, render_json, count_mode, start, skips_many))
+
+
+@lru_cache(maxsize=256)
+def _list_spec(
+    resource: Resource, filter_names: frozenset[str], sort: tuple[str, ...], is_restricted: bool
+) -> ListSpec:
+    table = resource.table
+    keys = [(key.removeprefix("-"), key.startswith("-")) for key in sort or ["-created_at"]]
+    keys.append(("id", keys[-1][1]))  # in the last key's direction, so that one index serves both
+    segments: Sequence[Filter] = ()
+    state = ""  # a boolean key: its two values are segments, since an index has them so
+    if "q" in filter_names and not sort:
+        segments = search_segments(table)
+    elif isinstance(table.c[keys[0][0]].type, sa.Boolean):
+        state, descends = keys.pop(0)
+        values = (True, False) if descends else (False, True)
+        segments = [_state_filter(state, value) for value in values]
+    equal_columns = {state, *filter_names} & {*table.c.keys()} - {keys[0][0]}
+    if is_restricted or "of_owner" in filter_names:
+        equal_columns.add("owner")
+    served = _served_columns(resource, equal_columns, keys[0][0])
+    # All rows of one parent have one owner, so the caller sees all of them or none.
+    is_visible = not is_restricted or "owner" in served or resource.parent_key in filter_names
+    filters = [Filter(resource.is_visible, follows_order=is_visible)]
+    if resource.parent and resource.parent_key in filter_names:
+        parent = sa.exists().where(resource.parent.is_row(resource.parent_key))
+        filters.append(Filter(lambda c: parent, follows_order=True))
+    filters += (_filter(resource, name, served) for name in sorted(filter_names))
+    return ListSpec(
+        table=table,
+        columns=[*resource.fields, *(["search"] if "q" in filter_names else [])],
+        filters=filters,
+        segments=segments,
+        segment_number=search_rank if "q" in filter_names and not sort else None,
+        keys=keys,
+        is_restricted=is_restricted,
+    )
+
+
+def _served_columns(resource: Resource, equal_columns: set[str], first_key: str) -> set[str]:
+    """Return the columns whose filters an index in the list's order also serves.
+
+    The index begins with some of the columns that must be equal, and goes on with the first key. Of
+    several, the best has the parent's id, else the owner, else the most columns.
+    """
+    candidates: list[set[str]] = [set()]
+    for index in resource.table.indexes:
+        names = [column.name for column in index.columns]
+        if first_key in names and index.dialect_options["postgresql"]["using"] in (False, "btree"):
+            leading = {*names[: names.index(first_key)]}
+            candidates += [leading] if leading <= equal_columns else []
+
+    def rank(columns: set[str]) -> tuple[bool, bool, int]:
+        return resource.parent_key in columns, "owner" in columns, len(columns)
+
+    return {*max(candidates, key=rank), first_key}
+
+
+def _filter(resource: Resource, name: str, served_columns: set[str]) -> Filter:
+    """Return the filter of a parameter of `find_page`."""
+    if name == "q":
+        return search_filter(resource.table)
+    column_name, compare = name, eq
+    stem, _, suffix = name.rpartition("_")
+    if name == "of_owner":
+        column_name = "owner"
+    elif name not in resource.table.c:
+        column_name, compare = stem, RANGES[suffix]
+    type_ = resource.table.c[column_name].type
+    value = sa.bindparam(name, type_=type_)
+    if isinstance(type_, JSONB):
+        return Filter(lambda c: c[column_name].contains(value))
+    return Filter(lambda c: compare(c[column_name], value), column_name in served_columns)
+
+
+def _state_filter(column_name: str, value: bool) -> Filter:
+    def is_value(c: Any) -> sa.ColumnElement[bool]:
+        column = c[column_name]
+        return column if value else sa.not_(column)
+
+    return Filter(is_value, follows_order=True)

@@ -1,0 +1,110 @@
+"""Small selects from which the statement of a list is built.
+
+Their columns are text, because compiling columns takes SQLAlchemy most of the time, and each level
+of a list's statement repeats all of them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple, cast
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql.psycopg2 import dialect
+
+DIALECT = dialect()  # type: ignore[no-untyped-call]
+PAGE_SIZE = sa.bindparam("page_size", type_=sa.Integer)
+OFFSET = sa.bindparam("offset", type_=sa.BigInteger)
+
+
+class Filter(NamedTuple):
+    """A condition on the columns of a table or subquery.
+
+    `follows_order` says that an index in the list's order also serves this condition.
+    `index_condition` is a condition that follows from this one and that has an index of its own.
+    """
+
+    condition: Callable[[Any], sa.ColumnElement[bool]]
+    follows_order: bool = False
+    index_condition: sa.ColumnElement[bool] | None = None
+
+
+class Start(NamedTuple):
+    """Where a page begins: in this segment, after (or if `is_backward`, before) a known row."""
+
+    segment: int
+    is_backward: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListSpec:
+    """Which rows a list has, in which order.
+
+    They are the rows of `table` that pass all `filters`, ordered by segment and then by `keys`. A
+    row belongs to exactly one of the `segments`; without segments the list is one.
+    `segment_number` computes the number of a row's segment; it is needed for segments without an
+    index in the list's order. A key is a column's name and whether it descends; the last key is
+    unique, and none is ever null. `columns` are the names that filters, segments and keys use.
+    `is_restricted` says that the caller sees only some rows. The planner's estimate must then be
+    checked by counting, since it would tell how many rows others have.
+    """
+
+    table: sa.Table
+    columns: Sequence[str]
+    filters: Sequence[Filter]
+    segments: Sequence[Filter]
+    segment_number: Callable[[Any], sa.ColumnElement[int]] | None = None
+    keys: Sequence[tuple[str, bool]]
+    is_restricted: bool
+
+    @cached_property
+    def types(self) -> dict[str, Any]:
+        return {name: self.table.c[name].type for name in self.columns}
+
+    def with_keys_only(self) -> "ListSpec":
+        return replace(self, columns=[name for name, _ in self.keys])
+
+
+class Columns:
+    """The columns of a subquery or CTE of a list, as attributes and as items."""
+
+    def __init__(self, alias: str, types: Mapping[str, Any]) -> None:
+        own_columns = ("list_segment", "list_matches", "list_number")
+        for name, type_ in {**types, **dict.fromkeys(own_columns, PAGE_SIZE.type)}.items():
+            setattr(self, name, sa.literal_column(_qualify(alias, name), type_))
+
+    def __getitem__(self, name: str) -> sa.ColumnElement[Any]:
+        return cast(sa.ColumnElement[Any], getattr(self, name))
+
+
+def constant(number: int) -> sa.ColumnElement[int]:
+    """Return a number as SQL text: a parameter would cost time at each compilation."""
+    return sa.literal_column(str(number), PAGE_SIZE.type)
+
+
+def select_from(source: Any, types: Mapping[str, Any]) -> tuple[sa.Select[Any], Any]:
+    """Return a select of the columns named in `types`, and all columns of `source`."""
+    rows = sa.select(column_list(source.name, types)).select_from(source)
+    return rows, Columns(source.name, types)
+
+
+def column_list(alias: str, names: Iterable[str]) -> sa.ColumnElement[Any]:
+    return sa.literal_column(", ".join(_qualify(alias, name) for name in names))
+
+
+def _qualify(alias: str, name: str) -> str:
+    return ".".join(map(DIALECT.identifier_preparer.quote, (alias, name)))
+
+
+def count_rows(rows: sa.Select[Any]) -> sa.ScalarSelect[int]:
+    ones = rows.with_only_columns(sa.literal_column("1"), maintain_column_froms=True).subquery()
+    return sa.select(sa.func.count()).select_from(ones).scalar_subquery()
+
+
+def index_conditions(filters: Sequence[Filter]) -> list[sa.ColumnElement[bool]]:
+    return [filter_.index_condition for filter_ in filters if filter_.index_condition is not None]
+
+
+def evaluate_once(condition: sa.ColumnElement[bool], name: str) -> sa.ScalarSelect[bool]:
+    """Put a condition that depends on no row into a CTE: it is evaluated at most once."""
+    return sa.select(sa.select(condition.label("is")).cte(name).c["is"]).scalar_subquery()

@@ -1,0 +1,214 @@
+"""The views of all resources: how an endpoint is declared, and how its response is made.
+
+`routes.py` of a resource connects both to a path and to a docstring for the OpenAPI document.
+"""
+
+import json
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID
+
+from flask import Flask, Response, request
+from marshmallow import Schema
+
+from projectapp import auth
+from projectapp.database import Row
+from projectapp.http.endpoint import Endpoint
+from projectapp.http.etags import (
+    WRITE_CONDITION_HEADERS,
+    Versions,
+    allowed_versions,
+    format_etag,
+    not_modified_response,
+)
+from projectapp.http.request_data import JSON_TYPE
+from projectapp.problems import NotFound, PreconditionFailed
+from projectapp.resources.cursors import decode_cursor, encode_cursor, link_header
+from projectapp.resources.idempotency import read_claim
+from projectapp.resources.lists import find_page
+from projectapp.resources.resource import Resource
+from projectapp.resources.schemas import ResourceSchema, page_schema
+from projectapp.resources.writes import (
+    delete_row,
+    find_row,
+    insert_row,
+    is_parent_visible,
+    update_row,
+)
+
+PATCH_TYPES = ("application/merge-patch+json", JSON_TYPE)
+
+
+def init_app(app: Flask) -> None:
+    @app.after_request
+    def add_accept_patch(response: Response) -> Response:
+        if request.method == "OPTIONS" and "PATCH" in response.allow:
+            response.headers["Accept-Patch"] = ", ".join(PATCH_TYPES)  # RFC 5789, 3.1
+        return response
+
+
+def listing(
+    scope: str, schema: type[ResourceSchema], query: Schema, *, below_parent: bool = False
+) -> Endpoint:
+    return Endpoint(
+        scope=scope,
+        responses={200: page_schema(schema)},
+        query=query,
+        response_headers=["Link"],
+        error_statuses=[400, *_not_found(below_parent), 503],
+    )
+
+
+def creation(scope: str, schema: type[ResourceSchema], *, below_parent: bool = False) -> Endpoint:
+    return Endpoint(
+        scope=scope,
+        responses={201: schema()},
+        body=schema(),
+        request_headers=["Idempotency-Key"],
+        response_headers=["ETag", "Location", "Idempotency-Replayed"],
+        error_statuses=[400, *_not_found(below_parent), 409, 413, 415, 422, 503],
+    )
+
+
+def reading(scope: str, schema: type[ResourceSchema]) -> Endpoint:
+    return Endpoint(
+        scope=scope,
+        responses={200: schema(), 304: None},
+        request_headers=["If-None-Match"],
+        response_headers=["ETag"],
+        error_statuses=[400, 404, 503],
+    )
+
+
+def replacement(scope: str, schema: type[ResourceSchema]) -> Endpoint:
+    return _update(scope, schema, (JSON_TYPE,))
+
+
+def merge(scope: str, schema: type[ResourceSchema]) -> Endpoint:
+    return _update(scope, schema, PATCH_TYPES)
+
+
+def _update(scope: str, schema: type[ResourceSchema], content_types: tuple[str, ...]) -> Endpoint:
+    return Endpoint(
+        scope=scope,
+        responses={200: schema()},
+        body=schema(partial=True),
+        content_types=content_types,
+        request_headers=WRITE_CONDITION_HEADERS,
+        response_headers=["ETag"],
+        error_statuses=[400, 404, 412, 413, 415, 503],
+    )
+
+
+def deletion(scope: str) -> Endpoint:
+    return Endpoint(
+        scope=scope,
+        responses={204: None},
+        request_headers=WRITE_CONDITION_HEADERS,
+        error_statuses=[400, 404, 409, 412, 503],
+    )
+
+
+def _not_found(below_parent: bool) -> list[int]:
+    return [404] if below_parent else []
+
+
+def list_response(
+    resource: Resource, query: dict[str, Any], parent_id: UUID | None = None
+) -> Response:
+    """Return a page of the list that the validated `query` describes.
+
+    With `parent_id` it has the children of that row. Raises NotFound if the caller does not see it.
+    """
+    query = dict(query)
+    page_size, sort = query.pop("page_size"), query.pop("sort", [])
+    fields = {"id", *query.pop("selected_fields")}
+    cursor = query.pop("cursor", None)
+    page = query.pop("page", None if cursor else 1)
+    count_mode = query.pop("count", "none" if cursor else "auto")
+    if parent_id:
+        query[str(resource.parent_key)] = parent_id
+    list_key = {**query, "sort": sort, "resource": resource.name}
+    if owner := auth.visible_owner(resource.name):
+        list_key["visible_owner"] = owner
+    start = decode_cursor(cursor, list_key) if cursor else (page - 1) * page_size
+    rows = find_page(resource, query, sort, fields, count_mode, page_size, start)
+    if parent_id and not rows.items and not is_parent_visible(resource, parent_id):
+        raise NotFound
+    previous_cursor, next_cursor = (
+        position and encode_cursor(position, list_key) for position in (rows.previous, rows.next)
+    )
+    page_info = {
+        "total": rows.total,
+        **({"total_is_estimate": True} if rows.is_estimate else {}),
+        "page": page,
+        "page_size": page_size,
+        "next_cursor": next_cursor,
+    }
+    path = quote(request.script_root + request.path)
+    parameters = request.args.items(multi=True)
+    links = link_header(path, parameters, page, previous_cursor, next_cursor)
+    body = f'{{"items":[{rows.items}],{json.dumps(page_info)[1:]}'
+    return _json_response(body, headers={"Link": links} if links else None)
+
+
+def create_response(
+    resource: Resource, body: dict[str, Any], path: str, parent_id: UUID | None = None
+) -> Response:
+    """Create a row; with `parent_id` as a child of that row. It is then read at `path`/ID.
+
+    Raises NotFound if the caller does not see the parent.
+    """
+    row, is_replayed = insert_row(resource, body, read_claim(), parent_id)
+    if not row:
+        raise NotFound
+    headers = {
+        "ETag": format_etag(row.version),
+        "Location": f"{request.script_root}{path}/{row.id}",
+        **({"Idempotency-Replayed": "true"} if is_replayed else {}),
+    }
+    return _json_response(row.body, 201, headers)
+
+
+def read_response(resource: Resource, row_id: UUID) -> Response:
+    row = find_row(resource, row_id)
+    if not row:
+        raise NotFound
+    return not_modified_response(row.version) or _row_response(row)
+
+
+def update_response(
+    resource: Resource, row_id: UUID, body: dict[str, Any], *, merge: bool = False
+) -> Response:
+    versions = allowed_versions()
+    row = update_row(resource, row_id, body, versions, merge)
+    if not row:
+        raise _no_match(resource, row_id, versions)
+    return _row_response(row)
+
+
+def delete_response(resource: Resource, row_id: UUID) -> Response:
+    versions = allowed_versions()
+    if not delete_row(resource, row_id, versions):
+        raise _no_match(resource, row_id, versions)
+    return Response(status=204)
+
+
+def _no_match(
+    resource: Resource, row_id: UUID, versions: Versions | None
+) -> NotFound | PreconditionFailed:
+    """Return why a write found no row. Only a request with a precondition needs another query."""
+    row = find_row(resource, row_id) if versions is not None else None
+    if not row:
+        return NotFound()
+    return PreconditionFailed(
+        f"The current version is {row.version}.", headers={"ETag": format_etag(row.version)}
+    )
+
+
+def _row_response(row: Row) -> Response:
+    return _json_response(row.body, headers={"ETag": format_etag(row.version)})
+
+
+def _json_response(body: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, headers, content_type=JSON_TYPE)

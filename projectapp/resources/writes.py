@@ -1,0 +1,290 @@
+"""Reads and writes one row of any resource.
+
+Each function runs one statement in one round trip, and more only if the result of a write is lost.
+A row is returned as `version`, an integer, and `body`, its JSON text. The statements are built once
+for each resource and cached.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+
+from projectapp import auth, database
+from projectapp.database import Row
+from projectapp.http.etags import NO_VERSION, Versions
+from projectapp.problems import Conflict, OutcomeUnknown, UnknownReference
+from projectapp.resources.idempotency import (
+    IdempotencyClaim,
+    build_idempotent_insert,
+    insert_idempotently,
+)
+from projectapp.resources.resource import Resource
+
+_given_names = sa.bindparam("given_names", type_=ARRAY(sa.Text))
+
+
+def find_row(resource: Resource, row_id: UUID) -> Row | None:
+    return database.execute(_find(resource), {"row_id": row_id})
+
+
+@lru_cache
+def _find(resource: Resource) -> sa.Select[Any]:
+    return sa.select(*_result(resource)).where(resource.is_row("row_id"))
+
+
+def insert_row(
+    resource: Resource,
+    values: Mapping[str, Any],
+    claim: IdempotencyClaim | None = None,
+    parent_id: UUID | None = None,
+) -> tuple[Row | None, bool]:
+    """Insert a row; a field that is not in `values` gets its column's default.
+
+    The owner is the caller or, for a child, the owner of the parent. Returns the row with its `id`,
+    and whether it is the response to an earlier request with the same `claim`. The row is None if
+    the caller sees no parent with `parent_id`.
+    """
+    parameters = {name: values.get(name) for name in resource.writable}
+    parameters |= {"id": database.uuid7(), "owner": auth.current_owner(), "parent_id": parent_id}
+    parameters["given_names"] = [*values]
+    uses_defaults = not values.keys() >= _defaulted(resource)
+    if claim:
+        statement = _idempotent_insert(resource, uses_defaults)
+        return insert_idempotently(
+            statement,
+            parameters,
+            claim,
+            can_insert=lambda: not resource.parent or is_parent_visible(resource, parent_id),
+        )
+    inserted, resolved = _inserts(resource, uses_defaults)
+    settle = partial(database.execute, resolved, parameters)
+    return database.execute(inserted, parameters, settle), False
+
+
+def is_parent_visible(resource: Resource, parent_id: UUID | None) -> bool:
+    parent = resource.parent
+    return bool(parent and find_row(parent, parent_id)) if parent_id else False
+
+
+@lru_cache
+def _inserts(resource: Resource, uses_defaults: bool) -> tuple[sa.Insert, sa.Insert]:
+    """Return the statement that inserts a row, and the one that finds out whether it did.
+
+    The second repeats the first with the same id. Unlike a SELECT it also writes if the row exists,
+    so its commit waits until the row is replicated.
+    """
+    rows = _new_row(resource, uses_defaults)
+    new = insert(resource.table).from_select(rows.selected_columns.keys(), rows)
+    result = (resource.table.c.id, *_result(resource))
+    repeated = new.on_conflict_do_update(index_elements=["id"], set_={"id": new.excluded.id})
+    return new.returning(*result), repeated.returning(*result)
+
+
+@lru_cache
+def _idempotent_insert(resource: Resource, uses_defaults: bool) -> sa.Select[Any]:
+    rows = _new_row(resource, uses_defaults)
+    return build_idempotent_insert(resource.table, rows, resource.as_json)
+
+
+@lru_cache
+def _defaulted(resource: Resource) -> frozenset[str]:
+    """Return the writable columns that have a default."""
+    columns = resource.table.c
+    return frozenset(name for name in resource.writable if columns[name].server_default is not None)
+
+
+def _new_row(resource: Resource, uses_defaults: bool) -> sa.Select[Any]:
+    """Select the values of a new row, as columns with their types: PostgreSQL infers none here.
+
+    With `uses_defaults`, a default replaces the parameter of a field that was not given.
+    """
+    table, parent = resource.table, resource.parent
+    values: dict[str, Any] = {}
+    for name in resource.fields:
+        column = table.c[name]
+        default: Any = column.server_default
+        if default is not None:
+            default = sa.cast(sa.literal_column(str(default.arg)), column.type)
+        if name in ("id", "owner") or name in resource.writable:
+            values[name] = _typed_parameter(column)
+            if uses_defaults and default is not None:
+                is_given = sa.literal_column(f"'{name}'") == sa.any_(_given_names)
+                values[name] = sa.case((is_given, values[name]), else_=default)
+        elif default is not None:
+            values[name] = default
+    if not parent:
+        return sa.select(*(value.label(name) for name, value in values.items()))
+    values |= {"owner": parent.table.c.owner, str(resource.parent_key): parent.table.c.id}
+    # The lock makes the insert wait for a concurrent change of the parent's owner.
+    rows = sa.select(*(value.label(name) for name, value in values.items()))
+    return rows.where(parent.is_row("parent_id")).with_for_update(read=True, of=parent.table)
+
+
+def _typed_parameter(column: sa.Column[Any]) -> Any:
+    type_: Any = column.type
+    if isinstance(type_, sa.String):
+        type_ = sa.Text()  # a cast to the column's own type would cut a text that is too long
+    elif isinstance(type_, JSONB):
+        type_ = JSONB(none_as_null=True)
+    return sa.cast(sa.bindparam(column.key, type_=type_), type_)
+
+
+def update_row(
+    resource: Resource,
+    row_id: UUID,
+    values: Mapping[str, Any],
+    versions: Versions | None,
+    merge: bool = False,
+) -> Row | None:
+    """Set the fields in `values`. The version and `updated_at` change only if a value does.
+
+    With `merge`, JSON objects are RFC 7396 patches. Returns None if the caller sees no such row, or
+    if its version is none of `versions`, where None is any version.
+    """
+    if versions == NO_VERSION:
+        return None
+    if not values:
+        row = find_row(resource, row_id)
+        return row if row and (versions is None or row.version in versions) else None
+    statements = _updates(resource, not values.keys().isdisjoint(_texts(resource)), merge)
+    parameters = {f"new_{name}": values.get(name) for name in resource.writable}
+    parameters |= {"given_names": [*values], "row_id": row_id}
+    statement = statements.update
+    if versions is not None:
+        statement = statements.update_at_version
+        parameters |= _version_parameters(versions)
+
+    def settle() -> Row | None:
+        # With exactly one expected version the update takes effect at most once.
+        is_one = versions is not None and len(versions.listed) == 1 and not versions.is_complement
+        row = database.execute(statement, parameters) if is_one else None
+        return row or _find_lost_update(statements.read_back, parameters, versions)
+
+    return database.execute(statement, parameters, settle)
+
+
+class _Updates(NamedTuple):
+    update: sa.Update
+    update_at_version: sa.Update
+    read_back: sa.Update
+
+
+@lru_cache
+def _updates(resource: Resource, sets_text: bool, merge: bool) -> _Updates:
+    """Return the statements that set those columns that the parameter `given_names` has.
+
+    One statement serves every selection of columns. Only texts of a search are separate: PostgreSQL
+    would compute the search columns again even if a text stays the same.
+    """
+    c = resource.table.c
+    values: dict[str, Any] = {}
+    differences = []
+    for name in resource.writable:
+        if name in _texts(resource) and not sets_text:
+            continue
+        new: Any = sa.bindparam(f"new_{name}", type_=_typed_parameter(c[name]).type)
+        if merge and isinstance(c[name].type, JSONB):
+            new = sa.func.jsonb_merge_patch(c[name], new, type_=JSONB)
+        is_given = sa.literal_column(f"'{name}'") == sa.any_(_given_names)
+        values[name] = sa.case((is_given, new), else_=c[name])
+        differs = _comparable(c[name]).is_distinct_from(_comparable(new))
+        differences.append(sa.and_(is_given, differs))
+    is_changed = sa.or_(*differences)
+    row = sa.update(resource.table).where(resource.is_row("row_id"))
+    update = row.values(
+        **values,
+        version=c.version + sa.cast(is_changed, sa.Integer),
+        # Not now(), the statement's start: it may be before the change that held the row's lock.
+        updated_at=sa.case((is_changed, sa.func.clock_timestamp()), else_=c.updated_at),
+    ).returning(*_result(resource))
+    # An UPDATE, not a SELECT: it waits for concurrent changes and for replication.
+    read_back = row.values(id=c.id).returning(
+        *_result(resource), sa.not_(is_changed).label("has_new_values")
+    )
+    return _Updates(update, update.where(_has_version(resource)), read_back)
+
+
+def _find_lost_update(
+    read_back: sa.Update, parameters: Mapping[str, Any], versions: Versions | None
+) -> Row | None:
+    """Find out whether an update whose result was lost took effect.
+
+    The update cannot be repeated, because it might overwrite a later one. If the row has the new
+    values, and one of the expected versions or the next one, the update counts as done, although
+    another client may have set the same values (RFC 9110, 13.1.1). Returns None if an update of
+    another client certainly came first. Raises OutcomeUnknown.
+    """
+    row = database.execute(read_back, parameters)
+    if row and row.has_new_values:
+        if versions is None or row.version in versions:
+            return row
+        if not versions.is_complement and row.version - 1 in versions:
+            return row
+    if not row or versions is None or versions.is_complement:
+        raise OutcomeUnknown
+    if any(version + 1 < row.version for version in versions.listed):
+        raise OutcomeUnknown
+    return None
+
+
+def delete_row(resource: Resource, row_id: UUID, versions: Versions | None) -> bool:
+    """Delete a row. Returns False where `update_row` returns None.
+
+    Raises Conflict if rows of another table still refer to it and the model forbids that.
+    """
+    if versions == NO_VERSION:
+        return False
+    statement = _deletes(resource)[versions is not None]
+    parameters = {"row_id": row_id, **(_version_parameters(versions) if versions else {})}
+
+    def settle() -> Any:
+        deleted = database.execute(statement, parameters)
+        if deleted or find_row(resource, row_id):
+            return deleted
+        return database.execute(database.WAIT_FOR_REPLICATION)
+
+    try:
+        return database.execute(statement, parameters, settle) is not None
+    except UnknownReference as error:
+        raise Conflict(f"It still has {error.table}. Delete them first.") from error
+
+
+@lru_cache
+def _deletes(resource: Resource) -> tuple[Any, Any]:
+    """Return the statements without and with a condition on the version."""
+    rows = sa.delete(resource.table).where(resource.is_row("row_id"))
+    delete = rows.returning(resource.table.c.id)
+    return delete, delete.where(_has_version(resource))
+
+
+def _result(resource: Resource) -> tuple[Any, Any]:
+    c = resource.table.c
+    return c.version, resource.as_json(c).label("body")
+
+
+@lru_cache
+def _texts(resource: Resource) -> frozenset[str]:
+    """Return the writable columns from which the search columns may be computed."""
+    if not resource.is_searchable:
+        return frozenset()
+    columns = (resource.table.c[name] for name in resource.writable)
+    return frozenset(column.key for column in columns if isinstance(column.type, sa.String))
+
+
+def _comparable(value: Any) -> Any:
+    """Compare jsonb as text: 1 and 1.0 are equal as jsonb, but differ in the response."""
+    return sa.cast(value, sa.Text) if isinstance(value.type, JSONB) else value
+
+
+def _has_version(resource: Resource) -> sa.ColumnElement[bool]:
+    versions = sa.bindparam("versions", type_=ARRAY(sa.Integer))
+    is_listed = resource.table.c.version == sa.any_(versions)
+    return is_listed != sa.bindparam("is_complement", type_=sa.Boolean)
+
+
+def _version_parameters(versions: Versions) -> dict[str, Any]:
+    return {"versions": versions.listed, "is_complement": versions.is_complement}
