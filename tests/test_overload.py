@@ -42,7 +42,7 @@ SETTINGS = {
     "ALLOWED_ORIGINS": "https://a.example",
     "SCRIPT_NAME": "/backend",
 }
-# QUEUE_TIMEOUT, and the eighth of it that applies while no thread has been idle.
+# QUEUE_TIMEOUT, and an eighth of it, which applies while no thread is idle.
 TIMEOUT_SECONDS, SHORT_TIMEOUT_SECONDS = 2, 0.25
 HEAD_REQUEST = b"HEAD /api/v1/projects HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -55,7 +55,7 @@ def server(serve):
 
 @pytest.fixture
 def lock_projects(sql):
-    """Lock the table while a `with` block runs, so that no statement on it ends."""
+    """Lock the table while a `with` block runs, so that all statements on it wait."""
 
     @contextmanager
     def locked():
@@ -158,7 +158,7 @@ def test_requests_get_503_sooner_while_no_thread_is_idle(server, lock_projects, 
         wait_for_responses(futures, 18)
         later_results = responses(send_requests(clients, server))
     assert {result[0] for result in later_results} == {503}
-    # A busy machine makes no wait shorter, so the shortest one is measured.
+    # A busy machine only makes waits longer, so the test looks at the shortest one.
     shortest_seconds = min(result[3] for result in later_results)
     assert 0.9 * SHORT_TIMEOUT_SECONDS < shortest_seconds < TIMEOUT_SECONDS
     wait_for_responses([clients.submit(send_request, server)], 1)  # now a thread has been idle

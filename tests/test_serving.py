@@ -243,7 +243,7 @@ def status_of(pid: int) -> str:
 
 
 def test_worker_without_its_master_soon_starts_no_more_requests(serve, sql):
-    """Neither requests on kept connections, nor on new ones, nor those that wait for a thread."""
+    """This includes requests on kept connections, on new connections, and in the queue."""
     sql("BEGIN")
     sql("LOCK TABLE projects IN EXCLUSIVE MODE")  # so each POST gets a 503 after four seconds
     timeouts = {"LOCK": "4", "STATEMENT": "5", "IDLE_IN_TRANSACTION": "6", "POOL": "9"}
@@ -362,7 +362,7 @@ def test_no_request_fails_during_an_upgrade(serve, client, make_project):
             load.__exit__()
             end(new_master)
     assert load.failures == []
-    # Some slower, because twice as many processes run during the upgrade.
+    # Responses may be slower, because twice as many processes run during the upgrade.
     assert load.max_seconds < 2 + 20 * max_seconds_before
 
 

@@ -266,9 +266,8 @@ def test_upgrade_completes_after_a_kill_in_a_concurrent_index_build(
     time.sleep(1)  # longer than lock_timeout, which does not apply here
     process.send_signal(signal.SIGKILL)
     process = upgrade(folder)
-    read_until(
-        process, "The schema is at"
-    )  # PostgreSQL has ended the session of the killed process
+    # This line comes when PostgreSQL has ended the session of the killed process.
+    read_until(process, "The schema is at")
     other_session("ROLLBACK")
     wait_for_output(process)
     assert process.returncode == 0

@@ -27,8 +27,8 @@ from tests.test_serving import children, until
 
 pytestmark = pytest.mark.slow
 
-# How long a client waits for a response that takes the service no time. The service's own limits
-# are longer, unless a test is about one: a client that had to wait for a limit would time out.
+# For how long a client waits for a response. The limits of the service are longer, unless a test is
+# about a limit. So a test fails if its request has to wait for a limit.
 CLIENT_TIMEOUT_SECONDS = 40
 
 GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -83,13 +83,13 @@ def check_problem(response, status):
 
 
 def time_request(server):
-    """Return how many seconds a client waits for a list, which needs a thread (not as /health)."""
+    """Request a list, which needs a thread of the pool. Return the seconds until the response."""
     started = time.monotonic()
     assert statuses(exchange(server, LIST_AND_CLOSE)) == [200]
     return time.monotonic() - started
 
 
-# As few threads as possible: four clients that held a thread would hold all of them.
+# So few threads that four clients would hold all of them, if clients could hold threads.
 FEW_THREADS = {
     "WEB_CONCURRENCY": "1",
     "DATABASE_POOL_SIZE": "1",
@@ -99,7 +99,7 @@ FEW_THREADS = {
 
 @pytest.fixture(scope="module")
 def server(serve):
-    """A server that waits for slow and idle clients for longer than a client waits for it."""
+    """Serve with limits for slow and idle clients that are longer than CLIENT_TIMEOUT_SECONDS."""
     with serve("--keep-alive", "60", READ_TIMEOUT="60", **FEW_THREADS) as running:
         yield running
 
