@@ -41,11 +41,11 @@ def early() -> None:
         if not getattr(adding, "now", False):
             return old(used, prepared, parameters)
         try:
-            link = used.connector.migrating()
+            link = used.connector.connect_for_migrations()
             register_uuid(None, link)  # as SQLAlchemy does where it connects
             cursor = link.cursor()
-            cursor.execute(*prepared.bind(parameters))
-            row = prepared.read(cursor)
+            cursor.execute(*prepared.bind_parameters(parameters))
+            row = prepared.fetch_row(cursor)
         except psycopg2.Error as error:
             raise errors.classify(error, True) from error
         later = threading.Timer(LATE, _commit, [link])
@@ -74,10 +74,10 @@ def renamed() -> None:
 def denied() -> None:
     """A write whose answer was lost is called refused, whatever became of it."""
 
-    def settle(old: Callable[..., Any], *_: Any) -> None:
+    def resolve(old: Callable[..., Any], *_: Any) -> None:
         raise ServiceUnavailable("Try again shortly.", 1)
 
-    _wrap(execution, "_settle", settle)
+    _wrap(execution, "_resolve_lost_answer", resolve)
 
 
 def careless() -> None:

@@ -1,4 +1,13 @@
-"""Runs the migrations, each in its own transaction; `flask db migrate` numbers them."""
+"""Alembic runs this file for each `flask db` command.
+
+It differs from a usual env.py:
+- Each migration is a transaction of its own, and revisions are numbers: 0001, 0002, ...
+- `flask db upgrade` takes no lock if the schema is up to date, or ahead of this release.
+- Otherwise one process migrates, and others wait for it (projectapp/database/migrations.py).
+- It refuses migrations of two branches, and databases of other applications
+  (migration_checks.py).
+- After each change, tables are protected from Supabase's public API (supabase.py).
+"""
 
 import logging
 
@@ -7,13 +16,13 @@ from alembic.operations.ops import MigrationScript
 from alembic.util import CommandError
 from sqlalchemy import inspect
 
-from projectapp.database import db, migrations, schema
+from projectapp.database import db, migration_checks, migrations, schema, supabase
 
 log = logging.getLogger("projectapp.migrations")
 
 
-def number(migration_context, revision, directives: list[MigrationScript]) -> None:
-    """Give a new revision the next number, and make none where nothing changed."""
+def assign_revision_number(migration_context, revision, directives: list[MigrationScript]) -> None:
+    """Give a new migration the next number. `flask db migrate` writes none if nothing changed."""
     (script,) = directives
     if getattr(context.config.cmd_opts, "autogenerate", False) and script.upgrade_ops.is_empty():
         print("The models and the migrations agree: there is nothing to migrate.")
@@ -22,80 +31,107 @@ def number(migration_context, revision, directives: list[MigrationScript]) -> No
     script.rev_id = f"{int(context.script.get_current_head() or 0) + 1:04}"
 
 
-def report(*, step, heads, **_) -> None:
-    """Say what was done, while the transaction that does it is still open."""
+def log_step(*, step, heads, **_) -> None:
+    """Log a migration that was run. Its transaction is still open."""
     if step.is_stamp:
-        log.info("alembic_version says %s now.", ", ".join(sorted(heads)) or "nothing")
+        log.info("alembic_version is now %s.", ", ".join(sorted(heads)) or "empty")
         return
-    done = "Applied" if step.is_upgrade else "Reverted"
-    log.info("%s %s: %s", done, step.up_revision_id, " ".join(step.up_revision.doc.split()))
+    action = "Applied" if step.is_upgrade else "Reverted"
+    log.info("%s %s: %s", action, step.up_revision_id, " ".join(step.up_revision.doc.split()))
 
 
-options = {
+context_options = {
     "target_metadata": db.metadata,
-    "process_revision_directives": number,
+    "process_revision_directives": assign_revision_number,
     "compare_server_default": True,
     "transaction_per_migration": True,
 }
 
 
-def target() -> str | None:
-    """The revision to which the command leads; "" for one that changes no schema."""
+def changes_schema() -> bool:
+    """Whether the command is one that changes the schema or alembic_version.
+
+    These are upgrade, downgrade and stamp; only they have a target revision.
+    """
     try:
-        return context.get_revision_argument()
+        context.get_revision_argument()
     except KeyError:
-        return ""
-
-
-def read_revision(connection) -> str:
-    """The schema's revision, or "". Raises CommandError unless the database is this service's."""
-    context.configure(connection=connection, on_version_apply=report, **options)
-    is_migrated = inspect(connection).has_table("alembic_version")
-    revisions = connection.scalar(schema.REVISIONS) if is_migrated else []
-    connection.rollback()
-    migrations.check_database(connection, revisions)
-    return max(revisions, default="")
-
-
-def is_done(connection) -> bool:
-    """Whether the schema is where `flask db upgrade` leads, or a later release has it ahead."""
-    at, head = read_revision(connection), context.get_head_revision()
-    is_upgrade = context.get_context().opts["fn"].__name__ == "upgrade"  # not downgrade or stamp
-    if not (is_upgrade and at >= head == target()):
         return False
-    if at > head:
-        log.info("The schema is at %s, ahead of this release, which needs %s.", at, head)
-    else:
-        log.info("The schema is at %s: up to date.", at)
     return True
 
 
-def run(connection) -> None:
-    # Not inside a transaction: Alembic would take it for one that spans all migrations.
-    at, head = read_revision(connection), context.get_head_revision()
-    if at > head and context.get_context().opts["fn"].__name__ != "do_stamp":
+def read_revision(connection) -> str:
+    """Return the schema's revision, or "" for an empty database, and configure Alembic.
+
+    Raises CommandError if the database does not belong to this service.
+    """
+    context.configure(connection=connection, on_version_apply=log_step, **context_options)
+    is_migrated = inspect(connection).has_table("alembic_version")
+    revisions = connection.scalar(schema.REVISIONS) if is_migrated else []
+    # In an open transaction, Alembic would run all migrations as a part of it.
+    connection.rollback()
+    migration_checks.check_database(connection, revisions)
+    return max(revisions, default="")
+
+
+def is_up_to_date(connection) -> bool:
+    """Whether the command is `flask db upgrade`, and the schema is up to date or ahead."""
+    revision, head = read_revision(connection), context.get_head_revision()
+    is_upgrade = context.get_context().opts["fn"].__name__ == "upgrade"
+    if not is_upgrade or context.get_revision_argument() != head or revision < head:
+        return False
+    if revision > head:
+        log.info("The schema is at %s, ahead of this release, which needs %s.", revision, head)
+    else:
+        log.info("The schema is at %s: up to date.", revision)
+    return True
+
+
+def run_migrations(connection) -> None:
+    revision, head = read_revision(connection), context.get_head_revision()
+    is_stamp = context.get_context().opts["fn"].__name__ == "do_stamp"
+    if revision > head and not is_stamp:
         raise CommandError(
-            f"The schema is at {at}, ahead of this release, which knows up to {head}: use the"
-            " release that brought it there."
+            f"The schema is at {revision}, ahead of this release, whose newest migration is {head}."
+            f" Use the release that has migration {revision}."
         )
-    if target() != "":
-        log.info(f"The schema is at {at}." if at else "The database is empty.")
+    if changes_schema():
+        log.info(f"The schema is at {revision}." if revision else "The database is empty.")
     with context.begin_transaction():
         context.run_migrations()
 
 
-migrations.check_files(context.script)
-if context.is_offline_mode():
-    # Named parameters: the style of psycopg2 would double each % of the SQL.
-    named = {"paramstyle": "named"}
-    context.configure(dialect_name="postgresql", dialect_opts=named, literal_binds=True, **options)
-    with context.begin_transaction():
-        context.execute(migrations.SET)
-        context.run_migrations()
-        context.execute(migrations.close_tables())
-else:
+def run_migrations_online() -> None:
     with migrations.connect() as connection:
-        if target() == "":
-            run(connection)
-        elif not is_done(connection) or migrations.has_tables_to_close(connection):
-            migrations.alone(connection, lambda: is_done(connection) or run(connection))
+
+        def migrate() -> None:
+            # Another process may have migrated while this one waited for the lock.
+            if not is_up_to_date(connection):
+                run_migrations(connection)
+
+        if not changes_schema():
+            run_migrations(connection)
+        elif not is_up_to_date(connection) or supabase.has_tables_to_protect(connection):
+            migrations.run_exclusively(connection, migrate)
+
+
+def run_migrations_offline() -> None:
+    """Print the SQL instead of running it: `flask db upgrade --sql`."""
+    # Named parameters, because the style of psycopg2 doubles each % in the SQL.
+    context.configure(
+        dialect_name="postgresql",
+        dialect_opts={"paramstyle": "named"},
+        literal_binds=True,
+        **context_options,
+    )
+    with context.begin_transaction():
+        context.execute(migrations.SET_SESSION)
+        context.run_migrations()
+        context.execute(supabase.protect_tables_sql())
+
+
+migration_checks.check_files(context.script)
+if context.is_offline_mode():
+    run_migrations_offline()
+else:
+    run_migrations_online()

@@ -1,12 +1,12 @@
 """${message}
 
-The previous release serves while this runs, and after it (docs/migrations.md):
-- Add. Drop, rename or retype only what no release that may still run uses.
-- A new column is nullable, or has a constant default. What has rows becomes NOT NULL in three
-  migrations: CHECK ... NOT VALID; VALIDATE CONSTRAINT; SET NOT NULL and the CHECK dropped.
-- An index on a table that has rows is alone in its migration: in a `with
+The previous release keeps serving while this migration runs, and after it (docs/migrations.md):
+- Adding is safe. Drop, rename or change the type only of what no running release uses any more.
+- A new column is nullable or has a constant default. On a table with rows, NOT NULL takes three
+  migrations: CHECK ... NOT VALID; VALIDATE CONSTRAINT; SET NOT NULL and drop the CHECK.
+- An index on a table with rows is alone in its migration: in a `with
   op.get_context().autocommit_block():`, postgresql_concurrently=True, if_not_exists=True.
-- Rows are changed in batches, in a migration of its own that can be run again.
+- Change rows in batches, in a migration of its own that can be run again.
 """
 
 import sqlalchemy as sa

@@ -1,4 +1,4 @@
-"""What docs/backup.md tells to type makes an equal database, on which the service works."""
+"""The commands of docs/backup.md restore an equal database, and the service works with it."""
 
 import os
 import re
@@ -16,12 +16,12 @@ from projectapp.devdb.supervisor import major
 from tests.conftest import PROJECTS, parameters_of, url_of
 
 PAGE = (config.ROOT / "docs" / "backup.md").read_text()
-BACK_UP, RESTORE, CHECK, ROWS_ALONE = re.findall(r"```sh\n(.*?)```", PAGE, re.S)
+BACK_UP, RESTORE, CHECK, RESTORE_ROWS_ONLY = re.findall(r"```sh\n(.*?)```", PAGE, re.S)
 ONCE = {"name": "Once", "attributes": {"team": "core"}}
 
 
 @contextmanager
-def session(url):
+def connect_sql(url):
     connection = psycopg2.connect(url)
     connection.autocommit = True
 
@@ -34,14 +34,16 @@ def session(url):
     connection.close()
 
 
-def commands(binaries, folder, direct_url, new):
-    """A function that runs commands as they stand on the page."""
+def make_shell(binaries, folder, direct_url, new):
+    """Return a function that runs commands of the page, with the variables that they need."""
     tools = subprocess.check_output([binaries / "pg_dump", "--version"], text=True)
-    with session(direct_url) as sql:
+    with connect_sql(direct_url) as sql:
         if major(tools) != int(sql("SHOW server_version_num")[0][0]) // 10000:
-            pytest.skip("the tools at hand are not of the server's version")
-    environ = {
-        k: v for k, v in os.environ.items() if k not in config.Config.declared_settings()
+            pytest.skip("the tools of this machine are not of the server's version")
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in config.Config.declared_settings()
     } | {
         "APP_ENV": "testing",
         "PATH": f"{binaries}:{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -52,23 +54,23 @@ def commands(binaries, folder, direct_url, new):
     }
 
     def run(script, check=True):
-        done = subprocess.run(
+        process = subprocess.run(
             ["bash", "-euc", script],
             cwd=config.ROOT,
-            env=environ,
+            env=environment,
             capture_output=True,
             text=True,
             timeout=300,
         )
-        assert done.returncode == 0 or not check, done.stderr
-        return done.stdout if check else done.stderr
+        assert process.returncode == 0 or not check, process.stderr
+        return process.stdout if check else process.stderr
 
     return run
 
 
 @pytest.fixture
-def filled(client, make_project, sql):
-    """A database with something of everything in it."""
+def varied_projects(client, make_project, sql):
+    """Rows of every kind: many scripts, changes, a deletion, an idempotency key, a token."""
     names = (
         "번역",
         "Straße",
@@ -78,12 +80,12 @@ def filled(client, make_project, sql):
         "Zoe\u0308 \t tab",
         "back\\slash 'n' \"quote\"",
     )
-    made = [make_project(name=name, description=f"About {name}") for name in names]
+    projects = [make_project(name=name, description=f"About {name}") for name in names]
     make_project(name="Attributes", attributes={"size": {"m": 1.50, "l": None}, "ünï": ["x", True]})
     for size in (2, 3):
-        client.patch(f"{PROJECTS}/{made[0]['id']}", json={"attributes": {"size": {"m": size}}})
-    client.put(f"{PROJECTS}/{made[1]['id']}", json={"is_active": False, "description": None})
-    client.delete(f"{PROJECTS}/{made[2]['id']}")
+        client.patch(f"{PROJECTS}/{projects[0]['id']}", json={"attributes": {"size": {"m": size}}})
+    client.put(f"{PROJECTS}/{projects[1]['id']}", json={"is_active": False, "description": None})
+    client.delete(f"{PROJECTS}/{projects[2]['id']}")
     assert (
         client.post(PROJECTS, json=ONCE, headers={"Idempotency-Key": "before"}).status_code == 201
     )
@@ -99,25 +101,25 @@ def filled(client, make_project, sql):
 
 @pytest.fixture
 def new(sql, direct_url):
-    """The parameters of a database that is not there yet, and is gone after the test."""
-    here = parameters_of(direct_url)
-    name = f"{here['dbname']}_restored"
-    yield here | {"dbname": name}
+    """The parameters of a database that does not exist yet; it is dropped after the test."""
+    parameters = parameters_of(direct_url)
+    name = f"{parameters['dbname']}_restored"
+    yield parameters | {"dbname": name}
     sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @pytest.fixture
 def run(direct_url, binaries, new, tmp_path):
-    return commands(binaries, tmp_path, direct_url, new)
+    return make_shell(binaries, tmp_path, direct_url, new)
 
 
 @pytest.fixture
-def contents(run):
-    """All that makes a database what it is: its schema, its rows, its settings."""
+def read_contents(run):
+    """A function that returns the schema, rows, generated columns and jit setting of a database."""
 
     def read(url):
         schema = run(f"pg_dump --schema-only '{url}'")
-        with session(url) as sql:
+        with connect_sql(url) as sql:
             tables = sql(
                 "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = %s", 2200
             )
@@ -139,13 +141,13 @@ def contents(run):
     return read
 
 
-def test_what_is_restored_equals_what_was_backed_up_and_works(
-    filled, client, make_app, run, contents, direct_url, new
+def test_restored_database_equals_the_original_and_serves(
+    varied_projects, client, make_app, run, read_contents, direct_url, new
 ):
     run(BACK_UP)
-    before = contents(direct_url)
+    before = read_contents(direct_url)
     run(RESTORE)
-    assert contents(url_of(new)) == before
+    assert read_contents(url_of(new)) == before
     assert {name: len(rows) for name, rows in before[1].items()} == {
         "projects": 8,
         "idempotency_keys": 1,
@@ -162,14 +164,14 @@ def test_what_is_restored_equals_what_was_backed_up_and_works(
     assert restored.get("/ready").json == client.get("/ready").json
     assert restored.get(PROJECTS).json == client.get(PROJECTS).json
     for query in ("번역", "straße", "οδος", "zoë"):
-        found = restored.get(PROJECTS, query_string={"q": query}).json
-        assert len(found["items"]) == found["total"] == 1, query
-    again = [
+        page = restored.get(PROJECTS, query_string={"q": query}).json
+        assert len(page["items"]) == page["total"] == 1, query
+    answers = [
         c.post(PROJECTS, json=ONCE, headers={"Idempotency-Key": "before"})
         for c in (client, restored)
     ]
-    assert [answer.headers["Idempotency-Replayed"] for answer in again] == ["true", "true"]
-    assert again[0].text == again[1].text
+    assert [answer.headers["Idempotency-Replayed"] for answer in answers] == ["true", "true"]
+    assert answers[0].text == answers[1].text
     assert restored.post(PROJECTS, json={"name": "After"}).status_code == 201
     assert restored.get(PROJECTS).json["total"] == client.get(PROJECTS).json["total"] + 1
 
@@ -180,23 +182,23 @@ def test_what_is_restored_equals_what_was_backed_up_and_works(
         psycopg2.connect(url_of(new))
 
 
-# As it was before migration 0006, on a server that has a collation of its own.
+# The function as it was before migration 0006, on a server whose collation other servers lack.
 OLD_FOLD = """
 CREATE OR REPLACE FUNCTION search_fold(given text) RETURNS text LANGUAGE plpgsql IMMUTABLE STRICT
 AS $$ BEGIN RETURN lower(given COLLATE "of-another-version"); END $$
 """
 
 
-def test_rows_alone_are_restored_where_the_server_lacks_the_collation(
-    filled, sql, run, contents, direct_url, new
+def test_restoring_only_rows_works_without_the_collation_of_the_dump(
+    varied_projects, sql, run, read_contents, direct_url, new
 ):
-    [(ours,)] = sql("SELECT pg_get_functiondef('search_fold'::regproc)")
+    [(current_fold,)] = sql("SELECT pg_get_functiondef('search_fold'::regproc)")
     sql(OLD_FOLD)
     try:
         run(BACK_UP)
         assert 'collation "of-another-version"' in run(RESTORE, check=False)
         run('dropdb --maintenance-db="$DATABASE_URL" "$NEW"')
-        run(ROWS_ALONE)
+        run(RESTORE_ROWS_ONLY)
     finally:
-        sql(ours)
-    assert contents(url_of(new)) == contents(direct_url)
+        sql(current_fold)
+    assert read_contents(url_of(new)) == read_contents(direct_url)

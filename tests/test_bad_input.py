@@ -155,9 +155,9 @@ def test_an_unknown_field_gets_a_400_that_suggests_attributes(send, problem):
 def test_another_content_type_gets_a_415_with_the_accepted_types(
     send, problem, method, content_type
 ):
-    answer = send(method, b'{"name": "x"}', content_type=content_type)
-    problem(answer, 415, "unsupported_media_type")
-    accepted = answer.headers["Accept-Patch" if method == "PATCH" else "Accept"]
+    response = send(method, b'{"name": "x"}', content_type=content_type)
+    problem(response, 415, "unsupported_media_type")
+    accepted = response.headers["Accept-Patch" if method == "PATCH" else "Accept"]
     assert "application/json" in accepted
 
 
@@ -167,14 +167,14 @@ def test_a_merge_patch_sent_with_put_gets_a_415(send, problem):
 
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])
 def test_a_content_type_with_parameters_or_upper_case_is_accepted(client, content_type):
-    answer = client.post(PROJECTS, data=b'{"name": "x"}', content_type=content_type)
-    assert answer.status_code == 201
+    response = client.post(PROJECTS, data=b'{"name": "x"}', content_type=content_type)
+    assert response.status_code == 201
 
 
 def test_a_compressed_body_gets_a_415_with_the_accepted_encoding(send, problem):
-    answer = send("POST", gzip.compress(b'{"name": "x"}'), headers={"Content-Encoding": "gzip"})
-    problem(answer, 415)
-    assert answer.headers["Accept-Encoding"] == "identity"
+    response = send("POST", gzip.compress(b'{"name": "x"}'), headers={"Content-Encoding": "gzip"})
+    problem(response, 415)
+    assert response.headers["Accept-Encoding"] == "identity"
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
@@ -205,8 +205,10 @@ def test_an_id_that_is_not_a_uuid_with_hyphens_gets_a_404(client, problem, metho
 
 
 def test_every_404_has_the_same_body(client):
-    answers = [client.get(f"{PROJECTS}/{i}").json for i in (SOME_ID, "1")] + [client.get("/x").json]
-    assert len({json.dumps({**answer, "request_id": None}) for answer in answers}) == 1
+    responses = [client.get(f"{PROJECTS}/{i}").json for i in (SOME_ID, "1")] + [
+        client.get("/x").json
+    ]
+    assert len({json.dumps({**response, "request_id": None}) for response in responses}) == 1
 
 
 @pytest.mark.parametrize("levels", [1, 32])

@@ -24,9 +24,9 @@ def test_development_allows_the_ports_of_the_tutorial():
 
 @pytest.mark.parametrize("path", [PROJECTS, "/nowhere", "/health"])
 def test_a_preflight_succeeds_on_any_path(client_with_origins, path):
-    answer = client_with_origins(SITE).options(path, headers={"Origin": SITE, **PREFLIGHT})
-    assert answer.status_code in (200, 204)
-    headers = answer.headers
+    response = client_with_origins(SITE).options(path, headers={"Origin": SITE, **PREFLIGHT})
+    assert response.status_code in (200, 204)
+    headers = response.headers
     assert headers["Access-Control-Allow-Origin"] == SITE
     assert headers["Access-Control-Allow-Credentials"] == "true"
     assert "PATCH" in headers["Access-Control-Allow-Methods"]
@@ -50,18 +50,18 @@ def test_options_without_preflight_headers_on_an_unknown_path_gets_a_404(client,
 def test_every_response_to_an_allowed_origin_has_cors_headers(
     client_with_origins, method, path, status
 ):
-    answer = client_with_origins(SITE).open(path, method=method, headers={"Origin": SITE})
-    assert answer.status_code == status
-    assert answer.headers["Access-Control-Allow-Origin"] == SITE
-    exposed = set(answer.headers["Access-Control-Expose-Headers"].split(", "))
+    response = client_with_origins(SITE).open(path, method=method, headers={"Origin": SITE})
+    assert response.status_code == status
+    assert response.headers["Access-Control-Allow-Origin"] == SITE
+    exposed = set(response.headers["Access-Control-Expose-Headers"].split(", "))
     assert exposed >= {"ETag", "Location", "Link", "Retry-After", "X-Request-ID"}
 
 
 def test_a_500_to_an_allowed_origin_has_cors_headers(make_app, monkeypatch):
     app = make_app(ALLOWED_ORIGINS=SITE)
     monkeypatch.setitem(app.view_functions, "health.health", lambda: 1 / 0)
-    answer = app.test_client().get("/health", headers={"Origin": SITE})
-    assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (500, SITE)
+    response = app.test_client().get("/health", headers={"Origin": SITE})
+    assert (response.status_code, response.headers["Access-Control-Allow-Origin"]) == (500, SITE)
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,12 @@ def test_a_500_to_an_allowed_origin_has_cors_headers(make_app, monkeypatch):
 )
 def test_another_origin_gets_no_cors_headers(client_with_origins, origin):
     client = client_with_origins(SITE)
-    for answer in (
+    for response in (
         client.get(PROJECTS, headers={"Origin": origin}),
         client.options(PROJECTS, headers={"Origin": origin, **PREFLIGHT}),
     ):
-        assert not [name for name, _ in answer.headers if name.startswith("Access-Control")]
-        assert "Origin" in answer.headers["Vary"]
+        assert not [name for name, _ in response.headers if name.startswith("Access-Control")]
+        assert "Origin" in response.headers["Vary"]
 
 
 @pytest.mark.parametrize(

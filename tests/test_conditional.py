@@ -35,10 +35,10 @@ def send(client, method, url, body, **headers):
 @pytest.mark.parametrize("etags", ['"1"', 'W/"1"', '"9", "1"', '"9" ,\t"1" ,', "*", " * "])
 @pytest.mark.parametrize("method", ["get", "head"])
 def test_a_read_with_the_current_etag_in_if_none_match_gets_a_304(client, url, method, etags):
-    answer = getattr(client, method)(url, headers={"If-None-Match": etags})
-    assert (answer.status_code, answer.data) == (304, b"")
-    assert answer.headers["ETag"] == '"1"'
-    assert {"Cache-Control", "Vary", "X-Request-ID"} <= set(answer.headers.keys())
+    response = getattr(client, method)(url, headers={"If-None-Match": etags})
+    assert (response.status_code, response.data) == (304, b"")
+    assert response.headers["ETag"] == '"1"'
+    assert {"Cache-Control", "Vary", "X-Request-ID"} <= set(response.headers.keys())
 
 
 @pytest.mark.parametrize("etags", ['"2"', '"11"', '""', 'W/"01"'])
@@ -59,9 +59,9 @@ def test_a_write_with_the_current_etag_in_if_match_succeeds(client, url, method,
 def test_a_write_with_another_etag_in_if_match_gets_a_412_with_the_current_one(
     client, url, problem, method, body, etags
 ):
-    answer = send(client, method, url, body, **{"If-Match": etags})
-    problem(answer, 412, "precondition_failed")
-    assert answer.headers["ETag"] == '"1"'
+    response = send(client, method, url, body, **{"If-Match": etags})
+    problem(response, 412, "precondition_failed")
+    assert response.headers["ETag"] == '"1"'
     assert client.get(url).json["name"] == "A project"
 
 
@@ -93,8 +93,8 @@ def test_a_write_with_a_malformed_if_none_match_gets_a_400_and_changes_nothing(
     client, url, problem, method, body, etags
 ):
     for if_match in ({}, {"If-Match": '"1"'}):
-        answer = send(client, method, url, body, **{"If-None-Match": etags, **if_match})
-        assert "If-None-Match" in problem(answer, 400, "bad_request")["detail"]
+        response = send(client, method, url, body, **{"If-None-Match": etags, **if_match})
+        assert "If-None-Match" in problem(response, 400, "bad_request")["detail"]
     assert client.get(url).json["version"] == 1
 
 
@@ -105,9 +105,9 @@ def test_a_write_with_the_current_etag_in_if_none_match_gets_a_412(
     client, url, problem, method, body, etags, if_match
 ):
     headers = {"If-None-Match": etags, **({"If-Match": if_match} if if_match else {})}
-    answer = send(client, method, url, body, **headers)
-    problem(answer, 412, "precondition_failed")
-    assert answer.headers["ETag"] == '"1"'
+    response = send(client, method, url, body, **headers)
+    problem(response, 412, "precondition_failed")
+    assert response.headers["ETag"] == '"1"'
     assert client.get(url).json["name"] == "A project"
 
 
@@ -141,8 +141,8 @@ def test_if_none_match_on_a_missing_project_gets_a_404(client, url, problem, met
 
 def test_a_create_ignores_if_none_match(client):
     """The new project gets a new id, so the header cannot match an existing one."""
-    answer = client.post(PROJECTS, json={"name": "x"}, headers={"If-None-Match": "*"})
-    assert answer.status_code == 201
+    response = client.post(PROJECTS, json={"name": "x"}, headers={"If-None-Match": "*"})
+    assert response.status_code == 201
 
 
 def test_a_write_that_waited_for_a_lock_compares_if_none_match_with_the_new_version(
@@ -163,8 +163,8 @@ def test_a_write_that_waited_for_a_lock_compares_if_none_match_with_the_new_vers
 
 def test_of_simultaneous_writes_with_the_same_if_match_one_succeeds(app, client, url):
     def edit(n):
-        answer = app.test_client().put(url, json={"name": f"by {n}"}, headers={"If-Match": '"1"'})
-        return answer.status_code
+        response = app.test_client().put(url, json={"name": f"by {n}"}, headers={"If-Match": '"1"'})
+        return response.status_code
 
     with ThreadPoolExecutor(4) as pool:
         statuses = list(pool.map(edit, range(16)))

@@ -43,10 +43,10 @@ def client_address_and_tls(make_app, caplog):
         caplog.clear()
         headers = {"X-Forwarded-For": forwarded, "X-Forwarded-Proto": proto, **other_headers}
         headers = {name: value for name, value in headers.items() if value is not None}
-        answer = client.get(PROJECTS, headers=headers, environ_overrides={"REMOTE_ADDR": peer})
-        assert answer.status_code == 401
+        response = client.get(PROJECTS, headers=headers, environ_overrides={"REMOTE_ADDR": peer})
+        assert response.status_code == 401
         [address] = [r.address for r in caplog.records if hasattr(r, "address")]
-        return address, HSTS in answer.headers
+        return address, HSTS in response.headers
 
     return send
 
@@ -57,8 +57,8 @@ def test_headers_of_a_peer_that_is_not_trusted_are_ignored(client_address_and_tl
 
 
 def test_without_trusted_proxies_forwarded_headers_are_ignored(app):
-    answer = app.test_client().get("/health", headers={"X-Forwarded-Proto": "https"})
-    assert HSTS not in answer.headers
+    response = app.test_client().get("/health", headers={"X-Forwarded-Proto": "https"})
+    assert HSTS not in response.headers
 
 
 @pytest.mark.parametrize(
@@ -165,8 +165,8 @@ def test_all_urls_have_the_prefix_of_the_mount_point(app, sql, prefix):
     assert len(paths) > 20
     for path in paths:
         assert path.startswith(f"{prefix}/")
-        with client.get(path) as answer:
-            assert answer.status_code == 200, path
+        with client.get(path) as response:
+            assert response.status_code == 200, path
 
 
 class HTTPClient:
@@ -184,11 +184,11 @@ class HTTPClient:
     def open(self, method, path, body=None, headers=None):
         with closing(HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
             connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            text = answer.read().decode()
-        json = loads(text) if "json" in answer.headers["Content-Type"] else None
+            response = connection.getresponse()
+            text = response.read().decode()
+        json = loads(text) if "json" in response.headers["Content-Type"] else None
         return SimpleNamespace(
-            status_code=answer.status, headers=answer.headers, text=text, json=json
+            status_code=response.status, headers=response.headers, text=text, json=json
         )
 
 
@@ -211,8 +211,8 @@ def test_all_urls_have_script_name_whether_or_not_a_proxy_removes_it(
 
 def test_with_script_name_a_path_outside_it_gets_a_404(client_under_backend):
     for path in ("/backendx", "/backendhealth", "/x/backend/health", "/backend/backend/health"):
-        answer = client_under_backend.get(path)
-        assert (answer.status_code, answer.json["error"]) == (404, "not_found")
+        response = client_under_backend.get(path)
+        assert (response.status_code, response.json["error"]) == (404, "not_found")
     assert (
         client_under_backend.get("/backend").status_code
         == client_under_backend.get("/backend/").status_code
@@ -268,20 +268,20 @@ def test_gunicorn_ignores_forwarded_headers_by_itself(serve, tmp_path):
                 family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
                 with socket.socket(family) as connection:
                     connection.connect(address)
-                    answer = exchange(connection, *get, *headers)
-                assert answer.startswith("HTTP/1.1 200 "), (headers, answer)
-                assert HSTS not in answer, (headers, answer)
+                    response = exchange(connection, *get, *headers)
+                assert response.startswith("HTTP/1.1 200 "), (headers, response)
+                assert HSTS not in response, (headers, response)
 
 
 def test_under_gunicorn_headers_of_a_trusted_proxy_are_used(serve):
     with serve(TRUSTED_PROXIES="127.0.0.1", AUTH="tokens", LOG_FORMAT="json") as server:
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            answer = exchange(
+            response = exchange(
                 connection,
                 *(f"GET {PROJECTS} HTTP/1.1", "Host: x", "X-Forwarded-Proto: https"),
                 *("X-Forwarded-For: 6.6.6.6", "X-Forwarded-For: 9.9.9.9"),
             )
-        assert f"{HSTS}: max-age=31536000\r\n" in answer
+        assert f"{HSTS}: max-age=31536000\r\n" in response
         assert '"address": "9.9.9.9"' in server.log.read_text()
 
 
@@ -295,17 +295,17 @@ def test_under_gunicorn_headers_of_a_trusted_proxy_are_used(serve):
     ],
 )
 def test_every_response_has_security_headers(client, method, path, status):
-    with client.open(path, method=method) as answer:
-        assert answer.status_code == status
-        assert HEADERS.items() <= dict(answer.headers).items()
+    with client.open(path, method=method) as response:
+        assert response.status_code == status
+        assert HEADERS.items() <= dict(response.headers).items()
 
 
 def test_a_500_has_security_headers(make_app, monkeypatch):
     app = make_app()
     monkeypatch.setitem(app.view_functions, "health.health", lambda: 1 / 0)
-    answer = app.test_client().get("/health")
-    assert answer.status_code == 500
-    assert HEADERS.items() <= dict(answer.headers).items()
+    response = app.test_client().get("/health")
+    assert response.status_code == 500
+    assert HEADERS.items() <= dict(response.headers).items()
 
 
 @pytest.mark.parametrize(
@@ -313,8 +313,8 @@ def test_a_500_has_security_headers(make_app, monkeypatch):
 )
 def test_errors_that_gunicorn_sends_have_security_headers(server, line):
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        answer = exchange(connection, line, "Host: x")
-    head = answer.partition("\r\n\r\n")[0].split("\r\n")
+        response = exchange(connection, line, "Host: x")
+    head = response.partition("\r\n\r\n")[0].split("\r\n")
     assert " 4" in head[0] or " 5" in head[0]
     assert {f"{name}: {value}" for name, value in HEADERS.items()} <= set(head)
 
@@ -357,8 +357,8 @@ def test_the_server_header_has_no_version(server, app):
     development_server = make_server("127.0.0.1", free_port(), app)
     thread = threading.Thread(target=development_server.handle_request)
     thread.start()
-    with urlopen(f"http://127.0.0.1:{development_server.port}/health", timeout=60) as answer:
-        responses_headers.append({k.lower(): value for k, value in answer.headers.items()})
+    with urlopen(f"http://127.0.0.1:{development_server.port}/health", timeout=60) as response:
+        responses_headers.append({k.lower(): value for k, value in response.headers.items()})
     thread.join()
     development_server.server_close()
     for headers in responses_headers:
@@ -383,10 +383,10 @@ def test_responses_to_a_caller_are_private_in_caches(guarded, bearer):
         (412, "DELETE", path, {**writer, "If-Match": '"9"'}),
     ):
         body = {"json": {"name": "x"}} if method == "POST" else {}
-        answer = guarded.open(url, method=method, headers=headers, **body)
-        assert answer.status_code == status, (status, answer.text)
-        assert answer.headers["Cache-Control"] == "private, no-cache"
-        assert "Authorization" in answer.headers.getlist("Vary"), status
+        response = guarded.open(url, method=method, headers=headers, **body)
+        assert response.status_code == status, (status, response.text)
+        assert response.headers["Cache-Control"] == "private, no-cache"
+        assert "Authorization" in response.headers.getlist("Vary"), status
     public = guarded.get("/health")
     assert "Authorization" not in public.headers.getlist("Vary")
     assert "Cache-Control" not in public.headers
@@ -396,22 +396,22 @@ def test_a_503_to_a_caller_is_private_in_caches(make_app):
     unreachable_url = f"postgresql://someone@127.0.0.1:{free_port()}/test"
     client = make_app(AUTH="tokens", DATABASE_URL=unreachable_url).test_client()
     headers = {"Authorization": f"Bearer {tokens.new_token()}"}
-    answer = client.get(PROJECTS, headers=headers)
-    assert (answer.status_code, answer.headers["Cache-Control"]) == (503, "private, no-cache")
-    assert "Authorization" in answer.headers.getlist("Vary")
+    response = client.get(PROJECTS, headers=headers)
+    assert (response.status_code, response.headers["Cache-Control"]) == (503, "private, no-cache")
+    assert "Authorization" in response.headers.getlist("Vary")
 
 
 def test_without_auth_responses_are_not_private(client):
-    answer = client.get(PROJECTS)
-    assert answer.headers["Cache-Control"] == "no-cache"
-    assert "Authorization" not in answer.headers.getlist("Vary")
+    response = client.get(PROJECTS)
+    assert response.headers["Cache-Control"] == "no-cache"
+    assert "Authorization" not in response.headers.getlist("Vary")
 
 
 def test_cors_exposes_www_authenticate(make_app):
     client = make_app(AUTH="tokens", ALLOWED_ORIGINS="https://a.example").test_client()
-    answer = client.get(PROJECTS, headers={"Origin": "https://a.example"})
-    assert answer.headers["WWW-Authenticate"] == "Bearer"
-    assert "WWW-Authenticate" in answer.headers["Access-Control-Expose-Headers"].split(", ")
+    response = client.get(PROJECTS, headers={"Origin": "https://a.example"})
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert "WWW-Authenticate" in response.headers["Access-Control-Expose-Headers"].split(", ")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST"])
@@ -444,8 +444,8 @@ def test_with_ready_details_off_ready_returns_only_the_status(
 ):
     caplog.set_level(logging.INFO)
     details_off = {"READY_DETAILS": "off"}
-    answer = make_app(**details_off).test_client().get("/ready")
-    assert (answer.status_code, answer.json) == (200, {"status": "ready"})
+    response = make_app(**details_off).test_client().get("/ready")
+    assert (response.status_code, response.json) == (200, {"status": "ready"})
     read_only_url = f"{direct_url}&options=-c%20default_transaction_read_only%3Don"
     unreachable_url = f"postgresql://someone@127.0.0.1:{free_port()}/test"
     for url, reason in (
@@ -453,10 +453,10 @@ def test_with_ready_details_off_ready_returns_only_the_status(
         (unreachable_url, "database"),
     ):
         caplog.clear()
-        answer = make_app(DATABASE_URL=url, **details_off).test_client().get("/ready")
-        document = problem(answer, 503, "unavailable")
+        response = make_app(DATABASE_URL=url, **details_off).test_client().get("/ready")
+        document = problem(response, 503, "unavailable")
         assert document["detail"] == "This server is not ready."
-        assert int(answer.headers["Retry-After"]) > 0
+        assert int(response.headers["Retry-After"]) > 0
         assert reason in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""Whatever happens to the database or on the way to it, the answer is true and comes in time."""
+"""When the database or the network fails, the answer is still true and comes in time."""
 
 import os
 import signal
@@ -9,43 +9,44 @@ import pytest
 from sqlalchemy import event
 
 from projectapp import database
+from projectapp.database.watchdog import watchdog
 from tests.conftest import PROJECTS
 
 pytestmark = pytest.mark.slow
 
-BRISK = {
+SHORT_TIMEOUTS = {
     "DATABASE_STATEMENT_TIMEOUT": "2",
     "DATABASE_IDLE_IN_TRANSACTION_TIMEOUT": "3",
     "REQUEST_TIMEOUT": "6",
 }
-# One limit is short and the others are long, so that a busy machine shows which one held.
-BRISK_STATEMENT = BRISK | {"REQUEST_TIMEOUT": "60", "GRACEFUL_TIMEOUT": "90"}
-BRISK_LOCK = BRISK_STATEMENT | {
+# One timeout is short, the others are long. So a busy machine cannot reach another one first.
+SHORT_STATEMENT_TIMEOUT = SHORT_TIMEOUTS | {"REQUEST_TIMEOUT": "60", "GRACEFUL_TIMEOUT": "90"}
+SHORT_LOCK_TIMEOUT = SHORT_STATEMENT_TIMEOUT | {
     "DATABASE_LOCK_TIMEOUT": "1",
     "DATABASE_STATEMENT_TIMEOUT": "40",
     "DATABASE_IDLE_IN_TRANSACTION_TIMEOUT": "50",
 }
-LATE = 30  # seconds, between the two
+LATE_SECONDS = 30  # between the short and the long timeouts
 KEYED = {"Idempotency-Key": "a"}
 
 
 @pytest.fixture
-def far(make_app, proxy, sql):
-    """A client whose way to the database leads through `proxy`."""
+def proxied_client(make_app, proxy, sql):
+    """A client that reaches the database through `proxy`."""
     client = make_app(DATABASE_URL=proxy.url).test_client()
     assert client.get("/ready").status_code == 200
     return client
 
 
 @pytest.fixture
-def brisk(make_app, proxy, sql):
-    """The same, and statements have little time."""
-    client = make_app(DATABASE_URL=proxy.url, **BRISK_STATEMENT).test_client()
+def short_timeout_client(make_app, proxy, sql):
+    """The same with a short statement timeout."""
+    client = make_app(DATABASE_URL=proxy.url, **SHORT_STATEMENT_TIMEOUT).test_client()
     assert client.get("/ready").status_code == 200
     return client
 
 
-def until(is_true):
+def wait_until(is_true):
     end = time.monotonic() + 60
     while not is_true():
         assert time.monotonic() < end
@@ -58,151 +59,180 @@ def url(make_project):
     return f"{PROJECTS}/{make_project(name='First')['id']}"
 
 
-def editor(client, url, name="Another's"):
-    def edit():
-        assert client.put(url, json={"name": name}).status_code == 200
+def make_change(client, url):
+    """Return a function with which another client changes the name of the project."""
 
-    return edit
+    def change():
+        assert client.put(url, json={"name": "Another's"}).status_code == 200
+
+    return change
 
 
-# The answer to a write is lost.
+def name_and_version(client, url):
+    project = client.get(url).json
+    return project["name"], project["version"]
+
+
+# The answer to a write is lost: `lose` drops the answer, `drop` the statement itself.
 
 
 @pytest.mark.parametrize("headers", [{}, KEYED])
-@pytest.mark.parametrize("harm", ["lose", "drop"])
-def test_a_create_whose_answer_is_lost_is_made_once_and_answered(far, proxy, sql, headers, harm):
-    getattr(proxy, harm).append("INSERT")
-    answer = far.post(PROJECTS, json={"name": "x"}, headers=headers)
+@pytest.mark.parametrize("fault", ["lose", "drop"])
+def test_create_with_lost_answer_is_stored_once_and_gets_201(
+    proxied_client, proxy, sql, headers, fault
+):
+    getattr(proxy, fault).append("INSERT")
+    answer = proxied_client.post(PROJECTS, json={"name": "x"}, headers=headers)
     assert answer.status_code == 201, answer.json
     assert "Idempotency-Replayed" not in answer.headers
     assert proxy.lose == proxy.drop == []
-    assert far.get(answer.headers["Location"]).json == answer.json
+    assert proxied_client.get(answer.headers["Location"]).json == answer.json
     assert sql("SELECT count(*) FROM projects") == [(1,)]
 
 
-def test_a_create_is_settled_even_if_the_answer_is_lost_again(far, proxy, sql):
+def test_create_with_three_lost_answers_is_stored_once_and_gets_201(proxied_client, proxy, sql):
     proxy.lose += ["INSERT"] * 3
-    assert far.post(PROJECTS, json={"name": "x"}).status_code == 201
+    assert proxied_client.post(PROJECTS, json={"name": "x"}).status_code == 201
     assert proxy.lose == []
     assert sql("SELECT count(*) FROM projects") == [(1,)]
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
 @pytest.mark.parametrize("headers", [{}, {"If-Match": '"1"'}])
-def test_a_change_whose_answer_is_lost_is_made_once_and_answered(far, proxy, url, method, headers):
+def test_change_with_lost_answer_is_made_once_and_gets_200(
+    proxied_client, proxy, url, method, headers
+):
     proxy.lose.append("UPDATE projects SET")
-    body = {"name": "Mine", "attributes": {"a": 1}}
-    answer = far.open(url, method=method, json=body, headers=headers)
+    body = {"name": "New name", "attributes": {"a": 1}}
+    answer = proxied_client.open(url, method=method, json=body, headers=headers)
     assert answer.status_code == 200, answer.json
     assert proxy.lose == []
     assert (answer.json["version"], answer.headers["ETag"]) == (2, '"2"')
-    assert far.get(url).json == answer.json
+    assert proxied_client.get(url).json == answer.json
 
 
-def test_a_change_that_never_came_through_is_made_if_if_match_guards_it(far, proxy, url):
+def test_undelivered_change_with_if_match_is_repeated_and_gets_200(proxied_client, proxy, url):
     proxy.drop.append("UPDATE projects SET")
-    answer = far.put(url, json={"name": "Mine"}, headers={"If-Match": '"1"'})
+    answer = proxied_client.put(url, json={"name": "New name"}, headers={"If-Match": '"1"'})
     assert (answer.status_code, answer.json["version"]) == (200, 2)
-    assert far.get(url).json == answer.json
+    assert proxied_client.get(url).json == answer.json
 
 
-def test_an_unguarded_change_that_never_came_through_is_not_made_over_a_later_one(
-    far, client, proxy, url, problem
+def test_undelivered_change_without_if_match_does_not_overwrite_a_later_change(
+    proxied_client, client, proxy, url, problem
 ):
     proxy.drop.append("UPDATE projects SET")
-    proxy.meanwhile = editor(client, url)
-    answer = far.put(url, json={"name": "Mine"})
+    proxy.meanwhile = make_change(client, url)
+    answer = proxied_client.put(url, json={"name": "New name"})
     problem(answer, 503, "outcome_unknown")
     assert int(answer.headers["Retry-After"]) > 0
-    assert (far.get(url).json["name"], far.get(url).json["version"]) == ("Another's", 2)
+    assert name_and_version(proxied_client, url) == ("Another's", 2)
 
 
-def test_a_change_that_lost_to_another_editor_is_a_412(far, client, proxy, url, problem):
+def test_undelivered_change_with_if_match_gets_412_after_another_change(
+    proxied_client, client, proxy, url, problem
+):
     proxy.drop.append("UPDATE projects SET")
-    proxy.meanwhile = editor(client, url)
-    answer = far.put(url, json={"name": "Mine"}, headers={"If-Match": '"1"'})
+    proxy.meanwhile = make_change(client, url)
+    answer = proxied_client.put(url, json={"name": "New name"}, headers={"If-Match": '"1"'})
     problem(answer, 412)
     assert answer.headers["ETag"] == '"2"'
 
 
 @pytest.mark.parametrize("headers", [{}, {"If-Match": '"1"'}])
-def test_a_change_that_another_editor_has_buried_is_unknown(
-    far, client, proxy, url, problem, headers
+def test_lost_answer_of_an_overwritten_change_gets_503_outcome_unknown(
+    proxied_client, client, proxy, url, problem, headers
 ):
     proxy.lose.append("UPDATE projects SET")
-    proxy.meanwhile = editor(client, url)
-    problem(far.put(url, json={"name": "Mine"}, headers=headers), 503, "outcome_unknown")
-    assert (far.get(url).json["name"], far.get(url).json["version"]) == ("Another's", 3)
+    proxy.meanwhile = make_change(client, url)
+    problem(
+        proxied_client.put(url, json={"name": "New name"}, headers=headers),
+        503,
+        "outcome_unknown",
+    )
+    assert name_and_version(proxied_client, url) == ("Another's", 3)
 
 
-def test_a_change_that_still_stands_under_another_is_told_by_who_was_expected(
-    far, client, proxy, url, problem
+def test_lost_change_whose_values_are_still_stored_gets_200_but_503_with_if_match(
+    proxied_client, client, proxy, url, problem
 ):
     proxy.lose += ["UPDATE projects SET"]
     proxy.meanwhile = lambda: client.put(url, json={"description": "Another's"})
-    answer = far.put(url, json={"name": "Mine"})
-    assert (answer.status_code, answer.json["name"], answer.json["version"]) == (200, "Mine", 3)
+    answer = proxied_client.put(url, json={"name": "New name"})
+    assert (answer.status_code, answer.json["name"], answer.json["version"]) == (200, "New name", 3)
     proxy.lose += ["UPDATE projects SET"]
     proxy.meanwhile = lambda: client.put(url, json={"description": "Another's again"})
-    answer = far.put(url, json={"name": "Mine too"}, headers={"If-Match": '"3"'})
+    answer = proxied_client.put(url, json={"name": "Newer name"}, headers={"If-Match": '"3"'})
     problem(answer, 503, "outcome_unknown")
 
 
 @pytest.mark.parametrize("headers", [{}, {"If-Match": '"1"'}])
-def test_a_change_of_what_was_deleted_meanwhile_is_unknown(
-    far, client, proxy, url, problem, headers
+def test_lost_answer_of_a_change_gets_503_outcome_unknown_if_the_row_was_deleted(
+    proxied_client, client, proxy, url, problem, headers
 ):
     proxy.lose.append("UPDATE projects SET")
     proxy.meanwhile = lambda: client.delete(url)
-    problem(far.put(url, json={"name": "Mine"}, headers=headers), 503, "outcome_unknown")
-    problem(far.get(url), 404)
+    problem(
+        proxied_client.put(url, json={"name": "New name"}, headers=headers),
+        503,
+        "outcome_unknown",
+    )
+    problem(proxied_client.get(url), 404)
 
 
-def test_a_change_of_one_of_several_versions_is_not_made_twice(far, client, proxy, url, problem):
+def test_lost_answer_of_a_change_with_several_versions_in_if_match_is_not_repeated(
+    proxied_client, client, proxy, url, problem
+):
     proxy.lose.append("UPDATE projects SET")
-    proxy.meanwhile = editor(client, url)
-    answer = far.put(url, json={"name": "Mine"}, headers={"If-Match": '"1", "2", "3"'})
+    proxy.meanwhile = make_change(client, url)
+    answer = proxied_client.put(
+        url, json={"name": "New name"}, headers={"If-Match": '"1", "2", "3"'}
+    )
     problem(answer, 503, "outcome_unknown")
-    assert (far.get(url).json["name"], far.get(url).json["version"]) == ("Another's", 3)
+    assert name_and_version(proxied_client, url) == ("Another's", 3)
 
 
 @pytest.mark.parametrize("headers", [{"If-None-Match": '"9"'}, {"If-Match": '"1", "2"'}])
-@pytest.mark.parametrize("name", ["Mine", "First"])
-def test_a_lost_change_that_its_preconditions_allow_is_answered(far, proxy, url, headers, name):
+@pytest.mark.parametrize("name", ["New name", "First"])
+def test_lost_answer_of_a_change_that_its_preconditions_allow_gets_200(
+    proxied_client, proxy, url, headers, name
+):
     proxy.lose.append("UPDATE projects SET")
-    answer = far.put(url, json={"name": name}, headers=headers)
+    answer = proxied_client.put(url, json={"name": name}, headers=headers)
     assert (answer.status_code, answer.json["name"]) == (200, name)
-    assert answer.json["version"] == (2 if name == "Mine" else 1)
+    assert answer.json["version"] == (2 if name == "New name" else 1)
     assert proxy.lose == []
 
 
-@pytest.mark.parametrize("name", ["Mine", "First"])
-def test_a_lost_change_of_a_version_that_if_none_match_names_is_not_called_made(
-    far, proxy, url, problem, name
+@pytest.mark.parametrize("name", ["New name", "First"])
+def test_lost_answer_of_a_change_that_if_none_match_forbids_gets_503(
+    proxied_client, proxy, url, problem, name
 ):
     proxy.lose.append("UPDATE projects SET")
-    answer = far.put(url, json={"name": name}, headers={"If-None-Match": '"1"'})
+    answer = proxied_client.put(url, json={"name": name}, headers={"If-None-Match": '"1"'})
     problem(answer, 503, "outcome_unknown")
-    assert (far.get(url).json["name"], far.get(url).json["version"]) == ("First", 1)
+    assert name_and_version(proxied_client, url) == ("First", 1)
 
 
-@pytest.mark.parametrize("harm", ["lose", "drop"])
-def test_a_lost_delete_of_a_version_that_if_none_match_names_is_a_412(
-    far, proxy, url, problem, harm
+@pytest.mark.parametrize("fault", ["lose", "drop"])
+def test_lost_answer_of_a_delete_that_if_none_match_forbids_gets_412(
+    proxied_client, proxy, url, problem, fault
 ):
-    getattr(proxy, harm).append("DELETE")
-    problem(far.delete(url, headers={"If-None-Match": '"1"'}), 412)
-    assert far.get(url).status_code == 200
+    getattr(proxy, fault).append("DELETE")
+    problem(proxied_client.delete(url, headers={"If-None-Match": '"1"'}), 412)
+    assert proxied_client.get(url).status_code == 200
 
 
-def test_what_was_sent_has_no_effect_once_its_loss_is_settled(
+def test_paused_server_process_has_no_effect_after_503_outcome_unknown(
     make_app, proxy, sql, problem, database_url, direct_url
 ):
-    """The server process has not even read it, and goes on when all is settled."""
+    """The server process is paused before it reads the INSERT, and goes on after the 503."""
     if database_url != direct_url:
         pytest.skip("a pooler hides the process")
-    far = make_app(DATABASE_URL=proxy.url, **BRISK | {"REQUEST_TIMEOUT": "8"}).test_client()
-    far.get("/ready")
+    proxied_client = make_app(
+        DATABASE_URL=proxy.url, **SHORT_TIMEOUTS | {"REQUEST_TIMEOUT": "8"}
+    ).test_client()
+    proxied_client.get("/ready")
     [(pid,)] = sql(
         "SELECT pid FROM pg_stat_activity WHERE application_name = 'projectapp'"
         " AND datname = current_database() AND client_addr IS NULL ORDER BY backend_start DESC"
@@ -210,56 +240,60 @@ def test_what_was_sent_has_no_effect_once_its_loss_is_settled(
     )
     os.kill(pid, signal.SIGSTOP)
     try:
-        answer = far.post(PROJECTS, json={"name": "x"})
+        answer = proxied_client.post(PROJECTS, json={"name": "x"})
         problem(answer, 503, "outcome_unknown")
     finally:
         os.kill(pid, signal.SIGCONT)
-    until(lambda: sql("SELECT 1 FROM pg_stat_activity WHERE pid = %s", pid) == [])
+    wait_until(lambda: sql("SELECT 1 FROM pg_stat_activity WHERE pid = %s", pid) == [])
     assert sql("SELECT count(*) FROM projects") == [(0,)]
 
 
 @pytest.mark.parametrize("headers", [{}, {"If-Match": '"1"'}])
-@pytest.mark.parametrize("harm", ["lose", "drop"])
-def test_a_delete_whose_answer_is_lost_is_answered(far, proxy, url, headers, harm):
-    getattr(proxy, harm).append("DELETE")
-    assert far.delete(url, headers=headers).status_code == 204
-    assert far.get(url).status_code == 404
+@pytest.mark.parametrize("fault", ["lose", "drop"])
+def test_delete_with_lost_answer_gets_204(proxied_client, proxy, url, headers, fault):
+    getattr(proxy, fault).append("DELETE")
+    assert proxied_client.delete(url, headers=headers).status_code == 204
+    assert proxied_client.get(url).status_code == 404
 
 
-def test_a_delete_that_lost_to_another_editor_is_a_412(far, client, proxy, url, problem):
+def test_undelivered_delete_with_if_match_gets_412_after_another_change(
+    proxied_client, client, proxy, url, problem
+):
     proxy.drop.append("DELETE")
-    proxy.meanwhile = editor(client, url)
-    problem(far.delete(url, headers={"If-Match": '"1"'}), 412)
-    assert far.get(url).status_code == 200
+    proxy.meanwhile = make_change(client, url)
+    problem(proxied_client.delete(url, headers={"If-Match": '"1"'}), 412)
+    assert proxied_client.get(url).status_code == 200
 
 
-def test_a_read_whose_answer_is_lost_is_read_again(far, proxy, url):
+def test_read_with_lost_answer_is_repeated_and_gets_200(proxied_client, proxy, url):
     proxy.lose.append("SELECT")
-    assert far.get(url).status_code == 200
+    assert proxied_client.get(url).status_code == 200
     assert proxy.lose == []
 
 
 @pytest.mark.parametrize("headers", [{}, KEYED])
-def test_what_cannot_be_settled_is_a_503_that_says_so(brisk, proxy, sql, problem, headers):
-    def leave():
+def test_lost_answer_gets_503_outcome_unknown_while_the_database_is_unreachable(
+    short_timeout_client, proxy, sql, problem, headers
+):
+    def refuse_connections():
         proxy.refuses = True
 
     proxy.lose.append("INSERT")
-    proxy.meanwhile = leave
-    started = time.monotonic()
-    answer = brisk.post(PROJECTS, json={"name": "x"}, headers=headers)
-    assert time.monotonic() - started < LATE
+    proxy.meanwhile = refuse_connections
+    started_at = time.monotonic()
+    answer = short_timeout_client.post(PROJECTS, json={"name": "x"}, headers=headers)
+    assert time.monotonic() - started_at < LATE_SECONDS
     assert "Idempotency-Key" in problem(answer, 503, "outcome_unknown")["detail"]
     assert int(answer.headers["Retry-After"]) > 0
     proxy.refuses = False
-    again = brisk.post(PROJECTS, json={"name": "x"}, headers=headers)
+    again = short_timeout_client.post(PROJECTS, json={"name": "x"}, headers=headers)
     assert again.status_code == 201
     assert sql("SELECT count(*) FROM projects") == [(1 if headers else 2,)]
 
 
 @pytest.fixture
-def unreplicated(sql):
-    """PostgreSQL warns of each INSERT as of one that it did not wait for a standby to have."""
+def replication_warning(sql):
+    """Each INSERT gets the warning of a commit that did not wait for its synchronous standby."""
     sql(
         "CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " RAISE WARNING 'canceling wait for synchronous replication due to user request';"
@@ -270,61 +304,67 @@ def unreplicated(sql):
     sql("DROP FUNCTION IF EXISTS warn CASCADE")
 
 
-def test_a_commit_that_no_standby_has_is_not_acknowledged(client, sql, problem, unreplicated):
+def test_commit_without_its_standby_gets_503_outcome_unknown(
+    client, sql, problem, replication_warning
+):
     problem(client.post(PROJECTS, json={"name": "x"}), 503, "outcome_unknown")
     problem(client.post(PROJECTS, json={"name": "x"}, headers=KEYED), 503, "outcome_unknown")
     sql("DROP FUNCTION warn CASCADE")
     assert client.post(PROJECTS, json={"name": "x"}).status_code == 201
 
 
-def test_a_warning_is_read_by_who_caused_it(client, app, problem, unreplicated):
-    """Who gets the connection next would take it for a warning of what it has done itself."""
-    left = []
+def test_replication_warning_is_removed_before_the_connection_is_reused(
+    client, app, problem, replication_warning
+):
+    """Otherwise the next request on this connection would get a 503."""
+    notices_left = []
 
-    def look(dbapi, record):
-        left.append(dbapi.notices[:])
+    def record_notices(connection, record):
+        notices_left.append(connection.notices[:])
 
     with app.app_context():
         engine = database.db.engine
-    event.listen(engine, "checkin", look)
+    event.listen(engine, "checkin", record_notices)
     try:
         problem(client.post(PROJECTS, json={"name": "x"}), 503, "outcome_unknown")
     finally:
-        event.remove(engine, "checkin", look)
-    assert left == [[]]
+        event.remove(engine, "checkin", record_notices)
+    assert notices_left == [[]]
 
 
-# Statements that PostgreSQL refuses, and connections that are gone.
+# PostgreSQL refuses a statement, or a connection is gone.
 
 
-def test_what_was_rolled_back_is_tried_again(client, sql):
+def test_serialization_failure_is_retried_and_gets_201(client, sql):
     sql("CREATE SEQUENCE tries")
     sql(
-        "CREATE FUNCTION storm() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        " IF nextval('tries') = 1 THEN RAISE EXCEPTION 'storm' USING ERRCODE = '40001'; END IF;"
+        "CREATE FUNCTION fail_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF nextval('tries') = 1 THEN RAISE EXCEPTION 'try again' USING ERRCODE = '40001'; END IF;"
         " RETURN NEW; END $$"
     )
-    sql("CREATE TRIGGER storm BEFORE INSERT ON projects FOR EACH ROW EXECUTE FUNCTION storm()")
+    sql("CREATE TRIGGER fail BEFORE INSERT ON projects FOR EACH ROW EXECUTE FUNCTION fail_once()")
     try:
         assert client.post(PROJECTS, json={"name": "x"}).status_code == 201
         assert sql("SELECT last_value FROM tries") == [(2,)]
     finally:
-        sql("DROP FUNCTION storm CASCADE")
+        sql("DROP FUNCTION fail_once CASCADE")
         sql("DROP SEQUENCE tries")
 
 
-def test_a_connection_that_was_ended_at_rest_is_not_used_for_a_write(far, proxy, sql):
+def test_idle_connection_that_the_server_closed_is_not_used_for_a_write(proxied_client, proxy, sql):
     proxy.queries.clear()
     sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE application_name = 'projectapp' AND datname = current_database()"
     )
-    until(lambda: proxy.farewells)
-    assert far.post(PROJECTS, json={"name": "x"}).status_code == 201
+    wait_until(lambda: proxy.farewells)
+    assert proxied_client.post(PROJECTS, json={"name": "x"}).status_code == 201
     assert len([query for query in proxy.queries if "INSERT" in query]) == 1
 
 
-def test_a_read_only_server_costs_the_pool_its_connections(make_app, proxy, problem, sql):
+def test_write_to_a_read_only_server_gets_503_and_replaces_the_connections(
+    make_app, proxy, problem, sql
+):
     options = "&options=-c%20default_transaction_read_only%3Don"
     client = make_app(DATABASE_URL=proxy.url + options).test_client()
     client.get(PROJECTS)
@@ -333,51 +373,51 @@ def test_a_read_only_server_costs_the_pool_its_connections(make_app, proxy, prob
     assert len(proxy.links) > before
 
 
-def test_what_one_connection_finds_out_costs_all_that_are_as_old(make_app, sql):
-    """They lead to what is a standby now, and one of them is given back before it is tried again.
+def test_read_only_error_of_one_connection_drops_its_whole_generation(make_app, sql):
+    """The old connections lead to a server that is a standby now; a new one leads to the primary.
 
-    A new connection leads to the new primary.
+    The second old connection returns to the pool before the request is retried.
     """
     client = make_app().test_client()
     with client.application.app_context():
         engine = database.db.engine
-    one, another = (engine.raw_connection() for _ in range(2))
-    for link in (one, another):
-        with link.cursor() as cursor:
+    first, second = (engine.raw_connection() for _ in range(2))
+    for connection in (first, second):
+        with connection.cursor() as cursor:
             cursor.execute("SET default_transaction_read_only = on")
-    one.close()
+    first.close()
 
-    def give_back():
+    def return_second():
         while not engine.pool.checkedin():
             time.sleep(0.001)
-        another.close()
+        second.close()
 
-    with ThreadPoolExecutor(1) as beside:
-        event.listen(engine, "checkin", lambda *_: beside.submit(give_back), once=True)
+    with ThreadPoolExecutor(1) as executor:
+        event.listen(engine, "checkin", lambda *_: executor.submit(return_second), once=True)
         assert client.post(PROJECTS, json={"name": "x"}).status_code == 201
 
 
-# Deadlines.
+# Timeouts.
 
 
-def took(call):
-    started = time.monotonic()
+def measure(call):
+    started_at = time.monotonic()
     answer = call()
-    return answer, time.monotonic() - started
+    return answer, time.monotonic() - started_at
 
 
 @pytest.mark.parametrize("pooler", [False, True])
-def test_a_lock_is_waited_for_a_second_and_other_rows_not_at_all(
+def test_change_of_a_locked_row_gets_503_after_a_second_and_other_rows_do_not_wait(
     make_app, proxy, sql, url, problem, pooler
 ):
     proxy.pooler = pooler
-    client = make_app(DATABASE_URL=proxy.url, **BRISK_LOCK).test_client()
+    client = make_app(DATABASE_URL=proxy.url, **SHORT_LOCK_TIMEOUT).test_client()
     sql("BEGIN")
     sql("SELECT FROM projects FOR UPDATE")
-    answer, seconds = took(lambda: client.put(url, json={"name": "x"}))
+    answer, seconds = measure(lambda: client.put(url, json={"name": "x"}))
     problem(answer, 503, "unavailable")
     assert answer.headers["Retry-After"] == "1"
-    assert 0.9 < seconds < LATE
+    assert 0.9 < seconds < LATE_SECONDS
     assert client.get(url).status_code == 200
     assert client.post(PROJECTS, json={"name": "x"}).status_code == 201
     sql("ROLLBACK")
@@ -385,110 +425,116 @@ def test_a_lock_is_waited_for_a_second_and_other_rows_not_at_all(
 
 
 @pytest.mark.parametrize("pooler", [False, True])
-def test_a_statement_has_its_time_and_no_more(make_app, proxy, sql, problem, caplog, pooler):
+def test_statement_longer_than_its_timeout_gets_503(make_app, proxy, sql, problem, caplog, pooler):
     proxy.pooler = pooler
-    client = make_app(DATABASE_URL=proxy.url, **BRISK_STATEMENT).test_client()
+    client = make_app(DATABASE_URL=proxy.url, **SHORT_STATEMENT_TIMEOUT).test_client()
     sql(
-        "CREATE FUNCTION nap() RETURNS trigger LANGUAGE plpgsql AS"
+        "CREATE FUNCTION sleep_long() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN PERFORM pg_sleep(90); RETURN NEW; END $$"
     )
-    sql("CREATE TRIGGER nap BEFORE INSERT ON projects FOR EACH ROW EXECUTE FUNCTION nap()")
+    sql("CREATE TRIGGER sleep BEFORE INSERT ON projects FOR EACH ROW EXECUTE FUNCTION sleep_long()")
     try:
-        answer, seconds = took(lambda: client.post(PROJECTS, json={"name": "x"}))
+        answer, seconds = measure(lambda: client.post(PROJECTS, json={"name": "x"}))
     finally:
-        sql("DROP FUNCTION nap CASCADE")
+        sql("DROP FUNCTION sleep_long CASCADE")
     problem(answer, 503, "unavailable")
-    assert 1.9 < seconds < LATE
-    assert "57014" in caplog.text, "PostgreSQL ends it, before the watchdog would"
+    assert 1.9 < seconds < LATE_SECONDS
+    assert "57014" in caplog.text, "PostgreSQL ends the statement before the watchdog does"
     assert sql("SELECT count(*) FROM projects") == [(0,)]
 
 
-def test_through_a_pooler_nothing_is_left_in_the_session(make_app, proxy, sql):
+def test_timeouts_behind_a_pooler_are_not_left_in_the_session(make_app, proxy, sql):
     proxy.pooler = True
     app = make_app(DATABASE_URL=proxy.url)
     assert app.test_client().get(PROJECTS).status_code == 200
-    with app.app_context(), database.db.engine.connect() as connection:
-        link = connection.connection.dbapi_connection
-        assert link.pooled
-        with link.cursor() as cursor:
+    with app.app_context(), database.db.engine.connect() as pooled:
+        connection = pooled.connection.dbapi_connection
+        assert connection.is_behind_pooler
+        with connection.cursor() as cursor:
             for name in ("lock_timeout", "statement_timeout"):
                 cursor.execute(f"SHOW {name}")
                 assert cursor.fetchall() == [("0",)]
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_peer_that_falls_silent_is_cut(brisk, proxy, problem, method):
+def test_request_to_a_database_that_stops_answering_gets_503_in_time(
+    short_timeout_client, proxy, problem, method
+):
     proxy.silent = True
     body = {"json": {"name": "x"}} if method == "POST" else {}
-    answer, seconds = took(lambda: brisk.open(PROJECTS, method=method, **body))
+    answer, seconds = measure(lambda: short_timeout_client.open(PROJECTS, method=method, **body))
     problem(answer, 503, "unavailable" if method == "GET" else "outcome_unknown")
-    assert 2.9 < seconds < LATE
+    assert 2.9 < seconds < LATE_SECONDS
     proxy.silent = False
-    assert brisk.get(PROJECTS).status_code == 200
+    assert short_timeout_client.get(PROJECTS).status_code == 200
 
 
-def test_a_connection_that_answered_in_time_is_not_cut_later(app):
-    with app.app_context(), database.db.engine.connect() as connection:
-        link = connection.connection.dbapi_connection
-        with database.watchdog.limit(link, 1):
+def test_connection_that_answered_in_time_is_not_aborted_later(app):
+    with app.app_context(), database.db.engine.connect() as pooled:
+        connection = pooled.connection.dbapi_connection
+        with watchdog.timeout(connection, 1):
             pass
         time.sleep(1.4)
-        app.extensions["database"].connector.ping(link)
+        app.extensions["database"].connector.ping(connection)
 
 
-def test_a_peer_that_is_silent_from_the_first_is_cut(make_app, proxy, sql, problem):
-    client = make_app(DATABASE_URL=proxy.url, **BRISK_STATEMENT).test_client()
+def test_request_to_a_database_that_never_answered_gets_503_in_time(make_app, proxy, sql, problem):
+    client = make_app(DATABASE_URL=proxy.url, **SHORT_STATEMENT_TIMEOUT).test_client()
     proxy.mute = "pg_catalog.version()"
-    answer, seconds = took(lambda: client.get(PROJECTS))
+    answer, seconds = measure(lambda: client.get(PROJECTS))
     problem(answer, 503, "unavailable")
-    assert seconds < LATE
+    assert seconds < LATE_SECONDS
 
 
-def test_a_connection_that_fell_silent_at_rest_is_found_in_time(make_app, proxy, sql, problem):
-    client = make_app(DATABASE_URL=proxy.url, DATABASE_PING_AFTER_IDLE="1", **BRISK_STATEMENT)
+def test_silent_idle_connection_is_pinged_and_gets_503_in_time(make_app, proxy, sql, problem):
+    client = make_app(
+        DATABASE_URL=proxy.url, DATABASE_PING_AFTER_IDLE="1", **SHORT_STATEMENT_TIMEOUT
+    )
     client = client.test_client()
     client.get(PROJECTS)
     time.sleep(1.1)
     proxy.silent = True
     proxy.queries.clear()
-    answer, seconds = took(lambda: client.get(PROJECTS))
+    answer, seconds = measure(lambda: client.get(PROJECTS))
     problem(answer, 503, "unavailable")
     assert proxy.queries == ["SELECT 1"]
-    assert seconds < LATE
+    assert seconds < LATE_SECONDS
 
 
-def test_while_the_database_is_away_one_request_tries_and_the_others_are_told(make_app, proxy, sql):
+def test_while_the_database_is_unreachable_one_request_connects_and_others_get_503(
+    make_app, proxy, sql
+):
     proxy.refuses = True
     client = make_app(DATABASE_URL=proxy.url).test_client()
     assert client.get(PROJECTS).status_code == 503
     proxy.refuses, proxy.silent = False, True
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(lambda: client.get(PROJECTS).status_code) for _ in range(4)]
+        requests = [pool.submit(lambda: client.get(PROJECTS).status_code) for _ in range(4)]
         try:
-            until(lambda: sum(one.done() for one in asked) == 3)
-            told = [one.result() for one in asked if one.done()]
-            assert (told, sum(one.done() for one in asked)) == ([503] * 3, 3)  # one still tries
+            wait_until(lambda: sum(request.done() for request in requests) == 3)
+            statuses = [request.result() for request in requests if request.done()]
+            assert statuses == [503] * 3  # the fourth request is still connecting
         finally:
             proxy.silent = False
-    assert sorted(one.result() for one in asked) == [200, 503, 503, 503]
+    assert sorted(request.result() for request in requests) == [200, 503, 503, 503]
     assert client.get(PROJECTS).status_code == 200
 
 
-def test_who_waited_for_a_thread_is_answered_in_time_too_and_health_at_once(serve, sql):
+def test_requests_that_wait_for_a_thread_get_503_in_time_and_health_200_at_once(serve, sql):
     limits = {
         "DATABASE_IDLE_IN_TRANSACTION_TIMEOUT": "4",
         "REQUEST_TIMEOUT": "5",
-    }  # nobody else ends the stall
+    }  # so that only these two end the wait
     with (
         serve(WEB_CONCURRENCY="1", DATABASE_POOL_SIZE="1", **limits) as server,
         ThreadPoolExecutor(24) as pool,
     ):
         sql("BEGIN")
         sql("LOCK TABLE projects IN ACCESS EXCLUSIVE MODE")
-        asked = [pool.submit(server.request, "GET", PROJECTS) for _ in range(24)]
-        until(lambda: sql("SELECT 1 FROM pg_locks WHERE NOT granted"))
+        requests = [pool.submit(server.request, "GET", PROJECTS) for _ in range(24)]
+        wait_until(lambda: sql("SELECT 1 FROM pg_locks WHERE NOT granted"))
         for _ in range(5):
             assert server.request("GET", "/health")[0] == 200
-        answers = [one.result() for one in asked]
+        answers = [request.result() for request in requests]
         sql("COMMIT")
     assert {status for status, *_ in answers} == {503}

@@ -1,10 +1,8 @@
-"""Databases that are another application's, or that cannot be served: each is refused in words."""
+"""Databases that belong to another application or cannot be used: commands and /ready say why."""
 
 import json
 import os
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import psycopg2
@@ -16,41 +14,22 @@ from projectapp.database.schema import newest_revision
 from tests.conftest import PROJECTS, parameters_of, url_of
 
 REMEDY = (
-    "Give this service a database of its own or, with no other in the search_path, a schema of its"
-    " own (docs/database.md), or have it take over the other application's rows (docs/adopt.md)."
+    "Give this service its own database or its own schema (docs/database.md), or let it take over"
+    " the other application's rows (docs/adopt.md)."
 )
-VERSIONS = "CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)"
-TUTORIAL = (
+CREATE_ALEMBIC_VERSION = "CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)"
+TUTORIAL_TABLE = (
     "CREATE TABLE projects (id serial PRIMARY KEY, name varchar(100) NOT NULL, description text,"
     " status varchar(20), owner_id integer, created_at timestamp)"
 )
-COMMAND = ("tokens", "create", "--name", "CI", "--owner", "alice", "--scope", "projects:read")
-
-
-USE_OF_A_NEW_FIELD = """
-from projectapp import create_app
-client = create_app().test_client()
-path = "/api/v1/projects"
-key = {"Idempotency-Key": "b"}
-answers = [
-    client.post(path, json={"name": "A"}),
-    client.post(path, json={"name": "B", "colour": "blue", "rank": 7}, headers=key),
-    client.post(path, json={"name": "B", "colour": "blue", "rank": 7}, headers=key),
-    client.post(path, json={"name": "C"}, headers={"Idempotency-Key": "c"}),
-]
-answers.append(client.patch(f"{path}/{answers[0].json['id']}", json={"colour": "red"}))
-for answer in answers:
-    print(answer.status_code, answer.json["colour"], answer.json["rank"])
-found = client.get(f"{path}?sort=name&fields=name,colour,rank").json["items"]
-print([(one["name"], one["colour"], one["rank"]) for one in found])
-"""
+CREATE_TOKEN = ("tokens", "create", "--name", "CI", "--owner", "alice", "--scope", "projects:read")
 
 
 @pytest.fixture
-def make_place(app, sql, direct_url, make_app, caplog):
-    """Make a database of these options; returns what runs SQL and `flask` in it, and its client."""
+def make_database(app, sql, direct_url, make_app, caplog):
+    """Create a database with these options; return functions and a client that use it."""
     name = f"test_foreign_{os.getpid()}"
-    opened = []
+    connections = []
     caplog.set_level("INFO")
 
     def make(options=""):
@@ -58,26 +37,32 @@ def make_place(app, sql, direct_url, make_app, caplog):
         parameters = {**parameters_of(direct_url), "dbname": name}
         connection = psycopg2.connect(**parameters)
         connection.autocommit = True
-        opened.append(connection)
+        connections.append(connection)
 
         def run(statement, *values):
             with connection.cursor() as cursor:
                 cursor.execute(statement, values or None)
                 return cursor.fetchall() if cursor.description else []
 
-        def flask(*arguments, **over):
-            """Run a command; return its exit code and all that it says. It has no traceback."""
-            app = make_app(DATABASE_URL=url_of({**parameters, **over}), MIGRATIONS_DATABASE_URL="")
+        def flask(*arguments, **overrides):
+            """Run a command with these connection parameters; return its exit code and output.
+
+            Raises the error that would be a traceback.
+            """
+            app = make_app(
+                DATABASE_URL=url_of({**parameters, **overrides}),
+                MIGRATIONS_DATABASE_URL="",
+            )
             caplog.clear()
-            done = app.test_cli_runner().invoke(args=arguments)
-            if done.exception and not isinstance(done.exception, SystemExit):
-                raise done.exception
-            return done.exit_code, done.output + caplog.text
+            result = app.test_cli_runner().invoke(args=arguments)
+            if result.exception and not isinstance(result.exception, SystemExit):
+                raise result.exception
+            return result.exit_code, result.output + caplog.text
 
         def doctor():
             code, output = flask("doctor", "--json")
-            found = json.JSONDecoder().raw_decode(output)[0]["findings"]
-            return code, {finding["check"]: finding for finding in found}
+            findings = json.JSONDecoder().raw_decode(output)[0]["findings"]
+            return code, {finding["check"]: finding for finding in findings}
 
         client = make_app(DATABASE_URL=url_of(parameters)).test_client()
         return SimpleNamespace(
@@ -85,177 +70,156 @@ def make_place(app, sql, direct_url, make_app, caplog):
         )
 
     yield make
-    for connection in opened:
+    for connection in connections:
         connection.close()
     sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
-def write_revisions(place, *revisions):
-    place.sql(VERSIONS)
+def write_revisions(database, *revisions):
+    database.sql(CREATE_ALEMBIC_VERSION)
     for revision in revisions:
-        place.sql("INSERT INTO alembic_version VALUES (%s)", revision)
+        database.sql("INSERT INTO alembic_version VALUES (%s)", revision)
 
 
 @pytest.mark.parametrize(
-    ("revisions", "what"),
+    ("revisions", "reason"),
     [
-        (["ae1027a6acf"], "alembic_version is another application's: it says ae1027a6acf."),
-        (["0005", "1975ea83b712"], "alembic_version is another application's: it says "),
-        (["0003"], "alembic_version says 0003, but there is no projects.attributes"),
-        (["0005"], "alembic_version says 0005, but there is no "),
-        (["9999"], "alembic_version says 9999, but there is no "),
+        (
+            ["ae1027a6acf"],
+            "alembic_version belongs to another application: it contains ae1027a6acf.",
+        ),
+        (["0005", "1975ea83b712"], "alembic_version belongs to another application: it contains "),
+        (["0003"], "alembic_version contains 0003, but there is no projects.attributes"),
+        (["0005"], "alembic_version contains 0005, but there is no "),
+        (["9999"], "alembic_version contains 9999, but there is no "),
     ],
 )
-def test_another_applications_revision_is_refused_and_left_alone(
-    make_place, problem, revisions, what
+def test_another_applications_revision_is_refused_and_not_changed(
+    make_database, problem, revisions, reason
 ):
-    place = make_place()
-    write_revisions(place, *revisions)
+    database = make_database()
+    write_revisions(database, *revisions)
     for command in ("upgrade", "downgrade", "stamp", "current", "migrate"):
-        code, said = place.flask("db", command)
+        code, output = database.flask("db", command)
         assert code == 1
-        assert f"Error: {what}" in said
-        assert REMEDY in said
-    found = place.sql("SELECT version_num FROM alembic_version")
-    assert sorted(found) == sorted((revision,) for revision in revisions)
-    assert place.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(1,)]
-    detail = problem(place.client.get("/ready"), 503, "unavailable")["detail"]
-    assert what in detail
+        assert f"Error: {reason}" in output
+        assert REMEDY in output
+    rows = database.sql("SELECT version_num FROM alembic_version")
+    assert sorted(rows) == sorted((revision,) for revision in revisions)
+    assert database.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(1,)]
+    detail = problem(database.client.get("/ready"), 503, "unavailable")["detail"]
+    assert reason in detail
     assert REMEDY in detail
-    code, findings = place.doctor()
+    code, findings = database.doctor()
     assert (code, findings["schema"]["level"], findings["schema"]["do"]) == (1, "FAIL", REMEDY)
-    assert findings["schema"]["what"].startswith(what)
+    assert findings["schema"]["what"].startswith(reason)
 
 
 @pytest.mark.parametrize(
-    ("table", "what"),
+    ("table", "reason"),
     [
         ("(id integer)", "its columns are id."),
         ("(version_num varchar, applied_at timestamp)", "its columns are version_num, applied_at."),
-        ("(version_num integer)", "it says 7."),
+        ("(version_num integer)", "it contains 7."),
     ],
 )
-def test_another_applications_table_of_revisions_is_refused(make_place, problem, table, what):
-    place = make_place()
-    place.sql(f"CREATE TABLE alembic_version {table}")
-    place.sql("INSERT INTO alembic_version VALUES (7)")
-    what = f"alembic_version is another application's: {what}"
-    assert what in place.flask("db", "upgrade")[1]
-    assert what in problem(place.client.get("/ready"), 503)["detail"]
-    assert place.doctor()[1]["schema"]["what"] == what
+def test_another_applications_alembic_version_is_refused(make_database, problem, table, reason):
+    database = make_database()
+    database.sql(f"CREATE TABLE alembic_version {table}")
+    database.sql("INSERT INTO alembic_version VALUES (7)")
+    reason = f"alembic_version belongs to another application: {reason}"
+    assert reason in database.flask("db", "upgrade")[1]
+    assert reason in problem(database.client.get("/ready"), 503)["detail"]
+    assert database.doctor()[1]["schema"]["what"] == reason
 
 
-def test_another_applications_numbered_revision_beside_its_projects_is_refused(make_place):
-    place = make_place()
-    write_revisions(place, "0003")
-    place.sql(TUTORIAL)
-    code, said = place.flask("db", "upgrade")
+def test_another_applications_numbered_revision_and_projects_are_refused(make_database):
+    database = make_database()
+    write_revisions(database, "0003")
+    database.sql(TUTORIAL_TABLE)
+    code, output = database.flask("db", "upgrade")
     assert code == 1
-    assert "there is no projects.attributes, no projects.version: it is another" in said
-    assert place.sql("SELECT to_regclass('api_tokens')") == [(None,)]
+    assert "there is no projects.attributes, no projects.version: it belongs to another" in output
+    assert database.sql("SELECT to_regclass('api_tokens')") == [(None,)]
 
 
-def test_a_schema_without_one_of_its_columns_is_not_ready(make_place, problem):
-    place = make_place()
-    assert place.flask("db", "upgrade")[0] == 0
-    assert place.client.get("/ready").status_code == 200
-    place.sql("ALTER TABLE api_tokens DROP COLUMN owner")
-    what = f"alembic_version says {newest_revision()}, but there is no api_tokens.owner."
-    assert what in problem(place.client.get("/ready"), 503)["detail"]
-    assert place.doctor()[1]["schema"]["what"] == what
+def test_schema_with_a_missing_column_is_not_ready(make_database, problem):
+    database = make_database()
+    assert database.flask("db", "upgrade")[0] == 0
+    assert database.client.get("/ready").status_code == 200
+    database.sql("ALTER TABLE api_tokens DROP COLUMN owner")
+    reason = f"alembic_version contains {newest_revision()}, but there is no api_tokens.owner."
+    assert reason in problem(database.client.get("/ready"), 503)["detail"]
+    assert database.doctor()[1]["schema"]["what"] == reason
 
 
-def test_a_field_is_added_as_the_readme_says(make_place, project):
-    """A model may have a column that no migration has yet: `flask db migrate` writes it."""
-    place = make_place()
-    models = project / "projectapp" / "projects" / "models.py"
-    field = (
-        "    colour: Mapped[str | None] = mapped_column(sa.String(20))\n"
-        "    rank: Mapped[int] = mapped_column(server_default=sa.text('3'))\n"
-    )
-    anchor = "    version: Mapped[int]"
-    environ = {**os.environ, "APP_ENV": "testing", "DATABASE_URL": url_of(place.parameters)}
-
-    def python(*arguments):
-        return subprocess.run(
-            [sys.executable, *arguments], cwd=project, env=environ, capture_output=True, text=True
-        )
-
-    def flask(*arguments):
-        return python("-m", "flask", *arguments)
-
-    assert flask("db", "upgrade").returncode == 0
-    models.write_text(models.read_text().replace(anchor, field + anchor))
-    assert flask("db", "upgrade").returncode == 0  # as at each `make run` until it is written
-    done = flask("db", "migrate", "-m", "add colour")
-    assert done.returncode == 0, done.stderr
-    number = f"{int(newest_revision()) + 1:04}"
-    [written] = (project / "migrations" / "versions").glob(f"{number}_*.py")
-    assert written.name == f"{number}_add_colour.py"
-    done = flask("db", "upgrade")
-    assert f"Applied {number}: add colour" in done.stderr
-    schemas = project / "projectapp" / "projects" / "schemas.py"
-    field = "    colour = fields.String()\n    rank = fields.Integer(strict=True)\n"
-    anchor = "    is_active = StrictBoolean("
-    schemas.write_text(schemas.read_text().replace(anchor, field + anchor, 1))
-    done = python("-c", USE_OF_A_NEW_FIELD)
-    assert done.stdout.splitlines() == [
-        *("201 None 3", "201 blue 7", "201 blue 7", "201 None 3", "200 red 3"),
-        "[('A', 'red', 3), ('B', 'blue', 7), ('C', None, 3)]",
-    ], done.stderr
+def test_later_schema_with_more_columns_is_served(make_database):
+    database = make_database()
+    database.flask("db", "upgrade")
+    database.sql("ALTER TABLE projects ADD COLUMN colour text")
+    database.sql("UPDATE alembic_version SET version_num = '9999'")
+    assert "The schema is at 9999, ahead of this release" in database.flask("db", "upgrade")[1]
+    assert database.client.get("/ready").json["schema"] == "9999"
+    assert database.doctor()[0] == 0
 
 
-def test_a_later_schema_with_more_columns_is_served(make_place):
-    place = make_place()
-    place.flask("db", "upgrade")
-    place.sql("ALTER TABLE projects ADD COLUMN colour text")
-    place.sql("UPDATE alembic_version SET version_num = '9999'")
-    assert "The schema is at 9999, ahead of this release" in place.flask("db", "upgrade")[1]
-    assert place.client.get("/ready").json["schema"] == "9999"
-    assert place.doctor()[0] == 0
-
-
-def test_a_schema_of_its_own_is_made_as_the_page_says(make_place, sql):
-    place = make_place()
-    write_revisions(place, "ae1027a6acf")
-    place.sql(TUTORIAL)
+def test_schema_of_its_own_is_created_as_the_page_says(make_database, sql):
+    database = make_database()
+    write_revisions(database, "ae1027a6acf")
+    database.sql(TUTORIAL_TABLE)
     page = (config.ROOT / "docs" / "database.md").read_text()
     [statements] = re.findall(r"```sql\n(CREATE SCHEMA .*?)```", page, re.S)
     role = f"own_{os.getpid()}"
     sql(f"CREATE ROLE {role} LOGIN")
     try:
-        place.sql(statements.replace("projects_serve", role).replace("projects_db", place.name))
-        code, said = place.flask("db", "upgrade", user=role)
-        assert code == 0, said
-        assert place.flask(*COMMAND, user=role)[0] == 0
-        assert place.sql("SELECT count(*) FROM projects_app.api_tokens") == [(1,)]
-        assert place.sql("SELECT version_num FROM public.alembic_version") == [("ae1027a6acf",)]
+        database.sql(
+            statements.replace("projects_serve", role).replace("projects_db", database.name)
+        )
+        code, output = database.flask("db", "upgrade", user=role)
+        assert code == 0, output
+        assert database.flask(*CREATE_TOKEN, user=role)[0] == 0
+        assert database.sql("SELECT count(*) FROM projects_app.api_tokens") == [(1,)]
+        assert database.sql("SELECT version_num FROM public.alembic_version") == [("ae1027a6acf",)]
     finally:
-        place.sql(f"DROP OWNED BY {role} CASCADE")
+        database.sql(f"DROP OWNED BY {role} CASCADE")
         sql(f"DROP ROLE {role}")
 
 
-@pytest.mark.parametrize("versions", [[], [VERSIONS]], ids=["without", "with an empty"])
-def test_the_tutorials_table_is_refused_with_the_page_that_adopts_it(make_place, problem, versions):
-    place = make_place()
-    for statement in [TUTORIAL, *versions]:
-        place.sql(statement)
-    code, said = place.flask("db", "upgrade")
+@pytest.mark.parametrize(
+    "versions", [[], [CREATE_ALEMBIC_VERSION]], ids=["no alembic_version", "empty alembic_version"]
+)
+def test_tutorials_table_is_refused_and_the_message_names_the_page(
+    make_database, problem, versions
+):
+    database = make_database()
+    for statement in [TUTORIAL_TABLE, *versions]:
+        database.sql(statement)
+    code, output = database.flask("db", "upgrade")
     assert code == 1
-    what = (
-        "There is a table projects (id, name, description, status, owner_id, created_at), and no"
+    reason = (
+        "The table projects (id, name, description, status, owner_id, created_at) exists, but no"
         f" recorded migration made it. {REMEDY}"
     )
-    assert f"Error: {what}\n" in said
-    code, findings = place.doctor()
+    assert f"Error: {reason}\n" in output
+    code, findings = database.doctor()
     assert code == 1
     assert findings["schema"]["do"] == REMEDY
-    detail = problem(place.client.get("/ready"), 503, "unavailable")["detail"]
-    assert detail == what if versions else "flask db upgrade" in detail
+    detail = problem(database.client.get("/ready"), 503, "unavailable")["detail"]
+    assert detail == reason if versions else "flask db upgrade" in detail
 
 
-# Each table has the rows 1 (complete), 2 (archived) and 3 (as many NULLs as it allows).
-TABLES = {
+def test_another_applications_table_of_another_name_is_refused(make_database):
+    """Each table of the models is checked, not only `projects`."""
+    database = make_database()
+    database.sql("CREATE TABLE api_tokens (id integer)")
+    code, output = database.flask("db", "upgrade")
+    assert code == 1
+    assert "Error: The table api_tokens (id) exists, but no recorded migration made it." in output
+    assert database.sql("SELECT to_regclass('projects')") == [(None,)]
+
+
+# Tables of other applications. Each has a complete row, an archived row and one with many NULLs.
+OLD_TABLES = {
     "integer ids, status": """
         CREATE TYPE status AS ENUM ('active', 'planning', 'archived');
         CREATE TABLE projects (
@@ -295,91 +259,95 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize("kind", TABLES)
-def test_the_page_adopts_the_tutorials_table(make_place, kind):
-    place = make_place()
-    place.sql(TABLES[kind])
+@pytest.mark.parametrize("kind", OLD_TABLES)
+def test_tutorials_rows_are_adopted_as_the_page_says(make_database, kind):
+    database = make_database()
+    database.sql(OLD_TABLES[kind])
     page = (config.ROOT / "docs" / "adopt.md").read_text()
     find_misfits, move, copy, check, drop = re.findall(r"```sql\n(.*?)```", page, re.S)
-    assert place.sql(find_misfits) == []
-    place.sql(move)
-    code, said = place.flask("db", "upgrade")
-    assert code == 0, said
-    place.sql(copy)
-    place.sql(copy)
-    assert place.sql(check) == [(3, 3)]
-    place.sql("DROP TABLE IF EXISTS tasks")
-    place.sql(drop)
-    items = place.client.get(f"{PROJECTS}?sort=-name").json["items"]
-    whole, old, bare = (
+    assert database.sql(find_misfits) == []
+    database.sql(move)
+    code, output = database.flask("db", "upgrade")
+    assert code == 0, output
+    database.sql(copy)
+    database.sql(copy)
+    assert database.sql(check) == [(3, 3)]
+    database.sql("DROP TABLE IF EXISTS tasks")
+    database.sql(drop)
+    items = database.client.get(f"{PROJECTS}?sort=-name").json["items"]
+    complete, archived, bare = (
         next(item for item in items if item["name"] == name) for name in ("번역", "Old", "Bare")
     )
-    assert whole["created_at"] == "2026-01-02T03:04:05.678901Z"
-    assert whole["updated_at"] == "2026-02-03T04:05:06.000000Z"
-    assert [p["is_active"] for p in (whole, old, bare)] == [True, False, True]
-    assert [p["description"] for p in (whole, old, bare)] == ["A text", "", None]
-    assert old["created_at"] == old["updated_at"] == "2026-01-01T00:00:00.000000Z"
+    assert complete["created_at"] == "2026-01-02T03:04:05.678901Z"
+    assert complete["updated_at"] == "2026-02-03T04:05:06.000000Z"
+    assert [p["is_active"] for p in (complete, archived, bare)] == [True, False, True]
+    assert [p["description"] for p in (complete, archived, bare)] == ["A text", "", None]
+    assert archived["created_at"] == archived["updated_at"] == "2026-01-01T00:00:00.000000Z"
     assert bare["created_at"] == bare["updated_at"]
     if kind == "integer ids, status":
-        assert whole["attributes"] == {"status": "planning", "owner_id": 7, "old_id": 1}
+        assert complete["attributes"] == {"status": "planning", "owner_id": 7, "old_id": 1}
         assert bare["attributes"] == {"old_id": 3}
-        found = place.client.get(f'{PROJECTS}?attributes={{"old_id": 3}}').json["items"]
-        assert found == [bare]
+        items_of_id = database.client.get(f'{PROJECTS}?attributes={{"old_id": 3}}').json["items"]
+        assert items_of_id == [bare]
     else:
-        assert whole["id"] == "0a0a0a0a-0000-4000-8000-000000000001"
-        assert old["attributes"] == {}
+        assert complete["id"] == "0a0a0a0a-0000-4000-8000-000000000001"
+        assert archived["attributes"] == {}
     if kind == "text ids, is_active":
         assert bare["attributes"] == {"old_id": "proj-3"}
     if kind == "uuid ids, few columns":
-        assert whole["attributes"] == {"tags": {"a": [None]}}
-    changed = place.client.put(f"{PROJECTS}/{bare['id']}", json={"name": "Still writable"})
+        assert complete["attributes"] == {"tags": {"a": [None]}}
+    changed = database.client.put(f"{PROJECTS}/{bare['id']}", json={"name": "Still writable"})
     assert changed.status_code == 200
 
 
-def test_the_page_finds_rows_that_do_not_fit(make_place):
-    place = make_place()
-    place.sql("CREATE TABLE projects (id serial PRIMARY KEY, name text, description text, x jsonb)")
-    place.sql(
+def test_sql_of_the_page_finds_rows_that_do_not_fit(make_database):
+    database = make_database()
+    database.sql(
+        "CREATE TABLE projects (id serial PRIMARY KEY, name text, description text, x jsonb)"
+    )
+    database.sql(
         "INSERT INTO projects (name, description, x) VALUES (NULL, NULL, NULL), ('', NULL, NULL),"
         " (repeat('x', 201), NULL, NULL), ('x', repeat('x', 1001), NULL),"
         " ('x', NULL, to_jsonb(repeat('x', 16384))), ('fits', NULL, NULL)"
     )
     page = (config.ROOT / "docs" / "adopt.md").read_text()
-    misfits = place.sql(re.findall(r"```sql\n(.*?)```", page, re.S)[0])
+    misfits = database.sql(re.findall(r"```sql\n(.*?)```", page, re.S)[0])
     assert sorted(row[0] for row in misfits) == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "EUC_KR"])
-def test_a_database_with_another_encoding_is_refused(make_place, problem, encoding):
-    place = make_place(f"TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
-    what = (
-        f"The database's encoding is {encoding}, not UTF8: most languages do not fit."
+def test_database_with_another_encoding_is_refused(make_database, problem, encoding):
+    database = make_database(f"TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+    reason = (
+        f"The database's encoding is {encoding}, not UTF8: text in most languages cannot be stored."
         " Create it with ENCODING 'UTF8' TEMPLATE template0."
     )
-    code, said = place.flask("db", "upgrade")
+    code, output = database.flask("db", "upgrade")
     assert code == 1
-    assert f"Error: {what}" in said
-    assert place.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
-    write_revisions(place, newest_revision())
-    assert problem(place.client.get("/ready"), 503, "unavailable")["detail"] == what
-    assert place.doctor()[1]["encoding"]["level"] == "FAIL"
+    assert f"Error: {reason}" in output
+    assert database.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
+    write_revisions(database, newest_revision())
+    assert problem(database.client.get("/ready"), 503, "unavailable")["detail"] == reason
+    assert database.doctor()[1]["encoding"]["level"] == "FAIL"
 
 
-def test_a_server_that_is_too_old_is_refused(make_place, monkeypatch):
+def test_postgresql_that_is_too_old_is_refused(make_database, monkeypatch):
     monkeypatch.setattr(schema, "OLDEST_POSTGRESQL", 99)
-    code, said = make_place().flask("db", "upgrade")
+    code, output = make_database().flask("db", "upgrade")
     assert code == 1
     assert re.search(
-        r"Error: This is PostgreSQL \d+, which is too old: 99 is the oldest that works\.", said
+        r"Error: PostgreSQL \d+ is too old\. This service needs PostgreSQL 99 or newer\.", output
     )
 
 
 READ_ONLY = {"options": "-c default_transaction_read_only=on"}
 
 
-@pytest.mark.parametrize("command", [("db", "upgrade"), COMMAND, ("projects", "assign", "alice")])
 @pytest.mark.parametrize(
-    ("prepare", "over", "words"),
+    "command", [("db", "upgrade"), CREATE_TOKEN, ("projects", "assign", "alice")]
+)
+@pytest.mark.parametrize(
+    ("prepare", "overrides", "words"),
     [
         ("", {"dbname": "test_missing"}, "does not exist"),
         ("", {"user": "nosuch"}, "does not exist"),
@@ -392,47 +360,47 @@ READ_ONLY = {"options": "-c default_transaction_read_only=on"}
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(value) or "as it is",
 )
-def test_a_command_that_cannot_do_its_work_says_why(
-    make_place, sql, direct_url, command, prepare, over, words
+def test_command_without_access_fails_with_a_reason_and_no_traceback(
+    make_database, sql, direct_url, command, prepare, overrides, words
 ):
-    if "port" in over and not parameters_of(direct_url).get("host", "").startswith("/"):
-        pytest.skip("only a socket has no such file")
-    place, role = make_place(), f"may_not_{os.getpid()}"
-    if command[0] != "db" and "schema" not in words and over != {"user": "{role}"}:
-        place.flask("db", "upgrade")
-        place.sql("INSERT INTO projects (id, name) VALUES (gen_random_uuid(), 'x')")
+    if "port" in overrides and not parameters_of(direct_url).get("host", "").startswith("/"):
+        pytest.skip("only the socket of a wrong port is a missing file")
+    database, role = make_database(), f"may_not_{os.getpid()}"
+    if command[0] != "db" and "schema" not in words and overrides != {"user": "{role}"}:
+        database.flask("db", "upgrade")
+        database.sql("INSERT INTO projects (id, name) VALUES (gen_random_uuid(), 'x')")
     sql(f"CREATE ROLE {role} LOGIN")
     try:
         if prepare:
-            place.sql(prepare.format(name=place.name))
-        over = {name: value.format(role=role) for name, value in over.items()}
-        code, said = place.flask(*command, **over)
+            database.sql(prepare.format(name=database.name))
+        overrides = {name: value.format(role=role) for name, value in overrides.items()}
+        code, output = database.flask(*command, **overrides)
     finally:
         sql(f"DROP ROLE {role}")
     assert code == 1
-    assert "Traceback" not in said
+    assert "Traceback" not in output
     if command[0] == "db":
-        assert words in said
-    assert "flask doctor" in said
+        assert words in output
+    assert "flask doctor" in output
 
 
 @pytest.mark.parametrize(
     ("state", "is_sentence"),
     [("53100", True), ("55006", True), ("57P01", True), ("22012", False), ("42601", False)],
 )
-def test_only_a_mistake_in_a_migration_has_a_traceback(make_place, state, is_sentence):
-    place = make_place()
-    place.sql(
+def test_only_a_mistake_in_a_migration_prints_a_traceback(make_database, state, is_sentence):
+    database = make_database()
+    database.sql(
         "CREATE FUNCTION fail() RETURNS event_trigger LANGUAGE plpgsql AS"
         f" $$ BEGIN RAISE 'out of luck' USING ERRCODE = '{state}'; END $$;"
         " CREATE EVENT TRIGGER fail ON ddl_command_start WHEN TAG IN ('CREATE TABLE')"
         " EXECUTE FUNCTION fail()"
     )
     if is_sentence:
-        code, said = place.flask("db", "upgrade")
+        code, output = database.flask("db", "upgrade")
         assert code == 1
-        assert "Error: out of luck\n" in said
-        assert "CREATE TABLE" not in said
+        assert "Error: out of luck\n" in output
+        assert "CREATE TABLE" not in output
     else:
         with pytest.raises(Exception, match="out of luck"):
-            place.flask("db", "upgrade")
+            database.flask("db", "upgrade")

@@ -17,8 +17,8 @@ def test_health_returns_status_time_and_version(client):
 
 
 def test_ready_returns_the_schema_revision_and_durability(client, sql):
-    answer = client.get("/ready")
-    assert (answer.status_code, answer.json) == (
+    response = client.get("/ready")
+    assert (response.status_code, response.json) == (
         200,
         {
             "status": "ready",
@@ -30,8 +30,8 @@ def test_ready_returns_the_schema_revision_and_durability(client, sql):
 
 def test_ready_is_503_if_the_database_is_read_only(make_app, direct_url, problem):
     url = f"{direct_url}&options=-c%20default_transaction_read_only%3Don"
-    answer = make_app(DATABASE_URL=url).test_client().get("/ready")
-    assert problem(answer, 503, "unavailable")["detail"] == "The database is read-only."
+    response = make_app(DATABASE_URL=url).test_client().get("/ready")
+    assert problem(response, 503, "unavailable")["detail"] == "The database is read-only."
 
 
 def test_ready_is_503_with_an_older_schema_and_200_with_a_newer_one(client, sql, problem):
@@ -61,8 +61,8 @@ def test_the_root_links_to_the_api_the_docs_and_the_health_checks(client):
     assert index["links"].keys() == {"projects", "docs", "openapi", "health", "ready"}
     assert index["links"]["projects"] == PROJECTS
     for path in index["links"].values():
-        with client.get(path) as answer:
-            assert answer.status_code == 200, path
+        with client.get(path) as response:
+            assert response.status_code == 200, path
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_the_root_links_to_the_api_the_docs_and_the_health_checks(client):
 )
 def test_the_root_is_html_for_a_browser_and_json_for_other_clients(client, accept, is_page):
     headers = {} if accept is None else {"Accept": accept}
-    answer = client.get("/", headers=headers)
-    assert answer.status_code == 200
+    response = client.get("/", headers=headers)
+    assert response.status_code == 200
     content_type = "text/html; charset=utf-8" if is_page else "application/json"
-    assert answer.content_type == content_type
-    assert "Accept" in ", ".join(answer.headers.getlist("Vary")).split(", ")
+    assert response.content_type == content_type
+    assert "Accept" in ", ".join(response.headers.getlist("Vary")).split(", ")
     head = client.head("/", headers=headers)
     assert (head.status_code, head.content_type, head.data) == (200, content_type, b"")
-    assert head.content_length == len(answer.data)
+    assert head.content_length == len(response.data)
 
 
 @pytest.mark.parametrize(
@@ -98,14 +98,16 @@ def test_the_root_is_html_for_a_browser_and_json_for_other_clients(client, accep
 def test_the_root_page_has_the_same_links_as_the_json_in_english_or_korean(
     client, accept_language, language
 ):
-    answer = client.get("/", headers={"Accept": BROWSER_ACCEPT, "Accept-Language": accept_language})
-    assert f'<html lang="{language}">' in answer.text
-    assert ("상태 확인" in answer.text) == (language == "ko")
-    assert "Accept-Language" in ", ".join(answer.headers.getlist("Vary")).split(", ")
-    paths = re.findall(r'<a href="([^"]*)"', answer.text)
+    response = client.get(
+        "/", headers={"Accept": BROWSER_ACCEPT, "Accept-Language": accept_language}
+    )
+    assert f'<html lang="{language}">' in response.text
+    assert ("상태 확인" in response.text) == (language == "ko")
+    assert "Accept-Language" in ", ".join(response.headers.getlist("Vary")).split(", ")
+    paths = re.findall(r'<a href="([^"]*)"', response.text)
     assert sorted(paths) == sorted(client.get("/").json["links"].values())
-    assert not re.search(r"https?:|//|<script", answer.text.replace("<!doctype", ""))
-    policy = answer.headers["Content-Security-Policy"]
+    assert not re.search(r"https?:|//|<script", response.text.replace("<!doctype", ""))
+    policy = response.headers["Content-Security-Policy"]
     assert "unsafe" not in policy
     assert "script-src" not in policy
 

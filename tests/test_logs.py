@@ -22,14 +22,14 @@ from tests.wire import free_port
     "request_id", ["a", "3f2a-9.B_c", "Root=1-67891233-abcdef012345678912345678"]
 )
 def test_a_valid_request_id_is_returned(client, request_id):
-    answer = client.get("/health", headers={"X-Request-ID": request_id})
-    assert answer.headers["X-Request-ID"] == request_id
+    response = client.get("/health", headers={"X-Request-ID": request_id})
+    assert response.headers["X-Request-ID"] == request_id
 
 
 @pytest.mark.parametrize("request_id", ["", " ", "a b", "<script>", "x" * 129, "a\x7f", "é", '"'])
 def test_an_invalid_request_id_is_replaced(client, request_id):
-    answer = client.get("/health", headers={"X-Request-ID": request_id})
-    new_id = answer.headers["X-Request-ID"]
+    response = client.get("/health", headers={"X-Request-ID": request_id})
+    new_id = response.headers["X-Request-ID"]
     assert new_id != request_id
     assert len(new_id) == 32
 

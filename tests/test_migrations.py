@@ -1,4 +1,4 @@
-"""Migrations: numbered, one head, no drift, up and down with data."""
+"""Migrations: numbered, one head, no drift, downgrade and upgrade with data."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ from tests.conftest import PROJECTS, parameters_of, url_of
 VERSIONS = config.ROOT / "migrations" / "versions"
 
 
-def test_files_are_numbered_without_a_gap_and_have_one_head(app):
+def test_migration_files_are_numbered_without_a_gap_and_have_one_head(app):
     names = sorted(path.name for path in VERSIONS.glob("*.py"))
     assert [name[:4] for name in names] == [f"{n:04}" for n in range(1, len(names) + 1)]
     script = ScriptDirectory(str(VERSIONS.parent))
@@ -33,7 +33,8 @@ def test_files_are_numbered_without_a_gap_and_have_one_head(app):
         assert re.fullmatch(rf"{revision.revision}_\w+\.py", revision.path.rpartition("/")[2])
 
 
-def test_frequent_words_are_not_worth_a_compiler(sql):
+def test_jit_is_off(sql):
+    """PostgreSQL would compile searches for frequent words, which takes longer than they do."""
     assert sql("SHOW jit") == [("off",)]
 
 
@@ -41,16 +42,19 @@ def test_models_and_schema_agree(app, sql):
     with app.app_context(), database.db.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
         assert compare_metadata(context, database.db.metadata) == []
-        migrated = {
+        existing = {
             name for (name,) in sql("SELECT conname FROM pg_constraint WHERE contype = 'c'")
         }
-        of_model = {
-            c.name for c in database.db.metadata.tables["projects"].constraints if "check" in c.name
+        declared = {
+            constraint.name
+            for table in database.db.metadata.tables.values()
+            for constraint in table.constraints
+            if "check" in constraint.name
         }
-        assert of_model <= migrated
+        assert declared <= existing
 
 
-def test_constraints_have_the_names_postgresql_would_give(sql):
+def test_constraints_have_postgresqls_default_names(sql):
     names = {
         name for (name,) in sql("SELECT conname FROM pg_constraint WHERE contype IN ('c', 'p')")
     }
@@ -61,15 +65,15 @@ def test_constraints_have_the_names_postgresql_would_give(sql):
     } <= names
 
 
-def test_every_migration_goes_down_and_up_on_a_filled_table(app, client, make_project):
-    made = [make_project(name=name, attributes={"n": [1]}) for name in ("번역", "Straße", "x")]
+def test_downgrade_and_upgrade_keep_the_rows(app, client, make_project):
+    projects = [make_project(name=name, attributes={"n": [1]}) for name in ("번역", "Straße", "x")]
     client.post(PROJECTS, json={"name": "Once"}, headers={"Idempotency-Key": "once"})
     before = client.get(f"{PROJECTS}?sort=name").json
     with app.app_context():
-        flask_migrate.downgrade(revision="0001")  # the table itself is older than what is dropped
+        flask_migrate.downgrade(revision="0001")  # 0001 itself creates the table
         flask_migrate.upgrade()
     assert client.get(f"{PROJECTS}?sort=name").json == before
-    assert client.get(f"{PROJECTS}?q=straße").json["items"] == [made[1]]
+    assert client.get(f"{PROJECTS}?q=straße").json["items"] == [projects[1]]
     with app.app_context():
         flask_migrate.downgrade(revision="base")
         flask_migrate.upgrade()
@@ -77,14 +81,14 @@ def test_every_migration_goes_down_and_up_on_a_filled_table(app, client, make_pr
     assert client.get("/ready").status_code == 200
 
 
-def test_texts_that_are_there_are_folded_again(app, client, sql):
-    """0007 writes the rows that 0006 folds differently, on the way down and up, and no others."""
+def test_upgrade_to_0007_folds_existing_texts_again(app, client, sql):
+    """Both directions write only the rows that 0006 folds differently."""
     queries = {"ſize": "SIZE", "ışık": "IŞIK", "ab  cd": "ab cd"}
     names = [*queries, "번역", "İzmir", "plain"]
 
     def rows():
-        found = sql("SELECT name, search, xmin::text, version, updated_at FROM projects")
-        return {name: values for name, *values in found if name != "ſ"}
+        result = sql("SELECT name, search, xmin::text, version, updated_at FROM projects")
+        return {name: values for name, *values in result if name != "ſ"}
 
     with app.app_context():
         flask_migrate.downgrade(revision="0005")
@@ -94,36 +98,36 @@ def test_texts_that_are_there_are_folded_again(app, client, sql):
         before = rows()
         flask_migrate.upgrade()
         after = rows()
-        written = {name for name in names if before[name][:2] != after[name][:2]}
-        assert written == queries.keys()
+        written_names = {name for name in names if before[name][:2] != after[name][:2]}
+        assert written_names == queries.keys()
         assert {name: row[2:] for name, row in after.items()} == {
             name: row[2:] for name, row in before.items()
         }
         for name, q in queries.items():
             assert client.get(f"{PROJECTS}?q={q}").json["items"][0]["name"] == name
-        folded_again = "SELECT count(*) FROM projects WHERE name = 'ſ' AND search LIKE '_s_'"
-        assert sql(folded_again) == [(2501,)]
+        count_folded = "SELECT count(*) FROM projects WHERE name = 'ſ' AND search LIKE '_s_'"
+        assert sql(count_folded) == [(2501,)]
         flask_migrate.downgrade(revision="0005")
         assert {name: row[0] for name, row in rows().items()} == {
             name: row[0] for name, row in before.items()
         }
-        assert sql(folded_again) == [(0,)]
+        assert sql(count_folded) == [(0,)]
         flask_migrate.upgrade()
-        assert sql(folded_again) == [(2501,)]
+        assert sql(count_folded) == [(2501,)]
 
 
-def test_an_upgrade_completes_after_a_downgrade_that_was_cut_short(app, sql):
+def test_upgrade_completes_after_an_interrupted_downgrade(app, sql):
     with app.app_context():
         flask_migrate.downgrade(revision="0006")
         scripts = ScriptDirectory(config.ROOT / "migrations")
-        before = scripts.get_revision("0002").module
-        sql(before.SEARCH_FOLD.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))
+        migration_0002 = scripts.get_revision("0002").module
+        sql(migration_0002.SEARCH_FOLD.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))
         assert sql("SELECT search_fold('ſ')") == [("ſ",)]
         flask_migrate.upgrade()
     assert sql("SELECT search_fold('ſ')") == [("s",)]
 
 
-def test_a_script_migrates_in_process_after_add_commands(direct_url, sql):
+def test_script_can_upgrade_in_process_after_add_commands(direct_url, sql):
     app = create_app(config.Testing({"DATABASE_URL": direct_url}))
     add_commands(app)
     with app.app_context():
@@ -131,7 +135,7 @@ def test_a_script_migrates_in_process_after_add_commands(direct_url, sql):
     assert sql("SELECT version_num FROM alembic_version") == [(newest_revision(),)]
 
 
-def test_migrating_in_process_leaves_the_loggers_alone(app):
+def test_upgrade_in_process_does_not_change_the_loggers(app):
     logger = logging.getLogger("projectapp.access")
     level = logging.getLogger().level
     with app.app_context():
@@ -142,7 +146,7 @@ def test_migrating_in_process_leaves_the_loggers_alone(app):
 
 @pytest.fixture
 def flask_db(app, direct_url):
-    """Run `flask db ...` as a user does; returns what it printed."""
+    """Run `flask db ...` as a user does; return its output."""
 
     def run(*arguments):
         return subprocess.run(
@@ -157,25 +161,27 @@ def flask_db(app, direct_url):
     return run
 
 
-def test_the_commands_are_clean(flask_db):
+def test_downgrade_upgrade_current_and_check_succeed(flask_db):
     for command in ("downgrade", "upgrade", "upgrade"):
         flask_db(command)
     assert flask_db("current") == f"{newest_revision()} (head)\n"
     assert flask_db("check") == "No new upgrade operations detected.\n"
 
 
-def test_a_new_migration_is_numbered_and_made_only_for_a_change(flask_db, tmp_path):
+def test_migrate_writes_nothing_without_a_change_and_revision_gets_the_next_number(
+    flask_db, tmp_path
+):
     copy = shutil.copytree(VERSIONS.parent, tmp_path / "migrations")
     assert "nothing to migrate" in flask_db("migrate", "-d", copy, "-m", "no change")
     flask_db("revision", "-d", copy, "-m", "add shape")
-    head, following = newest_revision(), f"{int(newest_revision()) + 1:04}"
-    made = (copy / "versions" / f"{following}_add_shape.py").read_text()
-    assert f"revision = '{following}'\ndown_revision = '{head}'" in made
-    assert len(list((copy / "versions").glob("*.py"))) == int(following)
+    head, next_number = newest_revision(), f"{int(newest_revision()) + 1:04}"
+    text = (copy / "versions" / f"{next_number}_add_shape.py").read_text()
+    assert f"revision = '{next_number}'\ndown_revision = '{head}'" in text
+    assert len(list((copy / "versions").glob("*.py"))) == int(next_number)
 
 
-def squawk(sql):
-    """What squawk has against some SQL."""
+def run_squawk(sql):
+    """Return what the linter squawk reports about SQL."""
     command = [
         Path(sys.executable).with_name("squawk"),
         "--config",
@@ -184,8 +190,8 @@ def squawk(sql):
     return subprocess.run(command, input=sql, capture_output=True, text=True).stdout
 
 
-def test_squawk_has_nothing_against_new_migrations(flask_db):
-    assert "Found 0 issues" in squawk(flask_db("upgrade", "0002:head", "--sql"))
+def test_squawk_accepts_our_migrations(flask_db):
+    assert "Found 0 issues" in run_squawk(flask_db("upgrade", "0002:head", "--sql"))
 
 
 @pytest.mark.parametrize(
@@ -207,41 +213,45 @@ def test_squawk_has_nothing_against_new_migrations(flask_db):
         ("CREATE INDEX CONCURRENTLY i ON projects (version)", "prefer-robust-stmts"),
     ],
 )
-def test_squawk_has_something_against_what_stops_traffic(statement, rule):
-    assert rule in squawk(f"{migrations.SET}; {statement};")
+def test_squawk_reports_statements_that_block_traffic(statement, rule):
+    assert rule in run_squawk(f"{migrations.SET_SESSION}; {statement};")
 
 
-def test_squawk_is_told_of_a_drop_that_is_meant():
+def test_squawk_accepts_a_drop_with_the_comment_of_the_page():
     page = (config.ROOT / "docs" / "migrations.md").read_text()
-    (meant,) = re.findall(r'`op\.execute\("(-- squawk-ignore .*?)"\)`', page)
-    meant = meant.replace("\\n", "\n")
-    said = [
-        squawk(f"{migrations.SET};\n\nBEGIN;\n\n{statement};\n\nCOMMIT;")
-        for statement in (meant, meant.partition("\n")[2])
-    ]
-    assert "Found 0 issues" in said[0]
-    assert "ban-drop-column" in said[1]
+    (drop_with_comment,) = re.findall(r'`op\.execute\("(-- squawk-ignore .*?)"\)`', page)
+    drop_with_comment = drop_with_comment.replace("\\n", "\n")
+    accepted, reported = (
+        run_squawk(f"{migrations.SET_SESSION};\n\nBEGIN;\n\n{statement};\n\nCOMMIT;")
+        for statement in (drop_with_comment, drop_with_comment.partition("\n")[2])
+    )
+    assert "Found 0 issues" in accepted
+    assert "ban-drop-column" in reported
 
 
-def test_a_concurrent_build_is_alone_in_its_migration():
-    build = (
+def test_concurrent_index_is_alone_in_its_migration():
+    index = (
         "with op.get_context().autocommit_block(): op.create_index(postgresql_concurrently=True)"
     )
-    assert is_alone(f"def upgrade(): {build} def downgrade")
-    assert not is_alone(f"def upgrade(): op.execute('...') {build} def downgrade")
-    assert [path.name for path in VERSIONS.glob("*.py") if not is_alone(path.read_text())] == []
+    assert is_concurrent_index_alone(f"def upgrade(): {index} def downgrade")
+    assert not is_concurrent_index_alone(f"def upgrade(): op.execute('...') {index} def downgrade")
+    assert [
+        path.name
+        for path in VERSIONS.glob("*.py")
+        if not is_concurrent_index_alone(path.read_text())
+    ] == []
 
 
-def is_alone(text):
+def is_concurrent_index_alone(text):
     upgrade = text[text.index("def upgrade") : text.index("def downgrade")]
     return "CONCURRENTLY" not in upgrade.upper() or len(re.findall(r"\bop\.\w+", upgrade)) == 2
 
 
-def test_the_sql_of_the_migrations_makes_the_same_schema(flask_db, sql, database_url, binaries):
-    here, name = parameters_of(database_url), f"test_sql_{os.getpid()}"
+def test_sql_of_upgrade_creates_the_same_schema_as_upgrade(flask_db, sql, database_url, binaries):
+    parameters, name = parameters_of(database_url), f"test_sql_{os.getpid()}"
 
     def run(program, database, *arguments, **options):
-        command = [binaries / program, "-d", url_of({**here, "dbname": database}), *arguments]
+        command = [binaries / program, "-d", url_of({**parameters, "dbname": database}), *arguments]
         options |= {"capture_output": True, "text": True, "check": True}
         return subprocess.run(command, **options).stdout
 
@@ -249,18 +259,16 @@ def test_the_sql_of_the_migrations_makes_the_same_schema(flask_db, sql, database
     try:
         script = flask_db("upgrade", "--sql")
         run("psql", name, "--set=ON_ERROR_STOP=1", input=script)
-        made, migrated = (
+        from_sql, from_upgrade = (
             re.sub(r"(?m)^\\.*", "", run("pg_dump", database, "--schema-only"))
-            for database in (name, here["dbname"])
+            for database in (name, parameters["dbname"])
         )
-        assert made == migrated
+        assert from_sql == from_upgrade
     finally:
         sql(f"DROP DATABASE {name}")
 
 
-def test_a_migration_that_meets_a_foreign_function_says_so_and_leaves_nothing_behind(
-    app, sql, caplog
-):
+def test_upgrade_over_another_applications_function_fails_and_changes_nothing(app, sql, caplog):
     with app.app_context():
         flask_migrate.downgrade(revision="base")
     sql("CREATE FUNCTION jsonb_merge_patch(target jsonb, patch jsonb) RETURNS jsonb RETURN patch")
@@ -288,7 +296,7 @@ def test_a_migration_that_meets_a_foreign_function_says_so_and_leaves_nothing_be
         ("is_active", None),
     ],
 )
-def test_the_database_holds_the_limits_too(make_project, sql, column, value):
+def test_database_rejects_invalid_values(make_project, sql, column, value):
     make_project()
     with pytest.raises(psycopg2.Error):
         sql(f"UPDATE projects SET {column} = %s", value)  # noqa: S608

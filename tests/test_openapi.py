@@ -182,8 +182,8 @@ def test_a_list_request_with_every_default_and_a_cursor_is_accepted(client, make
         p["name"]: p["schema"]["default"] for p in parameters if "default" in p.get("schema", {})
     }
     assert defaults
-    answer = client.get(PROJECTS, query_string={**defaults, "cursor": cursor})
-    assert len(answer.json["items"]) == 1
+    response = client.get(PROJECTS, query_string={**defaults, "cursor": cursor})
+    assert len(response.json["items"]) == 1
 
 
 def test_an_array_sent_as_repeated_parameters_is_accepted(client, make_project, document):
@@ -192,8 +192,10 @@ def test_an_array_sent_as_repeated_parameters_is_accepted(client, make_project, 
     arrays = {p["name"]: p for p in parameters if p.get("schema", {}).get("type") == "array"}
     assert arrays.keys() == {"sort", "fields"}
     fields = arrays["fields"]["schema"]["items"]["enum"]
-    answer = client.get(PROJECTS, query_string={"sort": ["-name", "created_at"], "fields": fields})
-    assert answer.json["items"] == [project]
+    response = client.get(
+        PROJECTS, query_string={"sort": ["-name", "created_at"], "fields": fields}
+    )
+    assert response.json["items"] == [project]
 
 
 def test_every_operation_documents_a_4xx_response(document):
@@ -248,11 +250,11 @@ def test_every_response_header_is_documented(
     client, make_project, document, method, path, request_options, status
 ):
     url = PROJECTS + path.format(project_id=make_project()["id"])
-    answer = client.open(url, method=method, **request_options)
-    assert answer.status_code == status
-    response = document["paths"][PROJECTS + path][method.lower()]["responses"][str(status)]
+    response = client.open(url, method=method, **request_options)
+    assert response.status_code == status
+    documented = document["paths"][PROJECTS + path][method.lower()]["responses"][str(status)]
     common = {"Content-Type", "Content-Length", "Cache-Control", "Vary", "Server", *HEADERS}
-    assert set(answer.headers.keys()) - common <= response["headers"].keys()
+    assert set(response.headers.keys()) - common <= documented["headers"].keys()
 
 
 def test_the_schema_of_a_partial_update_has_no_defaults(document):

@@ -16,21 +16,21 @@ import pytest
 
 import config
 from projectapp.database import pooler
-from projectapp.database.pooler import pool_mode
+from projectapp.database.pooler import detect_pool_mode
 from projectapp.database.schema import newest_revision
 from projectapp.devdb import supervisor
 from tests.conftest import PROJECTS, parameters_of, url_of
 from tests.wire import free_port
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-SECONDS = "1800"  # after which one that nobody ended is ended
+MAX_LIFETIME_SECONDS = "1800"  # ends a PgBouncer that outlives its test run
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not PGBOUNCER, reason="PgBouncer is not installed"),
 ]
 
-# What asks the database, of the tests of the contract; the rest is the same with it.
+# The contract tests that query the database.
 CONTRACT = (
     *("tests/test_projects.py", "tests/test_conditional.py", "tests/test_idempotency.py"),
     *("tests/test_listing.py", "tests/test_health.py", "tests/test_tokens.py"),
@@ -45,7 +45,7 @@ CONTRACT = (
     *("-k", "not malformed and not bad_parameter and not cannot_be_read and not locked_table"),
 )
 
-# PgBouncer itself sets a client's application_name.
+# PgBouncer sets application_name itself, so that is not a leftover.
 SESSION = """
 SELECT pg_backend_pid(),
   ARRAY(SELECT name || '=' || setting FROM pg_settings
@@ -58,16 +58,16 @@ SELECT pg_backend_pid(),
 """
 
 
-class Bouncer:
-    """A PgBouncer before the server of `direct`, with these settings; it has its logs in `folder`.
+class PgBouncer:
+    """A PgBouncer for the server of the URL `direct`. Its configuration and log are in `folder`.
 
-    As root it runs as the embedded server does, and so gets to that one's socket.
+    Started by root, it runs as the user of the embedded server, so that it can open its socket.
     """
 
     def __init__(self, direct, folder, **settings):
         self.port = free_port()
         self.upstream = parameters_of(direct)
-        shown = {
+        server = {
             key: self.upstream[key] for key in ("host", "port", "password") if key in self.upstream
         }
         options = {
@@ -84,14 +84,14 @@ class Bouncer:
         }
         lines = [
             "[databases]",
-            "* = " + " ".join(f"{key}='{value}'" for key, value in shown.items()),
+            "* = " + " ".join(f"{key}='{value}'" for key, value in server.items()),
             "[pgbouncer]",
             *(f"{key} = {value}" for key, value in {**options, **settings}.items()),
         ]
         (folder / "ini").write_text("\n".join(lines))
         (folder / "users").write_text(f'"{self.upstream["user"]}" ""\n')
         self.log = folder / "log"
-        prefix = [*supervisor._unprivileged(), "timeout", "--signal=KILL", SECONDS]
+        prefix = [*supervisor._unprivileged(), "timeout", "--signal=KILL", MAX_LIFETIME_SECONDS]
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 [*prefix, PGBOUNCER, folder / "ini"],
@@ -105,17 +105,17 @@ class Bouncer:
         return f"postgresql://{user}@127.0.0.1:{self.port}/{name}?sslmode=disable"
 
     def wait_until_serving(self):
-        end = time.monotonic() + 60
+        deadline = time.monotonic() + 60
         while True:
             try:
                 return psycopg2.connect(self.url("pgbouncer")).close()
             except psycopg2.Error:
-                if self.process.poll() is not None or time.monotonic() > end:
+                if self.process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(self.log.read_text()) from None
                 time.sleep(0.02)
 
     def show(self, what):
-        """What its own console shows, as a list of dictionaries."""
+        """Return the rows of SHOW in PgBouncer's console, as dictionaries."""
         with closing(psycopg2.connect(self.url("pgbouncer"))) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
@@ -129,22 +129,22 @@ class Bouncer:
 
 
 @pytest.fixture
-def bounce(direct_url, tmp_path_factory):
+def start_pgbouncer(direct_url, tmp_path_factory):
     """Start a PgBouncer, by default in transaction mode with two server connections."""
     with ExitStack() as stack:
 
         def start(**settings):
-            bouncer = Bouncer(direct_url, tmp_path_factory.mktemp("pgbouncer"), **settings)
-            stack.callback(bouncer.stop)
-            bouncer.wait_until_serving()
-            return bouncer
+            pgbouncer = PgBouncer(direct_url, tmp_path_factory.mktemp("pgbouncer"), **settings)
+            stack.callback(pgbouncer.stop)
+            pgbouncer.wait_until_serving()
+            return pgbouncer
 
         yield start
 
 
 @pytest.fixture
-def empty(direct_url):
-    """The direct URL of another database, in which there is nothing."""
+def empty_url(direct_url):
+    """The direct URL of another database, which is empty."""
     name = f"test_{os.getpid()}_pooler"
     with closing(psycopg2.connect(direct_url)) as connection:
         connection.autocommit = True
@@ -154,7 +154,7 @@ def empty(direct_url):
         cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def ask(url, statement):
+def query(url, statement):
     with closing(psycopg2.connect(url)) as connection:
         connection.autocommit = True
         cursor = connection.cursor()
@@ -162,117 +162,125 @@ def ask(url, statement):
         return cursor.fetchall() if cursor.description else []
 
 
-def left_in(bouncer, direct):
-    """What was left in the sessions that PgBouncer lent, each of which is met."""
-    lent = [row["remote_pid"] for row in bouncer.show("SERVERS")]
-    states = dict(ask(direct, "SELECT pid, state FROM pg_stat_activity"))
-    assert [states[pid] for pid in lent] == ["idle"] * (len(lent) or 1)
-    found = {}
+def find_leftovers(pgbouncer, direct):
+    """Return what clients left in PgBouncer's sessions: settings, cursors, locks and so on."""
+    pids = [row["remote_pid"] for row in pgbouncer.show("SERVERS")]
+    states = dict(query(direct, "SELECT pid, state FROM pg_stat_activity"))
+    assert [states[pid] for pid in pids] == ["idle"] * (len(pids) or 1)
+    leftovers = {}
     with ExitStack() as stack:
-        for _ in lent:  # all at once, each in a transaction, so that each has one of its own
-            link = stack.enter_context(closing(psycopg2.connect(through(bouncer, direct))))
-            stack.callback(link.rollback)  # or PgBouncer would end the session
-            cursor = link.cursor()
+        for _ in pids:  # all at once, each in a transaction, so that each gets another session
+            connection = stack.enter_context(
+                closing(psycopg2.connect(url_through(pgbouncer, direct)))
+            )
+            stack.callback(connection.rollback)  # or PgBouncer would end the session
+            cursor = connection.cursor()
             cursor.execute(SESSION)
-            pid, *found[pid] = cursor.fetchone()
-    assert sorted(found) == sorted(lent)
-    return [what for session in found.values() for kind in session for what in kind]
+            pid, *leftovers[pid] = cursor.fetchone()
+    assert sorted(leftovers) == sorted(pids)
+    return [name for session in leftovers.values() for names in session for name in names]
 
 
-def through(bouncer, direct):
-    """The URL of a direct one's database through a PgBouncer."""
-    return bouncer.url(parameters_of(direct)["dbname"])
+def url_through(pgbouncer, direct):
+    """The URL of the database of the URL `direct` through a PgBouncer."""
+    return pgbouncer.url(parameters_of(direct)["dbname"])
 
 
-def test_the_contract_holds(bounce, empty):
-    bouncer = bounce()
+def test_contract_tests_pass_through_pgbouncer(start_pgbouncer, empty_url):
+    pgbouncer = start_pgbouncer()
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *CONTRACT],
         cwd=config.ROOT,
         env={
             **os.environ,
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # none of them is used, and they take a second
-            "DATABASE_URL": through(bouncer, empty),
-            "MIGRATIONS_DATABASE_URL": empty,
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # saves a second
+            "DATABASE_URL": url_through(pgbouncer, empty_url),
+            "MIGRATIONS_DATABASE_URL": empty_url,
         },
         capture_output=True,
         text=True,
         timeout=900,
     )
     assert run.returncode == 0, run.stdout
-    counts = {row["database"]: row["query_count"] for row in bouncer.show("STATS_TOTALS")}
-    assert counts[parameters_of(empty)["dbname"]] > 500, "it is the way to the database"
-    assert left_in(bouncer, empty) == []
+    counts = {row["database"]: row["query_count"] for row in pgbouncer.show("STATS_TOTALS")}
+    assert counts[parameters_of(empty_url)["dbname"]] > 500, (
+        "the tests reach the database through PgBouncer"
+    )
+    assert find_leftovers(pgbouncer, empty_url) == []
 
 
-def test_eight_clients_share_two_sessions_and_each_has_its_own_answers(
-    bounce, make_app, sql, direct_url
+def test_eight_clients_share_two_sessions_and_get_their_own_answers(
+    start_pgbouncer, make_app, sql, direct_url
 ):
-    bouncer = bounce()
-    app = make_app(DATABASE_URL=bouncer.url(), DATABASE_POOL_SIZE="8")
+    pgbouncer = start_pgbouncer()
+    app = make_app(DATABASE_URL=pgbouncer.url(), DATABASE_POOL_SIZE="8")
 
-    def live(me):
+    def use_service(number):
         client = app.test_client()
         for turn in range(1, 11):
-            body = {"name": f"{me} {turn}", "attributes": {"me": me}}
-            made = client.post(PROJECTS, json=body, headers={"Idempotency-Key": f"{me} {turn}"})
-            assert made.status_code == 201, made.json
-            assert body.items() <= made.json.items()
-            url = made.headers["Location"]
-            assert client.get(url).json == made.json
-            first = {"If-Match": made.headers["ETag"]}
-            changed = client.patch(url, json={"attributes": {"turn": turn}}, headers=first).json
-            assert changed["attributes"] == {"me": me, "turn": turn}
-            assert client.put(url, json={"name": "x"}, headers=first).status_code == 412
-            mine = client.get(f'{PROJECTS}?attributes={{"me":{me}}}&page_size=100').json
-            assert [p["attributes"]["turn"] for p in mine["items"]] == [*range(turn, 0, -1)]
+            body = {"name": f"{number} {turn}", "attributes": {"client": number}}
+            created = client.post(
+                PROJECTS, json=body, headers={"Idempotency-Key": f"{number} {turn}"}
+            )
+            assert created.status_code == 201, created.json
+            assert body.items() <= created.json.items()
+            url = created.headers["Location"]
+            assert client.get(url).json == created.json
+            version_1 = {"If-Match": created.headers["ETag"]}
+            changed = client.patch(url, json={"attributes": {"turn": turn}}, headers=version_1).json
+            assert changed["attributes"] == {"client": number, "turn": turn}
+            assert client.put(url, json={"name": "x"}, headers=version_1).status_code == 412
+            page = client.get(f'{PROJECTS}?attributes={{"client":{number}}}&page_size=100').json
+            assert [p["attributes"]["turn"] for p in page["items"]] == [*range(turn, 0, -1)]
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(live, range(8)))
+        list(pool.map(use_service, range(8)))
     assert sql("SELECT count(*) FROM projects") == [(80,)]
-    clients = [row for row in bouncer.show("CLIENTS") if row["database"] != "pgbouncer"]
-    assert (len(clients), len(bouncer.show("SERVERS"))) == (8, 2)
-    assert left_in(bouncer, direct_url) == []
+    clients = [row for row in pgbouncer.show("CLIENTS") if row["database"] != "pgbouncer"]
+    assert (len(clients), len(pgbouncer.show("SERVERS"))) == (8, 2)
+    assert find_leftovers(pgbouncer, direct_url) == []
 
 
-def test_each_statement_has_its_limits(
-    bounce, make_app, make_project, sql, problem, direct_url, caplog
+def test_statements_through_pgbouncer_have_timeouts(
+    start_pgbouncer, make_app, make_project, sql, problem, direct_url, caplog
 ):
-    bouncer = bounce()
-    # One limit is short, the others are long, so that on a busy machine it is seen which one held.
-    long = {
+    pgbouncer = start_pgbouncer()
+    # One timeout is short, the others are long. So a busy machine cannot reach another one first.
+    long_timeouts = {
         "DATABASE_IDLE_IN_TRANSACTION_TIMEOUT": "50",
         "REQUEST_TIMEOUT": "60",
         "GRACEFUL_TIMEOUT": "90",
     }
-    locked, asleep = (
-        make_app(DATABASE_URL=bouncer.url(), DATABASE_STATEMENT_TIMEOUT=seconds, **long)
+    short_lock_app, short_statement_app = (
+        make_app(DATABASE_URL=pgbouncer.url(), DATABASE_STATEMENT_TIMEOUT=seconds, **long_timeouts)
         for seconds in ("40", "2")
     )
-    client, url = locked.test_client(), f"{PROJECTS}/{make_project()['id']}"
+    client, url = short_lock_app.test_client(), f"{PROJECTS}/{make_project()['id']}"
     assert client.get(url).status_code == 200
     sql("BEGIN")
     sql("SELECT FROM projects FOR UPDATE")
-    begun = time.monotonic()
+    started_at = time.monotonic()
     answer = client.put(url, json={"name": "x"})
     problem(answer, 503, "unavailable")
     assert answer.headers["Retry-After"] == "1"
-    assert 0.9 < time.monotonic() - begun < 30
+    assert 0.9 < time.monotonic() - started_at < 30
     sql("ROLLBACK")
     sql(
-        "CREATE FUNCTION nap() RETURNS trigger LANGUAGE plpgsql AS"
+        "CREATE FUNCTION sleep_long() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN PERFORM pg_sleep(90); RETURN NEW; END $$"
     )
-    sql("CREATE TRIGGER nap BEFORE INSERT ON projects FOR EACH ROW EXECUTE FUNCTION nap()")
-    begun = time.monotonic()
+    sql("CREATE TRIGGER sleep BEFORE INSERT ON projects FOR EACH ROW EXECUTE FUNCTION sleep_long()")
+    started_at = time.monotonic()
     try:
-        problem(asleep.test_client().post(PROJECTS, json={"name": "x"}), 503, "unavailable")
+        problem(
+            short_statement_app.test_client().post(PROJECTS, json={"name": "x"}), 503, "unavailable"
+        )
     finally:
-        sql("DROP FUNCTION nap CASCADE")
-    assert 1.9 < time.monotonic() - begun < 30
-    assert "57014" in caplog.text, "PostgreSQL ends it, before the watchdog would"
+        sql("DROP FUNCTION sleep_long CASCADE")
+    assert 1.9 < time.monotonic() - started_at < 30
+    assert "57014" in caplog.text, "PostgreSQL ends the statement before the watchdog does"
     assert client.put(url, json={"name": "x"}).status_code == 200
-    assert left_in(bouncer, direct_url) == []
+    assert find_leftovers(pgbouncer, direct_url) == []
 
 
 @pytest.mark.parametrize(
@@ -287,18 +295,18 @@ def test_each_statement_has_its_limits(
         "CREATE TEMPORARY TABLE a (n integer)",
     ],
 )
-def test_what_a_client_leaves_is_seen(bounce, direct_url, statement):
-    bouncer = bounce()
-    ask(bouncer.url(), "SELECT 1")
-    assert left_in(bouncer, direct_url) == []
-    ask(bouncer.url(), statement)
-    assert len(left_in(bouncer, direct_url)) == 1
+def test_leftovers_of_a_client_are_found(start_pgbouncer, direct_url, statement):
+    pgbouncer = start_pgbouncer()
+    query(pgbouncer.url(), "SELECT 1")
+    assert find_leftovers(pgbouncer, direct_url) == []
+    query(pgbouncer.url(), statement)
+    assert len(find_leftovers(pgbouncer, direct_url)) == 1
 
 
-def test_what_others_leave_in_a_session_does_no_harm(bounce, make_app, sql):
-    bouncer = bounce(default_pool_size=1)
-    client = make_app(DATABASE_URL=bouncer.url()).test_client()
-    ask(bouncer.url(), "SELECT set_config('search_path', '', false)")  # as pg_dump does
+def test_search_path_left_by_another_client_does_no_harm(start_pgbouncer, make_app, sql):
+    pgbouncer = start_pgbouncer(default_pool_size=1)
+    client = make_app(DATABASE_URL=pgbouncer.url()).test_client()
+    query(pgbouncer.url(), "SELECT set_config('search_path', '', false)")  # as pg_dump does
     assert client.post(PROJECTS, json={"name": "x"}).status_code == 201
     assert client.get(f"{PROJECTS}?q=xx&count=exact").status_code == 200
 
@@ -308,11 +316,11 @@ def test_what_others_leave_in_a_session_does_no_harm(bounce, make_app, sql):
 
 @pytest.fixture
 def upgrade():
-    """Run `flask db upgrade` as a user does; returns its exit code and what it said."""
+    """Run `flask db upgrade` as a user does; return its exit code and output."""
 
     def run(url, direct=""):
         urls = {"DATABASE_URL": url, "MIGRATIONS_DATABASE_URL": direct}
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "flask", "db", "upgrade"],
             cwd=config.ROOT,
             env={**os.environ, "APP_ENV": "testing", **urls},
@@ -320,86 +328,101 @@ def upgrade():
             text=True,
             timeout=300,
         )
-        return done.returncode, done.stdout + done.stderr
+        return process.returncode, process.stdout + process.stderr
 
     return run
 
 
 VERSION = "SELECT version_num FROM alembic_version"
-NOTHING = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
 
 
-def test_an_upgrade_needs_a_direct_url(bounce, empty, upgrade):
-    bouncer = bounce()
-    pooled = through(bouncer, empty)
-    for urls in ((pooled,), (empty, pooled)):
-        code, said = upgrade(*urls)
+def test_upgrade_through_transaction_mode_is_refused_and_with_a_direct_url_succeeds(
+    start_pgbouncer, empty_url, upgrade
+):
+    pgbouncer = start_pgbouncer()
+    pooled_url = url_through(pgbouncer, empty_url)
+    for urls in ((pooled_url,), (empty_url, pooled_url)):
+        code, output = upgrade(*urls)
         assert code == 1
-        assert said.count("leads to a pooler in transaction mode, where no lock can be held.") == 1
-        assert "Traceback" not in said
-        assert ask(empty, NOTHING) == []
-    assert left_in(bouncer, empty) == []
-    code, said = upgrade(pooled, empty)
-    assert (code, said.count("Applied ")) == (0, int(newest_revision()))
-    assert ask(empty, VERSION) == [(newest_revision(),)]
-    code, said = upgrade(pooled)
+        assert (
+            output.count(
+                "leads to a pooler in transaction mode, which cannot hold the migration lock."
+            )
+            == 1
+        )
+        assert "Traceback" not in output
+        assert query(empty_url, TABLES) == []
+    assert find_leftovers(pgbouncer, empty_url) == []
+    code, output = upgrade(pooled_url, empty_url)
+    assert (code, output.count("Applied ")) == (0, int(newest_revision()))
+    assert query(empty_url, VERSION) == [(newest_revision(),)]
+    code, output = upgrade(pooled_url)
     assert code == 0
-    assert "pooler" not in said
-    assert "Running" not in said
-    assert left_in(bouncer, empty) == []
+    assert "pooler" not in output
+    assert "Running" not in output
+    assert find_leftovers(pgbouncer, empty_url) == []
 
 
-def test_an_upgrade_through_a_pooler_in_session_mode_leaves_nothing_in_it(bounce, empty, upgrade):
-    bouncer = bounce(pool_mode="session", default_pool_size=3)
-    code, said = upgrade(through(bouncer, empty))
-    assert (code, said.count("Applied ")) == (0, int(newest_revision()))
-    assert ask(empty, VERSION) == [(newest_revision(),)]
-    assert left_in(bouncer, empty) == []
+def test_upgrade_through_session_mode_succeeds_and_leaves_nothing(
+    start_pgbouncer, empty_url, upgrade
+):
+    pgbouncer = start_pgbouncer(pool_mode="session", default_pool_size=3)
+    code, output = upgrade(url_through(pgbouncer, empty_url))
+    assert (code, output.count("Applied ")) == (0, int(newest_revision()))
+    assert query(empty_url, VERSION) == [(newest_revision(),)]
+    assert find_leftovers(pgbouncer, empty_url) == []
 
 
-def test_the_doctor_says_what_a_pooler_is_good_for(bounce, make_app, sql, direct_url):
-    pooled = bounce().url()
+def test_doctor_reports_whether_a_pooler_suffices_for_migrations(
+    start_pgbouncer, make_app, sql, direct_url
+):
+    pooled_url = start_pgbouncer().url()
 
-    def found(**environ):
-        runner = make_app(DATABASE_URL=pooled, **environ).test_cli_runner()
-        said = json.loads(runner.invoke(args=["doctor", "--json"]).output)["findings"]
-        return {finding["check"]: finding for finding in said}
+    def doctor_findings(**environ):
+        runner = make_app(DATABASE_URL=pooled_url, **environ).test_cli_runner()
+        report = json.loads(runner.invoke(args=["doctor", "--json"]).output)
+        return {finding["check"]: finding for finding in report["findings"]}
 
-    alone = found(MIGRATIONS_DATABASE_URL="")
-    assert alone["connections"]["what"].endswith("The pooler shares them.")
-    server = alone["server"]
+    findings = doctor_findings(MIGRATIONS_DATABASE_URL="")
+    assert findings["connections"]["what"].endswith("The pooler shares them.")
+    server = findings["server"]
     assert server["level"] == "warn"
     assert "is reached by a pooler in transaction mode" in server["what"]
     assert server["do"].startswith("MIGRATIONS_DATABASE_URL=")
-    both = found(MIGRATIONS_DATABASE_URL=direct_url)
-    assert both["server"]["level"] == both["migrating"]["level"] == "ok"
-    assert found(MIGRATIONS_DATABASE_URL=pooled)["migrating"]["level"] == "FAIL"
+    findings = doctor_findings(MIGRATIONS_DATABASE_URL=direct_url)
+    assert findings["server"]["level"] == findings["migrating"]["level"] == "ok"
+    assert doctor_findings(MIGRATIONS_DATABASE_URL=pooled_url)["migrating"]["level"] == "FAIL"
 
 
-def test_a_pooler_with_no_second_session_to_lend_is_a_sentence(bounce, empty, upgrade):
-    begun = time.monotonic()
-    code, said = upgrade(through(bounce(pool_mode="session", default_pool_size=1), empty))
+def test_upgrade_through_a_pooler_without_a_free_session_fails_with_a_message(
+    start_pgbouncer, empty_url, upgrade
+):
+    started_at = time.monotonic()
+    code, output = upgrade(
+        url_through(start_pgbouncer(pool_mode="session", default_pool_size=1), empty_url)
+    )
     assert code == 1
-    assert "Error: no answer, as from a pooler that has no session left to lend" in said
-    assert "Traceback" not in said
-    assert time.monotonic() - begun < 60  # PgBouncer itself would wait for 120
-    assert ask(empty, NOTHING) == []
+    assert "Error: no answer; if a pooler is in between, it may have no free session" in output
+    assert "Traceback" not in output
+    assert time.monotonic() - started_at < 60  # PgBouncer itself waits for 120 s
+    assert query(empty_url, TABLES) == []
 
 
 @pytest.fixture
-def mode(make_app, monkeypatch):
-    """How `pool_mode` says that the pooler at a URL lends sessions."""
+def detect(make_app, monkeypatch):
+    """Return the pool mode that `detect_pool_mode` finds at a URL."""
     monkeypatch.setattr(pooler, "PROBE_SECONDS", 30)
 
-    def find(url):
+    def detect_at(url):
         database = make_app(DATABASE_URL=url, MIGRATIONS_DATABASE_URL="").extensions["database"]
-        return pool_mode(database.connector.migrating)
+        return detect_pool_mode(database.connector.connect_for_migrations)
 
-    return find
+    return detect_at
 
 
-def test_without_a_pooler_there_is_no_mode(mode, direct_url):
-    assert mode(direct_url) == ""
+def test_direct_connection_has_no_pool_mode(detect, direct_url):
+    assert detect(direct_url) == ""
 
 
 @pytest.mark.parametrize(
@@ -411,37 +434,37 @@ def test_without_a_pooler_there_is_no_mode(mode, direct_url):
         ({"pool_mode": "session"}, "session"),
     ],
 )
-def test_a_pooler_is_known_for_what_it_is(bounce, mode, settings, expected):
-    url = bounce(**settings).url()
-    assert {mode(url) for _ in range(10)} == {expected}
+def test_pool_mode_of_each_setting_is_detected(start_pgbouncer, detect, settings, expected):
+    url = start_pgbouncer(**settings).url()
+    assert {detect(url) for _ in range(10)} == {expected}
 
 
-def test_a_pooler_that_lends_in_turn_is_known(bounce, mode):
-    url = bounce(server_round_robin=1).url()
+def test_transaction_mode_with_round_robin_is_detected(start_pgbouncer, detect):
+    url = start_pgbouncer(server_round_robin=1).url()
     with ExitStack() as stack:
-        for _ in range(2):  # so that there are two sessions to lend
-            link = stack.enter_context(closing(psycopg2.connect(url)))
-            stack.callback(link.rollback)
-            link.cursor().execute("SELECT 1")
-    assert {mode(url) for _ in range(10)} == {"transaction"}
+        for _ in range(2):  # so that PgBouncer opens two sessions
+            connection = stack.enter_context(closing(psycopg2.connect(url)))
+            stack.callback(connection.rollback)
+            connection.cursor().execute("SELECT 1")
+    assert {detect(url) for _ in range(10)} == {"transaction"}
 
 
-@pytest.mark.parametrize("others", [1, 2, 8])
-def test_a_pooler_is_known_however_busy_it_is(bounce, mode, others):
-    url = bounce().url()
-    done = Event()
+@pytest.mark.parametrize("client_count", [1, 2, 8])
+def test_transaction_mode_of_a_busy_pooler_is_detected(start_pgbouncer, detect, client_count):
+    url = start_pgbouncer().url()
+    finished = Event()
 
-    def ask_on():
+    def keep_querying():
         with closing(psycopg2.connect(url)) as connection:
             connection.autocommit = True
             cursor = connection.cursor()
-            while not done.is_set():
+            while not finished.is_set():
                 cursor.execute("SELECT pg_sleep(0.001)")
 
-    with ThreadPoolExecutor(others) as pool:
-        asking = [pool.submit(ask_on) for _ in range(others)]
+    with ThreadPoolExecutor(client_count) as pool:
+        futures = [pool.submit(keep_querying) for _ in range(client_count)]
         try:
-            assert {mode(url) for _ in range(20)} == {"transaction"}
+            assert {detect(url) for _ in range(20)} == {"transaction"}
         finally:
-            done.set()
-    assert [each.result() for each in asking] == [None] * others
+            finished.set()
+    assert [future.result() for future in futures] == [None] * client_count

@@ -1,4 +1,4 @@
-"""The SQL of docs/roles.md: one role migrates, the other serves and can do no DDL."""
+"""The SQL of docs/roles.md: one role migrates, the other serves without rights to DDL."""
 
 import json
 import os
@@ -19,84 +19,88 @@ from projectapp.database import execution
 from projectapp.database.schema import newest_revision
 from projectapp.problems import ServiceUnavailable
 from tests.conftest import PROJECTS, parameters_of, url_of
-from tests.test_backup import BACK_UP, RESTORE, commands, session
+from tests.test_backup import BACK_UP, RESTORE, connect_sql, make_shell
 from tests.wire import Proxy
 
 PAGE = (config.ROOT / "docs" / "roles.md").read_text()
-ROLES, DATABASE, JIT, INSIDE, AFTER, TAKE_OVER = re.findall(r"```sql\n(.*?)```", PAGE, re.S)
-KEYED = {"Idempotency-Key": "a"}
+ROLES, DATABASE, JIT_OFF, IN_DATABASE, AFTER_MIGRATION, TAKE_OVER = re.findall(
+    r"```sql\n(.*?)```", PAGE, re.S
+)
+WITH_KEY = {"Idempotency-Key": "a"}
 
 
-class Place:
-    """Where the page is followed, its names made our own.
+class PageSetup:
+    """A database and roles with which a test follows the page, under names of its own.
 
-    `admin` is what clouds give instead of a superuser, and the database's owner where one is
-    `given`; `main` is the superuser's database.
+    `admin` is a role with CREATEROLE and CREATEDB, which clouds give instead of a superuser.
+    `main_db` is the database that exists already.
     """
 
     def __init__(self, tag, direct_url, binaries, make_app):
-        self._here, self._binaries, self._make_app = parameters_of(direct_url), binaries, make_app
+        self._parameters = parameters_of(direct_url)
+        self._binaries, self._create_app = binaries, make_app
         self._apps = []
-        self.main = self._here["dbname"]
+        self.main_db = self._parameters["dbname"]
         self.db, self.admin, self.migrate, self.serve, self.old = self._names = [
-            f"{self.main}_{tag}_{name}" for name in ("db", "admin", "migrate", "serve", "old")
+            f"{self.main_db}_{tag}_{name}" for name in ("db", "admin", "migrate", "serve", "old")
         ]
         self.restored = f"{self.db}_restored"
 
     def url(self, role=None, dbname=None):
         login = {"user": role, "password": "secret"} if role else {}
-        return url_of(self._here | login | {"dbname": dbname or self.db})
+        return url_of(self._parameters | login | {"dbname": dbname or self.db})
 
-    def psql(self, script, role=None, dbname=None):
-        """Type the page's SQL as it stands there, but for the names."""
+    def run_page_sql(self, script, role=None, dbname=None):
+        """Run SQL of the page in psql, with the names of this setup."""
         script = re.sub(
-            r"\bprojects_db\b", self.db if dbname in (None, self.main) else dbname, script
+            r"\bprojects_db\b", self.db if dbname in (None, self.main_db) else dbname, script
         )
         script = re.sub(r"\bprojects_(migrate|serve|old)\b", rf"{self.db[:-2]}\1", script)
-        done = subprocess.run(
+        process = subprocess.run(
             [self._binaries / "psql", "-qX", "-v", "ON_ERROR_STOP=1", "-d", self.url(role, dbname)],
             input=script,
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, done.stderr
+        assert process.returncode == 0, process.stderr
 
-    def roles(self, role=None):
-        self.psql(ROLES, role, self.main)
+    def create_roles(self, role=None):
+        self.run_page_sql(ROLES, role, self.main_db)
         for name in (self.migrate, self.serve):
-            self.psql(f"ALTER ROLE {name} PASSWORD 'secret'", role, self.main)  # as \password does
+            # As psql's \password does.
+            self.run_page_sql(f"ALTER ROLE {name} PASSWORD 'secret'", role, self.main_db)
 
-    def session(self, role=None, dbname=None):
-        return session(self.url(role, dbname))
+    def connect(self, role=None, dbname=None):
+        return connect_sql(self.url(role, dbname))
 
-    def superuser(self, *statements, dbname=None):
-        with self.session(dbname=dbname or self.main) as sql:
+    def run_as_superuser(self, *statements, dbname=None):
+        with self.connect(dbname=dbname or self.main_db) as sql:
             for statement in statements:
                 sql(statement)
 
-    def app(self, url, **settings):
+    def make_app(self, url, **settings):
         urls = {"DATABASE_URL": url, "MIGRATIONS_DATABASE_URL": ""}
-        self._apps.append(self._make_app(**urls | settings))
+        self._apps.append(self._create_app(**urls | settings))
         return self._apps[-1]
 
-    def flask(self, *arguments):
-        """Run a command with the two settings as the page has them."""
+    def run_flask(self, *arguments):
+        """Run a `flask` command with both URLs, as on the page."""
         urls = {"DATABASE_URL": self.serve, "MIGRATIONS_DATABASE_URL": self.migrate}
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "flask", *arguments],
             cwd=config.ROOT,
             env={**os.environ, "APP_ENV": "testing"} | {k: self.url(v) for k, v in urls.items()},
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert process.returncode == 0, process.stderr
+        return process.stdout
 
-    def clean(self):
+    def drop(self):
         for app in self._apps:
             with app.app_context():
                 database.db.engine.dispose()
-        with self.session(dbname=self.main) as sql:
+        with self.connect(dbname=self.main_db) as sql:
             for name in (self.db, self.restored):
                 sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
             for name in reversed(self._names[1:]):
@@ -106,93 +110,93 @@ class Place:
 
 
 @pytest.fixture
-def place(direct_url, binaries, make_app):
-    place = Place("given", direct_url, binaries, make_app)
-    yield place
-    place.clean()
+def page_setup(direct_url, binaries, make_app):
+    setup = PageSetup("existing", direct_url, binaries, make_app)
+    yield setup
+    setup.drop()
 
 
 @pytest.fixture(scope="module")
-def new(direct_url, binaries, make_app):
-    """A new database with two roles, by the page."""
-    place = Place("new", direct_url, binaries, make_app)
-    place.superuser(f"CREATE ROLE {place.admin} LOGIN CREATEROLE CREATEDB PASSWORD 'secret'")
-    place.roles(place.admin)
-    place.psql(DATABASE, place.admin, place.main)
-    place.psql(INSIDE, place.admin)
-    place.flask("db", "upgrade")
-    place.psql(AFTER, place.admin)
-    yield place
-    place.clean()
+def two_roles(direct_url, binaries, make_app):
+    """A new database with the two roles, made as the page says."""
+    setup = PageSetup("new", direct_url, binaries, make_app)
+    setup.run_as_superuser(f"CREATE ROLE {setup.admin} LOGIN CREATEROLE CREATEDB PASSWORD 'secret'")
+    setup.create_roles(setup.admin)
+    setup.run_page_sql(DATABASE, setup.admin, setup.main_db)
+    setup.run_page_sql(IN_DATABASE, setup.admin)
+    setup.run_flask("db", "upgrade")
+    setup.run_page_sql(AFTER_MIGRATION, setup.admin)
+    yield setup
+    setup.drop()
 
 
 @pytest.fixture(scope="module")
-def client(new):
-    return new.app(new.url(new.serve)).test_client()
+def client(two_roles):
+    return two_roles.make_app(two_roles.url(two_roles.serve)).test_client()
 
 
 @pytest.fixture
-def serving(new):
-    with new.session(new.serve) as sql:
+def serving_sql(two_roles):
+    with two_roles.connect(two_roles.serve) as sql:
         sql("DELETE FROM projects")
         sql("DELETE FROM idempotency_keys")
         yield sql
 
 
-def use(client):
-    """Ask for everything that the service can do."""
-    made = client.post(PROJECTS, json={"name": "번역", "attributes": {"team": "core"}})
-    assert made.status_code == 201, made.text
-    url = made.headers["Location"]
-    assert client.get(url).json == made.json
+def use_service(client):
+    """Make requests that use everything that the service does."""
+    created = client.post(PROJECTS, json={"name": "번역", "attributes": {"team": "core"}})
+    assert created.status_code == 201, created.text
+    url = created.headers["Location"]
+    assert client.get(url).json == created.json
     for query in (
         {"q": "번역"},
         {"attributes": '{"team": "core"}'},
         {"sort": "-name", "is_active": "true"},
     ):
-        found = client.get(PROJECTS, query_string=query).json
-        assert (found["items"], found["total"]) == ([made.json], 1), query
+        page = client.get(PROJECTS, query_string=query).json
+        assert (page["items"], page["total"]) == ([created.json], 1), query
     assert client.put(url, json={"is_active": False}).json["version"] == 2
     assert client.patch(url, json={"attributes": {"size": {"m": 2}}}).json["version"] == 3
     assert client.put(url, json={}, headers={"If-Match": '"1"'}).status_code == 412
     assert client.delete(url, headers={"If-Match": '"3"'}).status_code == 204
     assert client.get(url).status_code == 404
     for replayed in (None, "true"):
-        again = client.post(PROJECTS, json={"name": "Once"}, headers=KEYED)
-        assert again.status_code == 201, again.text
-        assert again.headers.get("Idempotency-Replayed") == replayed
+        answer = client.post(PROJECTS, json={"name": "Once"}, headers=WITH_KEY)
+        assert answer.status_code == 201, answer.text
+        assert answer.headers.get("Idempotency-Replayed") == replayed
     assert client.get(PROJECTS).json["total"] == 1
     ready = client.get("/ready")
     assert (ready.status_code, ready.json["schema"]) == (200, newest_revision())
 
 
-def test_the_serving_role_can_do_all_that_the_service_does(new, client, serving):
-    use(client)
-    serving("UPDATE idempotency_keys SET created_at = now() - interval '25 hours'")
-    assert new.flask("idempotency", "purge") == "Deleted 1 expired keys.\n"
-    assert serving("SHOW jit") == [("off",)]
+def test_serving_role_can_do_everything_that_the_service_does(two_roles, client, serving_sql):
+    use_service(client)
+    serving_sql("UPDATE idempotency_keys SET created_at = now() - interval '25 hours'")
+    assert two_roles.run_flask("idempotency", "purge") == "Deleted 1 expired keys.\n"
+    assert serving_sql("SHOW jit") == [("off",)]
 
 
-def test_the_serving_role_knows_callers_but_makes_none(new):
-    with new.app(new.url(new.migrate)).app_context():
+def test_serving_role_checks_tokens_but_cannot_create_them(two_roles):
+    with two_roles.make_app(two_roles.url(two_roles.migrate)).app_context():
         token = token_admin.create("CI", "alice", ["projects:read"], None)
-    serving = new.app(new.url(new.serve), AUTH="tokens")
+    app = two_roles.make_app(two_roles.url(two_roles.serve), AUTH="tokens")
     header = {"Authorization": f"Bearer {token}"}
-    assert serving.test_client().get(PROJECTS, headers=header).status_code == 200
-    with new.session(new.migrate) as sql:
-        end = time.monotonic() + 60
+    assert app.test_client().get(PROJECTS, headers=header).status_code == 200
+    with two_roles.connect(two_roles.migrate) as sql:
+        deadline = time.monotonic() + 60
         while sql("SELECT last_used_at FROM api_tokens") == [(None,)]:
-            assert time.monotonic() < end
+            assert time.monotonic() < deadline
             time.sleep(0.02)
         sql("UPDATE api_tokens SET revoked_at = now()")
-    assert serving.test_client().get(PROJECTS, headers=header).status_code == 401
-    with serving.app_context(), pytest.raises(ServiceUnavailable, match=r"docs/roles\.md"):
+    assert app.test_client().get(PROJECTS, headers=header).status_code == 401
+    with app.app_context(), pytest.raises(ServiceUnavailable, match=r"docs/roles\.md"):
         token_admin.create("CI", "alice", ["projects:read"], None)
 
 
-def test_the_doctor_finds_nothing_wrong_with_the_two_roles(new):
-    report = json.loads(new.flask("doctor", "--json"))
-    assert [one for one in report["findings"] if one["level"] == "FAIL"] == []
+def test_doctor_reports_no_failure_with_the_two_roles(two_roles):
+    report = json.loads(two_roles.run_flask("doctor", "--json"))
+    assert [finding for finding in report["findings"] if finding["level"] == "FAIL"] == []
 
 
 @pytest.mark.parametrize(
@@ -220,139 +224,149 @@ def test_the_doctor_finds_nothing_wrong_with_the_two_roles(new):
         "DO $$ BEGIN EXECUTE 'SET ROLE ' || replace(current_user, 'serve', 'migrate'); END $$",
     ],
 )
-def test_the_serving_role_can_do_no_ddl(serving, statement):
+def test_serving_role_is_denied_ddl_and_writes_to_admin_tables(serving_sql, statement):
     with pytest.raises(InsufficientPrivilege):
-        serving(statement)
+        serving_sql(statement)
 
 
-def test_nobody_else_may_log_in(new):
-    new.superuser(f"CREATE ROLE {new.old} LOGIN PASSWORD 'secret'")
+def test_another_role_cannot_connect(two_roles):
+    two_roles.run_as_superuser(f"CREATE ROLE {two_roles.old} LOGIN PASSWORD 'secret'")
     with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
-        psycopg2.connect(new.url(new.old))
+        psycopg2.connect(two_roles.url(two_roles.old))
 
 
-def test_what_a_later_migration_makes_is_granted_by_itself(new, serving):
-    with new.session(new.migrate) as migrating:
+def test_objects_of_later_migrations_are_granted_to_the_serving_role(two_roles, serving_sql):
+    with two_roles.connect(two_roles.migrate) as migrating:
         migrating("CREATE TABLE later (id serial PRIMARY KEY, name text)")
-        migrating("CREATE FUNCTION later_one() RETURNS integer RETURN 1")
-        migrating("REVOKE EXECUTE ON FUNCTION later_one FROM PUBLIC")
-    assert serving("INSERT INTO later (name) VALUES ('x') RETURNING id, later_one()") == [(1, 1)]
-    serving("UPDATE later SET name = 'y'")
-    assert serving("DELETE FROM later RETURNING name") == [("y",)]
+        migrating("CREATE FUNCTION later_function() RETURNS integer RETURN 1")
+        migrating("REVOKE EXECUTE ON FUNCTION later_function FROM PUBLIC")
+    assert serving_sql("INSERT INTO later (name) VALUES ('x') RETURNING id, later_function()") == [
+        (1, 1)
+    ]
+    serving_sql("UPDATE later SET name = 'y'")
+    assert serving_sql("DELETE FROM later RETURNING name") == [("y",)]
     for statement in ("TRUNCATE later", "DROP TABLE later", "ALTER TABLE later ADD x integer"):
         with pytest.raises(InsufficientPrivilege):
-            serving(statement)
+            serving_sql(statement)
 
 
-def test_the_serving_role_settles_a_lost_answer(new, serving):
-    proxy = Proxy(parameters_of(new.url(new.serve)))
+def test_serving_role_resolves_a_lost_answer(two_roles, serving_sql):
+    proxy = Proxy(parameters_of(two_roles.url(two_roles.serve)))
     try:
         proxy.lose.append("INSERT")
-        far = new.app(proxy.url).test_client()
-        assert far.post(PROJECTS, json={"name": "x"}).status_code == 201
+        client = two_roles.make_app(proxy.url).test_client()
+        assert client.post(PROJECTS, json={"name": "x"}).status_code == 201
         assert proxy.lose == []
         assert any("pg_terminate_backend" in query for query in proxy.queries)
     finally:
         proxy.shutdown()
         proxy.server_close()
         proxy.cut()
-    assert serving("SELECT count(*) FROM projects") == [(1,)]
+    assert serving_sql("SELECT count(*) FROM projects") == [(1,)]
 
 
-def test_the_serving_role_ends_its_own_server_processes_alone(new):
-    def end(sql):
-        with new.app(new.url(new.serve)).app_context():
+def test_serving_role_can_terminate_only_its_own_server_processes(two_roles):
+    def terminate(sql):
+        with two_roles.make_app(two_roles.url(two_roles.serve)).app_context():
             [(pid,)] = sql("SELECT pg_backend_pid()")
-            return database.execute(execution._END, {"pid": pid})
+            return database.execute(execution._TERMINATE_BACKEND, {"pid": pid})
 
-    with new.session(new.serve) as own, new.session(new.migrate) as other:
-        assert end(own) == (True,)
+    with (
+        two_roles.connect(two_roles.serve) as own_session,
+        two_roles.connect(two_roles.migrate) as other_session,
+    ):
+        assert terminate(own_session) == (True,)
         with pytest.raises(psycopg2.OperationalError):
-            own("SELECT 1")
-        assert end(other) is None
-        assert other("SELECT 1") == [(1,)]
+            own_session("SELECT 1")
+        assert terminate(other_session) is None
+        assert other_session("SELECT 1") == [(1,)]
 
 
-def test_the_migrating_role_restores_a_backup(new, client, serving, binaries, tmp_path):
+def test_migrating_role_can_restore_a_backup(two_roles, client, serving_sql, binaries, tmp_path):
     assert client.post(PROJECTS, json={"name": "Before"}).status_code == 201
-    restored = parameters_of(new.url(new.migrate, new.restored))
-    run = commands(binaries, tmp_path, new.url(new.migrate), restored)
+    restored = parameters_of(two_roles.url(two_roles.migrate, two_roles.restored))
+    run_shell = make_shell(binaries, tmp_path, two_roles.url(two_roles.migrate), restored)
     for script in (BACK_UP, RESTORE):
-        run(script)
-    for step in (INSIDE, AFTER):
-        new.psql(step, new.admin, new.restored)
-    again = new.app(new.url(new.serve, new.restored)).test_client()
-    assert again.get(PROJECTS).json == client.get(PROJECTS).json
-    assert (
-        again.delete(f"{PROJECTS}/{again.get(PROJECTS).json['items'][0]['id']}").status_code == 204
-    )
-    use(again)
-    with new.session(new.serve, new.restored) as sql:
+        run_shell(script)
+    for statements in (IN_DATABASE, AFTER_MIGRATION):
+        two_roles.run_page_sql(statements, two_roles.admin, two_roles.restored)
+    restored_client = two_roles.make_app(
+        two_roles.url(two_roles.serve, two_roles.restored)
+    ).test_client()
+    assert restored_client.get(PROJECTS).json == client.get(PROJECTS).json
+    [project] = restored_client.get(PROJECTS).json["items"]
+    assert restored_client.delete(f"{PROJECTS}/{project['id']}").status_code == 204
+    use_service(restored_client)
+    with two_roles.connect(two_roles.serve, two_roles.restored) as sql:
         assert sql("SHOW jit") == [("off",)]
         with pytest.raises(InsufficientPrivilege):
             sql("UPDATE alembic_version SET version_num = '9999'")
 
 
 @pytest.mark.parametrize("by_superuser", [True, False])
-def test_one_role_becomes_two_while_the_service_goes_on(place, by_superuser):
-    may = "" if by_superuser else "CREATEROLE CREATEDB"
-    place.superuser(
-        f"CREATE ROLE {place.old} LOGIN {may} PASSWORD 'secret'",
-        f"CREATE DATABASE {place.db} OWNER {place.old}",
+def test_one_role_is_replaced_by_two_while_the_service_runs(page_setup, by_superuser):
+    attributes = "" if by_superuser else "CREATEROLE CREATEDB"
+    page_setup.run_as_superuser(
+        f"CREATE ROLE {page_setup.old} LOGIN {attributes} PASSWORD 'secret'",
+        f"CREATE DATABASE {page_setup.db} OWNER {page_setup.old}",
     )
-    if by_superuser:  # as PostgreSQL 14 made it
-        place.superuser(
+    if by_superuser:  # as PostgreSQL 14 created it
+        page_setup.run_as_superuser(
             "ALTER SCHEMA public OWNER TO CURRENT_USER",
             "GRANT ALL ON SCHEMA public TO PUBLIC",
-            dbname=place.db,
+            dbname=page_setup.db,
         )
-    app = place.app(place.url(place.old))
+    app = page_setup.make_app(page_setup.url(page_setup.old))
     with app.app_context():
         flask_migrate.upgrade()
-    with place.session(place.old) as sql:
+    with page_setup.connect(page_setup.old) as sql:
         sql("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC")
-    old = app.test_client()
-    first = old.post(PROJECTS, json={"name": "First"}, headers=KEYED)
+    old_client = app.test_client()
+    first = old_client.post(PROJECTS, json={"name": "First"}, headers=WITH_KEY)
 
-    typist = None if by_superuser else place.old
-    place.roles(typist)
-    for step in (INSIDE, TAKE_OVER, AFTER, INSIDE, AFTER):
-        place.psql(step, typist)
+    role = None if by_superuser else page_setup.old
+    page_setup.create_roles(role)
+    for statements in (IN_DATABASE, TAKE_OVER, AFTER_MIGRATION, IN_DATABASE, AFTER_MIGRATION):
+        page_setup.run_page_sql(statements, role)
         with app.app_context():
-            database.db.engine.dispose()  # so that it has to log in, too
-        assert old.post(PROJECTS, json={"name": "Another"}).status_code == 201
+            database.db.engine.dispose()  # so that it must log in again
+        assert old_client.post(PROJECTS, json={"name": "Another"}).status_code == 201
 
-    app = place.app(place.url(place.serve), MIGRATIONS_DATABASE_URL=place.url(place.migrate))
+    app = page_setup.make_app(
+        page_setup.url(page_setup.serve), MIGRATIONS_DATABASE_URL=page_setup.url(page_setup.migrate)
+    )
     client = app.test_client()
-    assert client.post(PROJECTS, json={"name": "First"}, headers=KEYED).json == first.json
+    assert client.post(PROJECTS, json={"name": "First"}, headers=WITH_KEY).json == first.json
     assert client.get(PROJECTS).json["total"] == 6
-    with place.session(place.serve) as serving:
+    with page_setup.connect(page_setup.serve) as serving_sql:
         for statement in ("CREATE TABLE mine ()", "DROP TABLE projects", "TRUNCATE projects"):
             with pytest.raises(InsufficientPrivilege):
-                serving(statement)
-    place.psql("REVOKE projects_migrate FROM projects_old", typist)
+                serving_sql(statement)
+    page_setup.run_page_sql("REVOKE projects_migrate FROM projects_old", role)
     with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
-        psycopg2.connect(place.url(place.old))
+        psycopg2.connect(page_setup.url(page_setup.old))
     with app.app_context():
         flask_migrate.downgrade(revision="base")
         flask_migrate.upgrade()
-    use(client)
+    use_service(client)
 
 
-def test_the_owner_of_a_given_database_turns_jit_off(place, caplog):
-    place.superuser(
-        f"CREATE ROLE {place.admin} LOGIN CREATEROLE CREATEDB PASSWORD 'secret'",
-        f"CREATE DATABASE {place.db} OWNER {place.admin}",
+def test_owner_of_an_existing_database_turns_jit_off(page_setup, caplog):
+    page_setup.run_as_superuser(
+        f"CREATE ROLE {page_setup.admin} LOGIN CREATEROLE CREATEDB PASSWORD 'secret'",
+        f"CREATE DATABASE {page_setup.db} OWNER {page_setup.admin}",
     )
-    place.roles(place.admin)
-    place.psql(INSIDE, place.admin)
-    app = place.app(place.url(place.serve), MIGRATIONS_DATABASE_URL=place.url(place.migrate))
+    page_setup.create_roles(page_setup.admin)
+    page_setup.run_page_sql(IN_DATABASE, page_setup.admin)
+    app = page_setup.make_app(
+        page_setup.url(page_setup.serve), MIGRATIONS_DATABASE_URL=page_setup.url(page_setup.migrate)
+    )
     with app.app_context():
         flask_migrate.upgrade()
     assert "Only the owner of the database can set jit = off" in caplog.text
-    place.psql(AFTER, place.admin)
-    for jit, step in (("on", JIT), ("off", "")):
-        with place.session(place.serve) as serving:
-            assert serving("SHOW jit") == [(jit,)]
-        place.psql(step, place.admin)
-    use(app.test_client())
+    page_setup.run_page_sql(AFTER_MIGRATION, page_setup.admin)
+    for jit, next_statements in (("on", JIT_OFF), ("off", "")):
+        with page_setup.connect(page_setup.serve) as serving_sql:
+            assert serving_sql("SHOW jit") == [(jit,)]
+        page_setup.run_page_sql(next_statements, page_setup.admin)
+    use_service(app.test_client())

@@ -1,4 +1,4 @@
-"""TLS to a public host is verified unless the URL says otherwise."""
+"""TLS to a public host is verified unless the URL has another sslmode."""
 
 import json
 import os
@@ -11,15 +11,15 @@ import pytest
 
 import config
 
-pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
+pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="needs the program openssl")
 
 
 @pytest.fixture
 def roots(tmp_path):
-    """A file with the only certificate that vouches for the server of `url`."""
+    """A file with the root certificate that signed the certificate of the server of `url`."""
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=db.example.com"
-    names = ["-addext", "subjectAltName=DNS:db.example.com", "-keyout", "key", "-out", "roots"]
-    subprocess.run([*command.split(), *names], cwd=tmp_path, check=True, capture_output=True)
+    options = ["-addext", "subjectAltName=DNS:db.example.com", "-keyout", "key", "-out", "roots"]
+    subprocess.run([*command.split(), *options], cwd=tmp_path, check=True, capture_output=True)
     return tmp_path / "roots"
 
 
@@ -32,9 +32,9 @@ def url(proxy, roots, sql):
     return f"postgresql://postgres@db.example.com:{port}/{name}?hostaddr=127.0.0.1"
 
 
-def examine(url, **environ):
-    """What the doctor finds, by check."""
-    done = subprocess.run(
+def doctor_findings(url, **environ):
+    """Run `flask doctor`; return its findings by check."""
+    process = subprocess.run(
         [sys.executable, "-m", "flask", "doctor", "--json"],
         cwd=config.ROOT,
         env={**os.environ, "APP_ENV": "testing", "DATABASE_URL": url, **environ},
@@ -42,32 +42,36 @@ def examine(url, **environ):
         text=True,
         check=False,
     )
-    return {finding["check"]: finding for finding in json.loads(done.stdout)["findings"]}
+    return {finding["check"]: finding for finding in json.loads(process.stdout)["findings"]}
 
 
-def test_a_server_that_no_root_vouches_for_is_refused(url, proxy):
-    refused = examine(url)["connection"]
-    assert "certificate verify failed" in refused["what"]
-    assert "sslrootcert=FILE to the query of DATABASE_URL" in refused["do"]
-    assert "(Heroku, Railway's public proxy), sslmode=require" in refused["do"]
+def test_certificate_that_no_root_signed_is_refused(url, proxy):
+    finding = doctor_findings(url)["connection"]
+    assert "certificate verify failed" in finding["what"]
+    assert "sslrootcert=FILE to the query of DATABASE_URL" in finding["do"]
+    assert "(Heroku, Railway's public proxy), sslmode=require" in finding["do"]
     assert proxy.queries == []
 
 
-def test_a_server_that_the_roots_of_the_url_or_of_the_system_vouch_for_is_let_in(url, roots):
-    for found in (examine(f"{url}&sslrootcert={roots}"), examine(url, SSL_CERT_FILE=str(roots))):
-        assert found["tls"]["what"] == "TLSv1.3, sslmode=verify-full."
-        assert found["schema"]["level"] == "ok"
+def test_certificate_signed_by_a_root_of_the_url_or_the_system_is_accepted(url, roots):
+    for findings in (
+        doctor_findings(f"{url}&sslrootcert={roots}"),
+        doctor_findings(url, SSL_CERT_FILE=str(roots)),
+    ):
+        assert findings["tls"]["what"] == "TLSv1.3, sslmode=verify-full."
+        assert findings["schema"]["level"] == "ok"
 
 
-def test_a_certificate_of_another_name_is_refused(url, roots):
-    other = url.replace("db.example.com", "db.example.org")
+def test_certificate_of_another_host_name_is_refused(url, roots):
+    other_host = url.replace("db.example.com", "db.example.org")
     assert (
-        "does not match host name" in examine(f"{other}&sslrootcert={roots}")["connection"]["what"]
+        "does not match host name"
+        in doctor_findings(f"{other_host}&sslrootcert={roots}")["connection"]["what"]
     )
 
 
-def test_who_asks_for_less_gets_it_and_is_told(url):
-    tls = examine(f"{url}&sslmode=require")["tls"]
+def test_weaker_sslmode_in_the_url_is_used_and_reported(url):
+    tls = doctor_findings(f"{url}&sslmode=require")["tls"]
     assert tls["level"] == "warn"
     assert tls["what"] == "TLSv1.3, but nobody checks who the server is (sslmode=require)."
-    assert "is not encrypted" in examine(f"{url}&sslmode=disable")["tls"]["what"]
+    assert "is not encrypted" in doctor_findings(f"{url}&sslmode=disable")["tls"]["what"]

@@ -96,7 +96,10 @@ def test_a_token_ends_when_it_was_told_to(flask, sql, expires, days):
         ("--name", "x" * 101, "1 to 100 printable characters"),
         ("--owner", "a\nb", "1 to 255 printable characters"),
         ("--owner", "x" * 256, "1 to 255 printable characters"),
-        *(("--owner", f"a{bad}", "1 to 255 printable characters") for bad in "\x9b\u2028\u202e\ud800"),
+        *(
+            ("--owner", f"a{bad}", "1 to 255 printable characters")
+            for bad in "\x9b\u2028\u202e\ud800"
+        ),
     ],
 )
 def test_a_wrong_option_is_told_and_makes_nothing(flask, sql, option, value, says):

@@ -16,7 +16,7 @@ import psycopg2
 import pytest
 
 import config
-from projectapp.database import migrations
+from projectapp.database import migrations, supabase
 from projectapp.database.schema import newest_revision
 from tests.conftest import PROJECTS, parameters_of, url_of
 from tests.test_serving import until
@@ -219,7 +219,7 @@ def test_long_transaction_delays_the_migration_but_no_request(
                 assert response.status_code == 201, response.json
         finally:
             other_session("ROLLBACK")
-    assert "Others hold a lock that the migration needs" in output.result()
+    assert "Another session holds a lock that the migration needs" in output.result()
     wait_for_output(process)
     assert process.returncode == 0
     assert sql("SELECT count(*) - count(scratch) > 1 FROM projects") == [(True,)]
@@ -237,8 +237,8 @@ def test_upgrade_fails_if_its_lock_is_never_free(
     )
     with app.app_context(), pytest.raises(SystemExit):
         flask_migrate.upgrade(directory=folder)
-    assert "needs a lock that others held in 2 tries. Try again later" in caplog.text
-    assert "(a report), for" in caplog.text
+    assert "In 2 tries the migration did not get a lock that it needs" in caplog.text
+    assert "(a report), running for" in caplog.text
     assert schema_version(sql) == [(newest_revision(),)]
     assert sql("SELECT to_regclass('scratch')") == [(None,)]
 
@@ -358,7 +358,7 @@ def test_terminated_or_cancelled_migration_is_reported_and_can_be_repeated(
     output = wait_for_output(process)
     assert process.returncode == 1
     assert "Error: " in output
-    assert ("`flask db current` says where the schema is" in output) == ("terminate" in end)
+    assert ("`flask db current` prints the schema's revision" in output) == ("terminate" in end)
     assert "Traceback" not in output
     other_session("ROLLBACK")
     process = upgrade(folder)
@@ -380,7 +380,7 @@ def test_upgrade_reports_a_lost_connection_and_can_be_repeated(
     assert process.returncode == 1
     assert output.endswith(
         "\nThe connection was lost, so the last step may or may not have happened. `flask db"
-        " current` says where the schema is; `flask db upgrade` can always be run again.\n"
+        " current` prints the schema's revision; `flask db upgrade` can always be run again.\n"
     )
     assert proxy.lose == []
     process = upgrade(folder)
@@ -431,10 +431,8 @@ def test_command_on_a_schema_ahead_of_the_release_reports_it(
     sql("UPDATE alembic_version SET version_num = '9999'")
     with app.app_context(), pytest.raises(SystemExit):
         getattr(flask_migrate, command)()
-    assert (
-        f"The schema is at 9999, ahead of this release, which knows up to {newest_number:04}"
-        in (caplog.text)
-    )
+    message = "The schema is at 9999, ahead of this release, whose newest migration is "
+    assert f"{message}{newest_number:04}" in caplog.text
     assert schema_version(sql) == [("9999",)]
 
 
@@ -457,7 +455,7 @@ def test_upgrade_sql_contains_the_timeouts_and_transactions(app, capsys):
     with app.app_context():
         flask_migrate.upgrade(sql=True)
     output = capsys.readouterr().out
-    assert output.startswith(migrations.SET)
+    assert output.startswith(migrations.SET_SESSION)
     # A concurrent index build and a loop that commits are outside of transactions.
     outside = output.count("CONCURRENTLY") + output.count(" COMMIT;")
     for command in ("BEGIN", "COMMIT"):
@@ -512,7 +510,7 @@ def test_conflicting_migrations_of_two_branches_are_refused_by_every_command(
 def web_roles(app, sql, monkeypatch):
     """Create Supabase's two API roles, under names that no other test run uses."""
     names = [f"{role}_{os.getpid()}" for role in ("anon", "authenticated")]
-    monkeypatch.setattr(migrations, "_WEB", f"rolname IN ('{names[0]}', '{names[1]}')")
+    monkeypatch.setattr(supabase, "_IS_SUPABASE_ROLE", f"rolname IN ('{names[0]}', '{names[1]}')")
     for name in names:
         sql(f"CREATE ROLE {name}")
     yield names

@@ -4,10 +4,10 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response
-from projectapp.tasks.models import TASKS
-from projectapp.tasks.schemas import TaskQuery, TaskSchema
 
 from projectapp.resources import views
+from projectapp.tasks.models import TASKS
+from projectapp.tasks.schemas import TaskQuery, TaskSchema
 
 PATH, OF_PROJECT = "/api/v1/tasks", "/api/v1/projects/<uuid:project_id>/tasks"
 READ, WRITE = "tasks:read", "tasks:write"

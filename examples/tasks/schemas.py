@@ -2,10 +2,10 @@
 
 from marshmallow import fields
 from marshmallow.validate import Length
-from projectapp.tasks.models import MAX_NOTES_LENGTH, MAX_TITLE_LENGTH, TASKS
 
 from projectapp.http.fields import Integer, QueryBoolean, StrictBoolean, Timestamp
 from projectapp.resources.schemas import ResourceSchema, doc, list_query
+from projectapp.tasks.models import MAX_NOTES_LENGTH, MAX_TITLE_LENGTH, TASKS
 
 
 class TaskSchema(ResourceSchema):

@@ -1,4 +1,12 @@
-"""The database: the engine, and `execute`, which runs one statement in one round trip."""
+"""The database. Run a statement like this:
+
+    _FIND = sa.select(Project.version, Project.name).where(Project.id == sa.bindparam("this"))
+    row = database.execute(_FIND, {"this": project_id})  # row.version, row.name; or None
+
+Make each statement a constant of its module: it is compiled once and cached. Each statement is a
+transaction of its own. For a write, also pass `resolve`, which finds out what happened if the
+database's answer is lost. If the write may be executed twice, call `write_repeatably` instead.
+"""
 
 from projectapp.database.engine import init_app
 from projectapp.database.execution import (

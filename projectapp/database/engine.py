@@ -1,7 +1,7 @@
 """The engine: a pool of connections in AUTOCOMMIT mode.
 
-A single statement is atomic in PostgreSQL. Without BEGIN and COMMIT, a request that is one
-statement is one round trip.
+A single statement is atomic in PostgreSQL. Without BEGIN and COMMIT, a request that runs one
+statement needs one round trip.
 """
 
 import functools
@@ -16,13 +16,13 @@ from flask import Flask
 from sqlalchemy import event
 from sqlalchemy.exc import InvalidatePoolError
 
-from projectapp.database.connection import Connector
+from projectapp.database.connector import Connector
 from projectapp.database.models import db
 from projectapp.request_state import seconds_left
 
 
 class Database:
-    """The engine of an application with its limits in seconds.
+    """The engine of an application, and its timeouts in seconds.
 
     `is_available` is False if the last statement could not be executed.
     """
@@ -38,7 +38,7 @@ class Database:
 
 def init_app(app: Flask) -> None:
     """Add Flask-SQLAlchemy to `app`. Raises SystemExit if there is no PostgreSQL to connect to."""
-    connector = Connector(app.config, _primary(app.config), seconds_left)
+    connector = Connector(app.config, _make_primary_lookup(app.config), seconds_left)
     app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg2://"
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
         "creator": connector,
@@ -48,7 +48,7 @@ def init_app(app: Flask) -> None:
         "max_overflow": 0,
         "pool_timeout": app.config["DATABASE_POOL_TIMEOUT"],
         "pool_use_lifo": True,
-        "hide_parameters": True,  # they are the users' data
+        "hide_parameters": True,  # parameters contain users' data
         "use_native_hstore": False,  # saves the query for the type's oid
         "json_serializer": functools.partial(json.dumps, ensure_ascii=False),
     }
@@ -57,8 +57,8 @@ def init_app(app: Flask) -> None:
     engine = database.engine
     # Connections made before a fork belong to the parent; closing them here would cut it off.
     os.register_at_fork(after_in_child=functools.partial(engine.dispose, close=False))
-    connector.guard_first(engine)
-    ping_after = app.config["DATABASE_PING_AFTER_IDLE"]
+    connector.limit_initialization(engine)
+    ping_after_seconds = app.config["DATABASE_PING_AFTER_IDLE"]
 
     @event.listens_for(engine, "checkin")
     def record_idle_start(connection: Any, record: Any) -> None:
@@ -69,19 +69,19 @@ def init_app(app: Flask) -> None:
         if "idle_since" not in record.info:
             return
         try:
-            if connection.is_over.is_set() or connection.has_news():
+            if connection.generation_ended.is_set() or connection.has_unread_input():
                 raise InvalidatePoolError
-            if time.monotonic() - record.info["idle_since"] > ping_after:
+            if time.monotonic() - record.info["idle_since"] > ping_after_seconds:
                 connector.ping(connection)
         except psycopg2.Error as error:
             raise InvalidatePoolError from error
 
 
-def _primary(config: Mapping[str, Any]) -> Callable[[], dict[str, str]]:
+def _make_primary_lookup(config: Mapping[str, Any]) -> Callable[[], dict[str, str]]:
     """Return a function that returns libpq's parameters for the primary server.
 
-    They are those of DATABASE_URL or, without one, of a PostgreSQL that the function starts. It
-    raises psycopg2.OperationalError if that does not start.
+    They are those of DATABASE_URL. Without a DATABASE_URL the function starts a PostgreSQL of its
+    own, and raises psycopg2.OperationalError if that fails.
     """
     url = config["DATABASE_URL"]
     if url is not None:

@@ -1,4 +1,4 @@
-"""What an error of the database means, decided once: by when it came, then by its SQLSTATE."""
+"""Classifies database errors, by SQLSTATE and by whether the statement had been sent."""
 
 import logging
 import random
@@ -21,88 +21,96 @@ from projectapp.problems import (
 
 log = logging.getLogger(__name__)
 
-# SQLSTATE classes and codes (PostgreSQL, appendix A) after which the same request may succeed.
-_LATER = ("25", "28", "3D", "3F", "40", "42501", "53", "55", "57014", "XX")
-_ROLLED_BACK = ("40001", "40P01")
+# SQLSTATEs, or their first characters, from PostgreSQL's appendix A.
+# The same request may succeed later.
+_TRANSIENT_STATES = ("25", "28", "3D", "3F", "40", "42501", "53", "55", "57014", "XX")
 _READ_ONLY = "25006"
-_TOKEN_REFUSED = "PA401"  # noqa: S105 - api_token_check raises it
-# The server's or a pooler's last words: connection, shutdown, system.
-_FAREWELLS = ("08", "57P", "58")
+# The statement had no effect, and may succeed at once: a serialization failure, a deadlock, or a
+# server that has become a standby.
+_RETRY_STATES = ("40001", "40P01", _READ_ONLY)
+_TOKEN_REFUSED = "PA401"  # noqa: S105 - raised by api_token_check
+# The server or a pooler ends the connection: connection, shutdown and system errors.
+_DISCONNECT_STATES = ("08", "57P", "58")
 
 
 class DatabaseFault(Exception):
-    """A classified error: `problem` is what the client is told.
+    """A classified error. `problem` is the exception to raise.
 
-    `again` says that nothing has happened, so that the same may be tried once more; `lost` that the
-    link ended before the answer came, so that a write may have happened; `pid` is then the server
-    process that was asked, unless a pooler hides it.
+    `can_retry`: the statement had no effect, so it may be executed again. `is_answer_lost`: the
+    connection broke before the answer came, so a write may have taken effect; `pid` is then the
+    server process that got the statement, or None if a pooler hides it.
     """
 
     pid: int | None = None
 
-    def __init__(self, problem: Exception, again: bool = False, lost: bool = False) -> None:
+    def __init__(
+        self, problem: Exception, can_retry: bool = False, is_answer_lost: bool = False
+    ) -> None:
         super().__init__(str(problem))
-        self.problem, self.again, self.lost = problem, again, lost
+        self.problem, self.can_retry, self.is_answer_lost = problem, can_retry, is_answer_lost
 
 
 def breaks_connection(error: BaseException | None) -> bool:
-    """Whether no connection as old as this one is of use: it broke, or leads to a standby."""
+    """Whether the connection broke or leads to a standby: then drop its whole generation."""
     state = getattr(error, "pgcode", None)
-    if state is None:  # a plain DatabaseError is libpq's "no message", for a link that broke
-        broken = (psycopg2.OperationalError, psycopg2.InterfaceError)
-        return isinstance(error, broken) or type(error) is psycopg2.DatabaseError
-    return state == _READ_ONLY or state.startswith(_FAREWELLS)
+    if state is None:  # psycopg2 raises a plain DatabaseError for a broken connection, too
+        types = (psycopg2.OperationalError, psycopg2.InterfaceError)
+        return isinstance(error, types) or type(error) is psycopg2.DatabaseError
+    return state == _READ_ONLY or state.startswith(_DISCONNECT_STATES)
 
 
-def classify(error: Exception, sent: bool, tables: Iterable[Table] = ()) -> DatabaseFault:
-    """Return the DatabaseFault of an error that came before or after a statement was `sent`.
+def classify(error: Exception, was_sent: bool, tables: Iterable[Table] = ()) -> DatabaseFault:
+    """Return the DatabaseFault of an error.
 
-    The `info` of a violated constraint of `tables` says which field and what is wrong. What is no
-    fault of the database's or the client's is a bug of ours: the error itself is then its problem.
+    `was_sent`: the statement may have reached the server. A violated constraint of `tables` becomes
+    a ValidationFailed if its `info` has a `field` and a `message`, or an UnknownReference if it is
+    a foreign key. An error that neither the database nor the client causes is a bug of ours: then
+    `problem` is the error itself.
     """
     if isinstance(error, PoolTimeout):
         return DatabaseFault(
             ServiceUnavailable("Every database connection is busy. Try again shortly.", 1)
         )
-    if isinstance(error, DBAPIError):  # of what SQLAlchemy asks on an engine's first connection
+    if isinstance(error, DBAPIError):  # from SQLAlchemy's queries on the first connection
         error = error.orig or error
     if not isinstance(error, psycopg2.Error):
         return DatabaseFault(error)
     state = error.pgcode
     if breaks_connection(error) and state != _READ_ONLY:
         log.warning("database unreachable: %s", str(error).strip())
-        seconds = random.randint(1, 3)  # noqa: S311 - or all who were sent away return at once
+        seconds = random.randint(1, 3)  # noqa: S311 - so that clients do not all return at once
         problem = ServiceUnavailable("The database cannot be reached. Try again shortly.", seconds)
-        return DatabaseFault(problem, again=not sent, lost=sent)
+        return DatabaseFault(problem, can_retry=not was_sent, is_answer_lost=was_sent)
     if state is None:
         return DatabaseFault(error)
     if state == _TOKEN_REFUSED:
         return DatabaseFault(InvalidToken())
-    said = error.diag
-    log.warning("database error %s: %s", state, said.message_primary)  # the rest quotes the row
+    diagnostics = error.diag
+    # Only the primary message: the other fields quote the row.
+    log.warning("database error %s: %s", state, diagnostics.message_primary)
     if state.startswith("23"):
-        return DatabaseFault(_violation(state, said.constraint_name, tables))
+        return DatabaseFault(_classify_violation(state, diagnostics.constraint_name, tables))
     if state.startswith("22") or state == "54001":
         return DatabaseFault(BadRequest("The database does not accept this value."))
     if state in ("42P01", "42703", "42883"):
-        return DatabaseFault(
-            ServiceUnavailable("The database is behind this release: flask db upgrade.", 5)
-        )
-    if not state.startswith(_LATER):
+        message = "The database schema is older than this release. Run: flask db upgrade."
+        return DatabaseFault(ServiceUnavailable(message, 5))
+    if not state.startswith(_TRANSIENT_STATES):
         return DatabaseFault(error)
     if state == "55P03":
-        return DatabaseFault(LockTimeout(said.context or ""))
+        return DatabaseFault(LockTimeout(diagnostics.context or ""))
     if state == "42501":
-        what = "The service's database role may not do this: docs/roles.md says which role may."
-        return DatabaseFault(ServiceUnavailable(what, 30))
+        message = "The service's database role lacks a privilege for this. See docs/roles.md."
+        return DatabaseFault(ServiceUnavailable(message, 30))
     seconds = 30 if state.startswith("53") else 1 if state == "57014" else 2
     problem = ServiceUnavailable("The database cannot do this now. Try again later.", seconds)
-    return DatabaseFault(problem, again=state == _READ_ONLY or state in _ROLLED_BACK)
+    return DatabaseFault(problem, can_retry=state in _RETRY_STATES)
 
 
-def _violation(
+def _classify_violation(
     state: str, name: str | None, tables: Iterable[Table]
 ) -> Conflict | ValidationFailed | BadRequest:
+    """Return the problem of the violated constraint `name`."""
     for table in tables:
         for constraint in table.constraints:
             if constraint.name == name and isinstance(constraint, ForeignKeyConstraint):
@@ -111,5 +119,5 @@ def _violation(
             if constraint.name == name and constraint.info:
                 return ValidationFailed({constraint.info["field"]: [constraint.info["message"]]})
     if state in ("23505", "23503", "23P01"):
-        return Conflict("This contradicts what is stored already.")
+        return Conflict("This conflicts with data that is already stored.")
     return BadRequest("The database does not accept this value.")

@@ -1,4 +1,4 @@
-"""Execute one statement within its deadline, and report truthfully whether it took effect.
+"""Execute one statement before a deadline, and report truthfully whether it took effect.
 
 Only this package and the URL parser of the settings use psycopg2.
 """
@@ -15,22 +15,24 @@ from flask import current_app
 from sqlalchemy import Executable, bindparam, column, func, select, table, true
 from sqlalchemy.exc import SQLAlchemyError
 
-from projectapp.database.connection import watchdog
 from projectapp.database.engine import Database
 from projectapp.database.errors import DatabaseFault, breaks_connection, classify
 from projectapp.database.models import db
 from projectapp.database.statements import CompiledStatement, compile_statement
+from projectapp.database.watchdog import watchdog
 from projectapp.problems import OutcomeUnknown, ServiceUnavailable, Unauthorized
 from projectapp.request_state import request_state, seconds_left
 
-Row = Any  # a named tuple of the columns that the statement returns
+# A named tuple with the columns that the statement returns. mypy does not know which these are.
+Row = Any
 
-# Its commit waits until all that was committed before is as durable as it will be.
+# A write that changes nothing. Its commit waits for the synchronous standby, which then has all
+# earlier commits, too.
 WAIT_FOR_REPLICATION = select(func.pg_logical_emit_message(true(), "projectapp", ""))
 
-# A process that works on a statement whose answer was lost is ended before anybody looks: it might
-# go on, or not even have read it. True or no row: it is gone. Milliseconds to wait for that.
-_END = (
+# Ends the server process that got a statement whose answer was lost. Otherwise the process could
+# still execute the statement. Waits up to 1000 ms. True, or no row: the process is gone.
+_TERMINATE_BACKEND = (
     select(func.pg_terminate_backend(column("pid"), 1000))
     .select_from(table("pg_stat_activity"))
     .where(column("pid") == bindparam("pid"), column("pid") != func.pg_backend_pid())
@@ -41,111 +43,118 @@ _END = (
 def execute(
     statement: Executable | CompiledStatement,
     parameters: Mapping[str, Any] = MappingProxyType({}),
-    settle: Callable[[], Any] | None = None,
+    resolve: Callable[[], Any] | None = None,
 ) -> Any:
-    """Run one statement, in one round trip, and return its first row, a named tuple, or None.
+    """Run one statement in one round trip; return its first Row, or None if it has no row.
 
-    What can be run twice without harm is run again where nothing came of it. For what cannot,
-    `settle` finds out what became of it when its answer is lost, and returns what that would have
-    been; it is called again while the database is away. Raises the Problem that fits:
-    ServiceUnavailable, OutcomeUnknown, Conflict, ValidationFailed, BadRequest.
+    A statement that had no effect, because of a deadlock or a failed connect, is executed once
+    more. If the connection breaks after the statement was sent, its answer is lost, and a write may
+    have taken effect. Then `resolve` is called. It finds out what happened, and returns the row
+    that was lost. It is called again while the database is unreachable. Without `resolve` the
+    statement is executed once more: use that for reads, and for writes whose repeat is harmless.
+
+    Raises ServiceUnavailable, OutcomeUnknown, Conflict, ValidationFailed, BadRequest, Unauthorized.
     """
     database: Database = current_app.extensions["database"]
     if not isinstance(statement, CompiledStatement):
         statement = compile_statement(statement, database.engine.dialect, frozenset(parameters))
-    end = time.monotonic() + database.statement_timeout / 2
-    for last in (False, True):
+    retry_deadline = time.monotonic() + database.statement_timeout / 2
+    for is_last_try in (False, True):
         try:
             row = _run(database, statement, parameters)
         except DatabaseFault as fault:
             database.is_available = type(fault.problem) is not ServiceUnavailable
-            if fault.lost and settle:
-                return _settle(settle, fault)
-            if last or not (fault.again or fault.lost) or time.monotonic() > end:
+            if fault.is_answer_lost and resolve:
+                return _resolve_lost_answer(resolve, fault)
+            may_retry = fault.can_retry or fault.is_answer_lost
+            if is_last_try or not may_retry or time.monotonic() > retry_deadline:
                 raise fault.problem from fault.__cause__
-            _pause()
+            _wait_before_retry()
         else:
             database.is_available = True
             return row
 
 
 def write_repeatably(statement: Executable, parameters: Mapping[str, Any]) -> Any:
-    """Execute a write that can be repeated: it changes nothing more and returns the same."""
+    """Execute a write that may be executed twice: its effect and its row are then the same."""
 
-    def settle() -> Any:
+    def resolve() -> Any:
         row = execute(statement, parameters)
-        execute(
-            WAIT_FOR_REPLICATION
-        )  # or it might have found what a crash of the server can still undo
+        # If this repeat changed nothing, its commit did not wait for the standby.
+        execute(WAIT_FOR_REPLICATION)
         return row
 
-    return execute(statement, parameters, settle)
+    return execute(statement, parameters, resolve)
 
 
-def _run(database: Database, prepared: CompiledStatement, parameters: Mapping[str, Any]) -> Any:
-    text, values = prepared.bind(parameters)
+def _run(database: Database, statement: CompiledStatement, parameters: Mapping[str, Any]) -> Any:
+    sql, values = statement.bind_parameters(parameters)
     state = request_state()
-    link: Any = None
-    end = time.monotonic() + seconds_left()
-    _patience(end, 1 + database.pool_timeout)
+    connection: Any = None
+    deadline = time.monotonic() + seconds_left()
+    _require_time_left(deadline, 1 + database.pool_timeout)
     try:
-        with closing(database.engine.raw_connection()) as lease:
-            # One second beyond PostgreSQL's own limit, so that it is the one to say so.
-            seconds = min(database.statement_timeout + 1, _patience(end, 1))
-            link = lease.dbapi_connection
-            # Sent as one message they are one transaction: one round trip, and nothing stays.
-            limits = database.connector.set_local_sql if link.pooled else ""
-            message = limits + state.statement_prefix + text
+        with closing(database.engine.raw_connection()) as pooled_connection:
+            # One second more than PostgreSQL's own timeout, so that PostgreSQL reports it first.
+            seconds = min(database.statement_timeout + 1, _require_time_left(deadline, 1))
+            connection = pooled_connection.dbapi_connection
+            # One message is one transaction and one round trip, so SET LOCAL leaves nothing behind.
+            set_local = database.connector.set_local_sql if connection.is_behind_pooler else ""
+            message = set_local + state.statement_prefix + sql
             try:
-                with watchdog.limit(link, seconds), link.cursor() as cursor:
+                with watchdog.timeout(connection, seconds), connection.cursor() as cursor:
                     cursor.execute(message, values)
-                    row = prepared.read(cursor)
+                    row = statement.fetch_row(cursor)
             except psycopg2.Error as error:
                 if breaks_connection(error):
-                    link.is_over.set()
+                    connection.generation_ended.set()
                 raise
             state.prefix_was_sent = True
-            if link.is_unreplicated():  # while no other thread can be told instead
+            # Before the pool gives the connection to another thread, which would get the warning.
+            if connection.pop_replication_warning():
                 raise DatabaseFault(OutcomeUnknown())
     except (psycopg2.Error, SQLAlchemyError) as error:
-        fault = classify(error, link is not None, db.metadata.tables.values())
-        fault.pid = link.pid if link and not link.pooled else None
+        fault = classify(error, connection is not None, db.metadata.tables.values())
+        fault.pid = connection.pid if connection and not connection.is_behind_pooler else None
         if fault.problem is error:
             raise
         raise fault from error
     return row
 
 
-def _settle(settle: Callable[[], Any], fault: DatabaseFault) -> Any:
-    """Call `settle` until it finds out, once what was sent can have no more effect."""
-    end = time.monotonic() + min(
+def _resolve_lost_answer(resolve: Callable[[], Any], fault: DatabaseFault) -> Any:
+    """End the server process that got the statement, then call `resolve` until it succeeds.
+
+    Raises OutcomeUnknown if the database stays unreachable.
+    """
+    deadline = time.monotonic() + min(
         current_app.config["DATABASE_STATEMENT_TIMEOUT"], seconds_left() - 1
     )
     while True:
         try:
-            alive = fault.pid and execute(_END, {"pid": fault.pid}) == (False,)
-            if alive:
+            is_running = fault.pid and execute(_TERMINATE_BACKEND, {"pid": fault.pid}) == (False,)
+            if is_running:
                 raise OutcomeUnknown
-            return settle()
+            return resolve()
         except OutcomeUnknown:
             raise
-        except Unauthorized as error:
+        except Unauthorized as error:  # the caller's token was revoked in the meantime
             raise OutcomeUnknown from error
         except ServiceUnavailable as error:
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 raise OutcomeUnknown from error
-        _pause()
+        _wait_before_retry()
 
 
-def _patience(end: float, least: float) -> float:
-    """Seconds until `end`; raises DatabaseFault if there are less than `least`."""
-    left = end - time.monotonic()
-    if left < least:
+def _require_time_left(deadline: float, minimum_seconds: float) -> float:
+    """Return the seconds until the deadline; raise DatabaseFault if there are too few."""
+    seconds = deadline - time.monotonic()
+    if seconds < minimum_seconds:
         raise DatabaseFault(
             ServiceUnavailable("The database takes too long. Try again shortly.", 1)
         )
-    return left
+    return seconds
 
 
-def _pause() -> None:
-    time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - apart from the others who wait
+def _wait_before_retry() -> None:
+    time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - so that threads do not all retry at once

@@ -1,22 +1,18 @@
-"""How the schema changes beneath traffic: by one process at a time, and in nobody's way.
+"""Runs migrations while the service is in use. migrations/env.py calls it.
 
-A statement that does not get its lock soon gives up its place in the queue, where all that comes
-after it would wait, too, and the migration is tried again. Who migrates holds an advisory lock of
-the session that does the work: whatever ends the one ends the other.
+One process migrates at a time: it holds an advisory lock of the session that migrates, so the lock
+ends with the session. lock_timeout is short, because the service's own statements queue behind a
+DDL statement that waits for a lock. After a timeout the migration is tried again.
 """
 
 import logging
 import random
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import psycopg2
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from flask import current_app
 from psycopg2.errors import DeadlockDetected, LockNotAvailable, ReadOnlySqlTransaction
@@ -24,32 +20,35 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from projectapp.database import db, schema
-from projectapp.database.connection import Connector
+from projectapp.database.connector import Connector
 from projectapp.database.errors import breaks_connection
-from projectapp.database.pooler import pool_mode
+from projectapp.database.models import db
+from projectapp.database.pooler import detect_pool_mode
+from projectapp.database.supabase import protect_tables_sql
 
 log = logging.getLogger(__name__)
 
 TRIES = 30
 WAIT_SECONDS = 600  # for another process that migrates
-_KEY = int.from_bytes(b"projecta")  # an advisory lock is of one database
+_ADVISORY_LOCK_KEY = int.from_bytes(b"projecta")  # each database has its own advisory locks
 
 _SETTINGS = {
-    # At most half of DATABASE_LOCK_TIMEOUT: no statement that queues behind this one's gives up.
+    # At most half of DATABASE_LOCK_TIMEOUT: statements of the service that queue behind the DDL
+    # then get their locks in time.
     "lock_timeout": "500ms",
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
-    # Or a session would work on, and hold its locks, when whoever started it is gone.
+    # If the client dies, PostgreSQL ends the session and releases its locks.
     "client_connection_check_interval": "2s",
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "3",
     "tcp_keepalives_count": "3",
 }
-SET = "; ".join(f"SET {name} = '{value}'" for name, value in _SETTINGS.items())
+SET_SESSION = "; ".join(f"SET {name} = '{value}'" for name, value in _SETTINGS.items())
 
-# What a concurrent build leaves behind when it is cut: IF NOT EXISTS would take it for the index.
-_DROP_BROKEN_INDEXES = """
+# An interrupted CREATE INDEX CONCURRENTLY leaves an invalid index, and IF NOT EXISTS would take it
+# for the finished one.
+_DROP_INVALID_INDEXES = """
 DO $$
 DECLARE
   name text;
@@ -66,236 +65,156 @@ END
 $$
 """
 
-# Who has Supabase's public key acts as one of these roles, which may use what is in public. The
-# policies shut them out whatever they are granted, and nobody else: one that is true costs nothing.
-_WEB = "rolname IN ('anon', 'authenticated')"
-_OPEN_TABLES = """
-SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
-WHERE schemaname = current_schema() AND tablename IN ({ours}) AND NOT rowsecurity
-  AND EXISTS (SELECT FROM pg_roles WHERE {web})
-"""
-_TO_CLOSE = _OPEN_TABLES + "AND pg_has_role(tableowner, 'USAGE')"
-_CLOSE_TABLES = """
-DO $$
-DECLARE
-  web text := (SELECT string_agg(quote_ident(rolname), ', ') FROM pg_roles WHERE {web});
-  name text;
-BEGIN
-  FOR name IN {open} LOOP
-    EXECUTE 'ALTER TABLE ' || name || ' ENABLE ROW LEVEL SECURITY';
-    EXECUTE 'DROP POLICY IF EXISTS everybody ON ' || name;
-    EXECUTE 'DROP POLICY IF EXISTS web ON ' || name;
-    EXECUTE 'CREATE POLICY everybody ON ' || name || ' USING (true)';
-    EXECUTE 'CREATE POLICY web ON ' || name || ' AS RESTRICTIVE TO ' || web || ' USING (false)';
-    EXECUTE 'REVOKE ALL ON ' || name || ' FROM ' || web;
-  END LOOP;
-END
-$$
-"""
-
-_OLDEST = """
-SELECT format('%s of %s (%s), for %s s', pid, usename, application_name,
+_OLDEST_TRANSACTION = """
+SELECT format('pid %s of %s (%s), running for %s s', pid, usename, application_name,
   extract(epoch FROM now() - xact_start)::integer)
 FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
 ORDER BY xact_start LIMIT 1
 """
 
-# SQLSTATE classes and codes that tell of the server, the role or the disk, and not of a mistake in
-# a migration, whose author needs the traceback: PostgreSQL, appendix A.
-_FORESEEN = ("08", "25", "28", "3D", "3F", "42501", "53", "55", "57", "58")
-_EXISTS = ("42710", "42723", "42P06", "42P07")
-_LOST = (
+# SQLSTATEs, or their first characters (PostgreSQL, appendix A), that concern the server, the role
+# or the disk. Other errors are mistakes in a migration, whose author needs the traceback.
+_ENVIRONMENT_STATES = ("08", "25", "28", "3D", "3F", "42501", "53", "55", "57", "58")
+_DUPLICATE_OBJECT_STATES = ("42710", "42723", "42P06", "42P07")
+_CONNECTION_LOST = (
     "The connection was lost, so the last step may or may not have happened. `flask db current`"
-    " says where the schema is; `flask db upgrade` can always be run again."
+    " prints the schema's revision; `flask db upgrade` can always be run again."
 )
-_DOCTOR = "`flask doctor` says more."
-_NOT_OURS = (
+_ASK_DOCTOR = "`flask doctor` says more."
+_DUPLICATE_OBJECT = (
     "If another application made it, give this service a database of its own; if an earlier"
     " migration did, change the new one."
 )
-_POOLER = (
+_NEEDS_DIRECT_URL = (
     "The URL for migrations (MIGRATIONS_DATABASE_URL, else DATABASE_URL) leads to a pooler in"
-    " transaction mode, where no lock can be held. Set MIGRATIONS_DATABASE_URL to the database's"
-    " direct URL, or to its pooler in session mode."
+    " transaction mode, which cannot hold the migration lock. Set MIGRATIONS_DATABASE_URL to the"
+    " database's direct URL, or to its pooler in session mode."
 )
 
 
-def open_tables(connection: Connection) -> list[str]:
-    """Our tables that Supabase's own API would let anybody use."""
-    return list(connection.scalars(text(_of_ours(_OPEN_TABLES))))
+def create_migration_engine() -> Engine:
+    """Create an engine without timeouts, pool and AUTOCOMMIT: each migration is a transaction."""
+    engine = create_engine(
+        db.engine.url, creator=_connector().connect_for_migrations, poolclass=NullPool
+    )
 
-
-def has_tables_to_close(connection: Connection) -> bool:
-    """Whether there are open ones that the role may close."""
-    return _execute(connection, _of_ours(_TO_CLOSE)) is not None
-
-
-def close_tables() -> str:
-    """The statement that closes those that the role may close."""
-    return _CLOSE_TABLES.format(web=_WEB, open=_of_ours(_TO_CLOSE))
-
-
-def _of_ours(query: str) -> str:
-    ours = ", ".join(f"'{name}'" for name in ("alembic_version", *db.metadata.tables))
-    return query.format(ours=ours, web=_WEB)
-
-
-def engine() -> Engine:
-    """An engine for migrations: no limits, no pool, no AUTOCOMMIT: one is applied whole or not."""
-    made = create_engine(db.engine.url, creator=_connector().migrating, poolclass=NullPool)
-
-    # It waits for all who might still read by the old plan, and holds nobody up meanwhile.
-    @event.listens_for(made, "before_cursor_execute")
-    def be_patient(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+    # CONCURRENTLY waits for older transactions and blocks no one, so it may wait without a limit.
+    @event.listens_for(engine, "before_cursor_execute")
+    def disable_lock_timeout(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         if "CONCURRENTLY" in statement.upper():
             cursor.execute("SET lock_timeout = 0")
 
-    @event.listens_for(made, "after_cursor_execute")
-    def be_quick(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+    @event.listens_for(engine, "after_cursor_execute")
+    def restore_lock_timeout(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         if "CONCURRENTLY" in statement.upper():
-            cursor.execute(SET)
+            cursor.execute(SET_SESSION)
 
-    @event.listens_for(made, "after_cursor_execute")
-    def warn(connection: Any, cursor: Any, *_: Any) -> None:
+    @event.listens_for(engine, "after_cursor_execute")
+    def log_warnings(connection: Any, cursor: Any, *_: Any) -> None:
         for notice in cursor.connection.notices:
             if notice.startswith("WARNING:"):
                 log.warning(notice.removeprefix("WARNING:").strip())
 
-    return made
+    return engine
 
 
 @contextmanager
 def connect() -> Iterator[Connection]:
-    """A connection for migrations. Raises CommandError when it is not to be had or kept."""
+    """Connect for migrations. Raises CommandError if the connection fails or is lost."""
     connection = None
     try:
-        with engine().connect() as connection:
+        with create_migration_engine().connect() as connection:
             yield connection
     except (DBAPIError, PendingRollbackError, psycopg2.Error) as error:
-        raise CommandError(_explain(error, is_connected=connection is not None)) from None
+        raise CommandError(_explain_error(error, is_connected=connection is not None)) from None
 
 
-def check_files(script: ScriptDirectory) -> None:
-    """Raise CommandError unless the migrations are one line, each with a number of its own.
+def run_exclusively(connection: Connection, migrate: Callable[[], None]) -> None:
+    """Call `migrate` while this process holds the migration lock, and again after lock timeouts.
 
-    Two branches may each have added one. Alembic only warns of two with the same number, and drops
-    one of them.
+    Raises CommandError if a table stays locked for TRIES attempts, if another process migrates for
+    longer than WAIT_SECONDS, or if a pooler in transaction mode cannot hold the migration lock.
     """
-    names = sorted(path.name for path in Path(script.versions).glob("[0-9]*_*.py"))
-    renumber = "Give one of them the next number: docs/migrations.md, Two branches."
-    for number, files in groupby(names, lambda name: name.partition("_")[0]):
-        if len(same := list(files)) > 1:
-            raise CommandError(f"{' and '.join(same)} have the same number, {number}. {renumber}")
-    try:
-        with warnings.catch_warnings(action="error", category=UserWarning):
-            heads = sorted(script.get_heads())
-    except UserWarning as warning:
-        raise CommandError(f"{str(warning).rstrip('.')}: see docs/migrations.md.") from None
-    if len(heads) > 1:
-        raise CommandError(f"There are several newest migrations: {', '.join(heads)}. {renumber}")
-
-
-def check_database(connection: Connection, revisions: Sequence[str]) -> None:
-    """Raise CommandError if this is no database for this service, or another application's."""
-    columns = connection.scalar(schema.COLUMNS, {"tables": list(db.metadata.tables)})
-    connection.rollback()
-    server: Any = connection.connection.dbapi_connection
-    version = server.info.server_version // 10000
-    encoding = server.info.parameter_status("server_encoding")
-    if version < schema.OLDEST_POSTGRESQL:
-        raise CommandError(
-            f"This is PostgreSQL {version}, which is too old: {schema.OLDEST_POSTGRESQL} is the"
-            " oldest that works."
-        )
-    obstacle = schema.find_encoding_obstacle(encoding) or schema.find_obstacle(revisions, columns)
-    if obstacle:
-        raise CommandError(str(obstacle))
-
-
-def alone(connection: Connection, work: Callable[[], None]) -> None:
-    """Do `work` as the only process that migrates this database, again while others hold its locks.
-
-    Raises CommandError when the locks are never free, when another process migrates for longer than
-    WAIT_SECONDS, and where a pooler lends sessions by the transaction: they could hold no lock.
-    """
-    if pool_mode(_connector().migrating) == "transaction":
-        raise CommandError(_POOLER)
-    _wait_for_turn(connection)
+    if detect_pool_mode(_connector().connect_for_migrations) == "transaction":
+        raise CommandError(_NEEDS_DIRECT_URL)
+    _acquire_migration_lock(connection)
     try:
         for tries_left in reversed(range(TRIES)):
             try:
-                for statement in (SET, _DROP_BROKEN_INDEXES):
-                    _execute(connection, statement)
-                work()
-                _execute(connection, close_tables())
+                for statement in (SET_SESSION, _DROP_INVALID_INDEXES):
+                    _execute_and_commit(connection, statement)
+                migrate()
+                _execute_and_commit(connection, protect_tables_sql())
             except OperationalError as error:
                 connection.rollback()
                 if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
                     raise
                 if not tries_left:
-                    raise CommandError(_blocked(connection)) from None
+                    raise CommandError(_describe_lock_timeout(connection)) from None
             else:
                 return
-            log.warning("Others hold a lock that the migration needs; %s tries left.", tries_left)
-            time.sleep(random.uniform(0.5, 1.5))  # noqa: S311 - apart from what comes regularly
+            log.warning(
+                "Another session holds a lock that the migration needs; %s tries left.", tries_left
+            )
+            time.sleep(random.uniform(0.5, 1.5))  # noqa: S311 - not in step with regular queries
     finally:
-        # A pooler in session mode may give the session to somebody else.
+        # A pooler in session mode may give the session to another client.
         with suppress(SQLAlchemyError):
             connection.rollback()
             for statement in ("SELECT pg_advisory_unlock_all()", "RESET ALL"):
-                _execute(connection, statement)
+                _execute_and_commit(connection, statement)
 
 
-def _wait_for_turn(connection: Connection) -> None:
-    # Asked for again and again: who waits in one statement has a snapshot, for which a concurrent
-    # build waits in turn.
-    end = time.monotonic() + WAIT_SECONDS
-    told = False
-    while not _execute(connection, f"SELECT pg_try_advisory_lock({_KEY})"):
-        if time.monotonic() > end:
+def _acquire_migration_lock(connection: Connection) -> None:
+    # Polls: a statement that waits has a snapshot, and the CREATE INDEX CONCURRENTLY of the process
+    # that migrates waits for older snapshots. That would be a deadlock.
+    deadline = time.monotonic() + WAIT_SECONDS
+    is_waiting = False
+    while not _execute_and_commit(connection, f"SELECT pg_try_advisory_lock({_ADVISORY_LOCK_KEY})"):
+        if time.monotonic() > deadline:
             raise CommandError(f"Another process has been migrating for {WAIT_SECONDS} s.")
-        if not told:
+        if not is_waiting:
             log.info("Another process is migrating: this one waits for it.")
-            told = True
-        time.sleep(random.uniform(0.2, 0.6))  # noqa: S311 - they need not come together
+            is_waiting = True
+        time.sleep(random.uniform(0.2, 0.6))  # noqa: S311 - so that processes do not poll in step
 
 
-def _blocked(connection: Connection) -> str:
-    oldest = _execute(connection, _OLDEST) or "one that is over now"
+def _describe_lock_timeout(connection: Connection) -> str:
+    oldest = _execute_and_commit(connection, _OLDEST_TRANSACTION) or "one that has ended since"
     return (
-        f"The migration needs a lock that others held in {TRIES} tries. Try again later: that is"
-        f" safe. The oldest transaction is {oldest}."
+        f"In {TRIES} tries the migration did not get a lock that it needs, because other sessions"
+        f" hold it. You can run the command again at any time. The oldest transaction is {oldest}."
     )
 
 
-def _execute(connection: Connection, statement: str) -> Any:
-    """Run a statement, and commit; its first value, if it has any."""
+def _execute_and_commit(connection: Connection, statement: str) -> Any:
+    """Run a statement and commit; return its first value, or None if it returns no row."""
     result = connection.execute(text(statement))
     value = result.scalar() if result.returns_rows else None
     connection.commit()
     return value
 
 
-def _explain(error: Exception, is_connected: bool) -> str:
-    """What an error of the database means to the person who typed the command.
+def _explain_error(error: Exception, is_connected: bool) -> str:
+    """Return what a database error means to the person who typed the command.
 
-    Raises the error itself where it is a mistake in a migration, or Ctrl-C.
+    Raises the error itself if it is a mistake in a migration, and KeyboardInterrupt after Ctrl-C.
     """
-    # Alembic ends an autocommit block on the connection that it has just lost.
-    ended = error.__context__ if isinstance(error, PendingRollbackError) else error
-    if isinstance(ended, KeyboardInterrupt):
-        raise ended from None
-    cause: Any = getattr(ended, "orig", ended)
-    message = str(cause).strip()
+    # When the connection is lost in an autocommit block, Alembic tries to end the block on it. That
+    # second error hides the first one.
+    first_error = error.__context__ if isinstance(error, PendingRollbackError) else error
+    if isinstance(first_error, KeyboardInterrupt):
+        raise first_error from None
+    cause: Any = getattr(first_error, "orig", first_error)
     if breaks_connection(cause) and not isinstance(cause, ReadOnlySqlTransaction):
-        return f"{message}\n{_LOST if is_connected else _DOCTOR}"
+        return f"{str(cause).strip()}\n{_CONNECTION_LOST if is_connected else _ASK_DOCTOR}"
     state = getattr(cause, "pgcode", None) or ""
-    if state in _EXISTS:
-        return f"{cause.diag.message_primary}\n{_NOT_OURS}"
-    if not state.startswith(_FORESEEN):
+    if state in _DUPLICATE_OBJECT_STATES:
+        return f"{cause.diag.message_primary}\n{_DUPLICATE_OBJECT}"
+    if not state.startswith(_ENVIRONMENT_STATES):
         raise error
-    return f"{cause.diag.message_primary}\n{_DOCTOR}"
+    return f"{cause.diag.message_primary}\n{_ASK_DOCTOR}"
 
 
 def _connector() -> Connector:

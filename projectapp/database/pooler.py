@@ -1,45 +1,51 @@
-"""Whether a pooler stands before PostgreSQL, and for how long it lends a session."""
+"""Detects a connection pooler between us and PostgreSQL, and its mode."""
 
 import random
 from collections.abc import Callable
 
 import psycopg2
 
-from projectapp.database.connection import PROBE_SECONDS, Connection, watchdog
+from projectapp.database.connection import Connection
+from projectapp.database.connector import PROBE_SECONDS
+from projectapp.database.watchdog import watchdog
 
-_LOOKS = 24  # chance alone would have to hide a pooler that often
+_PROBES = 24  # a pooler in transaction mode goes unnoticed only if all of them agree by chance
 
 
-def pool_mode(connect: Callable[[], Connection]) -> str:
-    """How a pooler lends sessions, as two connections see it: "transaction", "session" or "".
+def detect_pool_mode(connect: Callable[[], Connection]) -> str:
+    """Return the mode of the pooler: "transaction" or "session"; "" if there is no pooler.
 
-    A pooler makes up the process id that it tells. In transaction mode it lends whichever session
-    is free, so in time two connections meet in one, or one is moved. They ask in no order: whatever
-    a queue of others or a pooler that lends in turn has would give each its own again and again.
-    Raises psycopg2.Error, also where a pooler has no two sessions to lend.
+    A pooler reports an invented pid when a client connects. In transaction mode it uses any free
+    session for a transaction. So sooner or later two connections share a server process, or one of
+    them changes its process. They are probed in random order: in a fixed order, a busy pooler or
+    one that uses its sessions in turn could give each connection the same session every time.
+
+    Raises psycopg2.Error, also if the pooler has no second session free.
     """
-    links = [connect(), connect()]
+    connections = [connect(), connect()]
     try:
-        for link in links:
-            link.autocommit = True
-        own = [_session(link) for link in links]
-        if own == [link.pid for link in links]:
+        for connection in connections:
+            connection.autocommit = True
+        first_pids = [_read_backend_pid(connection) for connection in connections]
+        if first_pids == [connection.pid for connection in connections]:
             return ""
-        order = random.choices((0, 1), k=_LOOKS)  # noqa: S311 - nobody guesses it
-        moved = own[0] == own[1] or any(_session(links[one]) != own[one] for one in order)
-        return "transaction" if moved else "session"
+        is_shared = first_pids[0] == first_pids[1] or any(
+            _read_backend_pid(connections[number]) != first_pids[number]
+            for number in random.choices((0, 1), k=_PROBES)  # noqa: S311 - it is no secret
+        )
+        return "transaction" if is_shared else "session"
     finally:
-        for link in links:
-            link.close()
+        for connection in connections:
+            connection.close()
 
 
-def _session(link: Connection) -> int:
+def _read_backend_pid(connection: Connection) -> int:
     try:
-        with watchdog.limit(link, PROBE_SECONDS), link.cursor() as cursor:
+        with watchdog.timeout(connection, PROBE_SECONDS), connection.cursor() as cursor:
             cursor.execute("SELECT pg_backend_pid()")
             return int(cursor.fetchone()[0])
     except psycopg2.Error as error:
-        said = str(error).partition("\n")[0]
+        message = str(error).partition("\n")[0]
         raise psycopg2.OperationalError(
-            f"no answer, as from a pooler that has no session left to lend: {said}"
+            f"no answer; if a pooler is in between, it may have no free session: {message}"
         ) from error

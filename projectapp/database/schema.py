@@ -1,7 +1,7 @@
-"""Which schema a database has, and whether it is this service's own.
+"""Which schema a database has, and whether it belongs to this service.
 
-A database may hold another application's tables. Both `alembic_version` and `projects` are names
-that others use, too, so neither name says whose table it is.
+Another application in the same database may also have a table `alembic_version` or `projects`. So
+the name of a table does not show to which application it belongs; its columns do.
 """
 
 import re
@@ -16,19 +16,20 @@ OLDEST_POSTGRESQL = 15
 ENCODING = "UTF8"
 
 _REMEDY = (
-    "Give this service a database of its own or, with no other in the search_path, a schema of its"
-    " own (docs/database.md), or have it take over the other application's rows (docs/adopt.md)."
+    "Give this service its own database or its own schema (docs/database.md), or let it take over"
+    " the other application's rows (docs/adopt.md)."
 )
 
-# Migration 0001 makes these, and every release has them.
-_ALWAYS = {"projects": ("attributes", "version")}
+# Migration 0001 creates these columns, and every later schema has them: without them,
+# alembic_version belongs to another application. Do not add tables that later migrations create.
+_COLUMNS_OF_MIGRATION_0001 = {"projects": ("attributes", "version")}
 
-# As JSON, because another application's table may have other columns.
+# The rows of alembic_version, read as JSON: another application's table may have other columns.
 REVISIONS = text(
     "SELECT ARRAY(SELECT coalesce(to_jsonb(row) ->> 'version_num', 'nothing')"
     " FROM alembic_version AS row) AS revisions"
 ).columns(column("revisions"))
-# The columns of `alembic_version` and of those of `tables` that exist, by table.
+# The column names of those tables that exist, of `alembic_version` and `tables`.
 COLUMNS = text("""
 SELECT coalesce(json_object_agg(name, names), '{}') AS columns FROM (
   SELECT name, array_agg(attname ORDER BY attnum) AS names
@@ -39,18 +40,18 @@ SELECT coalesce(json_object_agg(name, names), '{}') AS columns FROM (
 
 
 class Obstacle(NamedTuple):
-    """Why a database cannot serve or be migrated, and what to do; each is a sentence."""
+    """Why the service cannot use a database, and what to do: two sentences."""
 
-    what: str
+    reason: str
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.what} {self.remedy}"
+        return f"{self.reason} {self.remedy}"
 
 
 @cache
 def newest_revision() -> str:
-    """The revision of the newest migration: files are numbered, so the names sort."""
+    """Return the revision of the newest migration. The names of the files begin with it."""
     versions = Path(__file__).parents[2] / "migrations" / "versions"
     return max(path.name.partition("_")[0] for path in versions.glob("[0-9]*_*.py"))
 
@@ -58,52 +59,62 @@ def newest_revision() -> str:
 def find_encoding_obstacle(encoding: str) -> Obstacle | None:
     if encoding == ENCODING:
         return None
-    what = f"The database's encoding is {encoding}, not {ENCODING}: most languages do not fit."
-    return Obstacle(what, f"Create it with ENCODING '{ENCODING}' TEMPLATE template0.")
+    return Obstacle(
+        f"The database's encoding is {encoding}, not {ENCODING}: text in most languages cannot be"
+        " stored.",
+        f"Create it with ENCODING '{ENCODING}' TEMPLATE template0.",
+    )
 
 
 def find_obstacle(
     revisions: Sequence[str], columns: Mapping[str, Sequence[str]], models: MetaData | None = None
 ) -> Obstacle | None:
-    """What shows that the schema is another application's, or is damaged; None if it is ours.
+    """Return why the schema belongs to another application or is damaged; None if it does not.
 
-    With `models`, a schema at this release's revision or ahead of it must have all their columns: a
-    later release keeps those of this one (docs/migrations.md). A command that writes or applies
-    migrations leaves `models` out, because they may have a column that no migration has yet.
+    `revisions` and `columns` are the results of REVISIONS and COLUMNS. With `models`, a schema at
+    this release's revision or ahead of it must have all their columns: a later release keeps those
+    of this one (docs/migrations.md). A command that writes or applies migrations leaves `models`
+    out, because a model may have a column that no migration has yet.
     """
     tables = dict(columns)
-    recorded = tables.pop("alembic_version", ["version_num"])
-    if recorded != ["version_num"]:
-        what = f"alembic_version is another application's: its columns are {', '.join(recorded)}."
-        return Obstacle(what, _REMEDY)
+    version_columns = tables.pop("alembic_version", ["version_num"])
+    if version_columns != ["version_num"]:
+        names = ", ".join(version_columns)
+        reason = f"alembic_version belongs to another application: its columns are {names}."
+        return Obstacle(reason, _REMEDY)
     if not revisions and tables:
-        table, names = next(iter(tables.items()))
-        what = f"There is a table {table} ({', '.join(names)}), and no recorded migration made it."
-        return Obstacle(what, _REMEDY)
+        table, table_columns = next(iter(tables.items()))
+        names = ", ".join(table_columns)
+        reason = f"The table {table} ({names}) exists, but no recorded migration made it."
+        return Obstacle(reason, _REMEDY)
     if not revisions:
         return None
     if len(revisions) > 1 or not re.fullmatch(r"[0-9]{4}", revisions[0]):
-        what = f"alembic_version is another application's: it says {', '.join(revisions)}."
-        return Obstacle(what, _REMEDY)
-    at = f"alembic_version says {revisions[0]}, but there is no "
-    if missing := _missing(_ALWAYS, columns):
-        return Obstacle(f"{at}{missing}: it is another application's.", _REMEDY)
+        values = ", ".join(revisions)
+        reason = f"alembic_version belongs to another application: it contains {values}."
+        return Obstacle(reason, _REMEDY)
+    mismatch = f"alembic_version contains {revisions[0]}, but there is no "
+    if missing := _list_missing(_COLUMNS_OF_MIGRATION_0001, columns):
+        reason = f"{mismatch}{missing}: it belongs to another application."
+        return Obstacle(reason, _REMEDY)
     if not models or revisions[0] < newest_revision():
         return None
     needed = {name: table.c.keys() for name, table in models.tables.items()}
-    if missing := _missing(needed, columns):
+    if missing := _list_missing(needed, columns):
         remedy = "Write the migration that adds it (flask db migrate), or restore it from a backup."
-        return Obstacle(f"{at}{missing}.", remedy)
+        return Obstacle(f"{mismatch}{missing}.", remedy)
     return None
 
 
-def _missing(needed: Mapping[str, Sequence[str]], columns: Mapping[str, Sequence[str]]) -> str:
-    """Those of the needed columns that do not exist, in words; three by name."""
+def _list_missing(
+    needed: Mapping[str, Sequence[str]], existing: Mapping[str, Sequence[str]]
+) -> str:
+    """Return the needed columns that do not exist, as text with at most three names."""
     missing = [
         f"{table}.{name}"
         for table, names in needed.items()
         for name in names
-        if name not in columns.get(table, ())
+        if name not in existing.get(table, ())
     ]
     rest = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     return ", no ".join(missing[:3]) + rest

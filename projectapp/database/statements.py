@@ -1,8 +1,8 @@
-"""Core statements as psycopg2 takes them: SQLAlchemy compiles each once, and is not asked again.
+"""SQLAlchemy Core statements that are compiled once and then executed by psycopg2.
 
-What it does at each execution takes longer than all else that a request's statement takes in
-Python, and a statement in AUTOCOMMIT needs none of it: docs/decisions/0018 has the figures. Nor is
-the statement needed any more: that of a list takes 320 KiB with what compiled it, its text 14.
+This skips what SQLAlchemy does at each execution. That takes more time than everything else that a
+statement costs in Python, and in AUTOCOMMIT it is not needed: docs/decisions/0018 has the figures.
+It also saves memory: the statement of a list takes 320 KiB, its compiled text 14 KiB.
 """
 
 from collections import namedtuple
@@ -16,16 +16,16 @@ from sqlalchemy.engine import Dialect
 
 
 class CompiledStatement:
-    """A statement as `bind` gives it to psycopg2, for parameters of these `names`.
+    """A statement's SQL, the encoders of its parameters and the named tuple of its rows.
 
-    `read` makes named tuples of its rows.
+    `names` are the names of the parameters that each execution will have.
     """
 
     def __init__(self, statement: Any, dialect: Dialect, names: frozenset[str]) -> None:
         compiled = statement.compile(dialect=dialect, column_keys=[*names])
         columns = statement.exported_columns
         row: Any = namedtuple("Row", columns.keys(), rename=True)  # type: ignore[misc]
-        self._text, self._row, self._dialect = str(compiled), row._make, dialect
+        self._sql, self._make_row, self._dialect = str(compiled), row._make, dialect
         self._types = [column.type for column in columns]
         self._decoders: dict[int, Callable[[Any], Any]] | None = None
         self._binds = dict(compiled.binds)
@@ -34,58 +34,62 @@ class CompiledStatement:
             for name, bind in self._binds.items()
         }
         self._encoders = {name: encode for name, encode in encoders.items() if encode}
-        self._escaped = dict(compiled.escaped_bind_names)  # names that psycopg2 could not read
-        # The text of a list of values, as in_() takes it, depends on how many there are.
-        is_fixed = not compiled.post_compile_params and not compiled.literal_execute_params
-        self._unfinished = None if is_fixed else compiled
+        # Names that psycopg2 cannot parse, and the names that the SQL has for them.
+        self._escaped_names = dict(compiled.escaped_bind_names)
+        # The SQL of in_() depends on the number of its values, so it is completed when they come.
+        is_complete = not compiled.post_compile_params and not compiled.literal_execute_params
+        self._incomplete = None if is_complete else compiled
 
-    def bind(self, parameters: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-        """Return the statement's text and its values. Raises KeyError if a parameter is missing."""
+    def bind_parameters(self, parameters: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        """Return the SQL and the encoded values, as psycopg2's cursor.execute() takes them.
+
+        Raises KeyError if a parameter is missing.
+        """
         values = {
             name: parameters[name] if bind.required or name in parameters else bind.effective_value
             for name, bind in self._binds.items()
         }
-        text, encoders = self._text, self._encoders
-        if self._unfinished:
-            state = self._unfinished.construct_expanded_state(values, escape_names=False)
-            text, values = state.statement, dict(state.parameters)
+        sql, encoders = self._sql, self._encoders
+        if self._incomplete:
+            state = self._incomplete.construct_expanded_state(values, escape_names=False)
+            sql, values = state.statement, dict(state.parameters)
             encoders = {**encoders, **state.processors}
             encoders = {name: encode for name, encode in encoders.items() if name in values}
         for name, encode in encoders.items():
             values[name] = encode(values[name])
-        for name, escaped in self._escaped.items():
-            if name in values:  # a list of values has names of its own
-                values[escaped] = values.pop(name)
-        return text, values
+        for name, escaped_name in self._escaped_names.items():
+            if name in values:  # the parameter of an in_() is replaced by one for each value
+                values[escaped_name] = values.pop(name)
+        return sql, values
 
-    def read(self, cursor: Any) -> Any:
+    def fetch_row(self, cursor: Any) -> Any:
         """Return the next row as a named tuple of Python values, or None."""
         row = cursor.fetchone()
         if row is None:
             return None
         if self._decoders is None:
             decoders = (
-                kind.dialect_impl(self._dialect).result_processor(self._dialect, column.type_code)
-                for kind, column in zip(self._types, cursor.description, strict=True)
+                type_.dialect_impl(self._dialect).result_processor(self._dialect, column.type_code)
+                for type_, column in zip(self._types, cursor.description, strict=True)
             )
-            self._decoders = {n: decode for n, decode in enumerate(decoders) if decode}
+            self._decoders = {index: decode for index, decode in enumerate(decoders) if decode}
         if self._decoders:
             row = list(row)
-            for number, decode in self._decoders.items():
-                row[number] = decode(row[number])
-        return self._row(row)
+            for index, decode in self._decoders.items():
+                row[index] = decode(row[index])
+        return self._make_row(row)
 
 
 @lru_cache(maxsize=64)
 def compile_statement(
     statement: Executable, dialect: Dialect, names: frozenset[str]
 ) -> CompiledStatement:
-    """The statement for parameters of these names, once for all executions."""
+    """Compile a statement for parameters of these names, once for all its executions."""
     return CompiledStatement(statement, dialect, names)
 
 
 def compile_select(statement: Executable) -> CompiledStatement:
-    """A SELECT for `database.execute`, kept by whoever made it in place of what it was made of."""
+    """Compile a SELECT that the caller caches itself; it need not keep the statement."""
     return CompiledStatement(
         statement, current_app.extensions["database"].engine.dialect, frozenset()
     )

@@ -73,7 +73,7 @@ def _schema(facts: Facts) -> Finding | None:
         return None
     if obstacle := schema.find_obstacle(facts["revisions"], facts["columns"], db.metadata):
         why = "The service does not touch what may be another application's: /ready says 503."
-        return Finding(FAIL, "schema", obstacle.what, why, obstacle.remedy)
+        return Finding(FAIL, "schema", obstacle.reason, why, obstacle.remedy)
     needed, at = newest_revision(), max(facts["revisions"], default=None)
     if at is None or at < needed:
         what = f"The schema is at {at}, this release needs {needed}."

@@ -10,9 +10,10 @@ from flask import current_app
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from projectapp.database import db, migrations, schema
-from projectapp.database.connection import Connector, watchdog
-from projectapp.database.pooler import pool_mode
+from projectapp.database import db, migrations, schema, supabase
+from projectapp.database.connector import Connector
+from projectapp.database.pooler import detect_pool_mode
+from projectapp.database.watchdog import watchdog
 from projectapp.doctor.checks import CHECKS, Facts
 from projectapp.doctor.connection_errors import explain
 from projectapp.doctor.finding import FAIL, OK, Finding
@@ -63,7 +64,7 @@ def examine(replicas: int) -> Iterator[Finding]:
     try:
         with db.engine.connect() as connection:
             facts |= _ask(connection)
-        facts["pooling"] = pool_mode(connector)
+        facts["pooling"] = detect_pool_mode(connector)
     except (SQLAlchemyError, psycopg2.Error) as error:
         yield explain("DATABASE_URL", getattr(error, "orig", error), serving or {})
     else:
@@ -74,14 +75,14 @@ def examine(replicas: int) -> Iterator[Finding]:
 
 def _ask(connection: Connection) -> Facts:
     link: Any = connection.connection.dbapi_connection
-    with watchdog.limit(link, ANSWER_SECONDS):
+    with watchdog.timeout(link, ANSWER_SECONDS):
         trips = [_seconds(lambda: connection.scalar(text("SELECT 1"))) for _ in range(5)]
         begun = time.time()
         tables = list(db.metadata.tables)
         names = {"tables": tables, "ours": ["alembic_version", *tables]}
         facts = dict(connection.execute(_FACTS, names).mappings().one())
         skew = facts["clock"] - (begun + time.time()) / 2
-        exposed = migrations.open_tables(connection)
+        exposed = supabase.find_unprotected_tables(connection)
         columns = connection.scalar(schema.COLUMNS, {"tables": tables})
         revisions: list[str] | None = None if facts["migrated"] else []  # None: not readable
         if facts["migrated"] and "SELECT on alembic_version" not in facts["missing"]:
@@ -105,9 +106,9 @@ def _examine_migrations(
 ) -> Iterator[Finding]:
     name = "MIGRATIONS_DATABASE_URL"
     try:
-        with migrations.engine().connect() as connection:
+        with migrations.create_migration_engine().connect() as connection:
             facts = _ask(connection)
-        pooling = pool_mode(connector.migrating)
+        pooling = detect_pool_mode(connector.connect_for_migrations)
     except (SQLAlchemyError, psycopg2.Error) as error:
         yield explain(name, getattr(error, "orig", error), target)
         return

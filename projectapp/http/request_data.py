@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl
 
 from flask import current_app, request
 from marshmallow import Schema, ValidationError, fields
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from projectapp.problems import BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
 from projectapp.request_state import request_state
@@ -88,27 +89,15 @@ def validate(schema: Schema, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_whole_body(max_bytes: int) -> bytes:
-    """Return the body; raises PayloadTooLarge, and BadRequest if a part of it is missing.
-
-    Werkzeug returns a truncated body as if it were complete: both if the body is longer than its
-    limit and if the client sends less than it announced.
-    """
-    too_large = PayloadTooLarge(f"The body must have at most {max_bytes} bytes.")
-    announced_bytes = request.content_length
-    if announced_bytes is not None and announced_bytes > max_bytes:
-        raise too_large
-    stream = request.environ["wsgi.input"]
-    wanted_bytes = max_bytes + 1 if announced_bytes is None else announced_bytes
-    if announced_bytes is None and not request.environ.get("wsgi.input_terminated"):
-        wanted_bytes = 0  # no Content-Length and not chunked: there is no body
-    body = bytearray()
+    """Return the body. Raises PayloadTooLarge, or BadRequest if a part of it is missing."""
+    # Werkzeug cuts a chunked body at its limit, as if it were complete: so allow one byte more.
+    request.max_content_length = max_bytes + 1
     try:
-        while len(body) < wanted_bytes and (part := stream.read(wanted_bytes - len(body))):
-            body += part
+        body = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        body = None
     except Exception:  # each WSGI server has its own, for a broken chunk or a lost client
         raise BadRequest("The body could not be read to its end.") from None
-    if announced_bytes is not None and len(body) != announced_bytes:
-        raise BadRequest("The body is shorter than its Content-Length.")
-    if len(body) > max_bytes:
-        raise too_large
-    return bytes(body)
+    if body is None or len(body) > max_bytes:
+        raise PayloadTooLarge(f"The body must have at most {max_bytes} bytes.")
+    return body

@@ -23,6 +23,7 @@ from projectapp.resources.idempotency import (
     insert_idempotently,
 )
 from projectapp.resources.resource import Resource
+from projectapp.resources.subqueries import DIALECT
 
 _given_names = sa.bindparam("given_names", type_=ARRAY(sa.Text))
 
@@ -61,8 +62,8 @@ def insert_row(
             can_insert=lambda: not resource.parent or is_parent_visible(resource, parent_id),
         )
     inserted, resolved = _inserts(resource, uses_defaults)
-    settle = partial(database.execute, resolved, parameters)
-    return database.execute(inserted, parameters, settle), False
+    resolve = partial(database.execute, resolved, parameters)
+    return database.execute(inserted, parameters, resolve), False
 
 
 def is_parent_visible(resource: Resource, parent_id: UUID | None) -> bool:
@@ -106,9 +107,7 @@ def _new_row(resource: Resource, uses_defaults: bool) -> sa.Select[Any]:
     values: dict[str, Any] = {}
     for name in resource.fields:
         column = table.c[name]
-        default: Any = column.server_default
-        if default is not None:
-            default = sa.cast(sa.literal_column(str(default.arg)), column.type)
+        default = _default(column)
         if name in ("id", "owner") or name in resource.writable:
             values[name] = _typed_parameter(column)
             if uses_defaults and default is not None:
@@ -122,6 +121,13 @@ def _new_row(resource: Resource, uses_defaults: bool) -> sa.Select[Any]:
     # The lock makes the insert wait for a concurrent change of the parent's owner.
     rows = sa.select(*(value.label(name) for name, value in values.items()))
     return rows.where(parent.is_row("parent_id")).with_for_update(read=True, of=parent.table)
+
+
+def _default(column: sa.Column[Any]) -> sa.Cast[Any] | None:
+    """Return the column's default as an expression."""
+    compiler: Any = DIALECT.ddl_compiler
+    sql = compiler(DIALECT, None).get_column_default_string(column)
+    return None if sql is None else sa.cast(sa.literal_column(sql), column.type)
 
 
 def _typed_parameter(column: sa.Column[Any]) -> Any:
@@ -158,13 +164,13 @@ def update_row(
         statement = statements.update_at_version
         parameters |= _version_parameters(versions)
 
-    def settle() -> Row | None:
+    def resolve() -> Row | None:
         # With exactly one expected version the update takes effect at most once.
         is_one = versions is not None and len(versions.listed) == 1 and not versions.is_complement
         row = database.execute(statement, parameters) if is_one else None
         return row or _find_lost_update(statements.read_back, parameters, versions)
 
-    return database.execute(statement, parameters, settle)
+    return database.execute(statement, parameters, resolve)
 
 
 class _Updates(NamedTuple):
@@ -188,7 +194,8 @@ def _updates(resource: Resource, sets_text: bool, merge: bool) -> _Updates:
             continue
         new: Any = sa.bindparam(f"new_{name}", type_=_typed_parameter(c[name]).type)
         if merge and isinstance(c[name].type, JSONB):
-            new = sa.func.jsonb_merge_patch(c[name], new, type_=JSONB)
+            merged = sa.func.jsonb_merge_patch(c[name], new, type_=JSONB)
+            new = sa.case((new.is_not(None), merged)) if c[name].nullable else merged
         is_given = sa.literal_column(f"'{name}'") == sa.any_(_given_names)
         values[name] = sa.case((is_given, new), else_=c[name])
         differs = _comparable(c[name]).is_distinct_from(_comparable(new))
@@ -241,14 +248,14 @@ def delete_row(resource: Resource, row_id: UUID, versions: Versions | None) -> b
     statement = _deletes(resource)[versions is not None]
     parameters = {"row_id": row_id, **(_version_parameters(versions) if versions else {})}
 
-    def settle() -> Any:
+    def resolve() -> Any:
         deleted = database.execute(statement, parameters)
         if deleted or find_row(resource, row_id):
             return deleted
         return database.execute(database.WAIT_FOR_REPLICATION)
 
     try:
-        return database.execute(statement, parameters, settle) is not None
+        return database.execute(statement, parameters, resolve) is not None
     except UnknownReference as error:
         raise Conflict(f"It still has {error.table}. Delete them first.") from error
 
