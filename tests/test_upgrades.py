@@ -138,7 +138,7 @@ def test_five_upgrades_at_once_apply_each_migration_once(
     folder = add_migrations('op.execute("CREATE TABLE scratch (n integer)")', CREATE_INDEX)
     processes = [upgrade(folder) for _ in range(5)]
     outputs = "".join(process.communicate(timeout=240)[1] for process in processes)
-    assert {process.returncode for process in processes} == {0}
+    assert {process.returncode for process in processes} == {0}, outputs
     for number in range(1, newest_number + 3):
         assert outputs.count(f"Applied {number:04}: ") == 1
     assert schema_version(sql) == [(f"{newest_number + 2:04}",)]
