@@ -48,7 +48,7 @@ class Cluster:
     @property
     def status(self) -> tuple[int, str]:
         """The postmaster's pid and its status, from postmaster.pid."""
-        return supervisor._status(self.home / "postmaster.pid")
+        return supervisor.read_pid_file(self.home / "postmaster.pid")
 
     def start(self) -> None:
         """Start the server; return when it accepts connections, or raise NotReady."""
@@ -56,7 +56,7 @@ class Cluster:
         settings = {**SETTINGS, **address, **self.settings}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         # The kernel forgets --pdeathsig when the user changes, so it is repeated.
-        user = [*supervisor._unprivileged(), *KILLED_WITH_PARENT]
+        user = [*supervisor.unprivileged_prefix(), *KILLED_WITH_PARENT]
         command = [*self.command_prefix, *user, binaries() / "postgres", "-D", self.home, *options]
         self.process = process = start_process(command, self.log)
         ready = {(process.pid, "ready"), (process.pid, "standby")}
@@ -124,9 +124,9 @@ def binaries() -> Path:
 
 def make_template(folder: Path, code: Path = config.ROOT) -> Path:
     """Make a data directory in `folder`, migrated by `code`; it is copied for each scenario."""
-    home = folder / str(_installation().major)  # initdb's options depend on this name
+    home = folder / str(_installation().major_version)  # initdb's options depend on this name
     home.mkdir()
-    supervisor._initdb(home, binaries())
+    supervisor.create_data(home, binaries())
     cluster = Cluster(home / "data")
     cluster.start()
     try:

@@ -43,7 +43,7 @@ class PgBouncer:
         lines += (f"{name} = {value}" for name, value in settings.items())
         file = folder / "pgbouncer.ini"
         file.write_text("\n".join(lines))
-        command = [*supervisor._unprivileged(), *KILLED_WITH_PARENT, PROGRAM, file]
+        command = [*supervisor.unprivileged_prefix(), *KILLED_WITH_PARENT, PROGRAM, file]
         self._process = start_process(command, folder / "pgbouncer.log")
         wait_until(self._accepts_connections, 10, "PgBouncer")
 

@@ -99,7 +99,7 @@ def _start_replica(env: Environment) -> Cluster:
     shutil.chown(home, primary.home.owner(), primary.home.group())
     command = [binaries() / "pg_basebackup", "-D", home, "-R", "-X", "stream", "-c", "fast"]
     source = ["-h", primary.address, "-p", str(primary.port), "-U", "postgres"]
-    subprocess.run([*supervisor._unprivileged(), *command, *source], check=True, timeout=60)
+    subprocess.run([*supervisor.unprivileged_prefix(), *command, *source], check=True, timeout=60)
     replica = Cluster(home)
     env.on_exit(replica.end)
     replica.start()

@@ -157,7 +157,7 @@ class Served:
 
 
 def parameters_of(url: str) -> dict[str, str]:
-    return config.database_url(url)
+    return config.parse_database_url(url)
 
 
 def url_of(parameters: dict[str, str]) -> str:
@@ -173,9 +173,8 @@ def binaries() -> Path:
     return folder
 
 
-_servers: list[
-    DevPostgres
-] = []  # kept: a keeper goes on if the other process of the tests needs it
+# References: the supervisor of a server goes on if another process of the tests uses the server.
+_servers: list[DevPostgres] = []
 
 
 @pytest.fixture(scope="session")
@@ -334,7 +333,7 @@ def serve(app: Flask, database_url: str, tmp_path_factory: pytest.TempPathFactor
 def project(tmp_path: Path) -> Path:
     """A copy of what serves, for tests that write a `.env` beside it."""
     copy = tmp_path / "project"
-    for name in ("projectapp", "migrations"):
+    for name in ("projectapp", "settings", "migrations"):
         shutil.copytree(config.ROOT / name, copy / name)
     for name in ("config.py", "gunicorn.conf.py", "wsgi.py"):
         shutil.copy2(config.ROOT / name, copy)

@@ -648,7 +648,7 @@ def send_commands(redis, *commands, password="s3cret-word"):  # noqa: S107 - a t
         ({"RATE_LIMIT": "0/minute"}, "RATE_LIMIT must be"),
         ({"RATE_LIMIT": "100"}, "RATE_LIMIT must be"),
         ({"RATE_LIMIT": "5/week"}, "RATE_LIMIT must be"),
-        ({"RATE_LIMIT_REDIS_URL": "redis://h"}, "of no use without RATE_LIMIT"),
+        ({"RATE_LIMIT_REDIS_URL": "redis://h"}, "has no effect without RATE_LIMIT"),
         ({"RATE_LIMIT": "1/day", "RATE_LIMIT_REDIS_URL": "http://u:s3cret@h"}, "redis://"),
     ],
 )

@@ -12,10 +12,11 @@ import pytest
 import config
 from projectapp import database
 from projectapp.request_state import RequestState
+from tests import settings_page
 
 PACKAGE = config.ROOT / "projectapp"
 JWT = {"JWT_ISSUER": "https://issuer", "JWT_AUDIENCE": "us", "JWT_SECRET": "s" * 32}
-SETTING_ROW = re.compile(r"^\| `([A-Z_]+)`", re.M)
+SETTING_ROW = re.compile(r"^\| `([A-Z_]+)` \| (.*?) \|", re.M)
 
 
 def imports(path):
@@ -137,11 +138,12 @@ def test_no_module_uses_an_orm_session():
         assert list(orm_uses(path.read_text())) == [], path
 
 
-def test_only_config_reads_the_environment():
+def test_only_the_settings_package_reads_the_environment():
     readers = [
         path.name
         for path in [
             *PACKAGE.rglob("*.py"),
+            config.ROOT / "config.py",
             config.ROOT / "wsgi.py",
             config.ROOT / "gunicorn.conf.py",
         ]
@@ -150,14 +152,23 @@ def test_only_config_reads_the_environment():
     assert readers == []
 
 
-def test_the_settings_page_and_env_example_name_every_setting():
+def test_settings_page_and_env_example_agree_with_config():
+    """`python -m tests.settings_page` updates both files."""
+    page, example = settings_page.PAGE.read_text(), settings_page.EXAMPLE.read_text()
+    assert page == settings_page.render_page(page)
+    assert example == settings_page.render_example(example)
     names = {"APP_ENV", *config.Config.declared_settings()}
-    listed = SETTING_ROW.findall((config.ROOT / "docs" / "settings.md").read_text())
-    assert sorted(listed) == sorted(names)
-    for readme in ("README.md", "README.ko.md"):
-        assert {*SETTING_ROW.findall((config.ROOT / readme).read_text())} < names
-    example = (config.ROOT / ".env.example").read_text()
+    assert sorted(name for name, _ in SETTING_ROW.findall(page)) == sorted(names)
     assert set(re.findall(r"^#? ?([A-Z_]+)=", example, re.M)) == names
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.ko.md"])
+def test_settings_in_a_readme_have_the_defaults_of_the_settings_page(readme):
+    defaults = dict(SETTING_ROW.findall(settings_page.PAGE.read_text()))
+    rows = SETTING_ROW.findall((config.ROOT / readme).read_text())
+    assert rows
+    for name, default in rows:
+        assert defaults[name].startswith(default) or not default.startswith("`")
 
 
 def test_the_security_page_names_tests_that_there_are():
@@ -177,7 +188,7 @@ def test_no_project_outside_the_loopback_is_named_on_the_docs_page():
     ("auth", "kept"),
     [("tokens", {"sqlalchemy"}), ("jwt", {"sqlalchemy", "cryptography", "joserfc"})],
 )
-def test_a_server_imports_nothing_that_only_a_command_or_another_setting_needs(auth, kept):
+def test_production_server_imports_no_module_of_commands_devdb_doctor_or_other_settings(auth, kept):
     done = subprocess.run(
         [sys.executable, "-c", "import sys, wsgi; print(*sys.modules)"],
         cwd=config.ROOT,
@@ -190,4 +201,6 @@ def test_a_server_imports_nothing_that_only_a_command_or_another_setting_needs(a
         check=True,
     )
     watched = {"sqlalchemy", "cryptography", "joserfc", "alembic", "flask_migrate", "redis"}
-    assert watched & {*done.stdout.split()} == kept
+    modules = {*done.stdout.split()}
+    assert watched & modules == kept
+    assert not [name for name in modules if re.match(r"projectapp\.(devdb|doctor)", name)]
