@@ -67,73 +67,76 @@ class Config:
 
     # `development`, `testing` or `production`: selects the defaults (a class in `config.py`)
     APP_ENV: ClassVar[str]
-    # the address that gunicorn listens on
+    # the address at which gunicorn listens; `0.0.0.0` is all network interfaces
     HOST: Annotated[str, parse_listen_host] = "127.0.0.1"
-    # the port that gunicorn listens on
+    # the port at which gunicorn listens
     PORT: Annotated[int, integer_between(1, 65535)] = 8000
-    # the path at which the service is mounted, such as `/backend`; a proxy may pass it on or
-    # remove it
+    # the path under which the service is reached, such as `/backend`; a proxy may keep or remove
+    # this path
     SCRIPT_NAME: Annotated[str, parse_path_prefix] = ""
-    # worker processes
+    # the number of worker processes
     WEB_CONCURRENCY: PositiveCount = 2
-    # origins of web pages that may call the API: a comma-separated or JSON list,
+    # origins of the web pages that may call the API (CORS): a comma-separated or JSON list;
     # `https://*.example.com` for subdomains, `*` for all
     # Default: in development localhost and 127.0.0.1 on ports 3000, 5173, 5174
     ALLOWED_ORIGINS: Annotated[tuple[str, ...], parse_origins] = ()
-    # addresses and networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are used
+    # addresses and networks of the proxies in front of the service, such as `10.0.0.0/8,::1`; only
+    # from them `X-Forwarded-For` and `X-Forwarded-Proto` are used (`docs/deploy.md` says how to
+    # find them)
     TRUSTED_PROXIES: Annotated[tuple[IPNetwork, ...], parse_networks] = ()
     # `off`: `/docs` and `/openapi.json` answer 404
     DOCS: Annotated[bool, parse_on_off] = True
-    # `off`: `/ready` answers only ready or not, without reasons
+    # `off`: `/ready` answers only whether the service is ready. It hides the reason of a 503,
+    # `schema` and `durable`
     READY_DETAILS: Annotated[bool, parse_on_off] = True
-    # largest body in bytes; a larger one gets a 413
+    # the largest request body in bytes; a larger one gets a 413
     MAX_CONTENT_LENGTH: Annotated[int, integer_between(1, 2**29)] = 2**20
     # `debug`, `info`, `warning` or `error`
     LOG_LEVEL: Annotated[str, choice("debug", "info", "warning", "error")] = "info"
-    # format of the service's log
+    # the format of the service's log
     LOG_FORMAT: Annotated[str, choice("text", "json")] = "text"
 
     # == Database ==
 
-    # any PostgreSQL URL, also with several hosts (`docs/database.md`)
+    # any PostgreSQL URL, also one with several hosts (`docs/database.md`)
     # Default: the PostgreSQL from pip; required in production
     DATABASE_URL: Annotated[dict[str, str] | None, parse_database_url] = None
-    # the URL for `flask db`: direct (not through a pooler in transaction mode), with the role that
-    # owns the tables
+    # the URL for `flask db`. Set it if `DATABASE_URL` is a pooler in transaction mode, or if
+    # another role owns the tables (`docs/roles.md`)
     # Default: `DATABASE_URL`
     MIGRATIONS_DATABASE_URL: Annotated[dict[str, str] | None, parse_database_url] = None
-    # database connections of each worker; a worker runs twice as many threads
+    # database connections of each worker; a worker has twice as many threads
     DATABASE_POOL_SIZE: PositiveCount = 4
-    # folder with the program `postgres` that development and tests run
+    # the folder with the program `postgres` that development and tests run
     # Default: found automatically
     EMBEDDED_POSTGRES_BIN: Annotated[Path | None, Path] = None
 
     # == Authentication and rate limits ==
 
-    # accepted credentials: `tokens`, `jwt` or `tokens,jwt`; with `none` anyone who can reach the
-    # port can do everything
+    # the accepted credentials: `tokens`, `jwt` or `tokens,jwt`; with `none` anyone who can reach
+    # the port can read and change everything
     # Default: `none`; required in production
     AUTH: Annotated[tuple[str, ...] | None, choices("tokens", "jwt")] = ()
-    # the identity provider: the `iss` claim of its tokens (`docs/identity-providers.md`)
+    # the `iss` claim of the identity provider's tokens (`docs/identity-providers.md`)
     JWT_ISSUER: Annotated[str, str] = ""
     # comma-separated list; the `aud` claim (or `azp`, if there is no `aud`) must contain one of
-    # these
+    # these values
     JWT_AUDIENCE: Annotated[tuple[str, ...], comma_list] = ()
-    # URL of the provider's public keys; set exactly one of `JWT_JWKS_URL`, `JWT_KEY_FILE` and
-    # `JWT_SECRET`
+    # the URL of the provider's public keys. With `jwt`, set exactly one of `JWT_JWKS_URL`,
+    # `JWT_KEY_FILE` and `JWT_SECRET`
     JWT_JWKS_URL: Annotated[str, parse_https_url] = ""
-    # file with public keys, PEM or JWKS
+    # a file with public keys, PEM or JWKS
     JWT_KEY_FILE: Annotated[Path | None, Path] = None
-    # shared secret of at least 32 characters, such as that of an old Supabase project
+    # a shared secret of at least 32 characters, such as that of an old Supabase project
     JWT_SECRET: Annotated[str, parse_shared_secret] = ""
     # scopes of a JWT without a scope claim, such as `projects:read`
     # Default: `read` and `write` of every resource
     JWT_SCOPES: Annotated[tuple[str, ...], parse_scopes] = ()
-    # limit for the requests of each caller, and for the failed sign-ins of each address, such as
-    # `100/minute`
+    # how many requests each caller (with `AUTH=none` each address) may send, such as `100/minute`;
+    # each address may have as many failed sign-ins
     RATE_LIMIT: Annotated[tuple[int, int] | None, parse_rate_limit] = None
-    # `redis://...`, to count the requests of several hosts together; needs
-    # `pip install 'redis~=8.1'`
+    # `redis://...`, to count the requests of several hosts together; needs `pip install
+    # 'redis~=8.1'`
     # Default: shared memory of the host
     RATE_LIMIT_REDIS_URL: Annotated[str, parse_redis_url] = ""
 
@@ -141,25 +144,27 @@ class Config:
 
     # for a client to send a request; also the longest pause while it reads the response
     READ_TIMEOUT: Seconds = 10
-    # for a request to wait for a thread before a 503 (one eighth of it during sustained overload)
+    # for a request to wait for a thread; then it gets a 503. During sustained overload the limit is
+    # one eighth of this value
     QUEUE_TIMEOUT: Seconds = 2
-    # to connect to a database host
+    # to connect to one database host
     DATABASE_CONNECT_TIMEOUT: Seconds = 3
-    # to wait for a free connection before a 503
+    # for a request to wait for a free connection; then it gets a 503
     DATABASE_POOL_TIMEOUT: Seconds = 2
-    # of idle time after which a connection is tested before use
+    # that a connection may be idle before it is tested at its next use
     DATABASE_PING_AFTER_IDLE: Seconds = 5
-    # to wait for a lock
+    # for a statement to wait for a lock
     DATABASE_LOCK_TIMEOUT: Seconds = 1
-    # for a statement; if there is no answer a second later, the connection is closed
+    # for a statement to run; if the database has not answered one second later, the connection is
+    # closed
     DATABASE_STATEMENT_TIMEOUT: Seconds = 3
     # for a transaction to be idle between two statements
     DATABASE_IDLE_IN_TRANSACTION_TIMEOUT: Seconds = 5
-    # for a request to spend on the database, in total
+    # that a request spends on the database, in total
     REQUEST_TIMEOUT: Seconds = 8
-    # for a stop in total: first `DRAIN_TIMEOUT`, then the running requests finish
+    # for a stop, in total: first `DRAIN_TIMEOUT`, then the running requests finish
     GRACEFUL_TIMEOUT: Seconds = 20
-    # at the beginning of a stop, in which `/ready` answers 503 and requests are still served; a
+    # at the beginning of a stop in which `/ready` answers 503 and all requests are still served; a
     # part of `GRACEFUL_TIMEOUT`
     DRAIN_TIMEOUT: Annotated[int, integer_between(0, 3600)] = 0
 
