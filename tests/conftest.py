@@ -22,11 +22,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 import config
+from faults.pg_proxy import Proxy
+from faults.processes import free_port
 from projectapp import add_commands, create_app, database
 from projectapp.auth import jwks_client, token_admin
 from projectapp.devdb import DevPostgres, find_binaries
 from tests.issuer import Issuer
-from tests.wire import Proxy, free_port
 
 PROJECTS = "/api/v1/projects"
 
@@ -156,7 +157,7 @@ class GunicornServer:
 
 
 def parameters_of(url: str) -> dict[str, str]:
-    return config.database_url(url)
+    return config.parse_database_url(url)
 
 
 def url_of(parameters: dict[str, str]) -> str:
@@ -336,7 +337,7 @@ def serve(app: Flask, database_url: str, tmp_path_factory: pytest.TempPathFactor
 def app_copy(tmp_path: Path) -> Path:
     """A copy of the files that serving needs, for tests that write a `.env` or change a file."""
     copy = tmp_path / "app"
-    for name in ("projectapp", "migrations"):
+    for name in ("projectapp", "settings", "migrations"):
         shutil.copytree(config.ROOT / name, copy / name)
     for name in ("config.py", "gunicorn.conf.py", "wsgi.py"):
         shutil.copy2(config.ROOT / name, copy)
@@ -353,9 +354,7 @@ def server(serve: Any) -> Iterator[GunicornServer]:
 def proxy(database_url: str) -> Iterator[Proxy]:
     proxy = Proxy(parameters_of(database_url))
     yield proxy
-    proxy.shutdown()
-    proxy.server_close()
-    proxy.cut()
+    proxy.close()
 
 
 @pytest.fixture(autouse=True)

@@ -21,11 +21,11 @@ from werkzeug.serving import make_server
 from werkzeug.test import Client
 
 import config
+from faults.processes import free_port
 from projectapp import projects
 from projectapp.auth import tokens
 from projectapp.http.security_headers import HEADERS
 from tests.conftest import PROJECTS
-from tests.wire import free_port
 
 TRUSTED = "10.0.0.0/8, ::1"
 HSTS = "Strict-Transport-Security"
@@ -131,7 +131,7 @@ def test_other_forwarding_headers_are_ignored(client_address_and_tls):
 
 def test_trusted_proxies_that_contain_every_address_are_a_config_error():
     for text in ("0.0.0.0/0", "10.0.0.0/8,::/0", "10.0.0.1/8", "proxy", ","):
-        with pytest.raises(config.ConfigError, match="TRUSTED_PROXIES must be a comma list"):
+        with pytest.raises(config.ConfigError, match="TRUSTED_PROXIES must be a comma-sep"):
             config.load_config({"TRUSTED_PROXIES": text})
 
 

@@ -11,11 +11,11 @@ from contextlib import nullcontext
 import click
 import pytest
 
+from faults.processes import free_port
 from projectapp.http.log_lines import JsonFormatter, TextFormatter
 from projectapp.http.request_log import CommandFormatter, add_request_id, choose_formatter
 from tests.conftest import PROJECTS
 from tests.test_serving import children
-from tests.wire import free_port
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import config
+from faults.processes import free_port
 from projectapp.auth.tokens import hash_token, new_token
 from projectapp.rate_limit import stores
 from projectapp.rate_limit.stores import SharedMemoryStore
 from projectapp.rate_limit.window import Rate, WindowCount
 from tests.conftest import PROJECTS, Clock
 from tests.test_serving import children, until
-from tests.wire import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -654,7 +654,7 @@ def send_commands(redis, *commands, password="s3cret-word"):  # noqa: S107 - a t
         ({"RATE_LIMIT": "0/minute"}, "RATE_LIMIT must be"),
         ({"RATE_LIMIT": "100"}, "RATE_LIMIT must be"),
         ({"RATE_LIMIT": "5/week"}, "RATE_LIMIT must be"),
-        ({"RATE_LIMIT_REDIS_URL": "redis://h"}, "of no use without RATE_LIMIT"),
+        ({"RATE_LIMIT_REDIS_URL": "redis://h"}, "has no effect without RATE_LIMIT"),
         ({"RATE_LIMIT": "1/day", "RATE_LIMIT_REDIS_URL": "http://u:s3cret@h"}, "redis://"),
     ],
 )

@@ -12,10 +12,11 @@ import pytest
 import config
 from projectapp import database
 from projectapp.request_state import RequestState
+from tests import settings_page
 
 PACKAGE = config.ROOT / "projectapp"
 JWT = {"JWT_ISSUER": "https://issuer", "JWT_AUDIENCE": "us", "JWT_SECRET": "s" * 32}
-SETTING_ROW = re.compile(r"^\| `([A-Z_]+)`", re.M)
+SETTING_ROW = re.compile(r"^\| `([A-Z_]+)` \| (.*?) \|", re.M)
 
 
 def imports(path):
@@ -144,11 +145,12 @@ def test_no_module_uses_an_orm_session():
         assert list(orm_uses(path.read_text())) == [], path
 
 
-def test_only_config_reads_the_environment():
+def test_only_the_settings_package_reads_the_environment():
     readers = [
         path.name
         for path in [
             *PACKAGE.rglob("*.py"),
+            config.ROOT / "config.py",
             config.ROOT / "wsgi.py",
             config.ROOT / "gunicorn.conf.py",
         ]
@@ -157,14 +159,23 @@ def test_only_config_reads_the_environment():
     assert readers == []
 
 
-def test_settings_page_and_env_example_list_every_setting():
+def test_settings_page_and_env_example_agree_with_config():
+    """`python -m tests.settings_page` updates both files."""
+    page, example = settings_page.PAGE.read_text(), settings_page.EXAMPLE.read_text()
+    assert page == settings_page.render_page(page)
+    assert example == settings_page.render_example(example)
     names = {"APP_ENV", *config.Config.declared_settings()}
-    listed = SETTING_ROW.findall((config.ROOT / "docs" / "settings.md").read_text())
-    assert sorted(listed) == sorted(names)
-    for readme in ("README.md", "README.ko.md"):
-        assert {*SETTING_ROW.findall((config.ROOT / readme).read_text())} < names
-    example = (config.ROOT / ".env.example").read_text()
+    assert sorted(name for name, _ in SETTING_ROW.findall(page)) == sorted(names)
     assert set(re.findall(r"^#? ?([A-Z_]+)=", example, re.M)) == names
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.ko.md"])
+def test_settings_in_a_readme_have_the_defaults_of_the_settings_page(readme):
+    defaults = dict(SETTING_ROW.findall(settings_page.PAGE.read_text()))
+    rows = SETTING_ROW.findall((config.ROOT / readme).read_text())
+    assert rows
+    for name, default in rows:
+        assert defaults[name].startswith(default) or not default.startswith("`")
 
 
 def test_every_test_named_in_the_security_page_exists():
@@ -184,7 +195,7 @@ def test_the_docs_page_names_no_other_host():
     ("auth", "expected"),
     [("tokens", {"sqlalchemy"}), ("jwt", {"sqlalchemy", "cryptography", "joserfc"})],
 )
-def test_a_server_imports_only_what_its_auth_method_needs(auth, expected):
+def test_a_production_server_imports_only_what_its_auth_method_needs(auth, expected):
     result = subprocess.run(
         [sys.executable, "-c", "import sys, wsgi; print(*sys.modules)"],
         cwd=config.ROOT,
@@ -197,4 +208,6 @@ def test_a_server_imports_only_what_its_auth_method_needs(auth, expected):
         check=True,
     )
     optional = {"sqlalchemy", "cryptography", "joserfc", "alembic", "flask_migrate", "redis"}
-    assert optional & {*result.stdout.split()} == expected
+    modules = {*result.stdout.split()}
+    assert optional & modules == expected
+    assert not [name for name in modules if re.match(r"projectapp\.(devdb|doctor)", name)]
