@@ -4,10 +4,26 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from faults.resource import load_resource, resource_names
 from projectapp.resources.cursors import Position, encode_cursor
-from tests.resources import CASES
 
+CASES = [load_resource(name) for name in resource_names()]
 MISSING = "01900000-0000-7000-8000-000000000000"
+
+
+def collection_path(case, client, headers=None):
+    """Return the path where a caller creates rows; for children, that of a new parent."""
+    if not case.parent:
+        return case.path
+    body = case.parent.create_body("A parent")
+    response = client.post(case.parent.path, json=body, headers=headers)
+    assert response.status_code == 201, response.text
+    return case.create_path(response.json["id"])
+
+
+def field_name(case, name):
+    """Return the field that a test calls title, text or flag; another name as it is."""
+    return getattr(case, f"{name}_field", name)
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
@@ -18,19 +34,22 @@ def case(request):
 @pytest.fixture
 def collection(case, client):
     """The path where rows are created."""
-    return case.collection(client)
+    return collection_path(case, client)
 
 
 @pytest.fixture
 def collection_of(case, auth_client):
     """Return the path where a caller with these headers creates rows."""
-    return lambda headers: case.collection(auth_client, headers)
+    return lambda headers: collection_path(case, auth_client, headers)
 
 
 @pytest.fixture
 def create(case, client, collection):
     def post(title="A row", headers=None, **values):
-        body = {case.title: title, **{getattr(case, name): v for name, v in values.items()}}
+        body = {
+            case.title_field: title,
+            **{field_name(case, name): v for name, v in values.items()},
+        }
         response = client.post(collection, json=body, headers=headers)
         assert response.status_code == 201, response.text
         return response.json
@@ -39,27 +58,27 @@ def create(case, client, collection):
 
 
 def test_a_created_row_is_read_at_its_location(case, client, collection):
-    created = client.post(collection, json={case.title: "번역"})
+    created = client.post(collection, json={case.title_field: "번역"})
     assert (created.status_code, created.headers["ETag"]) == (201, '"1"')
     assert created.headers["Location"] == f"{case.path}/{created.json['id']}"
     row = client.get(created.headers["Location"])
     assert (row.status_code, row.json) == (200, created.json)
-    assert (row.json[case.title], row.json["version"]) == ("번역", 1)
+    assert (row.json[case.title_field], row.json["version"]) == ("번역", 1)
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         *(("title", value) for value in ("", None, 1, "x" * 201)),
-        *(("state", "true"), ("state", None), ("text", 1), ("unknown", 1)),
+        *(("flag", "true"), ("flag", None), ("text", 1), ("unknown", 1)),
     ],
 )
 def test_an_invalid_value_gets_a_400_that_names_the_field_and_stores_nothing(
     case, client, collection, create, problem, field, value
 ):
     row = create()
-    name = getattr(case, field, field)
-    body = {case.title: "x", name: value}
+    name = field_name(case, field)
+    body = {case.title_field: "x", name: value}
     path = f"{case.path}/{row['id']}"
     for method, target in (("POST", collection), ("PUT", path), ("PATCH", path)):
         response = client.open(target, method=method, json=body)
@@ -89,9 +108,9 @@ def test_a_write_raises_the_version_only_if_a_value_changes(case, client, create
     row = create(text="x")
     path = f"{case.path}/{row['id']}"
     for text in ("x", "y", "y", None):
-        response = client.open(path, method=method, json={case.text: text})
-        expected = {**row, case.text: text}
-        if text != row[case.text]:
+        response = client.open(path, method=method, json={case.text_field: text})
+        expected = {**row, case.text_field: text}
+        if text != row[case.text_field]:
             expected |= {"version": row["version"] + 1, "updated_at": response.json["updated_at"]}
             assert expected["updated_at"] > row["updated_at"]
         assert (response.status_code, response.json) == (200, expected)
@@ -106,7 +125,7 @@ def test_a_write_with_another_version_gets_a_412_and_changes_nothing(
 ):
     row = create()
     path = f"{case.path}/{row['id']}"
-    body = {} if method == "DELETE" else {"json": {case.title: "lost"}}
+    body = {} if method == "DELETE" else {"json": {case.title_field: "lost"}}
     response = client.open(path, method=method, headers={"If-Match": '"2"'}, **body)
     problem(response, 412, "precondition_failed")
     assert response.headers["ETag"] == '"1"'
@@ -119,7 +138,7 @@ def test_of_simultaneous_writes_with_one_version_one_succeeds(case, app, create)
     path = f"{case.path}/{create()['id']}"
 
     def put(number):
-        body, headers = {case.title: str(number)}, {"If-Match": '"1"'}
+        body, headers = {case.title_field: str(number)}, {"If-Match": '"1"'}
         return app.test_client().put(path, json=body, headers=headers).status_code
 
     with ThreadPoolExecutor(8) as pool:
@@ -141,7 +160,7 @@ def test_a_missing_or_deleted_row_gets_a_404(case, client, create, problem, meth
     deleted = create()["id"]
     response = client.delete(f"{case.path}/{deleted}")
     assert (response.status_code, response.data) == (204, b"")
-    body = {"json": {case.title: "x"}} if method in ("PUT", "PATCH") else {}
+    body = {"json": {case.title_field: "x"}} if method in ("PUT", "PATCH") else {}
     for row_id in (MISSING, deleted):
         response = client.open(f"{case.path}/{row_id}", method=method, **body)
         problem(response, 404, "not_found")
@@ -150,19 +169,21 @@ def test_a_missing_or_deleted_row_gets_a_404(case, client, create, problem, meth
 def test_a_repeated_keyed_create_gets_the_first_response(case, client, create, collection, problem):
     key = {"Idempotency-Key": "a"}
     row = create("keyed", key)
-    repeated = client.post(collection, json={case.title: "keyed"}, headers=key)
+    repeated = client.post(collection, json={case.title_field: "keyed"}, headers=key)
     assert (repeated.status_code, repeated.json) == (201, row)
     assert repeated.headers["Idempotency-Replayed"] == "true"
-    response = client.post(collection, json={case.title: "other"}, headers=key)
+    response = client.post(collection, json={case.title_field: "other"}, headers=key)
     problem(response, 422, "idempotency_key_reused")
     assert client.get(case.path).json["items"] == [row]
 
 
 def test_two_callers_can_use_the_same_key(case, auth_client, auth_headers, collection_of):
     for name in ("alice", "bob"):
-        headers = auth_headers(name, case.scopes)
+        headers = auth_headers(name, ",".join(case.scopes))
         key = {**headers, "Idempotency-Key": "a"}
-        response = auth_client.post(collection_of(headers), json={case.title: "x"}, headers=key)
+        response = auth_client.post(
+            collection_of(headers), json={case.title_field: "x"}, headers=key
+        )
         assert (response.status_code, response.json["owner"]) == (201, name)
         assert auth_client.get(case.path, headers=headers).json["items"] == [response.json]
 
@@ -170,22 +191,22 @@ def test_two_callers_can_use_the_same_key(case, auth_client, auth_headers, colle
 @pytest.fixture
 def seven_rows(create):
     """Rows with a few titles and states, in the order of their creation."""
-    return [create(f"Row {n % 3}", state=n % 2 == 0, text=f"번역 {n}") for n in range(7)]
+    return [create(f"Row {n % 3}", flag=n % 2 == 0, text=f"번역 {n}") for n in range(7)]
 
 
-@pytest.mark.parametrize("sort", ["title", "state", "created_at", "updated_at"])
+@pytest.mark.parametrize("sort", ["title", "flag", "created_at", "updated_at"])
 @pytest.mark.parametrize("sign", ["", "-"])
 def test_a_list_is_sorted_by_the_key_and_then_by_id(case, client, seven_rows, sort, sign):
-    key = getattr(case, sort, sort)
+    key = field_name(case, sort)
     rows = sorted(seven_rows, key=lambda row: (row[key], row["id"]), reverse=bool(sign))
     assert client.get(f"{case.path}?sort={sign}{key}").json["items"] == rows
 
 
 @pytest.mark.parametrize(
-    "query", ["", "q=번역", "sort={title}", "sort=-{title}", "sort={state}", "sort=-{state}"]
+    "query", ["", "q=번역", "sort={title}", "sort=-{title}", "sort={flag}", "sort=-{flag}"]
 )
 def test_cursors_lead_through_the_whole_list(case, client, seven_rows, query):
-    path = f"{case.path}?{query.format(title=case.title, state=case.state)}&page_size="
+    path = f"{case.path}?{query.format(title=case.title_field, flag=case.flag_field)}&page_size="
     whole = client.get(f"{path}100").json["items"]
     assert len(whole) == 7
     items, cursor = [], ""
@@ -197,12 +218,12 @@ def test_cursors_lead_through_the_whole_list(case, client, seven_rows, query):
 
 
 def test_filters_and_fields_select_rows_and_columns(case, client, create):
-    on, off = create("On", state=True, text="번역"), create("Off", state=False)
-    page = client.get(f"{case.path}?{case.state}=true&fields={case.title}").json
-    assert page["items"] == [{"id": on["id"], case.title: "On"}]
+    on, off = create("On", flag=True, text="번역"), create("Off", flag=False)
+    page = client.get(f"{case.path}?{case.flag_field}=true&fields={case.title_field}").json
+    assert page["items"] == [{"id": on["id"], case.title_field: "On"}]
     assert page["total"] == 1
     for query, rows in (
-        *(("q=ON", [on]), ("q=번역", [on]), (f"{case.state}=false", [off])),
+        *(("q=ON", [on]), ("q=번역", [on]), (f"{case.flag_field}=false", [off])),
         *((f"created_at[gt]={on['created_at']}", [off]), ("q=ON&owner=bob", [])),
     ):
         assert client.get(f"{case.path}?{query}").json["items"] == rows, query
@@ -224,7 +245,7 @@ def test_each_request_is_one_statement(case, make_app, client, create, collectio
     through_proxy = make_app(DATABASE_URL=proxy.url).test_client()
     through_proxy.get(case.path)
     path = f"{case.path}/{row['id']}"
-    create, keyed = {"json": {case.title: "x"}}, {"headers": {"Idempotency-Key": "a"}}
+    create, keyed = {"json": {case.title_field: "x"}}, {"headers": {"Idempotency-Key": "a"}}
     requests = [
         ("GET", case.path, {}),
         ("GET", collection, {}),
@@ -233,8 +254,8 @@ def test_each_request_is_one_statement(case, make_app, client, create, collectio
         ("POST", collection, create | keyed),
         ("POST", collection, create | keyed),  # a replay
         ("GET", path, {}),
-        ("PUT", path, {"json": {case.title: "x"}}),
-        ("PATCH", path, {"json": {case.text: "x"}}),
+        ("PUT", path, {"json": {case.title_field: "x"}}),
+        ("PATCH", path, {"json": {case.text_field: "x"}}),
         ("DELETE", path, {}),
     ]
     for method, target, options in requests:
@@ -248,30 +269,36 @@ def test_each_request_is_one_statement(case, make_app, client, create, collectio
 def test_each_caller_sees_and_changes_only_permitted_rows(
     case, auth_client, auth_headers, collection_of, role
 ):
-    alice = auth_headers("alice", case.scopes)
+    alice = auth_headers("alice", ",".join(case.scopes))
     headers = {
         "owner": alice,
-        "other": auth_headers("bob", case.scopes),
+        "other": auth_headers("bob", ",".join(case.scopes)),
         "admin": auth_headers("carol", f"{case.name}:all"),
         "reader": auth_headers("alice", f"{case.name}:read"),
         "other writer": auth_headers("bob", f"{case.name}:write"),
     }[role]
     collection = collection_of(alice)
-    created = auth_client.post(collection, json={case.title: "A row"}, headers=alice)
+    created = auth_client.post(collection, json={case.title_field: "A row"}, headers=alice)
     row, path = created.json, created.headers["Location"]
     assert row["owner"] == "alice"
     ok, forbidden, absent = 200, 403, 404
     reads = {"owner": ok, "admin": ok, "reader": ok, "other": absent}.get(role, forbidden)
     writes = {"owner": ok, "admin": ok, "reader": forbidden}.get(role, absent)
     assert auth_client.get(path, headers=headers).status_code == reads
-    for query in ("", "?q=row", f"?sort={case.title}", f"?sort={case.state}", "?owner=alice"):
+    for query in (
+        "",
+        "?q=row",
+        f"?sort={case.title_field}",
+        f"?sort={case.flag_field}",
+        "?owner=alice",
+    ):
         page = auth_client.get(f"{case.path}{query}", headers=headers)
         assert page.status_code == (forbidden if reads == forbidden else 200)
         if page.status_code == 200:
             assert page.json["items"] == ([row] if reads == ok else [])
             assert page.json["total"] == len(page.json["items"])
     for method in ("PUT", "PATCH"):
-        body = {case.title: f"{method} by {role}"}
+        body = {case.title_field: f"{method} by {role}"}
         written = auth_client.open(path, method=method, json=body, headers=headers)
         assert written.status_code == writes
     if writes != ok:
@@ -279,7 +306,7 @@ def test_each_caller_sees_and_changes_only_permitted_rows(
     deleted = auth_client.delete(path, headers=headers).status_code
     assert deleted == (204 if writes == ok else writes)
     assert auth_client.get(path, headers=alice).status_code == (absent if writes == ok else 200)
-    created = auth_client.post(collection, json={case.title: "Another row"}, headers=headers)
+    created = auth_client.post(collection, json={case.title_field: "Another row"}, headers=headers)
     creates = 201 if role == "owner" or not case.parent else absent  # only in a visible parent
     assert created.status_code == (forbidden if role == "reader" else creates)
 
@@ -287,12 +314,14 @@ def test_each_caller_sees_and_changes_only_permitted_rows(
 def test_assign_gives_the_rows_of_one_owner_to_another(
     case, auth_client, auth_headers, collection_of, app
 ):
-    alice, bob, carol = (auth_headers(name, case.scopes) for name in ("alice", "bob", "carol"))
+    alice, bob, carol = (
+        auth_headers(name, ",".join(case.scopes)) for name in ("alice", "bob", "carol")
+    )
     row, other_row = (
-        auth_client.post(collection_of(headers), json={case.title: "x"}, headers=headers).json
+        auth_client.post(collection_of(headers), json={case.title_field: "x"}, headers=headers).json
         for headers in (alice, carol)
     )
-    name = (case.parent or case.path).rpartition("/")[2]
+    name = (case.parent or case).name
     arguments = [name, "assign", "bob", "--from", "alice"]
     for _ in range(2):
         result = app.test_cli_runner().invoke(args=arguments)
