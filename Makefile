@@ -35,12 +35,12 @@ check: dev ## run all checks: format, lint, types, five fault scenarios, all tes
 
 faults: dev ## break what the service depends on, and check its promises (15 minutes)
 	@$(BIN)/python -m faults
-	@$(BIN)/python -m faults --seeded
+	@$(BIN)/python -m faults --mutations
 
 rehearse: dev ## rehearse a deploy: replace the previous release by this code under load (40 seconds)
 	@$(BIN)/python -m faults.rehearsal
 
-bench: dev bench/.venv/installed bench/contenders/hono/node_modules ## compare the speed with FastAPI, Hono and hand-written views (needs wrk and node; 40 minutes)
+bench: dev bench/.venv/installed bench/competitors/hono/node_modules ## compare the speed with FastAPI, Hono and hand-written views (needs wrk and node; 40 minutes)
 	@$(BIN)/python bench/suite.py
 
 bench-quick: dev ## compare the speed with hand-written views, and fail below half of it (needs wrk; 2 minutes)
@@ -67,8 +67,8 @@ bench/.venv/installed: requirements.lock bench/requirements.txt | dev
 	@bench/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
 	@touch $@
 
-bench/contenders/hono/node_modules: bench/contenders/hono/package-lock.json
-	@npm ci --silent --prefix bench/contenders/hono
+bench/competitors/hono/node_modules: bench/competitors/hono/package-lock.json
+	@npm ci --silent --prefix bench/competitors/hono
 	@touch $@
 
 $(BIN)/uv: Makefile | dev

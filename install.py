@@ -1,10 +1,10 @@
-"""Install what a lock file names into .venv: `python3 install.py requirements-devdb.lock`.
+"""Install the packages of a lock file into .venv: `python3 install.py requirements-devdb.lock`.
 
-It runs before anything is installed, with whatever Python there is: only the standard library, and
-only syntax that Python 2.7 can read, so that an old Python is named in a sentence. Each reason to
-stop is one sentence with its remedy, and a status of 1.
+This script runs before anything is installed. It uses only the standard library, and its syntax is
+that of Python 2.7, so that an old Python can print which version is needed. If the installation
+fails, the script prints what to do and exits with the status 1.
 
-docs/decisions/0016 says why nothing is resolved here.
+docs/decisions/0016 explains why no versions are resolved here.
 """
 
 from __future__ import print_function
@@ -17,10 +17,10 @@ import sys
 ROOT = os.path.dirname(os.path.abspath(__file__))
 VENV = os.path.join(ROOT, ".venv")
 PYTHON = os.path.join(VENV, "bin", "python")
-INCOMPLETE = os.path.join(VENV, "incomplete")  # exists while an installation runs, or was cut short
+INCOMPLETE = os.path.join(VENV, "incomplete")  # exists until an installation is complete
 NEEDED_MEGABYTES = 500
 
-# What pip or venv prints, and what to do about it. The first that matches is the reason.
+# Error messages of pip and venv, and what to do. The first match wins.
 DISK_IS_FULL = "The disk is full. Free {} MB and run it again.".format(NEEDED_MEGABYTES)
 REMEDIES = (
     (r"No space left on device|Disk quota exceeded", DISK_IS_FULL),
@@ -36,41 +36,42 @@ REMEDIES = (
     ),
     (
         r"DO NOT MATCH THE HASHES",
-        "A downloaded package is not the one that was locked. Check the package index or proxy"
-        " in between, and run it again.",
+        "A downloaded package is not the locked one. Check the package index or the proxy that you"
+        " use, and run it again.",
     ),
     (
         r"No matching distribution|Failed to build|metadata-generation-failed",
-        "A package has no ready-made build for this machine. Linux with glibc, macOS on Apple"
-        " silicon and WSL have them, with CPython 3.11 to 3.14.",
+        "A package has no wheel for this machine. There are wheels for CPython 3.11 to 3.14 on"
+        " Linux with glibc, on macOS with Apple silicon, and on WSL.",
     ),
 )
 
 
 def main(lock):
-    wait_for_others()
-    wanted = read(ROOT, lock)
+    wait_for_other_installations()
+    lock_text = read(ROOT, lock)
     if not os.path.exists(PYTHON) or os.path.exists(INCOMPLETE):
         create_venv()
-    elif read(VENV, lock) == wanted:
+    elif read(VENV, lock) == lock_text:
         return
     open(INCOMPLETE, "w").close()
     for name in os.listdir(VENV):
-        # The locks of one commit name the same versions, those of another may not.
+        # A lock that another commit installed may have installed other versions.
         if name.endswith(".lock") and read(VENV, name) != read(ROOT, name):
             os.remove(os.path.join(VENV, name))
-    count = len(re.findall(r"(?m)^[a-z].*==", wanted))
+    count = len(re.findall(r"(?m)^[a-z].*==", lock_text))
     say("Installing {} packages into .venv ...".format(count))
-    # A lock is complete and each file in it has a hash, so nothing is left to be resolved.
+    # A lock names all packages, with hashes, so pip need not resolve dependencies.
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
     run(pip + ["--no-deps", "--require-hashes", "--retries", "2", "-r", os.path.join(ROOT, lock)])
-    with open(os.path.join(VENV, lock), "w") as file:  # last: it says that all of it is there
-        file.write(wanted)
+    # This copy marks the lock as installed, so it is written last.
+    with open(os.path.join(VENV, lock), "w") as file:
+        file.write(lock_text)
     os.remove(INCOMPLETE)
 
 
 def read(folder, name):
-    """The text of a file, or None if there is none."""
+    """Return the text of a file, or None if it does not exist."""
     path = os.path.join(folder, name)
     if not os.path.exists(path):
         return None
@@ -78,8 +79,8 @@ def read(folder, name):
         return file.read()
 
 
-def wait_for_others():
-    """Let one process at a time install; the lock ends with the process."""
+def wait_for_other_installations():
+    """Lock the folder, so that only one process installs. The lock ends with this process."""
     import fcntl
 
     folder = os.open(ROOT, os.O_RDONLY)
@@ -102,14 +103,14 @@ def create_venv():
 
     if not importlib.util.find_spec("ensurepip"):
         sys.exit(
-            "Python's venv module is not complete. On Debian and Ubuntu: sudo apt install"
+            "Python's venv module is incomplete. On Debian and Ubuntu: sudo apt install"
             " python{}-venv".format(version)
         )
     if shutil.disk_usage(ROOT).free < NEEDED_MEGABYTES * 1000 * 1000:
         sys.exit(DISK_IS_FULL)
     say("Creating .venv with Python {} ...".format(version))
     if os.path.lexists(PYTHON):
-        os.remove(PYTHON)  # first, so that a removal that is cut short is seen
+        os.remove(PYTHON)  # first: if this run is killed, the next one creates .venv again
     if os.path.exists(VENV):
         shutil.rmtree(VENV)
     os.mkdir(VENV)
@@ -118,23 +119,24 @@ def create_venv():
 
 
 def run(command):
-    """Run a command; if it fails, print the end of its output and stop with the remedy."""
+    """Run a command. If it fails, print the end of its output and the remedy, and exit."""
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
     )
     output = process.communicate()[0]
     if process.returncode:
         say("\n".join(output.splitlines()[-10:]))
-        sys.exit(remedy_for(output) or "Read the lines above, and run it again.")
+        sys.exit(find_remedy(output) or "Read the lines above, fix the problem and run it again.")
 
 
-def remedy_for(message):
+def find_remedy(message):
+    """Return what to do about an error message, or None."""
     return next((remedy for pattern, remedy in REMEDIES if re.search(pattern, message)), None)
 
 
 def say(line):
     print(line)
-    sys.stdout.flush()  # it may be a pipe
+    sys.stdout.flush()  # a pipe would delay it
 
 
 if __name__ == "__main__":
@@ -143,4 +145,4 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit("Interrupted. Run it again.")
     except EnvironmentError as error:
-        sys.exit(remedy_for(str(error)) or str(error))
+        sys.exit(find_remedy(str(error)) or str(error))

@@ -1,4 +1,4 @@
-"""The application: `gunicorn wsgi:app`, and `flask` finds it without --app."""
+"""The application: `gunicorn wsgi:app` serves it, and the `flask` command finds it here."""
 
 from config import ConfigError
 from projectapp import create_app
@@ -6,6 +6,7 @@ from projectapp import create_app
 try:
     app = create_app()
 except ConfigError as error:
+    # Invalid settings end every process with a one-line message, except `flask doctor`.
     from projectapp.doctor.command import create_doctor_app
 
     app = create_doctor_app(error)

@@ -1,7 +1,6 @@
-"""How much memory does a worker keep, how soon does the first answer come? See README.md."""
+"""Measure the memory of workers, the time of a start and of the imports; see README.md."""
 
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -13,14 +12,14 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import psycopg2
-from suite import CONNECTIONS, FILL, RESTORE, WORKS
-from workers import ROOT, migrated, serve
+from suite import CONNECTIONS, FILL, RESTORE, WORKLOADS
+from workers import ROOT, migrate, start_gunicorn, stop
 
 sys.path.insert(0, str(ROOT))
 
 from projectapp.devdb import DevPostgres
 
-KINDS = [*WORKS, "forms", "bad"]
+ALL_WORKLOADS = [*WORKLOADS, "forms", "bad"]
 REQUESTS, STEP, STARTS, PORT = 100_000, 10_000, 7, 23200
 BASE = f"http://127.0.0.1:{PORT}"
 PATHS = {"/health": "/health", "a list": "/api/v1/projects"}
@@ -30,89 +29,89 @@ PRODUCTION = {
 }
 
 
-def private(pid: int) -> float:
-    """MiB that a process shares with nobody."""
+def private_mebibytes(pid: str) -> float:
+    """Return the memory that a process does not share, in MiB."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return sum(map(int, re.findall(r"^Private_(?:Clean|Dirty): +(\d+)", rollup, re.M))) / 1024
 
 
-def load(work: str, start: int) -> int:
-    """The requests of a second of a kind of work: how many were answered."""
+def load(workload: str, start: int) -> int:
+    """Send requests for a second; return how many were answered."""
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", "-d1s", "-s", "bench/load.lua", BASE, "--"]
-    command += [work, str(start)]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    [answered] = map(int, re.findall(r"(\d+) requests in", said))
-    refused = sum(map(int, re.findall(r"Non-2xx or 3xx responses: (\d+)", said)))
-    if refused != (answered if work == "bad" else 0) or "Socket errors" in said:
-        raise RuntimeError(f"{work}: {said}")
+    command += [workload, str(start)]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    [answered] = map(int, re.findall(r"(\d+) requests in", output))
+    refused = sum(map(int, re.findall(r"Non-2xx or 3xx responses: (\d+)", output)))
+    if refused != (answered if workload == "bad" else 0) or "Socket errors" in output:
+        raise RuntimeError(f"{workload}: {output}")
     return answered
 
 
-def memory(environ: dict[str, str], connection: psycopg2.extensions.connection) -> None:
-    gunicorn = serve(environ)
+def measure_memory(environ: dict[str, str], connection: psycopg2.extensions.connection) -> None:
+    gunicorn = start_gunicorn(environ)
     children = Path(f"/proc/{gunicorn.pid}/task/{gunicorn.pid}/children")
     workers = children.read_text().split()
-    rows, answered, start = [["0", *(f"{private(int(pid)):.1f}" for pid in workers)]], 0, 0
+
+    def make_row(answered: int) -> list[str]:
+        return [str(answered), *(f"{private_mebibytes(pid):.1f}" for pid in workers)]
+
+    rows, answered, start = [make_row(0)], 0, 0
     try:
         while answered < REQUESTS:
             start += 1
-            for work in KINDS:
-                answered += load(work, start)
+            for workload in ALL_WORKLOADS:
+                answered += load(workload, start)
                 with connection.cursor() as cursor:
-                    for statement in RESTORE.get(work, []):
+                    for statement in RESTORE.get(workload, []):
                         cursor.execute(statement)
             if answered >= len(rows) * STEP:
-                rows.append([f"{answered}", *(f"{private(int(pid)):.1f}" for pid in workers)])
+                rows.append(make_row(answered))
         if children.read_text().split() != workers:
             raise RuntimeError("A worker was replaced.")
     finally:
         stop(gunicorn)
-    show(["requests", *(f"worker {n}, MiB" for n in range(1, 1 + len(workers)))], rows)
+    print_table(["requests", *(f"worker {n}, MiB" for n in range(1, 1 + len(workers)))], rows)
 
 
-def starts(environ: dict[str, str]) -> None:
+def measure_starts(environ: dict[str, str]) -> None:
     rows = []
     for count in ("1", "2"):
         rows.append([count])
         for path in PATHS.values():
-            found = sorted(
-                start({**environ, "WEB_CONCURRENCY": count}, path) for _ in range(STARTS)
-            )
-            rows[-1].append(f"{statistics.median(found):.2f} ({found[0]:.2f}..{found[-1]:.2f})")
-    show(["workers", *(f"s to {name}" for name in PATHS)], rows)
+            service_environ = {**environ, "WEB_CONCURRENCY": count}
+            times = sorted(start_seconds(service_environ, path) for _ in range(STARTS))
+            rows[-1].append(f"{statistics.median(times):.2f} ({times[0]:.2f}..{times[-1]:.2f})")
+    print_table(["workers", *(f"s to {name}" for name in PATHS)], rows)
 
 
-def start(environ: dict[str, str], path: str) -> float:
-    """Seconds from the command to the first answer."""
-    begun = time.perf_counter()
-    gunicorn = serve(environ, path, 0.005)
-    taken = time.perf_counter() - begun
+def start_seconds(environ: dict[str, str], path: str) -> float:
+    """Return the seconds from the command to the first response."""
+    start = time.perf_counter()
+    gunicorn = start_gunicorn(environ, path, 0.005)
+    seconds = time.perf_counter() - start
     stop(gunicorn)
-    return taken
+    return seconds
 
 
-def stop(gunicorn: subprocess.Popen[bytes]) -> None:
-    gunicorn.send_signal(signal.SIGTERM)
-    gunicorn.wait(30)
-
-
-def imports(environ: dict[str, str]) -> None:
-    """Of each distribution, the time of its own modules; the median of STARTS processes."""
-    names = packages_distributions()
+def measure_imports(environ: dict[str, str]) -> None:
+    """Print how long the modules of each distribution take, as the median of STARTS processes."""
+    distributions = packages_distributions()
     command = [sys.executable, "-X", "importtime", "-c", "import wsgi"]
-    found: list[Counter[str]] = []
+    runs: list[Counter[str]] = []
     for _ in range(STARTS):
-        said = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
-        found.append(Counter())
-        for own, module in re.findall(r"import time: +(\d+) \| +\d+ \| +(\w+)", said.stderr):
+        process = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+        run = Counter[str]()
+        for own, module in re.findall(r"import time: +(\d+) \| +\d+ \| +(\w+)", process.stderr):
             library = "Python's own" if module in sys.stdlib_module_names else module
-            found[-1][names.get(library, [library])[0]] += int(own)
-        found[-1]["all"] = found[-1].total()
-    medians = Counter({name: statistics.median(one[name] for one in found) for name in found[0]})
-    show(["import", "ms"], [[name, f"{us / 1000:.0f}"] for name, us in medians.most_common(13)])
+            run[distributions.get(library, [library])[0]] += int(own)
+        run["all"] = run.total()
+        runs.append(run)
+    medians = Counter({name: statistics.median(run[name] for run in runs) for name in runs[0]})
+    rows = [[name, f"{us / 1000:.0f}"] for name, us in medians.most_common(13)]
+    print_table(["import", "ms"], rows)
 
 
-def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in (head, ["---"] * len(head), *rows):
         print(f"| {' | '.join(row)} |")
     print(flush=True)
@@ -123,15 +122,15 @@ def main() -> None:
         server = DevPostgres(Path(folder))
         server.start()
         try:
-            environ = migrated(server, **PRODUCTION)
+            environ = migrate(server, **PRODUCTION)
             connection = psycopg2.connect(**server.parameters)
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(FILL)
                 cursor.execute("VACUUM ANALYZE projects")
-            imports(environ)
-            starts(environ)
-            memory(environ, connection)
+            measure_imports(environ)
+            measure_starts(environ)
+            measure_memory(environ, connection)
             connection.close()
         finally:
             server.release()

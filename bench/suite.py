@@ -1,4 +1,4 @@
-"""How fast is projectapp beside what people would pick instead? `make bench`; see README.md."""
+"""Compare the speed of projectapp with that of its competitors: `make bench`; see README.md."""
 
 import argparse
 import re
@@ -15,43 +15,42 @@ from pathlib import Path
 from shutil import which
 
 import psycopg2
-from agree import disagreements
 from chart import draw
-from wire import Wire
-from workers import ROOT, migrated
+from check_same_answers import find_differences
+from workers import ROOT, migrate
 
 sys.path.insert(0, str(ROOT))
 
+from faults.pg_proxy import Proxy
 from projectapp.devdb import DevPostgres
 
-BIN = Path(sys.executable).parent
-THEIRS = ROOT / "bench/.venv/bin"
-WORKS = {
+FOLDERS = {"bin": Path(sys.executable).parent, "bench_bin": ROOT / "bench/.venv/bin"}
+WORKLOADS = {
     "one": "reading one",
     "ten": "ten and a total",
     "hundred": "a hundred and a total",
     "filtered": "ten archived",
     "deep": "page 5000",
-    "search": "a search of two syllables",
+    "search": "a search for two syllables",
     "create": "creating",
     "keyed": "creating with a key",
     "change": "changing with If-Match",
 }
-ROWS = "00000000-0000-7000-8000-000000"  # and six digits
+ID_PREFIX = "00000000-0000-7000-8000-000000"  # six digits follow
 CONNECTIONS, WORKERS, DATABASE_POOL_SIZE = 8, 2, 4
 PORT = 21100
 
-# As in production, with a line in the log for each request; for whoever comes, as the others.
+# As in production, with a log line for each request; without authentication, as the competitors.
 SETTINGS = {
-    **{"APP_ENV": "production", "AUTH": "none"},
-    **{
-        "LOG_LEVEL": "info",
-        "WEB_CONCURRENCY": str(WORKERS),
-        "DATABASE_POOL_SIZE": str(DATABASE_POOL_SIZE),
-    },
+    "APP_ENV": "production",
+    "AUTH": "none",
+    "LOG_LEVEL": "info",
+    "WEB_CONCURRENCY": str(WORKERS),
+    "DATABASE_POOL_SIZE": str(DATABASE_POOL_SIZE),
 }
 
-# Every hundredth row has the word, and none at its beginning: all rank alike, the newest first.
+# Every hundredth row contains the searched word, never at the beginning of the name: so all have
+# the same rank, and the newest come first.
 FILL = """
 INSERT INTO projects (id, name, description, is_active, attributes, created_at, updated_at)
 SELECT ('00000000-0000-7000-8000-' || lpad((100000 + n)::text, 12, '0'))::uuid,
@@ -61,58 +60,53 @@ SELECT ('00000000-0000-7000-8000-' || lpad((100000 + n)::text, 12, '0'))::uuid,
   at, at
 FROM (SELECT n, now() - n / 5 * interval '1 second' AS at FROM generate_series(0, 99999) AS n) AS _
 """
-# The contenders make their ids by versions 4 and 7, which come later.
-MADE = "DELETE FROM projects WHERE id > '00000000-0000-7000-8000-000000199999'"
-# What is not on disk is not yet said to be visible to all, which a scan of an index alone needs.
+# New rows have UUIDs of versions 4 and 7, which are greater.
+DELETE_NEW_ROWS = "DELETE FROM projects WHERE id > '00000000-0000-7000-8000-000000199999'"
+# Index-only scans need pages that VACUUM has marked as all-visible. It marks only what is on disk.
 SETTLE = ("CHECKPOINT", "VACUUM ANALYZE projects")
 RESTORE = {
-    "create": [MADE],
-    "keyed": [MADE, "TRUNCATE idempotency_keys"],
+    "create": [DELETE_NEW_ROWS],
+    "keyed": [DELETE_NEW_ROWS, "TRUNCATE idempotency_keys"],
     "change": ["UPDATE projects SET version = 1 WHERE version > 1"],
 }
 
-_GUNICORN = [str(BIN / "gunicorn"), f"--workers={WORKERS}", f"--threads={DATABASE_POOL_SIZE}"]
-_STOCK = [*_GUNICORN, "--config=/dev/null", "--worker-class=gthread", "--no-control-socket"]
-CONTENDERS = {
-    "projectapp": [str(BIN / "gunicorn"), "wsgi:app"],
-    "projectapp on granian": [
-        *(str(THEIRS / "granian"), "--interface=wsgi", f"--workers={WORKERS}", "--no-access-log"),
-        *(
-            f"--blocking-threads={DATABASE_POOL_SIZE}",
-            "--log-level=error",
-            "--port={port}",
-            "wsgi:app",
-        ),
-    ],
-    "Flask by hand": [*_STOCK, "--bind=127.0.0.1:{port}", "bench.contenders.handwritten:app"],
-    "Flask-SQLAlchemy": [*_STOCK, "--bind=127.0.0.1:{port}", "bench.contenders.tutorial:app"],
-    "FastAPI": [
-        *(str(THEIRS / "uvicorn"), f"--workers={WORKERS}", "--no-access-log"),
-        *("--log-level=warning", "--port={port}", "bench.contenders.fastapi_app:app"),
-    ],
-    "Hono": ["node", "bench/contenders/hono/server.mjs"],
+_PLAIN_GUNICORN = (
+    f"{{bin}}/gunicorn --workers={WORKERS} --threads={DATABASE_POOL_SIZE} --config=/dev/null"
+    " --worker-class=gthread --no-control-socket --bind=127.0.0.1:{port}"
+)
+# Commands. {bin} is the folder of the project's programs, {bench_bin} that of bench/.venv.
+COMPETITORS = {
+    "projectapp": "{bin}/gunicorn wsgi:app",
+    "projectapp on granian": f"{{bench_bin}}/granian --interface=wsgi --workers={WORKERS}"
+    f" --no-access-log --blocking-threads={DATABASE_POOL_SIZE} --log-level=error --port={{port}}"
+    " wsgi:app",
+    "Flask by hand": f"{_PLAIN_GUNICORN} bench.competitors.handwritten:app",
+    "Flask-SQLAlchemy": f"{_PLAIN_GUNICORN} bench.competitors.tutorial:app",
+    "FastAPI": f"{{bench_bin}}/uvicorn --workers={WORKERS} --no-access-log --log-level=warning"
+    " --port={port} bench.competitors.fastapi_app:app",
+    "Hono": "node bench/competitors/hono/server.mjs",
 }
-OURS, FLOOR = "projectapp", "Flask by hand"
-LIMIT = "pgbench"  # PostgreSQL alone, with our very statements
-BOUND = 0.5  # below it `make bench-quick` fails: noise is never so much
+OWN, HANDWRITTEN = "projectapp", "Flask by hand"
+PGBENCH = "pgbench"  # only PostgreSQL, with the statements that projectapp sends
+MINIMUM_RATIO = 0.5  # to HANDWRITTEN; below it `make bench-quick` fails. Noise is smaller.
 
 
 class Bench:
-    """A PostgreSQL of its own, filled and migrated, and who is measured on it."""
+    """A temporary PostgreSQL with 100 000 projects, on which the competitors are measured."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
         self.server = DevPostgres(folder / "postgresql", temporary=True)
         self.server.start()
         stack.callback(self.server.release)
-        self.environ = migrated(self.server, **SETTINGS)
+        self.environ = migrate(self.server, **SETTINGS)
         self.connection = psycopg2.connect(**self.server.parameters)
         self.connection.autocommit = True
-        # Not amid a round.
+        # So that it does not run during a round.
         self.run("ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()")
         self.run(FILL, *SETTLE)
-        socket = f"{self.server.parameters['host']}/.s.PGSQL.{self.server.parameters['port']}"
-        self.wire = Wire(PORT - 1, socket)
+        self.proxy = Proxy(self.server.parameters)
+        stack.callback(self.proxy.close)
         self.statements: dict[str, str] = {}
 
     def run(self, *statements: str) -> None:
@@ -120,102 +114,110 @@ class Bench:
             for statement in statements:
                 cursor.execute(statement)
 
-    def restore(self, work: str) -> None:
-        """Have the table as it was before the work."""
-        if work in RESTORE:
-            time.sleep(0.1)  # what wrk did not wait for is under way still
-            self.run(*RESTORE[work], *SETTLE)
+    def restore(self, workload: str) -> None:
+        """Undo the workload's changes of the table."""
+        if workload in RESTORE:
+            time.sleep(0.1)  # wrk does not wait for its last requests
+            self.run(*RESTORE[workload], *SETTLE)
 
     @contextmanager
     def serving(self, names: Sequence[str], far: bool) -> Iterator[dict[str, str]]:
-        """Have the contenders answer, `far` ones beyond the wire; yields their URLs."""
-        far_url = f"postgresql://postgres@127.0.0.1:{self.wire.port}/postgres"
+        """Start competitors and yield their URLs; if `far`, the database is behind the proxy."""
+        # Without sslmode, which asyncpg does not know.
+        far_url = self.proxy.url.partition("?")[0]
         url = far_url if far else self.environ["DATABASE_URL"]
-        running, urls = [], {}
+        processes, urls = [], {}
         try:
             for port, name in enumerate(names, PORT):
-                command = [part.format(port=port) for part in CONTENDERS[name]]
+                command = [part.format(port=port, **FOLDERS) for part in COMPETITORS[name].split()]
                 environ = {**self.environ, "DATABASE_URL": url, "PORT": str(port)}
-                silence = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-                running.append(subprocess.Popen(command, cwd=ROOT, env=environ, **silence))
+                no_output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+                processes.append(subprocess.Popen(command, cwd=ROOT, env=environ, **no_output))
                 urls[name] = f"http://127.0.0.1:{port}"
             for name, base in urls.items():
-                wait(name, base)
+                wait_until_ready(name, base)
             yield urls
         finally:
-            for process in running:
+            for process in processes:
                 process.send_signal(signal.SIGTERM)
-            for process in running:
+            for process in processes:
                 process.wait(30)
 
-    def load(self, base: str, work: str, seconds: float, start: int) -> tuple[int, float]:
-        """How many requests were answered, and how many a second."""
+    def load(self, base: str, workload: str, seconds: float, start: int) -> tuple[int, float]:
+        """Return how many requests were answered, and how many a second."""
+        self.proxy.queries.clear()
         command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", "bench/load.lua"]
-        said = output([*command, base, "--", work, str(start)])
-        refused = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
-        if refused or "Socket errors" in said:
-            raise RuntimeError(f"{base} {work}: {said}")
-        self.restore(work)
-        [(count, rate)] = re.findall(r"(\d+) requests in .*Requests/sec: +([\d.]+)", said, re.S)
+        text = run_command([*command, base, "--", workload, str(start)])
+        refused = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+        if refused or "Socket errors" in text:
+            raise RuntimeError(f"{base} {workload}: {text}")
+        self.restore(workload)
+        [(count, rate)] = re.findall(r"(\d+) requests in .*Requests/sec: +([\d.]+)", text, re.S)
         return int(count), float(rate)
 
-    def limit(self, work: str, seconds: float, far: bool) -> float:
-        """Transactions a second that pgbench gets of the statement that the work is."""
-        script = self.folder / f"{work}.sql"
-        script.write_text(self.statements[work])
-        place = {**self.server.parameters}
+    def run_pgbench(self, workload: str, seconds: float, far: bool) -> float:
+        """Return pgbench's transactions a second, with projectapp's statement for the workload."""
+        script = self.folder / f"{workload}.sql"
+        script.write_text(self.statements[workload])
+        server = {**self.server.parameters}
         if far:
-            place |= {"host": "127.0.0.1", "port": str(self.wire.port)}
-        said = output(
+            server |= {"host": "127.0.0.1", "port": str(self.proxy.port)}
+        text = run_command(
             [
                 *(str(self.server.binaries / "pgbench"), "--no-vacuum", f"--file={script}"),
-                *(f"--client={CONNECTIONS}", f"--time={seconds}", f"--host={place['host']}"),
-                *(f"--port={place['port']}", f"--username={place['user']}", place["dbname"]),
+                *(f"--client={CONNECTIONS}", f"--time={seconds}", f"--host={server['host']}"),
+                *(f"--port={server['port']}", f"--username={server['user']}", server["dbname"]),
             ]
         )
-        self.restore(work)
-        return float(re.findall(r"tps = ([\d.]+)", said)[0])
+        self.restore(workload)
+        return float(re.findall(r"tps = ([\d.]+)", text)[0])
 
-    def trips(self, urls: Mapping[str, str], works: Sequence[str]) -> None:
-        """Print the round trips that a request takes; keeps our statements for `limit`."""
-        show("round trips", *urls)
-        show(*["---"] * (1 + len(urls)))
-        for work in works:
+    def count_round_trips(self, urls: Mapping[str, str], workloads: Sequence[str]) -> None:
+        """Print the round trips of a request, and record projectapp's statements for pgbench."""
+        print_row("round trips", *urls)
+        print_row(*["---"] * (1 + len(urls)))
+        for workload in workloads:
             counts = []
             for name, base in urls.items():
-                self.load(base, work, 1, 1)  # its connections are open then
-                before = self.wire.trips
-                count, _ = self.load(base, work, 1, 2)
-                counts.append(f"{(self.wire.trips - before) / count:.2f}")
-                if name == OURS:
-                    self.statements[work] = as_script(self.wire.query)
-            show(WORKS[work], *counts)
+                self.load(base, workload, 1, 1)  # opens the connections
+                before = self.proxy.trips
+                count, _ = self.load(base, workload, 1, 2)
+                counts.append(f"{(self.proxy.trips - before) / count:.2f}")
+                if name == OWN:
+                    self.statements[workload] = make_pgbench_script(self.proxy.queries[-1])
+            print_row(WORKLOADS[workload], *counts)
 
-    def rounds(
-        self, urls: Mapping[str, str], works: Sequence[str], rounds: int, seconds: float, far: bool
+    def compare(
+        self,
+        urls: Mapping[str, str],
+        workloads: Sequence[str],
+        rounds: int,
+        seconds: float,
+        far: bool,
     ) -> dict[str, dict[str, list[float]]]:
-        """Requests a second by work and contender, one of each round; prints them as a table."""
-        found: dict[str, dict[str, list[float]]] = {}
-        others = [name for name in urls if name != OURS] + ([LIMIT] if self.statements else [])
-        show("work", "a second", *(f"to {name}" for name in others))
-        show(*["---"] * (2 + len(others)))
-        for work in works:
-            found[work] = {name: [] for name in (OURS, *others)}
+        """Print a table; return the requests a second of all rounds by workload and competitor."""
+        rates: dict[str, dict[str, list[float]]] = {}
+        others = [name for name in urls if name != OWN] + ([PGBENCH] if self.statements else [])
+        print_row("workload", "a second", *(f"to {name}" for name in others))
+        print_row(*["---"] * (2 + len(others)))
+        for workload in workloads:
+            by_competitor = rates[workload] = {name: [] for name in (OWN, *others)}
             for number in range(rounds):
-                for name in sorted(found[work], reverse=bool(number % 2)):
-                    if name == LIMIT:
-                        rate = self.limit(work, seconds, far)
+                for name in sorted(by_competitor, reverse=bool(number % 2)):
+                    if name == PGBENCH:
+                        rate = self.run_pgbench(workload, seconds, far)
                     else:
-                        _, rate = self.load(urls[name], work, seconds, 1 + number)
-                    found[work][name].append(rate)
-            ours = found[work][OURS]
-            ratios = [[a / b for a, b in zip(ours, found[work][o], strict=True)] for o in others]
-            show(WORKS[work], f"{statistics.median(ours):.0f}", *map(spread, ratios))
-        return found
+                        _, rate = self.load(urls[name], workload, seconds, 1 + number)
+                    by_competitor[name].append(rate)
+            own = by_competitor[OWN]
+            ratios = [divide(own, by_competitor[name]) for name in others]
+            median = f"{statistics.median(own):.0f}"
+            print_row(WORKLOADS[workload], median, *map(describe_spread, ratios))
+        return rates
 
 
-def as_script(query: str) -> str:
-    """A statement as pgbench repeats it: with another id each time, or another key."""
+def make_pgbench_script(query: str) -> str:
+    """Make a script that repeats the statement, each time with another id or key."""
     query = re.sub(r"(-0000000?)\d{6}'", r"\1:n'", query)
     query = re.sub(r"'[0-9a-f]{8}-[0-9a-f-]{27}'(::uuid)?", "gen_random_uuid()", query)
     query = re.sub(r"'\d+-\d+'", "':key'", query)
@@ -224,11 +226,11 @@ def as_script(query: str) -> str:
     return f"{sets}{query};\n"
 
 
-def output(command: Sequence[str]) -> str:
+def run_command(command: Sequence[str]) -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
-def wait(name: str, base: str) -> None:
+def wait_until_ready(name: str, base: str) -> None:
     for _ in range(400):
         try:
             urllib.request.urlopen(f"{base}/api/v1/projects").close()  # noqa: S310 - http
@@ -238,51 +240,57 @@ def wait(name: str, base: str) -> None:
     raise RuntimeError(f"{name} does not answer")
 
 
-def spread(ratios: Sequence[float]) -> str:
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return f"{middle:.2f} ({low:.2f}..{high:.2f})"
+def divide(dividends: Sequence[float], divisors: Sequence[float]) -> list[float]:
+    return [a / b for a, b in zip(dividends, divisors, strict=True)]
 
 
-def show(*cells: str) -> None:
+def describe_spread(ratios: Sequence[float]) -> str:
+    """Return the median and the quartiles."""
+    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"{median:.2f} ({low:.2f}..{high:.2f})"
+
+
+def print_row(*cells: str) -> None:
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only beside Flask by hand")
+    parser.add_argument("--quick", action="store_true", help="compare only with Flask by hand")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2)
-    parser.add_argument("--works", nargs="*", default=[*WORKS], choices=WORKS)
+    parser.add_argument("--workloads", nargs="*", default=[*WORKLOADS], choices=WORKLOADS)
     options = parser.parse_args()
     missing = [tool for tool in ("wrk", *([] if options.quick else ["node"])) if not which(tool)]
     if missing:
-        sys.exit(f"Needed, and not here: {' and '.join(missing)} (Debian: wrk, nodejs).")
+        sys.exit(f"Install {' and '.join(missing)} first (Debian: wrk, nodejs).")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         bench = Bench(Path(folder), stack)
-        measure = (options.works, options.rounds, options.seconds)
+        measurement = (options.workloads, options.rounds, options.seconds)
         if options.quick:
-            with bench.serving([OURS, FLOOR], far=False) as urls:
-                rates = bench.rounds(urls, *measure, far=False)
-            slow = [WORKS[work] for work, found in rates.items() if is_slow(found)]
-            sys.exit(f"Below {BOUND} of the views by hand: {', '.join(slow)}." if slow else 0)
-        with bench.serving([*CONTENDERS], far=True) as urls:
-            if differences := disagreements(urls, f"{ROWS}100777"):
+            with bench.serving([OWN, HANDWRITTEN], far=False) as urls:
+                rates = bench.compare(urls, *measurement, far=False)
+            slow = [WORKLOADS[name] for name, results in rates.items() if is_slow(results)]
+            sys.exit(
+                f"Less than {MINIMUM_RATIO} of Flask by hand: {', '.join(slow)}." if slow else 0
+            )
+        with bench.serving([*COMPETITORS], far=True) as urls:
+            if differences := find_differences(urls, f"{ID_PREFIX}100777"):
                 sys.exit("\n".join(differences))
-            bench.run(MADE, "TRUNCATE idempotency_keys", *SETTLE)
-            bench.trips(urls, options.works)
-        with bench.serving([*CONTENDERS], far=False) as urls:
+            bench.run(DELETE_NEW_ROWS, "TRUNCATE idempotency_keys", *SETTLE)
+            bench.count_round_trips(urls, options.workloads)
+        with bench.serving([*COMPETITORS], far=False) as urls:
             print()
-            rates = bench.rounds(urls, *measure, far=False)
-        draw(ROOT / "docs/benchmarks.svg", rates, WORKS)
-        with bench.serving([*CONTENDERS], far=True) as urls:
-            for bench.wire.delay in (0.001, 0.005):
-                print(f"\n{bench.wire.delay * 1000:.0f} ms a packet\n")
-                bench.rounds(urls, *measure, far=True)
+            rates = bench.compare(urls, *measurement, far=False)
+        draw(ROOT / "docs/benchmarks.svg", rates, WORKLOADS)
+        with bench.serving([*COMPETITORS], far=True) as urls:
+            for bench.proxy.delay in (0.001, 0.005):
+                print(f"\n{bench.proxy.delay * 1000:.0f} ms a packet\n")
+                bench.compare(urls, *measurement, far=True)
 
 
-def is_slow(found: Mapping[str, list[float]]) -> bool:
-    pairs = zip(found[OURS], found[FLOOR], strict=True)
-    return statistics.median(ours / floor for ours, floor in pairs) < BOUND
+def is_slow(rates: Mapping[str, list[float]]) -> bool:
+    return statistics.median(divide(rates[OWN], rates[HANDWRITTEN])) < MINIMUM_RATIO
 
 
 if __name__ == "__main__":

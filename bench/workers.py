@@ -30,63 +30,68 @@ FROM generate_series(1, 10000) AS n
 """
 
 
-def rate(url: str, header: str = "X-None: none", seconds: int = SECONDS) -> float:
-    """Requests a second that wrk got answered with 200."""
+def request_rate(url: str, header: str = "X-None: none", seconds: int = SECONDS) -> float:
+    """Return wrk's requests a second; raise RuntimeError if a response is not 2xx or 3xx."""
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-H", header, url]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in said:
-        raise RuntimeError(said)
-    return float(re.findall(r"Requests/sec:\s+([\d.]+)", said)[0])
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in output:
+        raise RuntimeError(output)
+    return float(re.findall(r"Requests/sec:\s+([\d.]+)", output)[0])
 
 
-def migrated(server: DevPostgres, **more: str) -> dict[str, str]:
-    """The environment of a service on the server's database, which has the schema then."""
+def migrate(server: DevPostgres, **settings: str) -> dict[str, str]:
+    """Create the schema; return the environment variables of a service on this server."""
     host = quote(server.parameters["host"])
     environ = {
         **os.environ,
         "DATABASE_URL": f"postgresql://postgres@/postgres?host={host}&port=5432",
         "MIGRATIONS_DATABASE_URL": "",
         "LOG_LEVEL": "warning",
-        **more,
+        **settings,
     }
     subprocess.run([*FLASK, "db", "upgrade"], cwd=ROOT, env=environ, check=True)
     return environ
 
 
-def serve(
-    environ: dict[str, str], path: str = "/health", pause: float = 0.05
+def start_gunicorn(
+    environ: dict[str, str], path: str = "/health", pause_seconds: float = 0.05
 ) -> subprocess.Popen[bytes]:
-    """A gunicorn that answers a path already, on the PORT of its environment."""
-    served = subprocess.Popen(
+    """Start gunicorn on PORT of the environment; return when it answers a GET of `path`."""
+    gunicorn = subprocess.Popen(
         [Path(sys.executable).with_name("gunicorn"), "wsgi:app"],
         cwd=ROOT,
         env=environ,
         stderr=subprocess.DEVNULL,
     )
-    for _ in range(int(10 / pause)):
+    for _ in range(int(10 / pause_seconds)):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{environ['PORT']}{path}").close()
             break
         except OSError:
-            time.sleep(pause)
-    return served
+            time.sleep(pause_seconds)
+    return gunicorn
+
+
+def stop(gunicorn: subprocess.Popen[bytes]) -> None:
+    gunicorn.send_signal(signal.SIGTERM)
+    gunicorn.wait(30)
 
 
 def measure(environ: dict[str, str], path: str) -> float:
-    gunicorn = serve(environ)
+    """Return the requests a second of a new service."""
+    gunicorn = start_gunicorn(environ)
     try:
-        rate(f"http://127.0.0.1:{PORT}{path}", seconds=1)  # its connections are open then
-        return rate(f"http://127.0.0.1:{PORT}{path}")
+        request_rate(f"http://127.0.0.1:{PORT}{path}", seconds=1)  # opens its connections
+        return request_rate(f"http://127.0.0.1:{PORT}{path}")
     finally:
-        gunicorn.send_signal(signal.SIGTERM)
-        gunicorn.wait()
+        stop(gunicorn)
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = DevPostgres(Path(folder))
         server.start()
-        environ = migrated(server, PORT=str(PORT))
+        environ = migrate(server, PORT=str(PORT))
         connection = psycopg2.connect(**server.parameters)
         with connection, connection.cursor() as cursor:
             cursor.execute(FILL)
@@ -100,10 +105,11 @@ def main() -> None:
                     sizes = {"WEB_CONCURRENCY": str(pair[0]), "DATABASE_POOL_SIZE": str(pair[1])}
                     rates[pair].append(measure({**environ, **sizes}, path))
             print(path)
-            for pair, found in rates.items():
-                ratios = [a / b for a, b in zip(found, rates[DEFAULT], strict=True)]
+            for pair, own_rates in rates.items():
+                ratios = [a / b for a, b in zip(own_rates, rates[DEFAULT], strict=True)]
                 print(
-                    f"  {pair[0]} workers x {pair[1]:2} threads: {statistics.median(found):6.0f}/s"
+                    f"  {pair[0]} workers x {pair[1]:2} threads:"
+                    f" {statistics.median(own_rates):6.0f}/s"
                     f"  ratio {statistics.median(ratios):.2f}"
                     f" ({min(ratios):.2f}..{max(ratios):.2f})"
                 )

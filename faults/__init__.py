@@ -1,1 +1,1 @@
-"""The fault harness: breaks what projectapp stands on and checks what it told its clients."""
+"""Chaos tests: break what projectapp depends on, and compare its responses with what is stored."""

@@ -1,4 +1,4 @@
-"""Run the fault matrix and print it as a table: `python -m faults --help`."""
+"""Run the fault scenarios and print a table of the results."""
 
 import argparse
 import itertools
@@ -7,70 +7,97 @@ import sys
 import time
 from pathlib import Path
 
-from faults import callers, contention, crashes, hostile, kills, lines, pauses, slow, topology  # noqa: F401 - their rows
+from faults import (  # noqa: F401 - these modules add their scenarios to SCENARIOS
+    hostile_requests,
+    locks,
+    network_faults,
+    postgres_crashes,
+    process_kills,
+    process_pauses,
+    replication,
+    slow_clients,
+    token_revocation,
+)
 from faults.cluster import make_template
-from faults.playing import play, workshop
-from faults.proof import prove
-from faults.rows import ROWS, Row
-from faults.verdict import HEADER, Verdict
+from faults.mutation_check import check_mutations
+from faults.resource import load_resource, resource_names
+from faults.result import HEADER, Result
+from faults.runner import Options, run_scenario, temporary_directory
+from faults.scenarios import SCENARIOS, Scenario
 
 SMOKE = {1, 5, 9, 22, 28}
-SECONDS, SMOKE_SECONDS = 15.0, 8.0
+SECONDS, SHORT_SECONDS = 15.0, 8.0
 
 
 def main() -> int:
-    given = _arguments()
-    rows = sorted((row for row in ROWS if row.number in given.rows), key=lambda row: row.number)
-    begun = time.monotonic()
-    with workshop(given.keep) as home:
-        template = make_template(home)
-        if given.seeded:
-            number = itertools.count()
-            return not prove(lambda row: play(row, template, home / f"row{next(number)}", given))
-        verdicts = _play_all(rows, template, home, given)
-    bad = sum(bool(verdict.broken) for verdict in verdicts)
-    acked = sum(verdict.findings.acknowledged for verdict in verdicts)
-    print(
-        f"\n{len(verdicts)} rows, {bad} broken, {acked} acknowledged writes, seed {given.seed},"
-        f" {time.monotonic() - begun:.0f} s"
+    arguments = _parse_arguments()
+    options = Options(
+        load_resource(arguments.resource), arguments.seconds, arguments.seed, arguments.keep
     )
-    return int(bad > 0)
+    chosen = [scenario for scenario in SCENARIOS if scenario.number in arguments.scenarios]
+    start = time.monotonic()
+    with temporary_directory(options.keep) as folder:
+        template = make_template(folder)
+        if arguments.mutations:
+            number = itertools.count()
+
+            def run(scenario: Scenario) -> Result:
+                return run_scenario(scenario, template, folder / f"run{next(number)}", options)
+
+            return not check_mutations(run)
+        chosen.sort(key=lambda scenario: scenario.number)
+        results = _run_all(chosen, template, folder, options)
+    failed = sum(bool(result.failures) for result in results)
+    acknowledged = sum(result.findings.acknowledged for result in results)
+    print(
+        f"\n{len(results)} scenarios with {options.resource.name}, {failed} failed,"
+        f" {acknowledged} acknowledged writes, seed {options.seed},"
+        f" {time.monotonic() - start:.0f} s"
+    )
+    return int(failed > 0)
 
 
-def _play_all(
-    rows: list[Row], template: Path, home: Path, given: argparse.Namespace
-) -> list[Verdict]:
-    verdicts = []
+def _run_all(
+    scenarios: list[Scenario], template: Path, folder: Path, options: Options
+) -> list[Result]:
+    results = []
     print(HEADER, flush=True)
-    for number, row in enumerate(rows):
-        verdicts.append(play(row, template, home / f"row{number}", given))
-        print(verdicts[-1].line(), flush=True)
-    for verdict in verdicts:
-        said = [*verdict.broken, *(f"(remark) {remark}" for remark in verdict.remarks)]
-        if said:
-            print(f"\nRow {verdict.row.number}, {verdict.row.title}:\n")
-            print("\n".join(f"- {sentence}" for sentence in said))
-    return verdicts
+    for number, scenario in enumerate(scenarios):
+        results.append(run_scenario(scenario, template, folder / f"run{number}", options))
+        print(results[-1].table_row(), flush=True)
+    for result in results:
+        sentences = [*result.failures, *(f"(note) {note}" for note in result.notes)]
+        if sentences:
+            print(f"\nScenario {result.scenario.number}, {result.scenario.title}:\n")
+            print("\n".join(f"- {sentence}" for sentence in sentences))
+    return results
 
 
-def _arguments() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
-    numbers = {row.number for row in ROWS}
-    parser.add_argument("--rows", default=numbers, help="such as 1,5,9; all by default")
-    parser.add_argument("--smoke", action="store_true", help="a few rows in 100 seconds")
-    parser.add_argument("--seeded", action="store_true", help="prove that planted bugs are caught")
-    parser.add_argument("--seconds", type=float, help="of load for a row")
+    numbers = {scenario.number for scenario in SCENARIOS}
+    parser.add_argument("--scenarios", default=numbers, help="such as 1,5,9; default: all")
+    parser.add_argument("--smoke", action="store_true", help="run a few scenarios in 2 minutes")
+    parser.add_argument(
+        "--mutations", action="store_true", help="check that the scenarios detect deliberate bugs"
+    )
+    parser.add_argument(
+        "--resource", default="projects", choices=resource_names(), help="default: %(default)s"
+    )
+    parser.add_argument("--seconds", type=float, help="how long the load of a scenario lasts")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))  # noqa: S311
     parser.add_argument("--keep", action="store_true", help="keep logs, ledgers and data")
-    given = parser.parse_args()
-    if isinstance(given.rows, str):
-        given.rows = {int(number) for number in given.rows.split(",") if number.isdigit()}
-    if given.smoke:
-        given.rows = SMOKE
-    if not given.rows & numbers:
-        parser.error("--rows must name some of " + ", ".join(map(str, sorted(numbers))))
-    given.seconds = given.seconds or (SMOKE_SECONDS if given.smoke or given.seeded else SECONDS)
-    return given
+    arguments = parser.parse_args()
+    if isinstance(arguments.scenarios, str):
+        texts = arguments.scenarios.split(",")
+        arguments.scenarios = {int(text) for text in texts if text.isdigit()}
+    if arguments.smoke:
+        arguments.scenarios = SMOKE
+    if not arguments.scenarios & numbers:
+        parser.error("--scenarios needs at least one of " + ", ".join(map(str, sorted(numbers))))
+    is_short = arguments.smoke or arguments.mutations
+    arguments.seconds = arguments.seconds or (SHORT_SECONDS if is_short else SECONDS)
+    return arguments
 
 
 if __name__ == "__main__":

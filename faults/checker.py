@@ -1,229 +1,245 @@
-"""Whether what is stored is what clients were told: the ledger against the API and against SQL."""
+"""Compare the ledger with the table in PostgreSQL and with the list that the API shows."""
 
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
-from faults.client import PROJECTS, Client
+from faults.client import Client
 from faults.cluster import Cluster
-from faults.ledger import Attempt, operations, outcome
-from faults.workload import create_body
+from faults.ledger import Attempt, group_by_operation, operation_outcome
+from faults.resource import Resource
 
-_STORED = "SELECT id::text, name, description, attributes, version, owner FROM projects"
 _NOT_SERVED = (None, 401, 503)
-_RETRIES = 40  # of a create whose outcome is unknown; a quarter of a second apart and more
+_RETRIES = 40  # of a create whose outcome is unknown, at least a quarter of a second apart
 
 
-class Stored(NamedTuple):
-    """A row as SQL shows it."""
+class StoredRow(NamedTuple):
+    """A row as SQL shows it; `tags` is None if the row is not for tags."""
 
-    name: str
-    description: str
-    attributes: dict[str, Any]
+    title: str
+    text: str
+    tags: list[str] | None
     version: int
     owner: str | None
 
 
 @dataclass
 class Findings:
-    """Each finding is a sentence; a list that is empty is a promise that was kept."""
+    """What is wrong, as sentences."""
 
-    acknowledged: int = 0
+    acknowledged: int = 0  # writes
     lost: list[str] = field(default_factory=list)
-    doubled: list[str] = field(default_factory=list)
-    untrue: list[str] = field(default_factory=list)  # stored, or said, and yet it cannot be
-    leaked: list[str] = field(default_factory=list)  # served to who may not have it
+    duplicated: list[str] = field(default_factory=list)
+    contradictions: list[str] = field(default_factory=list)  # of responses, or of the table to them
+    unauthorized: list[str] = field(default_factory=list)  # served without permission
 
     def merge(self, other: "Findings") -> None:
         self.lost += other.lost
-        self.doubled += other.doubled
-        self.untrue += other.untrue
-        self.leaked += other.leaked
+        self.duplicated += other.duplicated
+        self.contradictions += other.contradictions
+        self.unauthorized += other.unauthorized
 
 
-def stored(cluster: Cluster) -> dict[str, Stored]:
-    """All rows by id, straight from PostgreSQL."""
-    return {row[0]: Stored(*row[1:]) for row in cluster.sql(_STORED)}
+def read_table(cluster: Cluster, resource: Resource) -> dict[str, StoredRow]:
+    """Return all rows by id, read directly from PostgreSQL."""
+    names = [resource.title_field, resource.text_field, resource.json_field]
+    columns = ", ".join(name or "NULL" for name in names)
+    rows = cluster.sql(f"SELECT id::text, version, owner, {columns} FROM {resource.name}")  # noqa: S608
+    table = {}
+    for row_id, version, owner, *values in rows:
+        tags = resource.read_tags(dict(zip(names, values, strict=True)))
+        table[row_id] = StoredRow(values[0], values[1], tags, version, owner)
+    return table
 
 
-def listed(client: Client) -> list[str]:
-    """All ids that its caller sees by paging the API, in its order; the service must be well."""
+def list_ids(client: Client) -> list[str]:
+    """Return the ids of all rows that the API lists for the client's caller, page by page."""
     ids: list[str] = []
     cursor = ""
     while True:
-        more = f"&cursor={quote(cursor)}" if cursor else ""
-        page = client.send("walk", "final", "GET", f"{PROJECTS}?page_size=100&fields=name{more}")
+        query = f"?page_size=100&fields={client.resource.title_field}"
+        query += f"&cursor={quote(cursor)}" if cursor else ""
+        page = client.send("walk", "final", "GET", client.resource.path + query)
         if page.outcome != "ok":
-            raise RuntimeError(f"a page of the final reading: {page.status} {page.failure}")
-        ids += [item["id"] for item in client.body["items"]]
+            raise RuntimeError(f"the last walk failed: {page.status} {page.exception}")
+        ids += [row["id"] for row in client.body["items"]]
         cursor = client.body["next_cursor"]
         if cursor is None:
             return ids
 
 
-def settle(attempts: Iterable[Attempt], clients: Mapping[str | None, Client]) -> None:
-    """Ask again for each create with a key whose outcome nobody knows; the client's ledger has it.
-
-    The service must be well; the `clients` are by their callers' names.
-    """
-    for op, tries in operations(attempts).items():
-        if tries[0].kind == "create" and tries[0].key and outcome(tries) == "info":
-            client = clients[tries[0].caller]
+def settle_creates(attempts: Iterable[Attempt], clients: Mapping[str | None, Client]) -> None:
+    """Repeat each keyed create whose outcome is unknown; `clients` are by their callers' names."""
+    for marker, tries in group_by_operation(attempts).items():
+        if tries[0].kind == "create" and tries[0].key and operation_outcome(tries) == "info":
             for _ in range(_RETRIES):
-                said = client.send("create", op, "POST", PROJECTS, create_body(op), key=op)
-                if said.outcome == "ok" or said.status == 422:
+                attempt = clients[tries[0].caller].create(marker, key=marker)
+                if attempt.outcome == "ok" or attempt.status == 422:
                     break
-                time.sleep(max(said.wait, 0.25))
+                time.sleep(max(attempt.retry_after_seconds, 0.25))
 
 
 def check(
     attempts: list[Attempt],
-    table: Mapping[str, Stored],
-    paged: Mapping[str | None, Iterable[str]],
+    table: Mapping[str, StoredRow],
+    listed_ids: Mapping[str | None, Iterable[str]],
 ) -> Findings:
-    """Hold what was told against what is stored; `paged` are the ids that each caller found."""
-    found = Findings(sum(one.is_write and one.outcome == "ok" for one in attempts))
-    writes = operations(one for one in attempts if one.is_write)
-    changes: dict[str, list[Attempt]] = defaultdict(list)
+    """Compare the attempts with the table, and the table with the ids that each caller sees."""
+    findings = Findings(sum(attempt.is_acknowledged_write for attempt in attempts))
+    writes = group_by_operation(attempt for attempt in attempts if attempt.is_write)
+    changes: dict[str, list[Attempt]] = defaultdict(list)  # by the row's id
     for tries in writes.values():
         if tries[0].kind != "create":
             changes[tries[0].path.rpartition("/")[2]].append(tries[-1])
-    _creates(writes, changes, table, found)
-    for row, made in changes.items():
-        found.merge(_changes(row, made, table.get(row)))
-    found.untrue += _unknown_to_all(writes, table)
-    found.untrue += [flaw for one in attempts for flaw in one.flaws]
-    _admission(attempts, found)
-    for caller, ids in paged.items():
-        own = {row for row, now in table.items() if now.owner == caller}
-        found.untrue += _paging(list(ids), own)
-    return found
+    _check_creates(writes, changes, table, findings)
+    for row_id, row_changes in changes.items():
+        findings.merge(_check_changes(row_id, row_changes, table.get(row_id)))
+    findings.contradictions += _find_unknown_rows(writes, table)
+    findings.contradictions += [sentence for a in attempts for sentence in a.violations]
+    _check_tokens(attempts, findings)
+    for caller, ids in listed_ids.items():
+        own = {row_id for row_id, row in table.items() if row.owner == caller}
+        findings.contradictions += _check_list(list(ids), own)
+    return findings
 
 
-def _creates(
+def _check_creates(
     writes: Mapping[str, list[Attempt]],
     changes: Mapping[str, list[Attempt]],
-    table: Mapping[str, Stored],
-    found: Findings,
+    table: Mapping[str, StoredRow],
+    findings: Findings,
 ) -> None:
-    """Each acknowledged create is there once; one that failed is not; none is there twice."""
-    copies = Counter(row.name for row in table.values())
-    for op, tries in writes.items():
+    """Check that acknowledged creates exist once, refused ones do not, and no row exists twice."""
+    copies = Counter(row.title for row in table.values())
+    for marker, tries in writes.items():
         if tries[0].kind != "create":
             continue
-        known = outcome(tries)
-        # Where one of them was lost, that is said, and the other came in its place.
+        # A lost row is reported below; then a later attempt may have created another row.
         ids = {
-            one.id
-            for one in tries
-            if one.outcome == "ok" and (one.id in table or one.id in changes)
+            attempt.id
+            for attempt in tries
+            if attempt.outcome == "ok" and (attempt.id in table or attempt.id in changes)
         }
-        if copies[op] > 1:
-            found.doubled.append(f"{op} is stored {copies[op]} times")
+        if copies[marker] > 1:
+            findings.duplicated.append(f"{marker} is stored {copies[marker]} times")
         elif len(ids) > 1:
-            found.doubled.append(f"{op} was acknowledged under two ids")
-        elif sum(one.outcome == "ok" and not one.replayed for one in tries) > 1:
-            found.untrue.append(f"{op} was twice acknowledged as new")
-        if known == "fail" and copies[op]:
-            found.untrue.append(f"{op} was refused ({tries[-1].status}) and is stored")
-        for one in tries:
-            fate = [change for change in changes.get(one.id or "", []) if change.kind == "delete"]
-            if one.outcome != "ok" or any(change.outcome != "fail" for change in fate):
+            findings.duplicated.append(f"{marker} was acknowledged with two ids")
+        elif sum(attempt.outcome == "ok" and not attempt.is_replay for attempt in tries) > 1:
+            findings.contradictions.append(f"{marker} was acknowledged as new twice")
+        if operation_outcome(tries) == "fail" and copies[marker]:
+            sentence = f"{marker} was refused ({tries[-1].status}) and is stored"
+            findings.contradictions.append(sentence)
+        for attempt in tries:
+            deletes = [c for c in changes.get(attempt.id or "", []) if c.kind == "delete"]
+            if attempt.outcome != "ok" or any(delete.outcome != "fail" for delete in deletes):
                 continue
-            if one.id not in table and any(change.status == 503 for change in fate):
-                found.untrue.append(f"a delete of {one.id} was refused (503) and it is gone")
-            elif one.id not in table:
-                found.lost.append(f"the create {op} was acknowledged as {one.id}")
-            elif table[one.id].name != op or one.etag != '"1"':
-                found.untrue.append(f"{op} was acknowledged as {one.id} {one.etag}")
+            row = table.get(attempt.id or "")
+            if row is None and any(delete.status == 503 for delete in deletes):
+                sentence = f"a delete of {attempt.id} was refused (503) and the row is gone"
+                findings.contradictions.append(sentence)
+            elif row is None:
+                findings.lost.append(f"the create {marker} was acknowledged as {attempt.id}")
+            elif row.title != marker or attempt.etag != '"1"':
+                sentence = f"{marker} was acknowledged as {attempt.id} {attempt.etag}"
+                findings.contradictions.append(sentence)
 
 
-def _changes(row: str, made: list[Attempt], now: Stored | None) -> Findings:
-    """A row's versions strictly increase, one winner each, and the last word stands."""
-    found = Findings()
-    won = [one for one in made if one.outcome == "ok" and one.kind != "delete"]
-    open_ = {one.op for one in made if one.outcome == "info"}
-    deleted = {one.outcome for one in made if one.kind == "delete"}
-    for etag, count in Counter(one.if_match for one in won).items():
+def _check_changes(row_id: str, changes: list[Attempt], row: StoredRow | None) -> Findings:
+    """Check that versions increase, that each has one winner, and that the last one is stored."""
+    findings = Findings()
+    won = [a for a in changes if a.outcome == "ok" and a.kind != "delete"]
+    unknown = {attempt.operation for attempt in changes if attempt.outcome == "info"}
+    for etag, count in Counter(attempt.if_match for attempt in won).items():
         if count > 1:
-            found.untrue.append(f"{row}: {count} changes won over version {etag}")
-    for one in won:
-        if one.version != int((one.if_match or "").strip('"')) + 1:
-            found.untrue.append(f"{row}: a change of {one.if_match} made {one.etag}")
-    if now is None:
-        return found  # whether it may be gone is its create's question
-    if "ok" in deleted:
-        found.lost.append(f"the delete of {row} was acknowledged and it is there")
-    last = max(won, key=lambda one: one.version, default=None)
-    version, marker = (last.version, last.op) if last else (1, now.name)
-    if now.version < version:
-        found.lost.append(f"{row} is at {now.version}, acknowledged was {version}")
-    tags = now.attributes.get("tags")
-    if tags is None:
-        right = open_ if now.version > version else {marker}
-        if now.version >= version and now.description not in right:
-            found.untrue.append(f"{row} at {now.version} says {now.description}, not {marker}")
-        if now.version > version + len(open_):
-            found.untrue.append(f"{row} is at {now.version}, past all that was asked")
-    else:
-        found.merge(_tags(row, tags, won, open_, now.version))
-    return found
+            sentence = f"{row_id}: {count} changes of version {etag} were acknowledged"
+            findings.contradictions.append(sentence)
+    for attempt in won:
+        if attempt.version != int((attempt.if_match or "").strip('"')) + 1:
+            sentence = f"{row_id}: a change of {attempt.if_match} made {attempt.etag}"
+            findings.contradictions.append(sentence)
+    if row is None:
+        return findings  # _check_creates decides whether it may be gone
+    if any(attempt.kind == "delete" and attempt.outcome == "ok" for attempt in changes):
+        findings.lost.append(f"the delete of {row_id} was acknowledged and the row exists")
+    last = max(won, key=lambda attempt: attempt.version, default=None)
+    version, marker = (last.version, last.operation) if last else (1, row.title)
+    if row.version < version:
+        sentence = f"{row_id} has version {row.version}; {version} was acknowledged"
+        findings.lost.append(sentence)
+    if row.tags is not None:
+        findings.merge(_check_tags(row_id, row.tags, won, unknown, row.version))
+        return findings
+    possible = unknown if row.version > version else {marker}
+    if row.version >= version and row.text not in possible:
+        sentence = f"{row_id}, version {row.version}, contains {row.text}, not {marker}"
+        findings.contradictions.append(sentence)
+    if row.version > version + len(unknown):
+        sentence = f"{row_id} has version {row.version}, more than there were changes"
+        findings.contradictions.append(sentence)
+    return findings
 
 
-def _tags(row: str, tags: list[str], won: list[Attempt], open_: set[str], version: int) -> Findings:
-    """An append that made version v is the list's tag number v - 1, and nothing else is there.
+def _check_tags(
+    row_id: str, tags: list[str], won: list[Attempt], unknown: set[str], version: int
+) -> Findings:
+    """Check that the append that made version v is tag number v - 1, and that no tag is left over.
 
-    That covers order: of two appends that did not overlap the later one made a later version.
+    This includes the order: an append that began after the end of another has a higher version.
     """
-    found = Findings()
+    findings = Findings()
     if len(tags) != version - 1:
-        found.untrue.append(f"{row} is at {version} with {len(tags)} tags")
+        findings.contradictions.append(f"{row_id} has version {version} and {len(tags)} tags")
     for tag, count in Counter(tags).items():
         if count > 1:
-            found.doubled.append(f"{row} has the tag {tag} {count} times")
-    for one in won:
-        if tags[one.version - 2 : one.version - 1] != [one.op]:
-            found.lost.append(f"the tag {one.op} of version {one.version} of {row}")
-    for tag in sorted(set(tags) - {one.op for one in won} - open_):
-        found.untrue.append(f"{row} has the tag {tag}, whose append was refused")
-    return found
+            findings.duplicated.append(f"{row_id} has the tag {tag} {count} times")
+    for attempt in won:
+        if tags[attempt.version - 2 : attempt.version - 1] != [attempt.operation]:
+            sentence = f"the tag {attempt.operation} of version {attempt.version} of {row_id}"
+            findings.lost.append(sentence)
+    for tag in sorted(set(tags) - {attempt.operation for attempt in won} - unknown):
+        sentence = f"{row_id} has the tag {tag}, and its append was refused"
+        findings.contradictions.append(sentence)
+    return findings
 
 
-def _unknown_to_all(
-    writes: Mapping[str, list[Attempt]], table: Mapping[str, Stored]
+def _find_unknown_rows(
+    writes: Mapping[str, list[Attempt]], table: Mapping[str, StoredRow]
 ) -> Iterator[str]:
-    for row, now in table.items():
-        if now.name not in writes:
-            yield f"{row} is called {now.name}, which nobody sent"
-        elif now.owner != writes[now.name][0].caller:
-            yield f"{row} is {now.owner}'s, and {now.name} was sent by {writes[now.name][0].caller}"
+    for row_id, row in table.items():
+        if row.title not in writes:
+            yield f"{row_id} has the title {row.title}, which no client sent"
+        elif row.owner != writes[row.title][0].caller:
+            sender = writes[row.title][0].caller
+            yield f"{row_id} belongs to {row.owner}, and {sender} sent {row.title}"
 
 
-def _admission(attempts: list[Attempt], found: Findings) -> None:
-    """A token that was revoked gets nothing that is asked after that; any other is taken."""
-    ends = {one.token: one for one in attempts if one.kind == "revoke"}
-    for one in attempts:
-        if not one.token or not one.done or one.kind == "revoke":
+def _check_tokens(attempts: list[Attempt], findings: Findings) -> None:
+    """Check that no request with a revoked token was served, and that good tokens were accepted."""
+    revocations = {attempt.token: attempt for attempt in attempts if attempt.kind == "revoke"}
+    for attempt in attempts:
+        if not attempt.token or not attempt.done_at or attempt.kind == "revoke":
             continue
-        end, told = ends.get(one.token), f"{one.kind} ({one.method} {one.status})"
-        if end and end.done and one.sent > end.done and one.status not in _NOT_SERVED:
-            late = one.sent - end.done
-            found.leaked.append(f"a {told} with a token revoked {late:.2f} s before")
-        # A delete whose answer was lost is told as done where there is nothing, as for a stranger.
-        absent = (404, 204) if one.method == "DELETE" else (404,)
-        if one.kind == "trespass" and one.status not in _NOT_SERVED + absent:
-            found.leaked.append(f"a {told} of {one.caller}'s on {one.path}")
-        if one.status == 401 and not (end and end.sent < one.done):
-            found.untrue.append(f"a {told} was refused for a good token")
+        revocation = revocations.get(attempt.token)
+        request = f"{attempt.kind} ({attempt.method} {attempt.status})"
+        is_served = attempt.status not in _NOT_SERVED
+        if revocation and revocation.done_at and attempt.sent_at > revocation.done_at and is_served:
+            age = attempt.sent_at - revocation.done_at
+            findings.unauthorized.append(f"a {request} with a token revoked {age:.2f} s before")
+        # A delete whose answer was lost is repeated: 204 if there is no row then.
+        is_absent = attempt.status == 404 or (attempt.method == "DELETE" and attempt.status == 204)
+        if attempt.kind == "trespass" and is_served and not is_absent:
+            findings.unauthorized.append(f"a {request} of {attempt.caller} on {attempt.path}")
+        if attempt.status == 401 and not (revocation and revocation.sent_at < attempt.done_at):
+            findings.contradictions.append(f"a {request} although the token was good")
 
 
-def _paging(paged: list[str], table: set[str]) -> Iterator[str]:
-    if len(set(paged)) != len(paged):
-        yield f"paging showed {len(paged) - len(set(paged))} rows twice"
-    if missing := table - set(paged):
-        yield f"paging did not show {len(missing)} rows that SQL shows"
-    if strange := set(paged) - table:
-        yield f"paging showed {len(strange)} rows that SQL does not"
+def _check_list(listed_ids: list[str], stored_ids: set[str]) -> Iterator[str]:
+    if len(set(listed_ids)) != len(listed_ids):
+        yield f"the pages show {len(listed_ids) - len(set(listed_ids))} rows twice"
+    if missing := stored_ids - set(listed_ids):
+        yield f"the pages do not show {len(missing)} rows that SQL shows"
+    if additional := set(listed_ids) - stored_ids:
+        yield f"the pages show {len(additional)} rows that SQL does not show"

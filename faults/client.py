@@ -1,4 +1,4 @@
-"""One HTTP client with a ledger: every request is written down before it is sent."""
+"""An HTTP client that records every request in a ledger before it sends it."""
 
 import http.client
 import itertools
@@ -12,50 +12,58 @@ from typing import Any, NamedTuple
 
 from faults.ledger import Attempt, Ledger
 from faults.processes import ADDRESS
+from faults.resource import Resource
 
-TIMEOUT = 12.0  # seconds: more than the service's longest answer
-PROJECTS = "/api/v1/projects"
+TIMEOUT_SECONDS = 12.0  # more than the service's slowest response
 PROBLEM = "application/problem+json"
-_LEAKS = re.compile(
+_INTERNALS = re.compile(
     rb"Traceback|File \\?\"|psycopg2|sqlalchemy|\bSELECT \b|\bINSERT INTO\b|\bDELETE FROM\b"
-    rb"|\bUPDATE \w+ SET\b|\bFROM projects\b|127\.0\.0\.1|localhost|gunicorn/"
+    rb"|\bUPDATE \w+ SET\b|\bFROM \w+ WHERE\b|127\.0\.0\.1|localhost|gunicorn/"
 )
 
 
 class Caller(NamedTuple):
-    """Who asks: the owner of what they make, and their tokens; nobody, where there is no AUTH."""
+    """The owner of the rows that a client creates, and the owner's tokens.
+
+    With AUTH=none there is neither. `parent_id` is the row under which new rows are created, for a
+    resource that has a parent.
+    """
 
     name: str | None = None
     tokens: Sequence[str] = ("",)
-
-
-NOBODY = Caller()
+    parent_id: str | None = None
 
 
 class Client:
-    """A keep-alive connection to 127.0.0.1; not for several threads.
+    """A keep-alive connection to 127.0.0.1, for one thread.
 
-    It shows the tokens of its caller in turn, whether they are any good or not.
+    It sends the tokens of its caller in turn, also those that are revoked.
     """
 
-    def __init__(self, port: int, ledger: Ledger, caller: Caller = NOBODY) -> None:
-        self.ledger, self.caller = ledger, caller
+    def __init__(self, port: int, ledger: Ledger, resource: Resource, caller: Caller) -> None:
+        self.ledger, self.resource, self.caller = ledger, resource, caller
+        self.create_path = resource.create_path(caller.parent_id)
+        self.body: Any = None  # the JSON of the last response
         self._tokens = itertools.cycle(caller.tokens)
-        self._link = http.client.HTTPConnection(ADDRESS, port, timeout=TIMEOUT)
-        self.body: Any = None  # the JSON of the last answer
+        self._connection = http.client.HTTPConnection(ADDRESS, port, timeout=TIMEOUT_SECONDS)
 
     def send(
-        self, kind: str, op: str, method: str, path: str, content: Any = None, **more: Any
+        self, kind: str, operation: str, method: str, path: str, content: Any = None, **options: Any
     ) -> Attempt:
-        """Ask and wait; what came of it is in the attempt, the answer's JSON in `body`."""
-        attempt = self.begin(kind, op, method, path, content, **more)
+        """Send a request and wait; the attempt has the result, `body` the response's JSON."""
+        attempt = self.begin(kind, operation, method, path, content, **options)
         self.finish(attempt)
         return attempt
+
+    def create(self, operation: str, key: str | None = None) -> Attempt:
+        """Create a row that is marked with the operation's name."""
+        body = self.resource.create_body(operation)
+        return self.send("create", operation, "POST", self.create_path, body, key=key)
 
     def begin(
         self,
         kind: str,
-        op: str,
+        operation: str,
         method: str,
         path: str,
         content: Any = None,
@@ -63,16 +71,16 @@ class Client:
         if_match: str | None = None,
         content_type: str = "application/json",
     ) -> Attempt:
-        """Send without waiting for the answer; `finish` must follow."""
+        """Send a request; `finish` must follow."""
         headers = {"Content-Type": content_type} if content is not None else {}
         headers |= {"Idempotency-Key": key} if key else {}
         headers |= {"If-Match": if_match} if if_match else {}
         token = next(self._tokens)
         headers |= {"Authorization": f"Bearer {token}"} if token else {}
         body = json.dumps(content) if content is not None else None
-        self._drop_if_closed()
-        attempt = self.ledger.before(
-            op=op,
+        self._close_if_server_has()
+        attempt = self.ledger.record_request(
+            operation=operation,
             kind=kind,
             method=method,
             path=path,
@@ -80,67 +88,69 @@ class Client:
             if_match=if_match,
             caller=self.caller.name,
             token=token,
-            sent=time.monotonic(),
+            sent_at=time.monotonic(),
         )
         try:
-            self._link.request(method, path, body, headers)
+            self._connection.request(method, path, body, headers)
         except (OSError, http.client.HTTPException) as error:
-            self._failed(attempt, error)
+            self._record_exception(attempt, error)
         return attempt
 
     def finish(self, attempt: Attempt) -> None:
-        """Wait for the answer to `begin` and write it down."""
+        """Wait for the response to the request of `begin` and record it."""
         self.body = None
-        if attempt.done:
+        if attempt.done_at:
             return
         try:
-            answer = self._link.getresponse()
-            text = answer.read()
+            response = self._connection.getresponse()
+            text = response.read()
         except (OSError, http.client.HTTPException) as error:
-            self._failed(attempt, error)
+            self._record_exception(attempt, error)
             return
-        done = time.monotonic()
+        done_at = time.monotonic()
         with suppress(ValueError):
             self.body = json.loads(text)
-        said = self.body if isinstance(self.body, dict) else {}
-        wait = answer.headers.get("Retry-After", "")
-        self.ledger.after(
+        members = self.body if isinstance(self.body, dict) else {}
+        retry_after = response.headers.get("Retry-After", "")
+        self.ledger.record_response(
             attempt,
-            status=answer.status,
-            id=said.get("id"),
-            etag=answer.headers.get("ETag"),
-            code=said.get("error"),
-            wait=float(wait) if wait.isdigit() else 0.0,
-            replayed=answer.headers.get("Idempotency-Replayed") == "true",
-            done=done,
-            flaws=[*_flaws(answer, text, wait), *self._foreign(said)],
+            status=response.status,
+            id=members.get("id"),
+            etag=response.headers.get("ETag"),
+            error_code=members.get("error"),
+            retry_after_seconds=float(retry_after) if retry_after.isdigit() else 0.0,
+            is_replay=response.headers.get("Idempotency-Replayed") == "true",
+            done_at=done_at,
+            violations=[*find_violations(response, text), *self._find_foreign_rows(members)],
         )
 
     def close(self) -> None:
-        self._link.close()
+        self._connection.close()
 
-    def _foreign(self, said: dict[str, Any]) -> list[str]:
+    def _find_foreign_rows(self, members: dict[str, Any]) -> list[str]:
         own = self.caller.name
-        others = {one.get("owner", own) for one in said.get("items", [said])} - {own}
-        return [f"{own} was shown what is {other}'s" for other in others]
+        owners = {row.get("owner", own) for row in members.get("items", [members])}
+        return [f"{own} was shown a row of {owner}" for owner in owners - {own}]
 
-    def _failed(self, attempt: Attempt, error: Exception) -> None:
-        self._link.close()
-        self.ledger.after(attempt, done=time.monotonic(), failure=type(error).__name__)
+    def _record_exception(self, attempt: Attempt, error: Exception) -> None:
+        self._connection.close()
+        name = type(error).__name__
+        self.ledger.record_response(attempt, done_at=time.monotonic(), exception=name)
 
-    def _drop_if_closed(self) -> None:
-        """Leave a connection that the server has closed meanwhile, as every good client does."""
-        if self._link.sock and select.select([self._link.sock], [], [], 0)[0]:
-            self._link.close()
+    def _close_if_server_has(self) -> None:
+        """Close a connection that the server has closed while it was idle."""
+        if self._connection.sock and select.select([self._connection.sock], [], [], 0)[0]:
+            self._connection.close()
 
 
-def _flaws(answer: http.client.HTTPResponse, text: bytes, wait: str) -> list[str]:
-    """What no answer may be, whatever is broken behind it."""
-    found = []
-    if answer.status >= 400 and answer.headers.get_content_type() != PROBLEM:
-        found.append(f"a {answer.status} that is no problem document")
-    if answer.status == 503 and not wait.isdigit():
-        found.append(f"a 503 whose Retry-After is {wait!r}")
-    if leak := _LEAKS.search(text):
-        found.append(f"a {answer.status} that tells {leak[0].decode()!r}")
-    return found
+def find_violations(response: http.client.HTTPResponse, text: bytes) -> list[str]:
+    """Return what is wrong with a response; these rules hold under every fault."""
+    violations = []
+    retry_after = response.headers.get("Retry-After", "")
+    if response.status >= 400 and response.headers.get_content_type() != PROBLEM:
+        violations.append(f"a {response.status} that is not a problem document")
+    if response.status == 503 and not retry_after.isdigit():
+        violations.append(f"a 503 whose Retry-After is {retry_after!r}")
+    if internals := _INTERNALS.search(text):
+        violations.append(f"a {response.status} that contains {internals[0].decode()!r}")
+    return violations

@@ -1,4 +1,4 @@
-"""A PostgreSQL of our own, with real durability: fsync is on, as it is for those who trust it."""
+"""A PostgreSQL server for one scenario, with real durability (fsync is on)."""
 
 import os
 import signal
@@ -11,121 +11,137 @@ from typing import Any
 import psycopg2
 
 import config
-from faults.processes import ADDRESS, GUARD, PYTHON, NeverReady, end, launch, quiet_port, until
+from faults.processes import (
+    ADDRESS,
+    KILLED_WITH_PARENT,
+    PYTHON,
+    NotReady,
+    end_process,
+    free_port,
+    start_process,
+    wait_until,
+)
 from projectapp.devdb import DevPostgres, supervisor
 
 START_SECONDS = 120
-STOP = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
+STOP_SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
 SETTINGS = {"unix_socket_directories": "", "max_connections": "60", "fsync": "on"}
+_PIDS = "SELECT pid FROM pg_stat_activity WHERE application_name ~ '^projectapp'"
 
 
 class Cluster:
-    """One server on the data in `home`; `settings` are PostgreSQL's own, given at each start."""
+    """One server on the data directory `home`; `settings` are PostgreSQL's, used at each start."""
 
     def __init__(self, home: Path, settings: Mapping[str, str] | None = None) -> None:
         self.home, self.log = home, home.with_name(f"{home.name}.log")
         self.settings = dict(settings or {})
-        self.address, self.port = ADDRESS, quiet_port()
-        self.inside: list[str] = []  # the prefix that runs it in another network namespace
+        self.address, self.port = ADDRESS, free_port()
+        self.command_prefix: list[str] = []  # runs a command in the server's network namespace
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
-    def host(self) -> str:
-        return f"{self.address}:{self.port}"
+    def parameters(self) -> dict[str, str]:
+        """libpq's parameters of a connection."""
+        host, port = self.address, str(self.port)
+        return {"host": host, "port": port, "user": "postgres", "dbname": "postgres"}
 
     @property
     def status(self) -> tuple[int, str]:
-        return supervisor._status(self.home / "postmaster.pid")
+        """The postmaster's pid and its status, from postmaster.pid."""
+        return supervisor.read_pid_file(self.home / "postmaster.pid")
 
     def start(self) -> None:
-        """Return as soon as it accepts connections; NeverReady if it does not."""
+        """Start the server; return when it accepts connections, or raise NotReady."""
         address = {"listen_addresses": self.address, "port": str(self.port)}
-        given = {**SETTINGS, **address, **self.settings}
-        options = [part for name, value in given.items() for part in ("-c", f"{name}={value}")]
-        # Who becomes another user loses the guard, and takes it again.
-        user = [*supervisor._unprivileged(), *GUARD]
-        command = [*self.inside, *user, binaries() / "postgres", "-D", self.home, *options]
-        self.process = launch(command, self.log)
-        started = self.process
-        serving = {(started.pid, "ready"), (started.pid, "standby")}
+        settings = {**SETTINGS, **address, **self.settings}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        # The kernel forgets --pdeathsig when the user changes, so it is repeated.
+        user = [*supervisor.unprivileged_prefix(), *KILLED_WITH_PARENT]
+        command = [*self.command_prefix, *user, binaries() / "postgres", "-D", self.home, *options]
+        self.process = process = start_process(command, self.log)
+        ready = {(process.pid, "ready"), (process.pid, "standby")}
 
-        def settled() -> bool:
-            return started.poll() is not None or self.status in serving
+        def has_started_or_ended() -> bool:
+            return process.poll() is not None or self.status in ready
 
-        until(settled, START_SECONDS, "PostgreSQL's start")
-        if started.poll() is not None:
-            raise NeverReady("PostgreSQL ended: " + self.log.read_text(errors="replace")[-300:])
+        wait_until(has_started_or_ended, START_SECONDS, "PostgreSQL's start")
+        if process.poll() is not None:
+            raise NotReady("PostgreSQL ended: " + self.log.read_text(errors="replace")[-300:])
 
-    def stop(self, how: str = "fast") -> None:
-        """Stop it, `how` being one of STOP; return once the postmaster is gone."""
+    def stop(self, mode: str = "fast") -> None:
+        """Stop the server in a mode of STOP_SIGNALS; return when the postmaster is gone."""
         if self.process:
-            self.process.send_signal(STOP[how])
+            self.process.send_signal(STOP_SIGNALS[mode])
             self.process.wait(START_SECONDS)
 
     def end(self) -> None:
+        """Kill the server if it runs."""
         if self.process:
-            end(self.process)
+            end_process(self.process)
 
-    def connect(self, name: str = "faults") -> Any:
-        """A psycopg2 connection in autocommit; psycopg2.Error when there is none to be had."""
-        link = psycopg2.connect(
-            host=self.address,
-            port=self.port,
-            user="postgres",
-            dbname="postgres",
+    def connect(self) -> Any:
+        """Open a psycopg2 connection in autocommit mode; raise psycopg2.Error if it fails."""
+        connection = psycopg2.connect(
+            **self.parameters,
             connect_timeout=5,
             options="-c statement_timeout=30s",
-            application_name=name,
+            application_name="faults",
         )
-        link.autocommit = True
-        return link
+        connection.autocommit = True
+        return connection
 
     def sql(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """Run one statement on a connection of its own; its rows, if it gives rows."""
-        link = self.connect()
+        """Run one statement on a new connection; return its rows."""
+        connection = self.connect()
         try:
-            with link.cursor() as cursor:
+            with connection.cursor() as cursor:
                 cursor.execute(statement, parameters or None)
                 return cursor.fetchall() if cursor.description else []
         finally:
-            link.close()
+            connection.close()
 
-    def backends(self) -> list[int]:
-        """The pids of the server processes that serve projectapp."""
-        found = self.sql("SELECT pid FROM pg_stat_activity WHERE application_name ~ '^projectapp'")
-        return [pid for (pid,) in found]
+    def backend_pids(self) -> list[int]:
+        """Return the pids of the server processes that serve projectapp."""
+        return [pid for (pid,) in self.sql(_PIDS)]
+
+    def terminate_backends(self) -> int:
+        """End projectapp's connections; return how many there were."""
+        pids = self.backend_pids()
+        self.sql("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", pids)
+        return len(pids)
 
 
 @cache
-def _server() -> DevPostgres:
-    wanted = os.environ.get("EMBEDDED_POSTGRES_BIN")
-    return DevPostgres(Path("unused"), Path(wanted) if wanted else None)
+def _installation() -> DevPostgres:
+    folder = os.environ.get("EMBEDDED_POSTGRES_BIN")
+    return DevPostgres(Path("unused"), Path(folder) if folder else None)
 
 
 def binaries() -> Path:
     """Return the folder of postgres, initdb and pg_basebackup."""
-    return _server().binaries
+    return _installation().binaries
 
 
 def make_template(folder: Path, code: Path = config.ROOT) -> Path:
-    """An empty, stopped cluster in `folder`, migrated by `code`, to be copied for each row."""
-    home = folder / str(_server().major)  # its version's name, by which initdb's options are chosen
+    """Make a data directory in `folder`, migrated by `code`; it is copied for each scenario."""
+    home = folder / str(_installation().major_version)  # initdb's options depend on this name
     home.mkdir()
-    supervisor._initdb(home, binaries())
+    supervisor.create_data(home, binaries())
     cluster = Cluster(home / "data")
     cluster.start()
     try:
-        migrated = upgrade(f"postgresql://postgres@{cluster.host}/postgres", code)
-        if migrated.returncode:
-            raise NeverReady("flask db upgrade: " + migrated.stdout[-500:])
+        url = f"postgresql://postgres@{cluster.address}:{cluster.port}/postgres"
+        migration = run_migrations(url, code)
+        if migration.returncode:
+            raise NotReady("flask db upgrade: " + migration.stdout[-500:])
         cluster.stop()
     finally:
         cluster.end()
     return home / "data"
 
 
-def upgrade(url: str, code: Path) -> "subprocess.CompletedProcess[str]":
-    """Have the release in `code` migrate the database, in at most five minutes."""
+def run_migrations(url: str, code: Path) -> "subprocess.CompletedProcess[str]":
+    """Run `flask db upgrade` of the release in `code`, for at most five minutes."""
     return subprocess.run(
         [PYTHON, "-m", "flask", "db", "upgrade"],
         cwd=code,
@@ -137,13 +153,14 @@ def upgrade(url: str, code: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def copy(template: Path, home: Path) -> Path:
-    """A copy that belongs to whom the original belongs; returns `home`."""
+def copy_data(template: Path, home: Path) -> Path:
+    """Copy a data directory with its owner; return `home`."""
     subprocess.run(["/bin/cp", "-a", template, home], check=True, timeout=300)
     return home
 
 
 def service_environ(url: str) -> dict[str, str]:
-    # Empty is as good as not set, and hides what is set for a real service.
+    """Return the environment variables of a service on this database."""
+    # An empty value counts as not set, and hides the settings of a real service.
     hidden = dict.fromkeys(config.Config.declared_settings(), "")
     return hidden | {"APP_ENV": "production", "AUTH": "none", "HOST": ADDRESS, "DATABASE_URL": url}

@@ -1,7 +1,7 @@
-"""The ledger: what clients asked, written before they asked, and what they were told.
+"""The ledger: what clients sent, written before they sent it, and what they received.
 
-A file of JSON lines for each client, outside the service. An attempt is two lines, the second with
-what came back; a later line with the same number `n` adds a flaw that only the client could see.
+Each client has a file of JSON lines. An attempt is two lines: the request, then the response. A
+later line with the same number adds a violation that only the client could see.
 """
 
 import json
@@ -10,58 +10,59 @@ from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 WRITES = frozenset({"create", "append", "change", "delete"})
+Outcome = Literal["ok", "fail", "info"]
 
 
 @dataclass
 class Attempt:
-    """One request. Times are seconds of the machine's monotonic clock.
+    """One request and its response. Times are seconds of the monotonic clock.
 
-    `op` names the operation, which is several attempts when it is retried, and is also the unique
-    marker that the operation leaves in what it writes.
+    `operation` is a unique name. A retry is another attempt of the same operation. It is also the
+    marker that the operation writes into a row.
     """
 
-    n: int
-    op: str
-    kind: str  # one of WRITES, or read, walk, probe, trespass, revoke
+    number: int
+    operation: str
+    kind: str  # one of WRITES, or read, walk, probe, trespass, revoke, hostile
     method: str
     path: str
-    sent: float
-    key: str | None = None
+    sent_at: float
+    key: str | None = None  # the Idempotency-Key
     if_match: str | None = None
-    caller: str | None = None  # who asks: the owner of what they make
-    token: str = ""  # that was shown, or, by a `revoke`, ended
+    caller: str | None = None  # the owner of the rows that this client creates
+    token: str = ""  # the request's token; of kind "revoke": the revoked one
     status: int | None = None
     id: str | None = None
     etag: str | None = None
-    code: str | None = None  # the problem document's `error`
-    wait: float = 0.0  # Retry-After
-    replayed: bool = False
-    done: float | None = None
-    failure: str = ""  # the exception's name, where there was no answer
-    flaws: list[str] = field(default_factory=list)
+    error_code: str | None = None  # the problem document's `error`
+    retry_after_seconds: float = 0.0
+    is_replay: bool = False
+    done_at: float | None = None
+    exception: str = ""  # its name, if there was no response
+    violations: list[str] = field(default_factory=list)
 
     @property
-    def outcome(self) -> str:
-        """ok, fail (it must have had no effect) or info (nobody told)."""
+    def outcome(self) -> Outcome:
+        """ok: it took effect. fail: it must have no effect. info: the client cannot know."""
         if self.status is None:
-            return "fail" if self.failure == "ConnectionRefusedError" else "info"
+            return "fail" if self.exception == "ConnectionRefusedError" else "info"
         if self.status == 503:
-            return "info" if self.code == "outcome_unknown" else "fail"
+            return "info" if self.error_code == "outcome_unknown" else "fail"
         if self.status >= 500:
             return "info"
         return "fail" if self.status >= 400 else "ok"
 
     @property
-    def failed(self) -> bool:
-        """Whether no answer came, or one that says that the server could not."""
+    def is_server_failure(self) -> bool:
+        """Whether there was no response, or a 5xx."""
         return self.status is None or self.status >= 500
 
     @property
     def version(self) -> int:
-        """The version that the ETag names; 0 without one."""
+        """The version in the ETag; 0 without one."""
         return int((self.etag or "").strip('"') or 0)
 
     @property
@@ -69,69 +70,73 @@ class Attempt:
         return self.kind in WRITES
 
     @property
-    def seconds(self) -> float:
-        """From sending to the answer; 0 when none came."""
-        return self.done - self.sent if self.done and self.status else 0.0
+    def is_acknowledged_write(self) -> bool:
+        return self.is_write and self.outcome == "ok"
+
+    @property
+    def duration_seconds(self) -> float:
+        """From the request to the response; 0 without a response."""
+        return self.done_at - self.sent_at if self.done_at and self.status else 0.0
 
 
 class Ledger:
-    """Writes one client's file; threads may share it."""
+    """Writes one file; several threads may share it."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", buffering=1)
         self._lock = Lock()
         self._count = 0
 
-    def before(self, **known: Any) -> Attempt:
+    def record_request(self, **values: Any) -> Attempt:
+        """Start an attempt; `values` are fields of Attempt."""
         with self._lock:
             self._count += 1
-            attempt = Attempt(n=self._count, **known)
-        told = {name: value for name, value in vars(attempt).items() if value not in (None, [])}
-        self._write(told)
+            attempt = Attempt(number=self._count, **values)
+        self._write({k: v for k, v in vars(attempt).items() if v not in (None, [])})
         return attempt
 
-    def after(self, attempt: Attempt, **learnt: Any) -> None:
-        for name, value in learnt.items():
+    def record_response(self, attempt: Attempt, **values: Any) -> None:
+        """Complete an attempt; `values` are fields of Attempt."""
+        for name, value in values.items():
             setattr(attempt, name, value)
-        self._write({"n": attempt.n, **learnt})
+        self._write({"number": attempt.number, **values})
 
-    def note(self, attempt: Attempt, flaw: str) -> None:
-        attempt.flaws.append(flaw)
-        self._write({"n": attempt.n, "flaws": attempt.flaws})
+    def add_violation(self, attempt: Attempt, sentence: str) -> None:
+        attempt.violations.append(sentence)
+        self._write({"number": attempt.number, "violations": attempt.violations})
 
     def _write(self, line: dict[str, Any]) -> None:
         with self._lock:
             self._file.write(json.dumps(line) + "\n")
 
 
-def read(folder: Path) -> list[Attempt]:
-    """All attempts in the ledgers of a folder, by the time they were sent."""
-    names = {one.name for one in fields(Attempt)}
-    found: list[Attempt] = []
+def read_attempts(folder: Path) -> list[Attempt]:
+    """Read all attempts of the ledgers in a folder, in the order in which they were sent."""
+    names = {field.name for field in fields(Attempt)}
+    attempts: list[Attempt] = []
     for path in sorted(folder.glob("*.jsonl")):
         lines: dict[int, dict[str, Any]] = {}
         for text in path.read_text().splitlines():
             line = json.loads(text)
-            lines.setdefault(line["n"], {}).update(line)
-        found += (Attempt(**line) for line in lines.values() if names.issuperset(line))
-    return sorted(found, key=lambda attempt: attempt.sent)
+            lines.setdefault(line["number"], {}).update(line)
+        attempts += (Attempt(**line) for line in lines.values() if names.issuperset(line))
+    return sorted(attempts, key=lambda attempt: attempt.sent_at)
 
 
-def longest_gap(attempts: Iterable[Attempt]) -> float:
-    """The longest time between two acknowledged writes, in seconds."""
-    told = sorted(one.done or 0 for one in attempts if one.is_write and one.outcome == "ok")
-    return max((after - before for before, after in pairwise(told)), default=0.0)
+def longest_write_gap(attempts: Iterable[Attempt]) -> float:
+    """Return the longest time between two acknowledged writes, in seconds."""
+    times = sorted(attempt.done_at or 0 for attempt in attempts if attempt.is_acknowledged_write)
+    return max((after - before for before, after in pairwise(times)), default=0.0)
 
 
-def operations(attempts: Iterable[Attempt]) -> dict[str, list[Attempt]]:
-    """The attempts by their operation."""
-    found: dict[str, list[Attempt]] = {}
+def group_by_operation(attempts: Iterable[Attempt]) -> dict[str, list[Attempt]]:
+    operations: dict[str, list[Attempt]] = {}
     for attempt in attempts:
-        found.setdefault(attempt.op, []).append(attempt)
-    return found
+        operations.setdefault(attempt.operation, []).append(attempt)
+    return operations
 
 
-def outcome(attempts: Iterable[Attempt]) -> str:
-    """What is known of an operation: one ok is ok, else one info is info, else fail."""
-    seen = {attempt.outcome for attempt in attempts}
-    return next((word for word in ("ok", "info") if word in seen), "fail")
+def operation_outcome(attempts: Iterable[Attempt]) -> Outcome:
+    """Return "ok" if an attempt of the operation was, else "info" if one was, else "fail"."""
+    outcomes = {attempt.outcome for attempt in attempts}
+    return next((outcome for outcome in ("ok", "info") if outcome in outcomes), "fail")

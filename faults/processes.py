@@ -1,4 +1,4 @@
-"""Processes of our own: started with a log, ended by the pid that was started, come what may."""
+"""Start, signal and end processes; only processes that we started are ended, by their pid."""
 
 import os
 import random
@@ -16,52 +16,53 @@ import config
 
 PYTHON = sys.executable
 ADDRESS = "127.0.0.1"
-# Where setpriv exists the kernel kills what we started when we die, even of a kill -9.
-GUARD = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+# With setpriv the kernel kills our processes when we die, even by kill -9.
+KILLED_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 
-class NeverReady(RuntimeError):
-    """Something that was started, or should have come to pass, did not do so in its time."""
+class NotReady(RuntimeError):
+    """Something did not start or did not happen in time."""
 
 
-def quiet_port() -> int:
-    """A free port on 127.0.0.1 below the ephemeral ones, unlikely to be taken while it is free.
+def free_port() -> int:
+    """Choose a port that is free on 127.0.0.1, at random, below the ephemeral ports.
 
-    Faults leave ports free for seconds, and tests in another checkout take the lowest free one.
+    It is unlikely that another test run takes it before it is used, or while a fault leaves it
+    free for seconds.
     """
     while True:
         with socket.socket() as probe, suppress(OSError):
-            probe.bind((ADDRESS, random.randrange(24000, 32768)))  # noqa: S311 - no secret
+            probe.bind((ADDRESS, random.randrange(20000, 32768)))  # noqa: S311 - no secret
             return probe.getsockname()[1]
 
 
-def launch(
+def start_process(
     arguments: Sequence[str | Path],
     log: Path,
     environ: Mapping[str, str] | None = None,
     code: Path = config.ROOT,
-    **options: int | None,
+    **pipes: int,
 ) -> "subprocess.Popen[bytes]":
-    """Start a process in a session of its own, in the folder of the `code`, output to `log`.
+    """Start a process in the folder `code`; its output is appended to `log`.
 
-    Its own session, so that a Ctrl-C reaches only us and `end` reaches its children.
+    It has a session of its own, so that Ctrl-C reaches only us and `end_process` its children.
     """
     with log.open("ab") as output:
         return subprocess.Popen(
-            [*GUARD, *map(str, arguments)],
+            [*KILLED_WITH_PARENT, *map(str, arguments)],
             cwd=code,
             env={**os.environ, **(environ or {})},
-            stdout=options.get("stdout", output),
+            stdout=pipes.get("stdout", output),
             stderr=output,
-            stdin=options.get("stdin", subprocess.DEVNULL),
+            stdin=pipes.get("stdin", subprocess.DEVNULL),
             start_new_session=True,
         )
 
 
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """Kill the process and all that is left of its session, and wait for it.
+def end_process(process: "subprocess.Popen[bytes]") -> None:
+    """Kill the process and what is left of its session, and wait for it.
 
-    One that was waited for already is left alone: its pid may be another's by now.
+    Do nothing if its exit status has been collected: the pid may belong to another process by now.
     """
     if process.returncode is None:
         with suppress(ProcessLookupError):
@@ -69,32 +70,31 @@ def end(process: "subprocess.Popen[bytes]") -> None:
         process.wait(60)
 
 
-def until(condition: Callable[[], object], seconds: float, what: str) -> float:
-    """Wait for the condition and return the seconds it took; NeverReady when it stays false."""
-    begun = time.monotonic()
+def wait_until(condition: Callable[[], object], timeout_seconds: float, what: str) -> None:
+    """Wait until the condition is true; raise NotReady, which names `what`, if it stays false."""
+    start = time.monotonic()
     while not condition():
-        if time.monotonic() - begun > seconds:
-            raise NeverReady(f"{what}: not within {seconds:g} s")
+        if time.monotonic() - start > timeout_seconds:
+            raise NotReady(f"{what}: not within {timeout_seconds:g} s")
         time.sleep(0.02)
-    return time.monotonic() - begun
 
 
-def children(pid: int) -> list[int]:
-    """The pids of its children; none when it is gone."""
+def child_pids(pid: int) -> list[int]:
+    """Return the pids of a process's children; none if the process is gone."""
     with suppress(OSError):
         return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
 
 
 def is_alive(pid: int) -> bool:
-    """Whether it runs or could run again; a zombie, which can do nothing more, is not alive."""
+    """Return whether the process can still run; a zombie cannot."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
 
 
-def tell(signal_number: int, *pids: int) -> int:
-    """Send a signal to each; return how many it reached."""
+def send_signal(signal_number: int, *pids: int) -> int:
+    """Send a signal to each process; return how many of them existed."""
     reached = 0
     for pid in pids:
         with suppress(ProcessLookupError):

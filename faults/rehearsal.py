@@ -1,7 +1,7 @@
-"""Rehearse a deploy under traffic: `python -m faults.rehearsal --help`.
+"""Rehearse a deploy under load: `python -m faults.rehearsal --help`.
 
-The previous release serves while the new one, which is the working tree, migrates its database,
-takes its port over and sees it end. Clients work all the time and must notice nothing.
+The previous release serves while the new one, which is the working tree, migrates the database,
+takes over the port and stops the previous one. Clients work all the time and must notice nothing.
 """
 
 import argparse
@@ -16,163 +16,180 @@ from functools import partial
 from pathlib import Path
 
 import config
-from faults.client import PROJECTS
-from faults.cluster import make_template, upgrade
-from faults.ledger import Attempt, Ledger, longest_gap
-from faults.playing import play, workshop
-from faults.processes import NeverReady, until
-from faults.rows import Row
+from faults.cluster import make_template, run_migrations
+from faults.environment import Environment
+from faults.ledger import Attempt, longest_write_gap
+from faults.processes import NotReady, wait_until
+from faults.resources.projects import RESOURCE as PROJECTS
+from faults.runner import Options, run_scenario, temporary_directory
+from faults.scenarios import Scenario
 from faults.service import Service
-from faults.stage import Stage
-from faults.workload import MIXED
+from faults.writers import MIXED
 
-STALL = 1.2  # seconds that a request may take, or that may pass without an acknowledged write
-HOLD = 3.0  # seconds for which a reader holds the table that is to be migrated
-# A release that knows no keys rightly creates twice what is asked twice. Else a key matters only
-# after a failure, which breaks the rehearsal anyway.
+# The longest time of a request, and the longest time without an acknowledged write.
+STALL_SECONDS = 1.2
+HOLD_SECONDS = 3.0  # a reader holds the table that is migrated
+# A previous release without idempotency keys may create two rows when a create is sent twice.
+# Otherwise a key matters only after a failure, and any failure ends the rehearsal.
 LOAD = {name: weight for name, weight in MIXED.items() if name != "create_twice"}
-_UNKNOWN = "There is no such release here; is this a whole clone? Name one with --from REVISION."
+_UNKNOWN_REVISION = (
+    "git does not have this release, perhaps because the clone is shallow."
+    " Name another one with --from REVISION."
+)
 _FILL = """
 INSERT INTO projects (id, name, description)
-SELECT gen_random_uuid(), 'fill-' || n, 'Number ' || n || ' of those that were there before'
+SELECT gen_random_uuid(), 'fill-' || n, 'Row ' || n || ' from before the deploy'
 FROM generate_series(%s, %s) AS n RETURNING name, id::text
 """
-_AT_ONCE = 20_000  # rows that one statement makes, within its 30 s
-_MIGRATES = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'upgrade'"
-_HELD = """
+_ROWS_PER_STATEMENT = 20_000  # within its statement timeout of 30 s
+_FIND_MIGRATION = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'upgrade'"
+_COUNT_LOCKS = """
 SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 'projects'::regclass
 """
 
 
 def main() -> int:
-    given, begun = _arguments(), time.monotonic()
-    old_commit, head = _commit(given.old or _previous()), _commit("HEAD")
-    changed = " and what is not committed" if _git("status", "--porcelain") else ""
-    print(f"from  {old_commit}\nto    {head}{changed}\nboth with {sys.prefix}", flush=True)
-    with workshop(given.keep) as home:
-        old, new, current = home / "old", home / "new", home / "current"
+    arguments, start = _parse_arguments(), time.monotonic()
+    old_commit = _describe_commit(arguments.old or _find_previous_release())
+    changes = " and uncommitted changes" if _git("status", "--porcelain") else ""
+    print(f"from  {old_commit}\nto    {_describe_commit('HEAD')}{changes}\nboth with {sys.prefix}")
+    sys.stdout.flush()
+    options = Options(PROJECTS, arguments.seconds, seed=0, keep=arguments.keep)
+    with temporary_directory(options.keep) as folder:
+        old, new, current = folder / "old", folder / "new", folder / "current"
         _export_commit(old_commit.split()[0], old)
-        _export_tree(new)
+        _export_working_tree(new)
         current.symlink_to(old)
-        row = Row(
+        scenario = Scenario(
             0,
-            "a deploy under traffic",
-            partial(deploy, rows=given.rows, current=current, new=new),
-            database=False,
-            least=given.rows + 100,
+            "a deploy under load",
+            partial(deploy, rows=arguments.rows, current=current, new=new),
+            is_database_fault=False,
+            minimum_writes=arguments.rows + 100,
         )
-        verdict = play(row, make_template(home, old), home / "stage", given, current)
-    found = verdict.findings
-    if found.acknowledged:
-        lost = f"{len(found.lost)} lost, {len(found.doubled)} doubled"
-        verdict.remarks.append(f"{found.acknowledged - given.rows} acknowledged writes, {lost}")
-    for line in [*verdict.remarks, *(f"- {sentence}" for sentence in verdict.broken)]:
+        template = make_template(folder, old)
+        result = run_scenario(scenario, template, folder / "run", options, current)
+    findings = result.findings
+    if findings.acknowledged:
+        writes = findings.acknowledged - arguments.rows
+        lost = f"{len(findings.lost)} lost, {len(findings.duplicated)} duplicated"
+        result.notes.append(f"{writes} acknowledged writes, {lost}")
+    for line in [*result.notes, *(f"- {failure}" for failure in result.failures)]:
         print(line)
-    print(f"{'broken' if verdict.broken else 'kept'}, in {time.monotonic() - begun:.0f} s")
-    return bool(verdict.broken)
+    word = "failed" if result.failures else "passed"
+    print(f"{word} in {time.monotonic() - start:.0f} s")
+    return bool(result.failures)
 
 
-def deploy(stage: Stage, rows: int, current: Path, new: Path) -> None:
-    """The row: `current` links to the release that serves, `new` is the one that replaces it."""
-    coming = sorted(_migrations(new) - _migrations(current))
-    stage.remarks.append(f"migrations: {', '.join(coming) or 'none'}")
-    _fill(stage, rows)
-    beside = Service(stage.folder / "beside.log", code=new)
-    beside.url = stage.service.url
-    stage.at_end(beside.end)
-    with stage.load(LOAD):
-        begun = time.monotonic()
-        stage.pass_time(0.2)
-        beside.start()
-        _ask(stage, beside, 503 if coming else 200, "the new release before the migration")
-        stage.promise(beside.status("/health") == 200, "/health depends on the schema")
-        _migrate(stage, new)
-        stage.pass_time(0.3)
-        _ask(stage, stage.service, 200, "the old release after the migration")
-        _ask(stage, beside, 200, "the new release after the migration")
-        beside.end()
-        stage.pass_time(0.1)
+def deploy(env: Environment, rows: int, current: Path, new: Path) -> None:
+    """Deploy the release in `new`; `current` is a link to the release that serves."""
+    pending = sorted(_migrations(new) - _migrations(current))
+    env.notes.append(f"migrations: {', '.join(pending) or 'none'}")
+    _fill(env, rows)
+    new_service = Service(env.folder / "new.log", code=new)
+    new_service.database_url = env.service.database_url
+    env.on_exit(new_service.end)
+    with env.load(LOAD):
+        start = time.monotonic()
+        env.sleep_share(0.2)
+        new_service.start()
+        status = 503 if pending else 200
+        _check_ready(env, new_service, status, "the new release before the migration")
+        env.check(new_service.status("/health") == 200, "/health depends on the schema")
+        _migrate(env, new)
+        env.sleep_share(0.3)
+        _check_ready(env, env.service, 200, "the old release after the migration")
+        _check_ready(env, new_service, 200, "the new release after the migration")
+        new_service.end()
+        env.sleep_share(0.1)
         link = current.with_name("next")
         link.symlink_to(new)
         link.replace(current)
-        stage.service.upgrade()
-        stage.pass_time(0.3)
-        serving = {Path(f"/proc/{pid}/cwd").resolve() for pid in stage.service.workers()}
-        stage.promise(serving == {new}, "void: it is not the new release that serves in the end")
-        _ask(stage, stage.service, 200, "the new release in the end")
-    asked = [one for one in stage.attempts() if one.sent >= begun and one.done]
-    failed = Counter(f"{one.method} {one.status or one.failure}" for one in asked if _failed(one))
-    slowest, gap = max(one.done - one.sent for one in asked), longest_gap(asked)
-    stage.remarks += [
-        f"{len(asked)} requests, {failed.total()} failed",
-        f"{slowest:.2f} s the longest request, {gap:.2f} s without an acknowledged write",
+        env.service.upgrade()
+        env.sleep_share(0.3)
+        folders = {Path(f"/proc/{pid}/cwd").resolve() for pid in env.service.worker_pids()}
+        env.check(folders == {new}, "void: in the end it is not the new release that serves")
+        _check_ready(env, env.service, 200, "the new release after the upgrade")
+    attempts = [a for a in env.read_attempts() if a.sent_at >= start and a.done_at]
+    failed = Counter(f"{a.method} {a.status or a.exception}" for a in attempts if _has_failed(a))
+    slowest = max(attempt.done_at - attempt.sent_at for attempt in attempts)
+    gap = longest_write_gap(attempts)
+    env.notes += [
+        f"{len(attempts)} requests, {failed.total()} failed",
+        f"the longest request took {slowest:.2f} s; no acknowledged write for {gap:.2f} s",
     ]
-    stage.promise(not failed, f"requests failed: {dict(failed)}")
-    most = STALL + stage.noise
-    stage.promise(max(slowest, gap) < most, f"a stall of {most:.1f} s or more")
+    env.check(not failed, f"requests failed: {dict(failed)}")
+    limit = STALL_SECONDS + env.noise_seconds
+    env.check(max(slowest, gap) < limit, f"a stall of {limit:.1f} s or more")
 
 
-def _failed(one: Attempt) -> bool:
-    """Whether it failed or was a write that was refused, but for an append that lost a race."""
-    raced = one.kind == "append" and one.status == 412
-    return one.failed or (one.is_write and one.outcome != "ok" and not raced)
+def _has_failed(attempt: Attempt) -> bool:
+    """Return whether it failed or is a refused write; a 412 for an append is no failure."""
+    if attempt.kind == "append" and attempt.status == 412:
+        return False
+    return attempt.is_server_failure or (attempt.is_write and attempt.outcome != "ok")
 
 
-def _fill(stage: Stage, rows: int) -> None:
-    """Rows that were there before, in the ledger as any that were acknowledged."""
-    made = []
-    for first in range(1, rows + 1, _AT_ONCE):
-        made += stage.cluster.sql(_FILL, first, min(rows, first + _AT_ONCE - 1))
-    stage.cluster.sql("VACUUM ANALYZE projects")
-    ledger, now = Ledger(stage.ledgers / "fill.jsonl"), time.monotonic()
-    for name, id_ in made:
-        attempt = ledger.before(op=name, kind="create", method="SQL", path=PROJECTS, sent=now)
-        ledger.after(attempt, status=201, id=id_, etag='"1"', done=now)
+def _fill(env: Environment, rows: int) -> None:
+    """Create rows by SQL, and record them in a ledger as acknowledged creates."""
+    created = []
+    for first in range(1, rows + 1, _ROWS_PER_STATEMENT):
+        created += env.cluster.sql(_FILL, first, min(rows, first + _ROWS_PER_STATEMENT - 1))
+    env.cluster.sql("VACUUM ANALYZE projects")
+    ledger, now = env.new_ledger(), time.monotonic()
+    for name, row_id in created:
+        attempt = ledger.record_request(
+            operation=name, kind="create", method="SQL", path=PROJECTS.path, sent_at=now
+        )
+        ledger.record_response(attempt, status=201, id=row_id, etag='"1"', done_at=now)
 
 
-def _migrate(stage: Stage, new: Path) -> None:
-    """Migrate while a reader holds the table: for HOLD seconds from when the migration connects."""
-    url = stage.url(stage.cluster.port, more="&application_name=upgrade")
+def _migrate(env: Environment, new: Path) -> None:
+    """Run the migrations while a reader holds the table; it lets go after HOLD_SECONDS."""
+    url = env.database_url(env.cluster.port, options="&application_name=upgrade")
     with (
         ThreadPoolExecutor() as pool,
-        closing(stage.cluster.connect()) as reader,
+        closing(env.cluster.connect()) as reader,
         reader.cursor() as cursor,
     ):
         cursor.execute("BEGIN; SELECT count(*) FROM projects")
-        begun = time.monotonic()
-        migration = pool.submit(lambda: (upgrade(url, new), time.monotonic() - begun))
-        until(lambda: migration.done() or stage.cluster.sql(_MIGRATES), 30, "flask db upgrade")
-        time.sleep(HOLD)
-        cursor.execute(_HELD)
-        (stage.fired,) = cursor.fetchone()
+        start = time.monotonic()
+        migration = pool.submit(lambda: (run_migrations(url, new), time.monotonic() - start))
+        wait_until(
+            lambda: migration.done() or env.cluster.sql(_FIND_MIGRATION), 30, "flask db upgrade"
+        )
+        time.sleep(HOLD_SECONDS)
+        cursor.execute(_COUNT_LOCKS)
+        (env.fault_count,) = cursor.fetchone()
         cursor.execute("COMMIT")
-    ended, seconds = migration.result()
-    stage.remarks.append(f"{seconds:.1f} s for flask db upgrade, which said:")
-    stage.remarks += (f"    {line}" for line in ended.stdout.splitlines())
-    if ended.returncode:
-        raise NeverReady(f"flask db upgrade ended with {ended.returncode}: {ended.stdout[-300:]}")
+    process, seconds = migration.result()
+    env.notes.append(f"flask db upgrade took {seconds:.1f} s. Its output:")
+    env.notes += (f"    {line}" for line in process.stdout.splitlines())
+    if process.returncode:
+        code, output = process.returncode, process.stdout[-300:]
+        raise NotReady(f"flask db upgrade ended with {code}: {output}")
 
 
-def _ask(stage: Stage, service: Service, expected: int, who: str) -> None:
-    said = service.status("/ready")
-    stage.promise(said == expected, f"/ready of {who}: {said}, not {expected}")
+def _check_ready(env: Environment, service: Service, expected: int, which: str) -> None:
+    status = service.status("/ready")
+    env.check(status == expected, f"/ready of {which}: {status}, not {expected}")
 
 
 def _migrations(code: Path) -> set[str]:
     return {path.stem for path in (code / "migrations" / "versions").glob("[0-9]*_*.py")}
 
 
-def _previous() -> str:
-    """The last tag; without one, the commit before the newest migration."""
+def _find_previous_release() -> str:
+    """Return the last tag; without a tag, the commit before the newest migration."""
     with suppress(SystemExit):
         return _git("describe", "--tags", "--abbrev=0")
     newest = f"migrations/versions/{max(_migrations(config.ROOT))}.py"
-    added = _git("log", "--diff-filter=A", "--format=%H", "-1", "--", newest)
-    return f"{added}^" if added else "HEAD"
+    commit = _git("log", "--diff-filter=A", "--format=%H", "-1", "--", newest)
+    return f"{commit}^" if commit else "HEAD"
 
 
-def _commit(revision: str) -> str:
-    """Its short hash and its subject."""
+def _describe_commit(revision: str) -> str:
+    """Return the short hash and the subject."""
     return _git("show", "--no-patch", "--format=%h %s", f"{revision}^{{commit}}")
 
 
@@ -183,7 +200,7 @@ def _export_commit(revision: str, folder: Path) -> None:
     subprocess.run(["/usr/bin/env", "tar", "-xf", archive, "-C", folder], check=True)
 
 
-def _export_tree(folder: Path) -> None:
+def _export_working_tree(folder: Path) -> None:
     for name in _git("ls-files", "-co", "--exclude-standard", "-z").split("\0"):
         if (config.ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -191,21 +208,20 @@ def _export_tree(folder: Path) -> None:
 
 
 def _git(*arguments: str) -> str:
-    """What git says of this repository; SystemExit with a sentence if it knows no such thing."""
+    """Return git's output; exit with a message if it fails."""
     command = ["/usr/bin/env", "git", "-C", str(config.ROOT), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except subprocess.CalledProcessError:
-        raise SystemExit(_UNKNOWN) from None
+        raise SystemExit(_UNKNOWN_REVISION) from None
 
 
-def _arguments() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m faults.rehearsal", description=__doc__)
-    parser.set_defaults(seed=0)
-    more = "the previous release; the last tag by default, or what the newest migration came after"
-    parser.add_argument("--from", dest="old", metavar="REVISION", help=more)
-    parser.add_argument("--seconds", type=float, default=15.0, help="of load besides the steps")
-    parser.add_argument("--rows", type=int, default=20_000, help="that are there before")
+    release = "the previous release; default: the last tag, or the commit before the last migration"
+    parser.add_argument("--from", dest="old", metavar="REVISION", help=release)
+    parser.add_argument("--seconds", type=float, default=15.0, help="of load, besides the steps")
+    parser.add_argument("--rows", type=int, default=20_000, help="that exist before the deploy")
     parser.add_argument("--keep", action="store_true", help="keep logs, ledgers and data")
     return parser.parse_args()
 

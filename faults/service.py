@@ -1,7 +1,6 @@
-"""The service under test: gunicorn as it runs in production, and the processes it is made of."""
+"""The service under test: gunicorn as in production, with its master and worker processes."""
 
 import http.client
-import json
 import os
 import signal
 import subprocess
@@ -14,108 +13,106 @@ from faults.cluster import service_environ
 from faults.processes import (
     ADDRESS,
     PYTHON,
-    NeverReady,
-    children,
-    end,
+    NotReady,
+    child_pids,
+    end_process,
+    free_port,
     is_alive,
-    launch,
-    quiet_port,
-    until,
+    start_process,
+    wait_until,
 )
 
 WORKERS, DATABASE_POOL_SIZE = 2, 4
 START_SECONDS = 90
-DRAIN = 40.0  # seconds that a stop may take: graceful_timeout and some
-# The script and not `python -m gunicorn`: re-executed on USR2 that has gunicorn's own folder first
-# on its path, where its `http` hides the standard library's, and no worker boots.
+STOP_SECONDS = 40.0  # gunicorn's graceful_timeout and a margin
+# The script, not `python -m gunicorn`: after SIGUSR2 that form has gunicorn's own folder first on
+# its path, whose `http` hides the standard library's, and no worker starts.
 GUNICORN = Path(PYTHON).with_name("gunicorn")
 
 
 class Service:
-    """gunicorn on `port`; `start` may be called again, as a supervisor does after a death.
+    """gunicorn on `port`. `start` can be called again, as a supervisor does after a crash.
 
-    With a `bug` of bugs.BUGS it serves a product that has it. `code` is the folder of its release;
-    if it is a link, an upgrade serves the release to which it leads by then.
+    `mutation` is a name in mutations.MUTATIONS: the service then has this bug. `code` is the folder
+    of its release; if it is a link, an upgrade serves the release that the link leads to by then.
     """
 
-    def __init__(self, log: Path, bug: str = "", code: Path = config.ROOT) -> None:
-        self.log, self.bug, self.code = log, bug, code
-        self.url = ""  # of the database
-        self.settings: Mapping[str, str] = {}  # beyond those that every service has
-        self.port = quiet_port()
-        self.started: list[subprocess.Popen[bytes]] = []
-        self.master = 0  # the pid of the gunicorn that is to be signalled
+    def __init__(self, log: Path, mutation: str = "", code: Path = config.ROOT) -> None:
+        self.log, self.mutation, self.code = log, mutation, code
+        self.database_url = ""
+        self.settings: Mapping[str, str] = {}  # in addition to those of every service
+        self.port = free_port()
+        self.masters: list[subprocess.Popen[bytes]] = []
+        self.master_pid = 0  # of the present master
 
     def start(self) -> None:
-        """Start a master and return when all its workers serve; NeverReady if they do not."""
+        """Start a master; return when all its workers serve, or raise NotReady."""
         environ = {
-            **service_environ(self.url),
+            **service_environ(self.database_url),
             "PORT": str(self.port),
             "WEB_CONCURRENCY": str(WORKERS),
             "DATABASE_POOL_SIZE": str(DATABASE_POOL_SIZE),
-            "SEEDED_BUG": self.bug,
-            # gunicorn returns to it on USR2; the system's own name for the folder follows links.
+            "MUTATION": self.mutation,
+            # On SIGUSR2 gunicorn changes to this folder; os.getcwd() would have resolved the link.
             "PWD": str(self.code),
             **self.settings,
         }
-        app = "faults.seeded:app" if self.bug else "wsgi:app"
-        process = launch([GUNICORN, app], self.log, environ, self.code)
-        self.started.append(process)
-        self.master = process.pid
-        until(lambda: process.poll() is not None or self.is_whole(), START_SECONDS, "gunicorn")
+        app = "faults.mutant:app" if self.mutation else "wsgi:app"
+        process = start_process([GUNICORN, app], self.log, environ, self.code)
+        self.masters.append(process)
+        self.master_pid = process.pid
+        wait_until(
+            lambda: process.poll() is not None or self.has_all_workers(), START_SECONDS, "gunicorn"
+        )
         if process.poll() is not None:
-            raise NeverReady("gunicorn ended: " + self.log.read_text(errors="replace")[-500:])
+            raise NotReady("gunicorn ended: " + self.log.read_text(errors="replace")[-500:])
 
-    def supervise(self) -> None:
-        """Start masters until one stays, as a supervisor does while something holds the port."""
+    def start_with_retries(self) -> None:
+        """Start a master; retry while the port is still in use, as a supervisor does."""
         for _ in range(5):
-            with suppress(NeverReady):
+            with suppress(NotReady):
                 return self.start()
         self.start()
 
     def upgrade(self) -> None:
-        """Have a second gunicorn take over the port; it is `master` when the first has ended."""
-        old, before = self.master, set(self.workers())
-        os.kill(old, signal.SIGUSR2)
-        until(lambda: set(self.workers()) - before, START_SECONDS, "the new master")
-        self.master = (set(self.workers()) - before).pop()
-        until(self.is_whole, START_SECONDS, "the new workers")
-        os.kill(old, signal.SIGTERM)
-        until(lambda: not is_alive(old), DRAIN, "the old master's end")
+        """Let a second master take over the port; return when the first one has ended."""
+        old_master, old_children = self.master_pid, set(self.worker_pids())
+        os.kill(old_master, signal.SIGUSR2)
+        wait_until(lambda: set(self.worker_pids()) - old_children, START_SECONDS, "the new master")
+        self.master_pid = (set(self.worker_pids()) - old_children).pop()
+        wait_until(self.has_all_workers, START_SECONDS, "the new workers")
+        os.kill(old_master, signal.SIGTERM)
+        wait_until(lambda: not is_alive(old_master), STOP_SECONDS, "the old master's end")
 
-    def is_whole(self) -> bool:
-        """Whether there are as many workers as there should be, and each waits for requests."""
-        workers = self.workers()
-        return len(workers) == WORKERS and all(map(_waits_for_events, workers))
+    def has_all_workers(self) -> bool:
+        """Return whether all workers run and wait for requests."""
+        pids = self.worker_pids()
+        return len(pids) == WORKERS and all(map(_waits_for_events, pids))
 
-    def workers(self) -> list[int]:
-        return children(self.master)
+    def worker_pids(self) -> list[int]:
+        """Return the pids of the master's children; during an upgrade the new master is one."""
+        return child_pids(self.master_pid)
 
     def end(self) -> None:
-        """Kill it all, also what a dead master left."""
-        for process in self.started:
-            end(process)
-
-    def get(self, path: str, timeout: float = 12) -> tuple[int, dict[str, object]]:
-        """The status and the JSON of an answer; OSError or HTTPException when there is none."""
-        link = http.client.HTTPConnection(ADDRESS, self.port, timeout=timeout)
-        try:
-            link.request("GET", path)
-            answer = link.getresponse()
-            return answer.status, json.loads(answer.read())
-        finally:
-            link.close()
+        """Kill all processes, also the workers that a dead master left behind."""
+        for process in self.masters:
+            end_process(process)
 
     def status(self, path: str) -> int | None:
-        """The status of a GET, None when there is no answer."""
+        """Send a GET and return the status; None if there is no response."""
+        connection = http.client.HTTPConnection(ADDRESS, self.port, timeout=12)
         try:
-            return self.get(path)[0]
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status
         except (OSError, http.client.HTTPException):
             return None
+        finally:
+            connection.close()
 
 
 def _waits_for_events(pid: int) -> bool:
-    """Whether a worker has come as far as to watch its sockets, which is after it has loaded."""
+    """Return whether a worker watches its sockets, which it does once it has loaded."""
     with suppress(OSError):
         for link in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(OSError):

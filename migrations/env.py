@@ -14,7 +14,7 @@ import logging
 from alembic import context
 from alembic.operations.ops import MigrationScript
 from alembic.util import CommandError
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
 from projectapp.database import db, migration_checks, migrations, schema, supabase
 
@@ -66,10 +66,10 @@ def read_revision(connection) -> str:
     Raises CommandError if the database does not belong to this service.
     """
     context.configure(connection=connection, on_version_apply=log_step, **context_options)
+    # One snapshot for all queries, or another process could migrate between two of them.
+    connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
     is_migrated = inspect(connection).has_table("alembic_version")
     revisions = connection.scalar(schema.REVISIONS) if is_migrated else []
-    # In an open transaction, Alembic would run all migrations as a part of it.
-    connection.rollback()
     migration_checks.check_database(connection, revisions)
     return max(revisions, default="")
 

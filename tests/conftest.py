@@ -22,17 +22,18 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 import config
+from faults.pg_proxy import Proxy
+from faults.processes import free_port
 from projectapp import add_commands, create_app, database
 from projectapp.auth import jwks_client, token_admin
 from projectapp.devdb import DevPostgres, find_binaries
 from tests.issuer import Issuer
-from tests.wire import Proxy, free_port
 
 PROJECTS = "/api/v1/projects"
 
-# On a busy machine no limit of the service may end what a test is not about. A test of one of these
-# limits sets it: then the others have their defaults.
-PATIENT_LIMITS = {
+# No timeout may end a request on a busy machine, except in a test of timeouts. Such a test sets one
+# of these, and then the others have their defaults.
+LONG_TIMEOUTS = {
     "QUEUE_TIMEOUT": "15",
     "DATABASE_CONNECT_TIMEOUT": "15",
     "DATABASE_POOL_TIMEOUT": "15",
@@ -42,37 +43,37 @@ PATIENT_LIMITS = {
     "REQUEST_TIMEOUT": "30",
     "GRACEFUL_TIMEOUT": "50",
 }
-# These two bound no other.
-PATIENT = {"READ_TIMEOUT": "60", "DATABASE_PING_AFTER_IDLE": "3600"}
+# Settings that need not be shorter or longer than another one.
+OTHER_LONG_TIMEOUTS = {"READ_TIMEOUT": "60", "DATABASE_PING_AFTER_IDLE": "3600"}
 
-# flask reads `.env` by itself, where there may be the URL of a real database.
+# The flask command would read `.env`, which may have the URL of a real database.
 os.environ["FLASK_SKIP_DOTENV"] = "1"
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
-    """In CI a test that is skipped fails: CI has all that the tests need."""
+    """In CI a skipped test fails, because CI has everything that the tests need."""
     report = yield
     if report.skipped and "CI" in os.environ:
         report.outcome = "failed"
-        report.longrepr = f"CI skips nothing, but {item.nodeid} was skipped: {report.longrepr}"
+        report.longrepr = f"Skipped, which is a failure in CI: {item.nodeid}: {report.longrepr}"
     return report
 
 
-def links(answer: Any) -> dict[str, str]:
-    """The URLs of an answer's Link header by relation."""
-    found = re.findall(r'<([^>]*)>; rel="(\w+)"', answer.headers["Link"])
-    return {relation: url for url, relation in found}
+def links(response: Any) -> dict[str, str]:
+    """Return the URLs of the Link header by relation."""
+    pairs = re.findall(r'<([^>]*)>; rel="(\w+)"', response.headers["Link"])
+    return {relation: url for url, relation in pairs}
 
 
-def patient(environ: dict[str, str]) -> dict[str, str]:
-    """The settings of `environ`, and those with which a busy machine changes no answer."""
-    limits = {} if environ.keys() & PATIENT_LIMITS.keys() else PATIENT_LIMITS
-    return {**PATIENT, **limits, **environ}
+def with_long_timeouts(environ: dict[str, str]) -> dict[str, str]:
+    """Add timeouts to `environ` that a busy machine does not reach."""
+    timeouts = {} if environ.keys() & LONG_TIMEOUTS.keys() else LONG_TIMEOUTS
+    return {**OTHER_LONG_TIMEOUTS, **timeouts, **environ}
 
 
 class Clock:
-    """Takes the place of `time` in a module: it stands still until a test sets it forward."""
+    """Replaces the module `time`: its time passes only in `sleep`, or when a test sets `now`."""
 
     def __init__(self) -> None:
         self.now = 1e6
@@ -84,22 +85,22 @@ class Clock:
         self.now += seconds
 
 
-def walk(client: FlaskClient, query: str) -> list[Any]:
-    """All items of a list, page after page by its cursors."""
+def all_items(client: FlaskClient, query: str) -> list[Any]:
+    """Return all items of a list by following its cursors."""
     items: list[Any] = []
-    more = ""
+    cursor = ""
     for _ in range(500):
-        answer = client.get(f"{PROJECTS}{query}{more}")
-        assert answer.status_code == 200, answer.text
-        items += answer.json["items"]
-        if not answer.json["next_cursor"]:
+        response = client.get(f"{PROJECTS}{query}{cursor}")
+        assert response.status_code == 200, response.text
+        items += response.json["items"]
+        if not response.json["next_cursor"]:
             return items
-        more = f"&cursor={answer.json['next_cursor']}"
-    raise AssertionError("the walk does not end")
+        cursor = f"&cursor={response.json['next_cursor']}"
+    raise AssertionError("The list has more than 500 pages.")
 
 
-class Served:
-    """A gunicorn of our own: its process, its port and what it logged."""
+class GunicornServer:
+    """A gunicorn process, its port and its log file."""
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class Served:
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                # Not -m gunicorn, which cannot start itself anew for an upgrade.
+                # `python -m gunicorn` could not start itself again for an upgrade.
                 [Path(sys.executable).with_name("gunicorn"), "wsgi:app", *arguments],
                 cwd=cwd,
                 env={**environ, "PORT": str(self.port)},
@@ -130,33 +131,33 @@ class Served:
         url = f"http://127.0.0.1:{self.port}{path}"
         request = urllib.request.Request(url, data, headers, method=method)
         try:
-            answer = urllib.request.urlopen(request, timeout=60)  # noqa: S310
+            response = urllib.request.urlopen(request, timeout=60)  # noqa: S310
         except urllib.error.HTTPError as error:
-            answer = error
-        with answer:
-            text = answer.read()
-        found = {name.lower(): value for name, value in answer.headers.items()}
-        return answer.status, found, json.loads(text) if text else None
+            response = error
+        with response:
+            text = response.read()
+        response_headers = {name.lower(): value for name, value in response.headers.items()}
+        return response.status, response_headers, json.loads(text) if text else None
 
     def wait_until_serving(self) -> None:
-        end = time.monotonic() + 60
+        deadline = time.monotonic() + 60
         while True:
             try:
                 self.request("GET", "/health")
             except OSError:
-                if self.process.poll() is not None or time.monotonic() > end:
+                if self.process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(self.log.read_text()) from None
                 time.sleep(0.05)
             else:
                 return
 
-    def stop(self, how: int = signal.SIGTERM) -> int:
-        self.process.send_signal(how)
+    def stop(self, signal_number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(signal_number)
         return self.process.wait(timeout=30)
 
 
 def parameters_of(url: str) -> dict[str, str]:
-    return config.database_url(url)
+    return config.parse_database_url(url)
 
 
 def url_of(parameters: dict[str, str]) -> str:
@@ -165,28 +166,28 @@ def url_of(parameters: dict[str, str]) -> str:
 
 @pytest.fixture(scope="session")
 def binaries() -> Path:
-    """The folder with the programs of the PostgreSQL that the tests run."""
+    """The folder with the programs of the PostgreSQL that the tests use."""
     folder = find_binaries(config.Testing(os.environ).EMBEDDED_POSTGRES_BIN).absolute()
     if not (folder / "psql").exists():
-        pytest.skip(f"there are no programs but the server in {folder}")
+        pytest.skip(f"{folder} has the server but no client programs such as psql")
     return folder
 
 
-_servers: list[
-    DevPostgres
-] = []  # kept: a keeper goes on if the other process of the tests needs it
+# Never deleted: the supervisor may run on for another process of the tests, and Python warns if the
+# Popen object of a running process is deleted.
+_servers: list[DevPostgres] = []
 
 
 @pytest.fixture(scope="session")
 def _urls() -> Iterator[tuple[str, str]]:
     names = ("DATABASE_URL", "MIGRATIONS_DATABASE_URL")
-    given = [os.environ.pop(name, "") for name in names]
-    if given[0]:
+    urls = [os.environ.pop(name, "") for name in names]
+    if urls[0]:
         try:
-            config.Testing(dict(zip(names, given, strict=True)))
+            config.Testing(dict(zip(names, urls, strict=True)))
         except config.ConfigError as error:
-            pytest.exit(f"The tests empty their database. {error}", 2)
-        yield given[0], given[1]
+            pytest.exit(f"The tests delete all rows of their database. {error}", 2)
+        yield urls[0], urls[1]
         return
     server = DevPostgres(
         config.Testing.EMBEDDED_POSTGRES_DIR,
@@ -201,33 +202,33 @@ def _urls() -> Iterator[tuple[str, str]]:
     with connection.cursor() as cursor:
         cursor.execute(f"CREATE DATABASE {name}")
     connection.close()
-    here = server.parameters
-    yield f"postgresql://{here['user']}@/{name}?host={quote(here['host'])}&port={here['port']}", ""
+    user, host, port = (server.parameters[key] for key in ("user", "host", "port"))
+    yield f"postgresql://{user}@/{name}?host={quote(host)}&port={port}", ""
     server.release()
 
 
 @pytest.fixture(scope="session")
 def database_url(_urls: tuple[str, str]) -> str:
-    """An empty test database: the one DATABASE_URL names, else a new one in an embedded server."""
+    """The URL of an empty test database: DATABASE_URL, or a new one in a server of devdb."""
     return _urls[0]
 
 
 @pytest.fixture(scope="session")
 def direct_url(_urls: tuple[str, str]) -> str:
-    """The same database, and no pooler before it: MIGRATIONS_DATABASE_URL, if that is given, too.
+    """The URL of the same database without a pooler: MIGRATIONS_DATABASE_URL if it is set.
 
-    It is for what is done beside the service, and for what needs a session of its own.
+    Tests use it for statements beside the service, and where they need a session of their own.
     """
     return _urls[1] or _urls[0]
 
 
 @pytest.fixture(scope="session")
 def make_app(_urls: tuple[str, str]) -> Any:
-    """Make an application; keywords are settings as the environment would give them."""
+    """Make an application. Keywords are settings, as texts like in the environment."""
 
     def make(**environ: str) -> Flask:
         urls = dict(zip(("DATABASE_URL", "MIGRATIONS_DATABASE_URL"), _urls, strict=True))
-        app = create_app(config.Testing({**urls, **patient(environ)}))
+        app = create_app(config.Testing({**urls, **with_long_timeouts(environ)}))
         add_commands(app)
         return app
 
@@ -247,7 +248,7 @@ def app(make_app: Any) -> Iterator[Flask]:
 
 @pytest.fixture
 def sql(app: Flask, direct_url: str) -> Iterator[Any]:
-    """Run SQL beside the application, as PostgreSQL's superuser; starts with empty tables."""
+    """Run SQL beside the application, as a superuser. All tables are empty at the start."""
     connection = psycopg2.connect(**parameters_of(direct_url))
     connection.autocommit = True
 
@@ -256,7 +257,7 @@ def sql(app: Flask, direct_url: str) -> Iterator[Any]:
             cursor.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
-    # One statement for all tables, because foreign keys may connect them.
+    # One statement for all tables, because of foreign keys between them.
     run(f"TRUNCATE {', '.join(database.db.metadata.tables)}")
     yield run
     connection.close()
@@ -269,33 +270,33 @@ def client(app: Flask, sql: Any) -> FlaskClient:
 
 @pytest.fixture
 def make_project(client: FlaskClient) -> Any:
-    def make(**over: Any) -> Any:
-        answer = client.post(PROJECTS, json={"name": "A project", **over})
-        assert answer.status_code == 201, answer.json
-        return answer.json
+    def make(**values: Any) -> Any:
+        response = client.post(PROJECTS, json={"name": "A project", **values})
+        assert response.status_code == 201, response.json
+        return response.json
 
     return make
 
 
 @pytest.fixture(scope="session")
-def guarded_app(app: Flask, make_app: Any) -> Flask:
+def auth_app(app: Flask, make_app: Any) -> Flask:
     return make_app(AUTH="tokens")
 
 
 @pytest.fixture
-def guarded(guarded_app: Flask, sql: Any) -> FlaskClient:
-    return guarded_app.test_client()
+def auth_client(auth_app: Flask, sql: Any) -> FlaskClient:
+    return auth_app.test_client()
 
 
 @pytest.fixture
-def bearer(guarded_app: Flask, sql: Any) -> Any:
-    """Make an API token; return the headers of a request with it."""
+def auth_headers(auth_app: Flask, sql: Any) -> Any:
+    """Create an API token and return the headers of a request with it."""
 
     def make(
         owner: str = "alice", scopes: str = "projects:read,projects:write", days: int | None = None
     ) -> dict[str, str]:
         lifetime = None if days is None else timedelta(days)
-        with guarded_app.app_context():
+        with auth_app.app_context():
             token = token_admin.create_token(f"{owner}'s", owner, scopes.split(","), lifetime)
         return {"Authorization": f"Bearer {token}"}
 
@@ -307,12 +308,15 @@ def serve(app: Flask, database_url: str, tmp_path_factory: pytest.TempPathFactor
     """Serve the application with gunicorn and gunicorn.conf.py while a `with` block runs."""
 
     @contextmanager
-    def served(
+    def run_server(
         *arguments: str, wait: bool = True, cwd: Path = config.ROOT, **environ: str
-    ) -> Iterator[Served]:
-        clean = {k: v for k, v in os.environ.items() if k not in config.Config.declared_settings()}
-        clean |= {"APP_ENV": "testing", "DATABASE_URL": database_url, **patient(environ)}
-        server = Served(clean, arguments, tmp_path_factory.mktemp("served") / "log", cwd)
+    ) -> Iterator[GunicornServer]:
+        settings = config.Config.declared_settings()
+        variables = {k: v for k, v in os.environ.items() if k not in settings}
+        variables |= {"APP_ENV": "testing", "DATABASE_URL": database_url}
+        variables |= with_long_timeouts(environ)
+        log = tmp_path_factory.mktemp("server") / "log"
+        server = GunicornServer(variables, arguments, log, cwd)
         try:
             if wait:
                 server.wait_until_serving()
@@ -326,14 +330,14 @@ def serve(app: Flask, database_url: str, tmp_path_factory: pytest.TempPathFactor
                     server.process.wait()
                     raise
 
-    return served
+    return run_server
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A copy of what serves, for tests that write a `.env` beside it."""
-    copy = tmp_path / "project"
-    for name in ("projectapp", "migrations"):
+def app_copy(tmp_path: Path) -> Path:
+    """A copy of the files that serving needs, for tests that write a `.env` or change a file."""
+    copy = tmp_path / "app"
+    for name in ("projectapp", "settings", "migrations"):
         shutil.copytree(config.ROOT / name, copy / name)
     for name in ("config.py", "gunicorn.conf.py", "wsgi.py"):
         shutil.copy2(config.ROOT / name, copy)
@@ -341,7 +345,7 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(serve: Any) -> Iterator[Served]:
+def server(serve: Any) -> Iterator[GunicornServer]:
     with serve() as running:
         yield running
 
@@ -350,14 +354,12 @@ def server(serve: Any) -> Iterator[Served]:
 def proxy(database_url: str) -> Iterator[Proxy]:
     proxy = Proxy(parameters_of(database_url))
     yield proxy
-    proxy.shutdown()
-    proxy.server_close()
-    proxy.cut()
+    proxy.close()
 
 
 @pytest.fixture(autouse=True)
-def _patient_with_issuers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine keys may take a while; a test of these limits sets them."""
+def _long_jwks_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a fetch of keys may take long. A test of these timeouts sets them."""
     monkeypatch.setattr(jwks_client, "READ_TIMEOUT_SECONDS", 30.0)
     monkeypatch.setattr(jwks_client, "FETCH_DEADLINE_SECONDS", 60.0)
 
@@ -370,18 +372,18 @@ def issuer() -> Iterator[Issuer]:
 
 @pytest.fixture
 def problem() -> Any:
-    """Assert that an answer is a problem document in full, and return it."""
+    """Assert that a response is a complete problem document, and return the document."""
 
-    def check(answer: Any, status: int, code: str | None = None) -> Any:
-        assert answer.status_code == status, (answer.status_code, answer.text)
-        assert answer.content_type == "application/problem+json"
-        found = answer.json
-        assert found["status"] == status
-        assert found["detail"] == found["message"] != ""
-        assert found["request_id"] == answer.headers["X-Request-ID"]
-        assert {"type", "title", "error"} <= found.keys()
+    def check(response: Any, status: int, code: str | None = None) -> Any:
+        assert response.status_code == status, (response.status_code, response.text)
+        assert response.content_type == "application/problem+json"
+        document = response.json
+        assert document["status"] == status
+        assert document["detail"] == document["message"] != ""
+        assert document["request_id"] == response.headers["X-Request-ID"]
+        assert {"type", "title", "error"} <= document.keys()
         if code:
-            assert found["error"] == code
-        return found
+            assert document["error"] == code
+        return document
 
     return check

@@ -14,7 +14,7 @@ from typing import Any
 from joserfc import jwk
 from joserfc.jws import JWSRegistry
 
-from tests.wire import free_port
+from faults.processes import free_port
 
 AUDIENCE = "projects-api"
 

@@ -1,4 +1,4 @@
-"""What PostgreSQL does for a request."""
+"""The statements that a request sends to PostgreSQL, and how PostgreSQL executes them."""
 
 import re
 from collections.abc import Iterator
@@ -15,35 +15,35 @@ from projectapp.database.connection import Connection
 
 @contextmanager
 def recorded() -> Iterator[list[tuple[str, Any]]]:
-    """The statements that are sent meanwhile, each with its values."""
-    sent: list[tuple[str, Any]] = []
+    """Record the statements that are sent while the block runs, each with its parameters."""
+    statements: list[tuple[str, Any]] = []
 
     class Recorder(cursor):  # type: ignore[misc]
-        def execute(self, statement: str, values: Any = None) -> None:
-            sent.append((statement, values))
-            super().execute(statement, values)
+        def execute(self, statement: str, parameters: Any = None) -> None:
+            statements.append((statement, parameters))
+            super().execute(statement, parameters)
 
     with patch.object(
         Connection, "cursor", partialmethod(Connection.cursor, cursor_factory=Recorder)
     ):
-        yield sent
+        yield statements
 
 
 def explain(
     client: FlaskClient, path: str, options: str, headers: dict[str, str] | None = None
 ) -> list[Any]:
-    """The rows of EXPLAIN ANALYZE of the statement that a GET of `path` runs."""
-    with recorded() as sent:
-        answer = client.get(path, headers=headers)
-    if answer.status_code != 200:
-        raise ValueError(answer.text)
-    # Who calls may have been looked up before, and that they did is recorded beside it.
-    statement, parameters = next(one for one in sent if "FROM projects" in one[0])
-    served_by = client.application.extensions["database"]
-    # Behind a pooler it has its limits.
-    statement = statement.removeprefix(served_by.connector.set_local_sql)
+    """Run EXPLAIN (ANALYZE, `options`) for the statement of a GET; return its output's rows."""
+    with recorded() as statements:
+        response = client.get(path, headers=headers)
+    if response.status_code != 200:
+        raise ValueError(response.text)
+    # There may be other statements: the look-up of a token, and the record that it was used.
+    statement, parameters = next(pair for pair in statements if "FROM projects" in pair[0])
+    database = client.application.extensions["database"]
+    # EXPLAIN is for one statement; the timeouts (behind a pooler) and the token check precede it.
+    statement = statement.removeprefix(database.connector.set_local_sql)
     statement = re.sub(r"^SELECT api_token_check\([^)]*\); ", "", statement)
-    connection = served_by.engine.raw_connection()
+    connection = database.engine.raw_connection()
     try:
         with connection.cursor() as cursor:
             cursor.execute(f"EXPLAIN (ANALYZE, {options}) {statement}", parameters)
@@ -55,10 +55,10 @@ def explain(
 def executed(
     client: FlaskClient, path: str, headers: dict[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """The nodes of the plan that were executed, as EXPLAIN's JSON has them."""
+    """Return the nodes of the plan that were executed, as in EXPLAIN's JSON."""
 
-    def flat(node: dict[str, Any]) -> list[dict[str, Any]]:
-        inner = [found for plan in node.get("Plans", ()) for found in flat(plan)]
+    def flatten(node: dict[str, Any]) -> list[dict[str, Any]]:
+        inner = [descendant for plan in node.get("Plans", ()) for descendant in flatten(plan)]
         return [node, *inner] if node["Actual Loops"] else inner
 
-    return flat(explain(client, path, "FORMAT JSON", headers)[0][0]["Plan"])
+    return flatten(explain(client, path, "FORMAT JSON", headers)[0][0]["Plan"])

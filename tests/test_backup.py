@@ -12,7 +12,7 @@ import pytest
 
 import config
 from projectapp import database
-from projectapp.devdb.supervisor import major
+from projectapp.devdb.supervisor import major_version
 from tests.conftest import PROJECTS, parameters_of, url_of
 
 PAGE = (config.ROOT / "docs" / "backup.md").read_text()
@@ -38,7 +38,7 @@ def make_shell(binaries, folder, direct_url, new):
     """Return a function that runs commands of the page, with the variables that they need."""
     tools = subprocess.check_output([binaries / "pg_dump", "--version"], text=True)
     with connect_sql(direct_url) as sql:
-        if major(tools) != int(sql("SHOW server_version_num")[0][0]) // 10000:
+        if major_version(tools) != int(sql("SHOW server_version_num")[0][0]) // 10000:
             pytest.skip("the tools of this machine are not of the server's version")
     environment = {
         name: value

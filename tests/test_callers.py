@@ -68,15 +68,17 @@ ID_KINDS = ("own", "foreign", "without owner", "missing")
 
 
 @pytest.fixture
-def ids_and_headers(guarded, bearer, sql):
+def ids_and_headers(auth_client, auth_headers, sql):
     """The id of a project of each kind, and an Authorization header of each kind."""
-    own = guarded.post(PROJECTS, json={"name": "Secret plan"}, headers=bearer()).json
-    foreign = guarded.post(PROJECTS, json={"name": "Secret plan"}, headers=bearer("bob")).json
+    own = auth_client.post(PROJECTS, json={"name": "Secret plan"}, headers=auth_headers()).json
+    foreign = auth_client.post(
+        PROJECTS, json={"name": "Secret plan"}, headers=auth_headers("bob")
+    ).json
     without_owner = "01900000-0000-7000-8000-000000000001"
     sql("INSERT INTO projects (id, name) VALUES (%s, 'Secret plan')", without_owner)
-    valid = bearer()["Authorization"]
+    valid = auth_headers()["Authorization"]
     digest = tokens.hash_token(valid.removeprefix("Bearer ")).hex()
-    revoked, expired = bearer()["Authorization"], bearer(days=-1)["Authorization"]
+    revoked, expired = auth_headers()["Authorization"], auth_headers(days=-1)["Authorization"]
     sql("UPDATE api_tokens SET revoked_at = now() WHERE digest = %s", digest_of(revoked))
     headers = {
         "empty": "",
@@ -93,7 +95,7 @@ def ids_and_headers(guarded, bearer, sql):
         "expired": expired,
         "revoked": revoked,
         **{
-            name: bearer(scopes=",".join(scopes))["Authorization"]
+            name: auth_headers(scopes=",".join(scopes))["Authorization"]
             for name, scopes in SCOPES_BY_CALLER.items()
         },
     }
@@ -150,25 +152,27 @@ def test_development_without_auth_on_a_public_host_logs_a_warning(
     assert [text.partition(":")[0] for text in warnings] == ["AUTH=none"] * is_logged
 
 
-def test_every_route_declares_its_scope(guarded_app):
-    assert {rule.endpoint for rule in guarded_app.url_map.iter_rules()} == SCOPE_BY_ENDPOINT.keys()
-    methods = set().union(*(rule.methods for rule in guarded_app.url_map.iter_rules()))
+def test_every_route_declares_its_scope(auth_app):
+    assert {rule.endpoint for rule in auth_app.url_map.iter_rules()} == SCOPE_BY_ENDPOINT.keys()
+    methods = set().union(*(rule.methods for rule in auth_app.url_map.iter_rules()))
     assert methods == {"GET", "HEAD", "OPTIONS", "DELETE", *BODIES}
 
 
 @pytest.mark.parametrize("caller", [*REFUSED_HEADERS, *SCOPES_BY_CALLER])
 def test_each_caller_gets_only_what_its_token_permits(
-    guarded, guarded_app, ids_and_headers, sql, caller
+    auth_client, auth_app, ids_and_headers, sql, caller
 ):
     ids, headers = ids_and_headers
     header = {"Authorization": headers[caller]} if caller in headers else {}
-    for rule, method, id_kind in cases(guarded_app):
+    for rule, method, id_kind in cases(auth_app):
         scope = SCOPE_BY_ENDPOINT[rule.endpoint]
         path = rule.rule.replace("<uuid:project_id>", ids.get(id_kind, ""))
         path = path.replace("<path:filename>", "docs/show.js")
         case = f"{method} {path} ({id_kind}) by {caller}"
         before = all_projects(sql)
-        with guarded.open(path, method=method, json=BODIES.get(method), headers=header) as answer:
+        with auth_client.open(
+            path, method=method, json=BODIES.get(method), headers=header
+        ) as answer:
             pass  # closes a file of static/
         assert answer.status_code == expected_status(scope, method, caller, id_kind), case
         after = all_projects(sql)
@@ -184,9 +188,9 @@ def test_each_caller_gets_only_what_its_token_permits(
         ), case
 
 
-def test_matrix_has_as_many_cases_as_callers_routes_methods_and_ids(guarded_app):
+def test_matrix_has_as_many_cases_as_callers_routes_methods_and_ids(auth_app):
     callers = len(REFUSED_HEADERS) + len(SCOPES_BY_CALLER)
-    assert callers * len([*cases(guarded_app)]) == 1180
+    assert callers * len([*cases(auth_app)]) == 1180
 
 
 HIDDEN_KINDS = ("foreign", "without owner")
@@ -206,15 +210,15 @@ HIDDEN_KINDS = ("foreign", "without owner")
     ],
 )
 def test_project_of_another_owner_gets_the_same_404_as_a_missing_one(
-    guarded, bearer, ids_and_headers, id_kind, method, conditions
+    auth_client, auth_headers, ids_and_headers, id_kind, method, conditions
 ):
     ids, _ = ids_and_headers
     answers = [
-        guarded.open(
+        auth_client.open(
             f"{PROJECTS}/{ids[kind]}",
             method=method,
             json=BODIES.get(method),
-            headers={**bearer(), **conditions, "X-Request-ID": "same"},
+            headers={**auth_headers(), **conditions, "X-Request-ID": "same"},
         )
         for kind in (id_kind, "missing")
     ]
@@ -236,31 +240,33 @@ def test_project_of_another_owner_gets_the_same_404_as_a_missing_one(
         *("page=1&page_size=1", "count=exact", "count=auto&q=plan"),
     ],
 )
-def test_list_contains_only_the_callers_projects(guarded, bearer, ids_and_headers, query):
+def test_list_contains_only_the_callers_projects(auth_client, auth_headers, ids_and_headers, query):
     ids, _ = ids_and_headers
-    alice = guarded.get(f"{PROJECTS}?{query}", headers=bearer())
+    alice = auth_client.get(f"{PROJECTS}?{query}", headers=auth_headers())
     assert [item["id"] for item in alice.json["items"]] == [ids["own"]]
     assert (alice.json["total"], alice.json["next_cursor"]) == (1, None)
     assert 'rel="next"' not in alice.headers["Link"]
-    admins = guarded.get(f"{PROJECTS}?{query}", headers=bearer("root", "projects:all"))
+    admins = auth_client.get(f"{PROJECTS}?{query}", headers=auth_headers("root", "projects:all"))
     assert admins.json["total"] == 3
 
 
-def test_estimated_total_counts_only_the_callers_projects(guarded, bearer, sql):
+def test_estimated_total_counts_only_the_callers_projects(auth_client, auth_headers, sql):
     sql(
         "INSERT INTO projects (id, name, owner) SELECT gen_random_uuid(), 'Many', 'bob'"
         " FROM generate_series(1, 30000)"
     )
     sql("ANALYZE projects")
-    assert guarded.get(PROJECTS, headers=bearer()).json["total"] == 0
-    bobs = guarded.get(PROJECTS, headers=bearer("bob")).json
+    assert auth_client.get(PROJECTS, headers=auth_headers()).json["total"] == 0
+    bobs = auth_client.get(PROJECTS, headers=auth_headers("bob")).json
     assert bobs["total_is_estimate"]
     assert 25_000 < bobs["total"] < 35_000
     sql("TRUNCATE projects")
     sql("ANALYZE projects")
 
 
-def test_total_of_an_empty_list_is_exact_although_others_have_many_projects(guarded, bearer, sql):
+def test_total_of_an_empty_list_is_exact_although_others_have_many_projects(
+    auth_client, auth_headers, sql
+):
     """The planner's statistics cover all owners, and are older than the last change."""
     sql(
         "INSERT INTO projects (id, name, owner) SELECT gen_random_uuid(), 'Secret', 'bob'"
@@ -269,28 +275,28 @@ def test_total_of_an_empty_list_is_exact_although_others_have_many_projects(guar
     sql("ANALYZE projects")
     sql("UPDATE projects SET owner = 'carol'")
     for query in ("?page=2", "?page=2&name=Secret", "?page=2&q=Secret", "?page=2&sort=name"):
-        page = guarded.get(f"{PROJECTS}{query}", headers=bearer("bob")).json
+        page = auth_client.get(f"{PROJECTS}{query}", headers=auth_headers("bob")).json
         assert (page["total"], "total_is_estimate" in page) == (0, False)
     sql("TRUNCATE projects")
     sql("ANALYZE projects")
 
 
-def test_cursor_of_another_caller_gets_400(guarded, bearer, problem):
+def test_cursor_of_another_caller_gets_400(auth_client, auth_headers, problem):
     for owner in ("alice", "bob"):
         for name in "abc":
-            guarded.post(PROJECTS, json={"name": name}, headers=bearer(owner))
+            auth_client.post(PROJECTS, json={"name": name}, headers=auth_headers(owner))
     next_page = f"{PROJECTS}?page_size=1&cursor="
-    cursor = guarded.get(f"{PROJECTS}?page_size=1", headers=bearer()).json["next_cursor"]
-    second = guarded.get(next_page + cursor, headers=bearer())
+    cursor = auth_client.get(f"{PROJECTS}?page_size=1", headers=auth_headers()).json["next_cursor"]
+    second = auth_client.get(next_page + cursor, headers=auth_headers())
     assert [item["owner"] for item in second.json["items"]] == ["alice"]
-    for other in (bearer("bob"), bearer("root", "projects:all")):
-        problem(guarded.get(next_page + cursor, headers=other), 400, "validation_error")
+    for other in (auth_headers("bob"), auth_headers("root", "projects:all")):
+        problem(auth_client.get(next_page + cursor, headers=other), 400, "validation_error")
 
 
-def test_same_idempotency_key_of_two_callers_creates_two_projects(guarded, bearer):
+def test_same_idempotency_key_of_two_callers_creates_two_projects(auth_client, auth_headers):
     alice, bob = (
-        guarded.post(
-            PROJECTS, json={"name": "Once"}, headers={**bearer(owner), "Idempotency-Key": "1"}
+        auth_client.post(
+            PROJECTS, json={"name": "Once"}, headers={**auth_headers(owner), "Idempotency-Key": "1"}
         )
         for owner in ("alice", "bob")
     )
@@ -300,29 +306,35 @@ def test_same_idempotency_key_of_two_callers_creates_two_projects(guarded, beare
     assert alice.json["id"] != bob.json["id"]
 
 
-def test_owner_in_the_body_is_ignored(guarded, bearer):
-    created = guarded.post(PROJECTS, json={"name": "x", "owner": "bob"}, headers=bearer()).json
+def test_owner_in_the_body_is_ignored(auth_client, auth_headers):
+    created = auth_client.post(
+        PROJECTS, json={"name": "x", "owner": "bob"}, headers=auth_headers()
+    ).json
     assert created["owner"] == "alice"
     for method in ("PUT", "PATCH"):
         path = f"{PROJECTS}/{created['id']}"
-        changed = guarded.open(path, method=method, json={"owner": "bob"}, headers=bearer())
+        changed = auth_client.open(
+            path, method=method, json={"owner": "bob"}, headers=auth_headers()
+        )
         assert (changed.json["owner"], changed.json["version"]) == ("alice", 1)
 
 
-def test_two_tokens_of_one_owner_see_the_same_project(guarded, bearer):
-    created = guarded.post(PROJECTS, json={"name": "x"}, headers=bearer()).json
-    assert guarded.get(f"{PROJECTS}/{created['id']}", headers=bearer()).json == created
+def test_two_tokens_of_one_owner_see_the_same_project(auth_client, auth_headers):
+    created = auth_client.post(PROJECTS, json={"name": "x"}, headers=auth_headers()).json
+    assert auth_client.get(f"{PROJECTS}/{created['id']}", headers=auth_headers()).json == created
 
 
-def test_every_statement_on_projects_names_the_owner(guarded, guarded_app, bearer, ids_and_headers):
+def test_every_statement_on_projects_names_the_owner(
+    auth_client, auth_app, auth_headers, ids_and_headers
+):
     """Each statement that reaches PostgreSQL and uses the table has the caller as a parameter."""
     ids, _ = ids_and_headers
     with recorded() as sent:
-        for rule, method, id_kind in cases(guarded_app):
+        for rule, method, id_kind in cases(auth_app):
             if SCOPE_BY_ENDPOINT[rule.endpoint]:
                 path = rule.rule.replace("<uuid:project_id>", ids.get(id_kind, ""))
                 body = {"json": BODIES[method]} if method in BODIES else {}
-                guarded.open(path, method=method, headers=bearer(), **body)
+                auth_client.open(path, method=method, headers=auth_headers(), **body)
     on_projects = [
         (statement, parameters)
         for statement, parameters in sent
@@ -364,7 +376,7 @@ def app_with_tasks(make_app, sql):
 
 
 def test_two_owner_filters_in_one_statement_each_get_their_own_value(
-    app_with_tasks, ids_and_headers, bearer
+    app_with_tasks, ids_and_headers, auth_headers
 ):
     client = app_with_tasks(AUTH="tokens").test_client()
     for scopes, counts in (
@@ -374,7 +386,9 @@ def test_two_owner_filters_in_one_statement_each_get_their_own_value(
         ("tasks:all,projects:all", [2, 3]),
         ("tasks:all,projects:read", [2, 1]),  # again, with the same compiled statement
     ):
-        assert client.get("/counts", headers=bearer(scopes=scopes)).get_json(True) == counts, scopes
+        assert (
+            client.get("/counts", headers=auth_headers(scopes=scopes)).get_json(True) == counts
+        ), scopes
 
 
 def test_jwt_without_a_scope_claim_may_read_and_write_its_own_rows_of_every_resource(

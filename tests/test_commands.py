@@ -38,9 +38,9 @@ def any_proxy(request, proxy):
 
 
 @pytest.fixture
-def old_token(guarded_app, sql):
+def old_token(auth_app, sql):
     """A valid token and its id, created without the proxy."""
-    token = guarded_app.test_cli_runner().invoke(args=CREATE).stdout.strip()
+    token = auth_app.test_cli_runner().invoke(args=CREATE).stdout.strip()
     return token, str(sql("SELECT id FROM api_tokens")[0][0])
 
 
@@ -63,32 +63,32 @@ def all_faults_happened(proxy):
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("fault", ["lose", "drop"])
 def test_create_prints_one_working_token_if_the_database_answer_is_lost(
-    flask, guarded, any_proxy, sql, fault, times
+    flask, auth_client, any_proxy, sql, fault, times
 ):
     break_connection(any_proxy, fault, "INSERT INTO api_tokens", times)
     code, token, err = flask(*CREATE)
     assert code == 0, err
     assert all_faults_happened(any_proxy)
-    assert status(guarded, token) == 200
+    assert status(auth_client, token) == 200
     assert sql("SELECT count(*) FROM api_tokens") == [(1,)]
 
 
 @pytest.mark.parametrize(("grace", "old_status"), [("0m", 401), ("24h", 200)])
 @pytest.mark.parametrize("fault", ["lose", "drop"])
 def test_rotate_prints_one_working_token_if_the_database_answer_is_lost(
-    flask, guarded, any_proxy, old_token, sql, fault, grace, old_status
+    flask, auth_client, any_proxy, old_token, sql, fault, grace, old_status
 ):
     break_connection(any_proxy, fault, "INSERT INTO api_tokens", 2)
     code, token, err = flask("tokens", "rotate", old_token[1], "--grace", grace)
     assert code == 0, err
     assert all_faults_happened(any_proxy)
-    assert status(guarded, token) == 200
-    assert status(guarded, old_token[0]) == old_status
+    assert status(auth_client, token) == 200
+    assert status(auth_client, old_token[0]) == old_status
     assert sql("SELECT count(*) FROM api_tokens") == [(2,)]
 
 
 def test_rotate_waits_for_its_lost_statement_that_still_runs_behind_a_pooler(
-    flask, guarded, proxy, old_token, sql, direct_url
+    flask, auth_client, proxy, old_token, sql, direct_url
 ):
     """The repeated statement waits until the lost one has revoked the old token."""
     proxy.pooler = True
@@ -115,7 +115,7 @@ def test_rotate_waits_for_its_lost_statement_that_still_runs_behind_a_pooler(
     command.join(60)
     [(code, token, err)] = answers
     assert code == 0, err
-    assert (status(guarded, token), status(guarded, old_token[0])) == (200, 401)
+    assert (status(auth_client, token), status(auth_client, old_token[0])) == (200, 401)
     assert sql("SELECT count(*) FROM api_tokens") == [(2,)]
 
 
@@ -132,12 +132,12 @@ def wait_for_blocked(sql, count):
 
 @pytest.mark.parametrize("fault", ["lose", "drop"])
 def test_revoke_revokes_the_token_if_the_database_answer_is_lost(
-    flask, guarded, any_proxy, old_token, fault
+    flask, auth_client, any_proxy, old_token, fault
 ):
     break_connection(any_proxy, fault, "UPDATE api_tokens", 2)
     assert flask("tokens", "revoke", old_token[1])[:2] == (0, "CI is revoked.")
     assert all_faults_happened(any_proxy)
-    assert status(guarded, old_token[0]) == 401
+    assert status(auth_client, old_token[0]) == 401
 
 
 @pytest.mark.parametrize("fault", ["lose", "drop"])
@@ -188,7 +188,7 @@ def test_purge_counts_all_keys_that_expired_at_the_same_time(flask, sql):
 @pytest.mark.parametrize("fault", ["lose", "drop"])
 @pytest.mark.parametrize("command", ["create", "rotate"])
 def test_the_remedy_for_an_unknown_outcome_gives_one_working_token(
-    flask, guarded, proxy, old_token, sql, fault, command
+    flask, auth_client, proxy, old_token, sql, fault, command
 ):
     arguments = (
         CREATE if command == "create" else ("tokens", "rotate", old_token[1], "--grace", "0m")
@@ -205,7 +205,7 @@ def test_the_remedy_for_an_unknown_outcome_gives_one_working_token(
     if code:
         assert err == "Error: There is no such token, or it is expired or revoked.\n"
         code, token, err = flask(*arguments)
-    assert status(guarded, token) == 200
+    assert status(auth_client, token) == 200
     valid_new_tokens = "SELECT count(*) FROM api_tokens WHERE id <> %s AND expires_at > now()"
     assert sql(valid_new_tokens, old_token[1]) == [(1,)]
 

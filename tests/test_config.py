@@ -1,4 +1,4 @@
-"""Settings: typed, checked at start, refused in one sentence."""
+"""config.py and settings/: valid values are parsed, invalid ones end with a one-line message."""
 
 import subprocess
 import sys
@@ -8,34 +8,35 @@ import pytest
 
 import config
 from config import ConfigError, Development, Production, load_config
+from settings import database_url
 
 URL = "postgresql://u:p@h/d"
 TEST_URL = "postgresql://u:p@h/my_Test_1"
-ROOTS = "/etc/ssl/certs/ca-certificates.crt"
+CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 PRIMARY, REQUIRE = {"target_session_attrs": "primary"}, {"sslmode": "require"}
-VERIFIED = {"sslmode": "verify-full", "sslrootcert": ROOTS}
+VERIFIED = {"sslmode": "verify-full", "sslrootcert": CA_BUNDLE}
 
 
 BAD_HOSTS = (
     *("0.0.0.0:8000", "http://localhost", "localhost:8000", "[::1]:8000", "[127.0.0.1]", "[", "[]"),
     *("unix:/run/s", "/run/s", "a b", "256.1.1.1", "127.1", "8000", "*", "::1%lo", "a..b", "한국"),
 )
-HOST_SENTENCE = (
-    "HOST must be an address or a name of this machine, such as 127.0.0.1, 0.0.0.0, :: or"
-    " localhost, without a scheme or a port (that is PORT)."
+HOST_MESSAGE = (
+    "HOST must be an IP address or a name of this machine, such as 127.0.0.1, 0.0.0.0, :: or"
+    " localhost, without http:// and without a port (set PORT)."
 )
 
 
-def test_app_env_chooses_the_class():
+def test_app_env_selects_the_class():
     assert type(load_config({})) is Development
     assert type(load_config({"APP_ENV": " "})) is Development
     assert type(load_config({"APP_ENV": " testing ", "DATABASE_URL": TEST_URL})) is config.Testing
-    said = {"APP_ENV": "production", "DATABASE_URL": URL, "AUTH": "none"}
-    assert type(load_config(said)) is Production
+    production = {"APP_ENV": "production", "DATABASE_URL": URL, "AUTH": "none"}
+    assert type(load_config(production)) is Production
 
 
 @pytest.mark.parametrize(
-    ("environ", "sentence"),
+    ("environ", "message"),
     [
         ({"APP_ENV": "prod"}, "APP_ENV must be one of development, testing, production."),
         (
@@ -45,11 +46,11 @@ def test_app_env_chooses_the_class():
         ),
         (
             {"APP_ENV": "production", "DATABASE_URL": URL},
-            "APP_ENV=production needs AUTH: tokens, jwt or tokens,jwt; with none, whoever reaches"
-            " the port may do everything.",
+            "APP_ENV=production needs AUTH: tokens, jwt or tokens,jwt. (With none, anyone who can"
+            " reach the port can read and change everything.)",
         ),
         *(
-            ({"AUTH": bad}, "AUTH must be none, or a comma list of some of tokens, jwt.")
+            ({"AUTH": bad}, "AUTH must be none, or a comma-separated list of these: tokens, jwt.")
             for bad in ("off", "tokens;jwt", "none,jwt", "basic", ",")
         ),
         *(
@@ -67,7 +68,7 @@ def test_app_env_chooses_the_class():
         ),
         (
             {"MIGRATIONS_DATABASE_URL": URL},
-            "MIGRATIONS_DATABASE_URL is of no use without DATABASE_URL.",
+            "MIGRATIONS_DATABASE_URL has no effect without DATABASE_URL.",
         ),
         ({"QUEUE_TIMEOUT": "8"}, "QUEUE_TIMEOUT must be less than REQUEST_TIMEOUT."),
         ({"DRAIN_TIMEOUT": "20"}, "DRAIN_TIMEOUT must be less than GRACEFUL_TIMEOUT."),
@@ -75,7 +76,7 @@ def test_app_env_chooses_the_class():
         *(
             (
                 {"ALLOWED_ORIGINS": bad},
-                "ALLOWED_ORIGINS must be a list of origins such as"
+                "ALLOWED_ORIGINS must be a list of origins, such as"
                 " https://app.example.com,https://*.example.com.",
             )
             for bad in (
@@ -91,12 +92,12 @@ def test_app_env_chooses_the_class():
                 ),
             )
         ),
-        *(({"HOST": bad}, HOST_SENTENCE) for bad in BAD_HOSTS),
+        *(({"HOST": bad}, HOST_MESSAGE) for bad in BAD_HOSTS),
         *(
             (
                 {"APP_ENV": "testing", **urls},
-                f"APP_ENV=testing needs a test database: the name of the database in {name} must"
-                " contain the word test, as in my_test.",
+                f"APP_ENV=testing needs a test database: the database name in {name} must contain"
+                " the word test, as in my_test.",
             )
             for name, urls in (
                 ("DATABASE_URL", {"DATABASE_URL": URL}),
@@ -116,10 +117,10 @@ def test_app_env_chooses_the_class():
         ),
     ],
 )
-def test_a_bad_value_is_refused_in_one_sentence(environ, sentence):
-    with pytest.raises(ConfigError) as refused:
+def test_invalid_value_raises_one_line_message(environ, message):
+    with pytest.raises(ConfigError) as raised:
         load_config(environ)
-    assert str(refused.value) == sentence
+    assert str(raised.value) == message
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_a_bad_value_is_refused_in_one_sentence(environ, sentence):
         ("postgresql://u@h/d?ssl=true", {"host": "h", "user": "u", "dbname": "d", **REQUIRE}),
     ],
 )
-def test_every_common_url_is_understood(url, parameters):
+def test_database_url_in_each_common_form_is_parsed(url, parameters):
     assert parameters == load_config({"DATABASE_URL": url}).DATABASE_URL
 
 
@@ -212,12 +213,14 @@ def test_every_common_url_is_understood(url, parameters):
         ("postgresql://u:p@db/d?hostaddr=10.0.0.5", {"hostaddr": "10.0.0.5"}),
     ],
 )
-def test_tls_to_a_public_host_is_verified_unless_the_url_says_otherwise(monkeypatch, url, expected):
-    monkeypatch.setattr(config, "_ROOTS", (None, "/nowhere", ROOTS))
-    monkeypatch.setattr("os.path.isfile", lambda path: path == ROOTS)
-    found = load_config({"DATABASE_URL": url}).DATABASE_URL
+def test_database_url_of_public_host_gets_verified_tls_unless_it_has_an_sslmode(
+    monkeypatch, url, expected
+):
+    monkeypatch.setattr(database_url, "_CA_BUNDLE_PATHS", (None, "/nowhere", CA_BUNDLE))
+    monkeypatch.setattr("os.path.isfile", lambda path: path == CA_BUNDLE)
+    parameters = load_config({"DATABASE_URL": url}).DATABASE_URL
     address = {"host", "port", "user", "password", "dbname"}
-    assert expected == {key: value for key, value in found.items() if key not in address}
+    assert expected == {key: value for key, value in parameters.items() if key not in address}
 
 
 @pytest.mark.parametrize(
@@ -248,13 +251,13 @@ def test_tls_to_a_public_host_is_verified_unless_the_url_says_otherwise(monkeypa
         "postgresql://u:hunter2@h/d?SSLMODE=require",
     ],
 )
-def test_another_url_is_refused_without_showing_it(url):
-    with pytest.raises(ConfigError) as refused:
+def test_invalid_database_url_raises_message_without_the_password(url):
+    with pytest.raises(ConfigError) as raised:
         load_config({"DATABASE_URL": url})
-    sentence = str(refused.value)
-    assert sentence.startswith("DATABASE_URL must be a PostgreSQL URL such as postgresql://USER:")
-    assert "hunter2" not in sentence
-    assert ("not mysql://..." in sentence) == url.startswith("mysql")
+    message = str(raised.value)
+    assert message.startswith("DATABASE_URL must be a PostgreSQL URL such as postgresql://USER:")
+    assert "hunter2" not in message
+    assert ("not mysql://..." in message) == url.startswith("mysql")
 
 
 @pytest.mark.parametrize(
@@ -271,7 +274,7 @@ def test_another_url_is_refused_without_showing_it(url):
         ),
         ("[]", ()),
         ("*", ("*",)),
-        # As browsers send them: what `new URL(text).origin` is in each of them.
+        # As browsers send them: the value of `new URL(text).origin`.
         ("HTTPS://App.Example.COM/", ("https://app.example.com",)),
         ("https://한국.kr", ("https://xn--3e0b707e.kr",)),
         ("https://xn--3e0b707e.kr", ("https://xn--3e0b707e.kr",)),
@@ -294,11 +297,11 @@ def test_another_url_is_refused_without_showing_it(url):
         ("capacitor://localhost,tauri://localhost", ("capacitor://localhost", "tauri://localhost")),
     ],
 )
-def test_origins_are_a_comma_or_a_json_list(text, expected):
+def test_allowed_origins_are_parsed_from_a_comma_separated_or_json_list(text, expected):
     assert expected == load_config({"ALLOWED_ORIGINS": text}).ALLOWED_ORIGINS
 
 
-def test_an_empty_variable_is_the_default():
+def test_empty_variable_selects_the_default():
     assert load_config({"PORT": "", "DATABASE_POOL_SIZE": "  "}).PORT == 8000
 
 
@@ -310,31 +313,28 @@ def test_an_empty_variable_is_the_default():
         ("[::]", "::"),
         ("[::1]", "::1"),
         ("FD00:0::1", "fd00::1"),
-        ("0.0.0.0", "0.0.0.0"),  # noqa: S104 - as a container sets it
+        ("0.0.0.0", "0.0.0.0"),  # noqa: S104 - containers need it
         (" LocalHost ", "localhost"),
         ("web-1.internal.", "web-1.internal."),
     ],
 )
-def test_a_host_is_an_address_or_a_name(text, expected):
+def test_host_accepts_an_address_or_a_name(text, expected):
     assert expected == load_config({"HOST": text}).HOST
 
 
-def test_dotenv_is_read_below_the_environment_and_not_by_tests(monkeypatch, tmp_path):
+def test_environment_overrides_dotenv_and_testing_ignores_dotenv(monkeypatch, tmp_path):
     monkeypatch.setattr(config, "ROOT", tmp_path)
-    (tmp_path / ".env").write_text("PORT=9999\nTHREADS=7\nDATABASE_URL=\n")
+    (tmp_path / ".env").write_text("PORT=9999\nDATABASE_POOL_SIZE=7\nDATABASE_URL=\n")
     monkeypatch.delenv("APP_ENV", raising=False)
     monkeypatch.setenv("DATABASE_POOL_SIZE", "3")
-    assert (load_config().PORT, load_config().DATABASE_POOL_SIZE, load_config().DATABASE_URL) == (
-        9999,
-        3,
-        None,
-    )
+    loaded = load_config()
+    assert (loaded.PORT, loaded.DATABASE_POOL_SIZE, loaded.DATABASE_URL) == (9999, 3, None)
     monkeypatch.setenv("APP_ENV", "testing")
     assert load_config().PORT == 8000
 
 
 @pytest.mark.parametrize("command", [["gunicorn", "wsgi:app"], ["flask", "routes"]])
-def test_a_process_that_may_not_start_says_one_sentence(command):
+def test_command_with_missing_setting_exits_with_one_line_message(command):
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=config.ROOT,

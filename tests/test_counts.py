@@ -1,4 +1,4 @@
-"""The total: exact up to ten thousand matches, from there on the planner's estimate."""
+"""The total of a list: exact up to 10 000 matches, above that the planner's estimate."""
 
 import psycopg2
 import pytest
@@ -8,17 +8,19 @@ from tests.conftest import PROJECTS
 from tests.plans import executed
 
 
-def total(client, query):
-    answer = client.get(f"{PROJECTS}{query}")
-    assert answer.status_code == 200, answer.text
-    return answer.json["total"], answer.json.get("total_is_estimate", False)
+def total_of(client, query):
+    response = client.get(f"{PROJECTS}{query}")
+    assert response.status_code == 200, response.text
+    return response.json["total"], response.json.get("total_is_estimate", False)
 
 
-def reads(node):
-    return node.get("Relation Name") == "projects"
+def rows_read_by(client, query):
+    """Return the number of projects that each node of the list's plan returned."""
+    nodes = executed(client, PROJECTS + query)
+    return [node["Actual Rows"] for node in nodes if node.get("Relation Name") == "projects"]
 
 
-FILL = """
+INSERT_PROJECTS = """
 TRUNCATE projects;
 INSERT INTO projects (id, name, is_active, attributes, created_at)
 SELECT gen_random_uuid(), CASE WHEN n % 2 = 0 THEN 'even ' ELSE 'odd ' END || n, n % 100 > 0,
@@ -28,11 +30,11 @@ FROM generate_series(1, {}) AS n
 
 
 @pytest.fixture(scope="module")
-def many(app, direct_url):
-    """25 000 projects, half of them even, one in a hundred archived, a second apart."""
+def loaded_client(app, direct_url):
+    """A client of 25 000 projects: every second is even, every hundredth archived."""
     connection = psycopg2.connect(direct_url)
     with connection, connection.cursor() as cursor:
-        cursor.execute(FILL.format(25_000) + "; ANALYZE projects")
+        cursor.execute(INSERT_PROJECTS.format(25_000) + "; ANALYZE projects")
     connection.close()
     return app.test_client()
 
@@ -47,8 +49,8 @@ def many(app, direct_url):
     ],
 )
 @pytest.mark.parametrize("count", ["", "&count=auto", "&count=exact"])
-def test_up_to_ten_thousand_matches_are_counted(many, query, matches, count):
-    assert total(many, query + count) == (matches, False)
+def test_up_to_10_000_matches_get_an_exact_total(loaded_client, query, matches, count):
+    assert total_of(loaded_client, query + count) == (matches, False)
 
 
 @pytest.mark.parametrize(
@@ -59,64 +61,63 @@ def test_up_to_ten_thousand_matches_are_counted(many, query, matches, count):
         *(("?q=ve", 12_500), ("?q=ev&sort=name", 12_500), ('?attributes={"half":0}', 12_500)),
     ],
 )
-def test_more_are_estimated_by_the_planner(many, query, matches):
-    found, is_estimate = total(many, query)
+def test_more_than_10_000_matches_get_an_estimated_total(loaded_client, query, matches):
+    estimate, is_estimate = total_of(loaded_client, query)
     assert is_estimate
-    assert found == pytest.approx(matches, rel=0.2)
-    assert found > EXACT_COUNT_LIMIT
-    assert total(many, f"{query}&count=exact") == (matches, False)
+    assert estimate == pytest.approx(matches, rel=0.2)
+    assert estimate > EXACT_COUNT_LIMIT
+    assert total_of(loaded_client, f"{query}&count=exact") == (matches, False)
 
 
-def test_more_are_told_exactly_where_they_had_to_be_fetched(many):
-    assert total(many, "?q=dd&sort=name") == (12_500, False)
+def test_a_total_is_exact_if_the_page_had_to_fetch_all_matches(loaded_client):
+    assert total_of(loaded_client, "?q=dd&sort=name") == (12_500, False)
 
 
-def test_no_total_is_asked_for(many):
+def test_count_none_gets_no_total(loaded_client):
     for query in ("?count=none", "?count=none&q=even", "?count=none&is_active=false&page=3"):
-        assert total(many, query) == (None, False)
+        assert total_of(loaded_client, query) == (None, False)
 
 
 @pytest.mark.parametrize("query", ["?is_active=false", "?q=even 99", "?sort=name&q=ven"])
-def test_a_walk_by_cursor_has_a_total_only_if_asked(many, query):
-    cursor = many.get(f"{PROJECTS}{query}").json["next_cursor"]
-    exact = many.get(f"{PROJECTS}{query}&count=exact").json["total"]
-    assert total(many, f"{query}&cursor={cursor}") == (None, False)
-    assert total(many, f"{query}&cursor={cursor}&count=none") == (None, False)
-    assert total(many, f"{query}&cursor={cursor}&count=exact") == (exact, False)
-    found, is_estimate = total(many, f"{query}&cursor={cursor}&count=auto")
+def test_a_page_by_cursor_gets_a_total_only_with_count(loaded_client, query):
+    cursor = loaded_client.get(f"{PROJECTS}{query}").json["next_cursor"]
+    exact = loaded_client.get(f"{PROJECTS}{query}&count=exact").json["total"]
+    assert total_of(loaded_client, f"{query}&cursor={cursor}") == (None, False)
+    assert total_of(loaded_client, f"{query}&cursor={cursor}&count=none") == (None, False)
+    assert total_of(loaded_client, f"{query}&cursor={cursor}&count=exact") == (exact, False)
+    estimate, is_estimate = total_of(loaded_client, f"{query}&cursor={cursor}&count=auto")
     assert is_estimate == (exact > EXACT_COUNT_LIMIT)
-    assert found == pytest.approx(exact, rel=0.2 * is_estimate)
+    assert estimate == pytest.approx(exact, rel=0.2 * is_estimate)
 
 
 @pytest.mark.parametrize(
     "query",
     ["?name=odd 7", "?q=even 2500", "?q=even 25", '?attributes={"half":3}', "?is_active=true"],
 )
-def test_what_is_known_or_clearly_more_is_not_counted(many, query):
-    """Neither by the page itself, nor by fetching few matches, nor where the planner says it."""
-    read = [node["Actual Rows"] for node in executed(many, PROJECTS + query) if reads(node)]
-    assert sum(read) < 4_000 + 1_000, read
+def test_a_total_that_the_page_or_the_planner_gives_is_not_counted(loaded_client, query):
+    """The page fetched all matches, or few, or the planner estimates far more than 10 000."""
+    rows_read = rows_read_by(loaded_client, query)
+    assert sum(rows_read) < 4_000 + 1_000, rows_read
 
 
-def test_what_is_not_known_is_counted_to_ten_thousand_at_most(many):
-    read = [node["Actual Rows"] for node in executed(many, f"{PROJECTS}?q=ve") if reads(node)]
-    assert 10_001 in read
+def test_counting_stops_after_10_000_matches(loaded_client):
+    assert 10_001 in rows_read_by(loaded_client, "?q=ve")
 
 
-def test_a_total_that_is_counted_past_ten_thousand_is_no_less_than_that(client, sql):
-    sql(FILL.format(12_000))
+def test_an_estimate_is_at_least_the_number_of_counted_matches(client, sql):
+    sql(INSERT_PROJECTS.format(12_000))
     sql("ANALYZE projects")
     sql("UPDATE pg_class SET reltuples = 500, relpages = 10 WHERE relname = 'projects'")
-    assert total(client, "?q=12&sort=name")[1] is False
-    found, is_estimate = total(client, "?")
+    assert total_of(client, "?q=12&sort=name")[1] is False
+    estimate, is_estimate = total_of(client, "?")
     assert is_estimate
-    assert found >= EXACT_COUNT_LIMIT + 1
+    assert estimate >= EXACT_COUNT_LIMIT + 1
 
 
 @pytest.mark.parametrize("rows", [EXACT_COUNT_LIMIT, EXACT_COUNT_LIMIT + 1])
-def test_ten_thousand_is_the_limit_where_the_planner_has_no_idea(client, sql, rows):
-    sql(FILL.format(rows))
-    assert total(client, "?") == (rows, rows > EXACT_COUNT_LIMIT)
+def test_without_statistics_a_total_is_exact_up_to_10_000(client, sql, rows):
+    sql(INSERT_PROJECTS.format(rows))
+    assert total_of(client, "?") == (rows, rows > EXACT_COUNT_LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_ten_thousand_is_the_limit_where_the_planner_has_no_idea(client, sql, ro
         *("ANALYZE SELECT 1", "", "x", "SELECT 1) SELECT 2"),
     ],
 )
-def test_an_estimate_runs_nothing(sql, query):
+def test_row_estimate_refuses_anything_but_one_select_and_runs_nothing(sql, query):
     with pytest.raises(psycopg2.Error):
         sql("SELECT row_estimate(%s)", query)
     assert sql("SELECT row_estimate('SELECT 1')") == [(1,)]

@@ -1,4 +1,4 @@
-"""What docs/deploy.md says holds: its settings load, its files are valid, its commands exist."""
+"""docs/deploy.md is right: its settings load, its files are valid, its commands exist."""
 
 import configparser
 import json
@@ -19,15 +19,15 @@ import pytest
 import yaml
 
 import config
+from faults.processes import free_port
 from tests.test_serving import end, upgrade
-from tests.wire import free_port
 
 pytestmark = pytest.mark.slow
 
 PAGE = (config.ROOT / "docs" / "deploy.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.S | re.M))
 PLATFORMS = [name for name in SECTIONS if name != "Everywhere"]
-QUESTIONS = [
+BULLETS = [
     *("Port", "Migrations", "Probes", "First token", "TRUSTED_PROXIES", "Stop", "Database"),
 ]
 LOCAL = {"DATABASE_URL": "postgresql://USER:PASSWORD@HOST/DATABASE", "AUTH": "tokens"}
@@ -39,24 +39,22 @@ def blocks(platform, language):
     return re.findall(rf"^```{language}\n(.*?)^```$", SECTIONS[platform], re.S | re.M)
 
 
-def bullet(platform, question):
-    """What a section says to one of the questions, on one line."""
-    found = re.search(
-        rf"^- \*\*{question}\*\*: (.*?)(?=^- |^$|\Z)", SECTIONS[platform], re.S | re.M
-    )
-    return " ".join(found[1].split())
+def bullet(platform, title):
+    """The text of a bullet point of a section, on one line."""
+    text = re.search(rf"^- \*\*{title}\*\*: (.*?)(?=^- |^$|\Z)", SECTIONS[platform], re.S | re.M)
+    return " ".join(text[1].split())
 
 
-def files(platform):
-    """The YAML, TOML or JSON of a section."""
+def parsed_blocks(platform):
+    """The parsed YAML, TOML or JSON documents of a section."""
     for language, parse in (("toml", tomllib.loads), ("json", json.loads)):
         for text in blocks(platform, language):
             return [parse(text)]
-    return [each for text in blocks(platform, "yaml") for each in yaml.safe_load_all(text)]
+    return [document for text in blocks(platform, "yaml") for document in yaml.safe_load_all(text)]
 
 
 def pod():
-    return files("Kubernetes")[0]["spec"]["template"]["spec"]
+    return parsed_blocks("Kubernetes")[0]["spec"]["template"]["spec"]
 
 
 def pairs(text):
@@ -64,7 +62,7 @@ def pairs(text):
 
 
 def settings(platform):
-    """The environment variables that a section gives the service, but for the database's URL."""
+    """The environment variables of the service in a section, without the database's URL."""
     if platform == "Docker Compose":
         return {k: v for k, v in COMPOSE["services"]["api"]["environment"].items() if "$" not in v}
     if platform == "Docker":
@@ -72,63 +70,63 @@ def settings(platform):
     if platform == "systemd":
         return pairs(re.search("Environment=(.*)", blocks(platform, "ini")[0])[1])
     if platform == "Kubernetes":
-        return {one["name"]: one["value"] for one in pod()["containers"][0]["env"]}
+        return {item["name"]: item["value"] for item in pod()["containers"][0]["env"]}
     if platform == "Cloud Run":
         return dict(re.findall(r'--set-env-vars "?(\w+)=([^"\s]+)', blocks(platform, "sh")[0]))
     if platform == "Fly.io":
-        return files(platform)[0]["env"]
+        return parsed_blocks(platform)[0]["env"]
     if platform == "Render":
-        variables = files(platform)[0]["services"][0]["envVars"]
-        return {one["key"]: one["value"] for one in variables if "value" in one}
+        variables = parsed_blocks(platform)[0]["services"][0]["envVars"]
+        return {item["key"]: item["value"] for item in variables if "value" in item}
     if platform == "Railway":
         return pairs(re.sub("DATABASE_URL=.*", "", blocks(platform, "sh")[0]))
     return pairs(re.search("`heroku config:set (.*?)`", SECTIONS[platform], re.S)[1])
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_every_platform_answers_every_question(platform):
-    found = re.findall(r"^- \*\*(.+?)\*\*: \S", SECTIONS[platform], re.M)
-    assert found == QUESTIONS
+def test_each_platform_has_all_bullet_points(platform):
+    titles = re.findall(r"^- \*\*(.+?)\*\*: \S", SECTIONS[platform], re.M)
+    assert titles == BULLETS
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_the_settings_of_a_platform_load_and_stop_in_its_time(platform):
+def test_settings_of_each_platform_load_and_stop_before_its_kill(platform):
     if platform == "Docker Compose":
         text = (config.ROOT / "compose.yaml").read_text().partition("  api:")[2]
     else:
         text = SECTIONS[platform]
-    limit = re.search(
+    kill_time = re.search(
         r"--stop-timeout |TimeoutStopSec=|terminationGracePeriodSeconds: |kill_timeout = "
         r'|maxShutdownDelaySeconds: |drainingSeconds": "|stop_grace_period: '
         r"|SIGKILL comes |\*\*Stop\*\*: (?=30 seconds\. Heroku)",
         text,
     )
-    seconds = int(re.match(r"\d+", text[limit.end() :])[0])
-    found = config.load_config(LOCAL | {"APP_ENV": "production"} | settings(platform))
-    assert seconds > found.GRACEFUL_TIMEOUT
-    assert found.AUTH == ("tokens",)
+    seconds = int(re.match(r"\d+", text[kill_time.end() :])[0])
+    loaded = config.load_config(LOCAL | {"APP_ENV": "production"} | settings(platform))
+    assert seconds > loaded.GRACEFUL_TIMEOUT
+    assert loaded.AUTH == ("tokens",)
 
 
-def test_the_settings_for_dockers_ten_seconds_load():
-    found = config.load_config(LOCAL | {"APP_ENV": "production"} | pairs(bullet("Docker", "Stop")))
-    assert (found.GRACEFUL_TIMEOUT, found.DRAIN_TIMEOUT) == (9, 0)
+def test_settings_for_dockers_stop_time_of_ten_seconds_load():
+    loaded = config.load_config(LOCAL | {"APP_ENV": "production"} | pairs(bullet("Docker", "Stop")))
+    assert (loaded.GRACEFUL_TIMEOUT, loaded.DRAIN_TIMEOUT) == (9, 0)
 
 
 @pytest.mark.parametrize(
     ("platform", "modes"),
     [
         ("systemd", [None]),
-        ("Cloud Run", [None, None]),  # its socket, and the proxy on the user's own machine
+        ("Cloud Run", [None, None]),  # its socket, and the proxy on the developer's machine
         ("Fly.io", ["require", "disable"]),
         ("Render", [None]),
         ("Railway", ["require"]),
         ("Heroku", ["require"]),
     ],
 )
-def test_the_databases_urls_have_the_sslmode_that_they_need(platform, modes):
+def test_database_url_of_each_platform_has_the_needed_sslmode(platform, modes):
     urls = re.findall(r"`(?:DATABASE_URL=)?(postgres\w*://.*?)`", SECTIONS[platform])
     assert sorted(map(str, modes)) == sorted(
-        str(config.database_url("".join(url.split())).get("sslmode")) for url in urls
+        str(config.parse_database_url("".join(url.split())).get("sslmode")) for url in urls
     )
 
 
@@ -145,27 +143,27 @@ def test_the_databases_urls_have_the_sslmode_that_they_need(platform, modes):
         ("ec2-1-2-3-4.compute-1.amazonaws.com", "verify-full"),
     ],
 )
-def test_a_host_that_the_page_names_is_private_or_public_as_it_says(host, mode):
-    assert config.database_url(f"postgresql://u:p@{host}/d").get("sslmode") == mode
+def test_each_host_on_the_page_is_private_or_public_as_described(host, mode):
+    assert config.parse_database_url(f"postgresql://u:p@{host}/d").get("sslmode") == mode
 
 
-def test_probes_ask_what_is_there(app):
+def test_probes_use_existing_paths_and_ports(app):
     api = pod()["containers"][0]
     probes = [api[f"{name}Probe"] for name in ("startup", "liveness", "readiness")]
     assert [probe["httpGet"]["path"] for probe in probes] == ["/health", "/health", "/ready"]
     assert {probe["httpGet"]["port"] for probe in probes} == {api["ports"][0]["name"]}
-    assert files("Fly.io")[0]["http_service"]["checks"][0]["path"] == "/ready"
-    assert files("Render")[0]["services"][0]["healthCheckPath"] == "/health"
-    assert files("Railway")[0]["deploy"]["healthcheckPath"] == "/ready"
+    assert parsed_blocks("Fly.io")[0]["http_service"]["checks"][0]["path"] == "/ready"
+    assert parsed_blocks("Render")[0]["services"][0]["healthCheckPath"] == "/health"
+    assert parsed_blocks("Railway")[0]["deploy"]["healthcheckPath"] == "/ready"
     shell = blocks("Cloud Run", "sh")[0]
     assert "--startup-probe httpGet.path=/ready --liveness-probe httpGet.path=/health" in shell
     assert {"/health", "/ready"} <= {rule.rule for rule in app.url_map.iter_rules()}
 
 
-def test_the_ports_of_a_platform_are_the_same():
-    fly = files("Fly.io")[0]
+def test_ports_of_a_platform_agree():
+    fly = parsed_blocks("Fly.io")[0]
     assert fly["http_service"]["internal_port"] == int(fly["env"]["PORT"])
-    deployment, service = files("Kubernetes")
+    deployment, service = parsed_blocks("Kubernetes")
     assert pod()["containers"][0]["ports"][0]["containerPort"] == config.Config.PORT
     assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
     assert COMPOSE["services"]["api"]["ports"] == [
@@ -173,7 +171,7 @@ def test_the_ports_of_a_platform_are_the_same():
     ]
 
 
-def test_the_manifest_runs_without_rights_and_migrates_first():
+def test_kubernetes_manifest_drops_privileges_and_migrates_first():
     (migrate,), (api,) = pod()["initContainers"], pod()["containers"]
     assert migrate["command"] == ["flask", "db", "upgrade"]
     user = re.search(r"^USER (\d+):", (config.ROOT / "Dockerfile").read_text(), re.M)[1]
@@ -186,10 +184,10 @@ def test_the_manifest_runs_without_rights_and_migrates_first():
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
-    assert "projectapp-migrate" not in str(api)  # its role may change tables
+    assert "projectapp-migrate" not in str(api)  # the role of this secret may change tables
 
 
-def test_compose_yaml_keeps_the_data_and_opens_no_port_but_the_services():
+def test_compose_keeps_the_data_and_publishes_only_the_port_of_the_api():
     text = (config.ROOT / "compose.yaml").read_text()
     assert set(re.findall(r"\$\{POSTGRES_PASSWORD(..)", text)) == {":?"}
     services = COMPOSE["services"]
@@ -203,8 +201,8 @@ def test_compose_yaml_keeps_the_data_and_opens_no_port_but_the_services():
         assert services[name]["cap_drop"] == ["ALL"]
 
 
-def test_heroku_asks_for_tls_without_a_certificate(tmp_path):
-    (heroku,) = files("Heroku")
+def test_heroku_commands_add_sslmode_require_to_the_url(tmp_path):
+    (heroku,) = parsed_blocks("Heroku")
     for program in ("flask", "gunicorn"):
         (tmp_path / program).write_text('#!/bin/sh\necho "$0" "$@" "$DATABASE_URL"\n')
         (tmp_path / program).chmod(0o755)
@@ -219,30 +217,30 @@ def test_heroku_asks_for_tls_without_a_certificate(tmp_path):
             text=True,
         )
         assert output == f"{tmp_path}/{expected} {url}?sslmode=require\n"
-        assert config.database_url(output.split()[-1])["sslmode"] == "require"
+        assert config.parse_database_url(output.split()[-1])["sslmode"] == "require"
 
 
-def test_the_token_command_makes_a_token(guarded_app, sql):
+def test_token_command_on_the_page_creates_a_token(auth_app, sql):
     (command,) = set(re.findall(r"flask (tokens create --.*? --scope [\w:,]+)", PAGE))
-    done = guarded_app.test_cli_runner().invoke(args=shlex.split(command))
+    done = auth_app.test_cli_runner().invoke(args=shlex.split(command))
     assert done.exit_code == 0, done.output
     assert sql("SELECT name, owner FROM api_tokens") == [("CI", "alice")]
 
 
-def test_a_frozen_worker_is_not_killed_where_the_page_says_so():
-    """The variable is stronger than gunicorn.conf.py."""
-    (given,) = set(re.findall(r'GUNICORN_CMD_ARGS="?=?(--timeout 0)"', PAGE))
-    assert given == re.search(r'"GUNICORN_CMD_ARGS=(.*?)"', SECTIONS["Cloud Run"])[1]
+def test_gunicorn_cmd_args_on_the_page_override_the_worker_timeout():
+    """GUNICORN_CMD_ARGS overrides gunicorn.conf.py."""
+    (arguments,) = set(re.findall(r'GUNICORN_CMD_ARGS="?=?(--timeout 0)"', PAGE))
+    assert arguments == re.search(r'"GUNICORN_CMD_ARGS=(.*?)"', SECTIONS["Cloud Run"])[1]
     printed = subprocess.check_output(
         [BIN / "gunicorn", "--print-config", "wsgi:app"],
         cwd=config.ROOT,
-        env={**os.environ, **LOCAL, "APP_ENV": "production", "GUNICORN_CMD_ARGS": given},
+        env={**os.environ, **LOCAL, "APP_ENV": "production", "GUNICORN_CMD_ARGS": arguments},
         text=True,
     )
     assert re.search(r"^timeout += 0$", printed, re.M)
 
 
-def test_the_units_are_valid(tmp_path):
+def test_systemd_units_are_valid(tmp_path):
     names = re.findall(r"`/etc/systemd/system/(\S+)`", SECTIONS["systemd"])
     units = dict(zip(names, blocks("systemd", "ini"), strict=True))
     programs = tmp_path / ".venv" / "bin"
@@ -257,7 +255,7 @@ def test_the_units_are_valid(tmp_path):
             assert unit["Service"]["User"] != "root"
         (tmp_path / name).write_text(text.replace("/opt/projectapp", str(tmp_path)))
     if not shutil.which("systemd-analyze"):
-        return  # parsed, at least
+        return  # at least they could be parsed
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *(tmp_path / name for name in units)],
         capture_output=True,
@@ -266,8 +264,8 @@ def test_the_units_are_valid(tmp_path):
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_systemd_learns_of_the_start_and_keeps_the_port(app, database_url, tmp_path):
-    """Type=notify and the socket unit, as systemd does it: sd_notify(3), sd_listen_fds(3)."""
+def test_systemd_is_notified_of_the_start_and_keeps_the_socket(app, database_url, tmp_path):
+    """Do what systemd does for Type=notify and a socket unit: sd_notify(3), sd_listen_fds(3)."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, socket.socket() as port:
         notified.bind(str(tmp_path / "notify"))
         notified.settimeout(30)
@@ -298,10 +296,14 @@ def test_systemd_learns_of_the_start_and_keeps_the_port(app, database_url, tmp_p
                 process.wait(timeout=30)
 
 
-def release(folder):
-    """A release with packages of its own: each start of its Python leaves the place of them."""
+def create_release(folder):
+    """Create a release with its own virtual environment.
+
+    Each start of its Python writes the path of this environment to a file in the folder MARKS.
+    """
     folder.mkdir()
-    for name in ("config.py", "gunicorn.conf.py", "migrations", "projectapp", "wsgi.py"):
+    files = ("config.py", "gunicorn.conf.py", "wsgi.py")
+    for name in (*files, "migrations", "projectapp", "settings"):
         (folder / name).symlink_to(config.ROOT / name)
     venv.create(folder / ".venv", symlinks=True)
     (packages,) = folder.glob(".venv/lib/python*/site-packages")
@@ -314,13 +316,11 @@ def release(folder):
     script.chmod(0o755)
 
 
-def test_a_second_master_has_the_code_and_the_packages_of_the_new_release(
-    app, database_url, tmp_path
-):
+def test_upgraded_master_runs_code_and_packages_of_the_new_release(app, database_url, tmp_path):
     page = (config.ROOT / "docs" / "operations.md").read_text()
     start, link = re.search(r"^ {6}(cd current .*)$.*?^ {6}(ln .*?)  ", page, re.S | re.M).groups()
     for name in ("OLD", "NEW"):
-        release(tmp_path / name)
+        create_release(tmp_path / name)
     (tmp_path / "current").symlink_to("OLD")
     (tmp_path / "marks").mkdir()
     environ = {k: v for k, v in os.environ.items() if k not in config.Config.declared_settings()}
@@ -330,9 +330,9 @@ def test_a_second_master_has_the_code_and_the_packages_of_the_new_release(
         old = subprocess.Popen(["bash", "-c", start], cwd=tmp_path, env=environ, stderr=log)
     new = None
     try:
-        limit = time.monotonic() + 30
+        deadline = time.monotonic() + 30
         while (tmp_path / "log").read_text().count("Worker ready") < 2:
-            assert time.monotonic() < limit, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.05)
         subprocess.run(["bash", "-c", link], cwd=tmp_path, check=True)
         new = upgrade(old.pid, tmp_path / "log")

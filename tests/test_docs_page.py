@@ -83,9 +83,9 @@ def browser(tmp_path):
 
 @pytest.mark.parametrize("prefix", ["", "/backend"])
 def test_the_docs_page_sends_the_entered_token_and_loads_only_from_this_server(
-    serve, bearer, browser, prefix
+    serve, auth_headers, browser, prefix
 ):
-    token = bearer(scopes="projects:read")["Authorization"].removeprefix("Bearer ")
+    token = auth_headers(scopes="projects:read")["Authorization"].removeprefix("Bearer ")
     with serve(AUTH="tokens", SCRIPT_NAME=prefix) as server:
         browser("Page.navigate", url=f"http://127.0.0.1:{server.port}{prefix}/docs")
         browser.wait_for(AUTHORIZE_BUTTON, "click()")

@@ -1,4 +1,4 @@
-"""`flask doctor`: every kind of trouble is told plainly, in time, and without a secret."""
+"""`flask doctor` reports each problem in plain words, within its deadline and without secrets."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from functools import partial
 
 import psycopg2
 import psycopg2.extras
@@ -16,55 +15,61 @@ from click.testing import CliRunner
 from flask.cli import FlaskGroup
 
 import config
-from projectapp import doctor
-from projectapp.database import migrations
+from projectapp.database import supabase
 from projectapp.database.schema import newest_revision
 from projectapp.devdb import DevPostgres
-from projectapp.doctor import checks, server
-from projectapp.doctor.connection_errors import explain
+from projectapp.doctor import checks, command, server
+from projectapp.doctor.connection_errors import explain_connection_error
+from projectapp.doctor.url import check_urls
 from tests.conftest import parameters_of, url_of
 
 pytestmark = pytest.mark.slow
 
-SECRET = "hunter22"  # noqa: S105 - the tests' own
+SECRET = "hunter22"  # noqa: S105 - only for the tests
 AT_HEAD = "UPDATE alembic_version SET version_num = '{head}'"
 INDEX = "UPDATE pg_index SET indisvalid = {} WHERE indexrelid = 'projects_name_id_idx'::regclass"
 PUBLIC = f"postgresql://app:{SECRET}@db.example.com:5432/d"
 
 
 @pytest.fixture
-def ask(make_app, direct_url, monkeypatch):
-    """Run the doctor with these settings; returns its exit code and its findings by check.
+def run_doctor(make_app, direct_url, monkeypatch):
+    """Run the doctor with these settings, and return its exit code and its findings by check.
 
-    On a busy machine it may take longer than it takes by itself.
+    Its deadlines are longer, because the machine may be busy.
     """
-    monkeypatch.setattr(doctor, "SECONDS", 60)
-    monkeypatch.setattr(server, "ANSWER_SECONDS", 20)
-    monkeypatch.setenv("FLASK_RUN_FROM_CLI", "true")  # as it will be: this removes it afterwards
+    monkeypatch.setattr(command, "DEADLINE_SECONDS", 60)
+    monkeypatch.setattr(server, "QUERIES_SECONDS", 20)
+    monkeypatch.setenv("FLASK_RUN_FROM_CLI", "true")  # flask sets it; so it is removed afterwards
 
     def run(*arguments, **environ):
         environ = {"DATABASE_URL": direct_url, "MIGRATIONS_DATABASE_URL": "", **environ}
         for name, text in environ.items():
             monkeypatch.setenv(name, text)
-        create = partial(doctor.create_app_or_doctor, partial(make_app, **environ))
-        command = FlaskGroup(create_app=create)
-        answer = CliRunner().invoke(command, ["doctor", "--json", *arguments])
-        assert SECRET not in answer.output
-        said = json.loads(answer.stdout)
-        assert said["ok"] == (answer.exit_code == 0)
-        return answer.exit_code, {finding["check"]: finding for finding in said["findings"]}
+
+        def create_app():  # like wsgi.py
+            try:
+                return make_app(**environ)
+            except config.ConfigError as error:
+                return command.create_doctor_app(error)
+
+        flask = FlaskGroup(create_app=create_app)
+        result = CliRunner().invoke(flask, ["doctor", "--json", *arguments])
+        assert SECRET not in result.output
+        report = json.loads(result.stdout)
+        assert report["ok"] == (result.exit_code == 0)
+        return result.exit_code, {finding["check"]: finding for finding in report["findings"]}
 
     return run
 
 
 @pytest.fixture
-def refused(ask):
-    """Run the doctor with a setting that no application starts with; returns its only failure."""
+def run_refused(run_doctor):
+    """Run the doctor with an invalid setting, and return its only failure."""
 
     def run(**environ):
-        code, found = ask(**environ)
+        code, findings = run_doctor(**environ)
         assert code == 1
-        (failure,) = [finding for finding in found.values() if finding["level"] == "FAIL"]
+        (failure,) = [finding for finding in findings.values() if finding["level"] == "FAIL"]
         return failure
 
     return run
@@ -73,47 +78,53 @@ def refused(ask):
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        (f"postgresql://app:{SECRET}@x@h/d", "has an unescaped @."),
-        (f"postgresql://app:p@{SECRET}/x@h/d", "has an unescaped @ and /."),
-        (f"postgresql://app:{SECRET}/x#@h/d", "has an unescaped / and #."),
-        (f"postgresql://app:{SECRET}?x@h/d", "has an unescaped ?."),
-        (f"postgresql://app:12?x={SECRET}@h/d", "has an unescaped ?."),
+        (f"postgresql://app:{SECRET}@x@h/d", "contains an unescaped @."),
+        (f"postgresql://app:p@{SECRET}/x@h/d", "contains an unescaped @ and /."),
+        (f"postgresql://app:{SECRET}/x#@h/d", "contains an unescaped / and #."),
+        (f"postgresql://app:{SECRET}?x@h/d", "contains an unescaped ?."),
+        (f"postgresql://app:12?x={SECRET}@h/d", "contains an unescaped ?."),
         (f"postgresql://app@h/d?password=12&{SECRET}", "with special characters percent-encoded"),
-        (f"postgresql://app:{SECRET}%@h/d", "has an unescaped %."),
+        (f"postgresql://app:{SECRET}%@h/d", "contains an unescaped %."),
         (f"mysql://root:{SECRET}@h/d", "DATABASE_URL is the URL of a MySQL database."),
-        (f"'postgresql://app:{SECRET}@h/d'", "DATABASE_URL has quotes, or a command, around"),
-        (f"psql 'postgresql://app:{SECRET}@h/d'", "DATABASE_URL has quotes, or a command, around"),
+        (f"'postgresql://app:{SECRET}@h/d'", "DATABASE_URL has quotes or a command around"),
+        (f"psql 'postgresql://app:{SECRET}@h/d'", "DATABASE_URL has quotes or a command around"),
         (f"jdbc:postgresql://h/d?password={SECRET}", "must be a PostgreSQL URL such as"),
-        (f"postgresql://app:{SECRET}@h/d?sslmode=no", "with an sslmode of disable, allow, prefer"),
+        (
+            f"postgresql://app:{SECRET}@h/d?sslmode=no",
+            "its sslmode must be one of disable, allow, prefer",
+        ),
     ],
 )
-def test_what_is_wrong_with_a_url_is_told(refused, url, words):
-    failure = refused(DATABASE_URL=url)
+def test_doctor_explains_each_mistake_in_a_url(run_refused, url, words):
+    failure = run_refused(DATABASE_URL=url)
     assert failure["check"] == "url"
-    assert words in failure["what"]
+    assert words in failure["summary"]
 
 
-def test_brackets_of_a_template_are_told(monkeypatch):
+def test_doctor_warns_about_square_brackets_of_a_url_template(monkeypatch):
     monkeypatch.setenv(
         "DATABASE_URL", f"postgresql://postgres:[{SECRET}]@db.r.supabase.co/postgres"
     )
-    found = [finding for finding in doctor.url.examine() if finding.level != "ok"]
-    assert [one.what for one in found] == [
-        "The password in DATABASE_URL stands in square brackets."
-    ]
+    problems = [finding.summary for finding in check_urls() if finding.level != "ok"]
+    assert problems == ["The password in DATABASE_URL is in square brackets."]
 
 
-def test_names_in_what_is_to_be_typed_are_quoted_and_of_several_hosts_one_is_named():
-    target = config.database_url("postgresql://postgres.abc@h1,h2/my-db")
-    assert explain("DATABASE_URL", "timed out", target).do == "pg_isready -h h1 -p 5432 -t 3"
-    created = explain("DATABASE_URL", 'database "my-db" does not exist', target).do
+def test_remedy_quotes_names_for_sql_and_contains_the_first_of_several_hosts():
+    target = config.parse_database_url("postgresql://postgres.abc@h1,h2/my-db")
+    assert (
+        explain_connection_error("DATABASE_URL", "timed out", target).remedy
+        == "pg_isready -h h1 -p 5432 -t 3"
+    )
+    created = explain_connection_error(
+        "DATABASE_URL", 'database "my-db" does not exist', target
+    ).remedy
     assert created == (
         'CREATE DATABASE "my-db" OWNER "postgres.abc" ENCODING \'UTF8\' TEMPLATE template0;'
     )
 
 
-def test_another_refused_setting_is_told(refused):
-    assert refused(PORT="x")["what"] == "PORT must be a whole number from 1 to 65535."
+def test_doctor_reports_an_invalid_setting(run_refused):
+    assert run_refused(PORT="x")["summary"] == "PORT must be a whole number from 1 to 65535."
 
 
 @pytest.mark.parametrize(
@@ -124,14 +135,14 @@ def test_another_refused_setting_is_told(refused):
     ],
     ids=" ".join,
 )
-def test_a_command_other_than_the_doctor_ends_with_the_sentence_alone(arguments):
+def test_other_command_with_invalid_setting_prints_only_the_message(arguments):
     done = run_flask(*arguments, PORT="x")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "PORT must be a whole number from 1 to 65535.\n"
 
 
 @pytest.mark.parametrize("options", [["--debug"], ["--app", "wsgi"], ["--app", "wsgi:app"]])
-def test_the_doctor_explains_a_refused_setting_behind_options_of_flask(options):
+def test_doctor_after_options_of_flask_reports_an_invalid_setting(options):
     done = run_flask(*options, "doctor", PORT="x")
     assert done.returncode == 1
     assert "FAIL  settings    PORT must be a whole number from 1 to 65535." in done.stdout
@@ -149,102 +160,108 @@ def run_flask(*arguments, **environ):
     )
 
 
-def test_a_healthy_database_is_well(ask, sql):
-    code, found = ask()
+def test_doctor_finds_no_error_in_a_healthy_database(run_doctor, sql):
+    code, findings = run_doctor()
     assert code == 0
-    assert {one["level"] for one in found.values()} - {"ok"} == {"warn"}
-    assert found["setting"]["what"] == "DATABASE_URL comes from the environment."
-    assert "is reached directly, with psycopg2 2." in found["server"]["what"]
-    assert "The server's clock agrees with this machine's." in found["clock"]["what"]
-    assert found["schema"]["what"] == f"The schema is at {newest_revision()}."
-    assert found["durability"]["what"].endswith("are off.")  # as suits a throw-away server
-    assert "The role postgres is a superuser." in found["rights"]["what"]
+    assert {finding["level"] for finding in findings.values()} - {"ok"} == {"warn"}
+    assert findings["settings"]["summary"] == "DATABASE_URL comes from the environment."
+    assert "Connected directly to PostgreSQL " in findings["server"]["summary"]
+    assert "The server's clock agrees with this machine's." in findings["clock"]["summary"]
+    assert findings["schema"]["summary"] == f"The schema is at {newest_revision()}."
+    assert findings["durability"]["summary"].endswith(
+        "are off."
+    )  # the server of the tests is not durable
+    assert "The role postgres is a superuser." in findings["privileges"]["summary"]
 
 
-def test_the_source_and_the_changes_of_a_url_are_told(monkeypatch, tmp_path):
+def test_doctor_reports_the_source_of_a_url_and_changes_to_it(monkeypatch, tmp_path):
     monkeypatch.setattr(config, "ROOT", tmp_path)
     monkeypatch.delenv("APP_ENV", raising=False)
     monkeypatch.delenv("DATABASE_URL", raising=False)
     url = f"postgres://app:{SECRET}#1@db.example.com/d?pgbouncer=true&sslmode=require"
     (tmp_path / ".env").write_text(f"DATABASE_URL={url}\n")
-    source, password, meaning, changes = doctor.url.examine()
-    assert source.what == "DATABASE_URL comes from .env."
-    assert password.what == "The password in DATABASE_URL has an unescaped #."
-    assert meaning.what == "Host db.example.com, port 5432, database d, user app."
-    assert changes.what == (
-        "Normalised: postgres:// is read as postgresql://; left out pgbouncer, which libpq does not"
-        " know."
+    source, password, meaning, changes = check_urls()
+    assert source.summary == "DATABASE_URL comes from .env."
+    assert password.summary == "The password in DATABASE_URL contains an unescaped #."
+    assert meaning.summary == "Host db.example.com, port 5432, database d, user app."
+    assert changes.summary == (
+        "Changes to this URL: postgres:// is read as postgresql://; pgbouncer dropped"
+        " (unknown to libpq)."
     )
 
 
-def test_an_at_sign_behind_the_address_is_nothing_bad(monkeypatch):
+def test_at_sign_in_a_url_query_is_no_error(monkeypatch):
     monkeypatch.setenv("DATABASE_URL", f"postgresql://app:{SECRET}@h/d?application_name=a@b")
-    assert {finding.level for finding in doctor.url.examine()} == {"ok"}
+    assert {finding.level for finding in check_urls()} == {"ok"}
 
 
-def test_what_comes_after_a_password_is_not_told(monkeypatch):
+def test_dropped_query_key_behind_a_password_is_not_printed(monkeypatch):
     monkeypatch.setenv("DATABASE_URL", f"postgresql://app@h/d?password=12&{SECRET}=3")
-    *_, changes = doctor.url.examine()
-    assert changes.what == "Normalised: left out keys, which libpq does not know."
+    *_, changes = check_urls()
+    assert changes.summary == ("Changes to this URL: keys dropped (unknown to libpq).")
 
 
-def test_a_dead_host_is_told_in_ten_seconds(ask, proxy):
+def test_doctor_reports_an_unreachable_host_within_its_deadline(run_doctor, proxy):
     proxy.silent = True
-    begun = time.monotonic()
+    started_at = time.monotonic()
     url = proxy.url.replace("postgres@", f"postgres:{SECRET}@")
     seconds = {"DATABASE_CONNECT_TIMEOUT": "2"}
-    code, found = ask(DATABASE_URL=url, MIGRATIONS_DATABASE_URL=url, **seconds)
-    assert time.monotonic() - begun < 40  # before the 60 of `ask`
+    code, findings = run_doctor(DATABASE_URL=url, MIGRATIONS_DATABASE_URL=url, **seconds)
+    assert time.monotonic() - started_at < 40  # less than the deadline of `run_doctor`
     assert code == 1
-    assert found["connection"]["what"].startswith(
-        "MIGRATIONS_DATABASE_URL does not lead to a database"
+    assert findings["connection"]["summary"].startswith(
+        "Cannot connect with MIGRATIONS_DATABASE_URL: "
     )
-    assert "Nothing comes back" in found["connection"]["why"]
+    assert "No response" in findings["connection"]["reason"]
 
 
-def test_a_server_that_falls_silent_is_told_in_ten_seconds(ask, proxy, monkeypatch):
-    monkeypatch.setattr(server, "ANSWER_SECONDS", 3)
+def test_doctor_reports_a_server_that_stops_answering_within_its_deadline(
+    run_doctor, proxy, monkeypatch
+):
+    monkeypatch.setattr(server, "QUERIES_SECONDS", 3)
     proxy.mute = "rolsuper"
-    begun = time.monotonic()
-    code, _ = ask(DATABASE_URL=proxy.url)
-    assert time.monotonic() - begun < 40
+    started_at = time.monotonic()
+    code, _ = run_doctor(DATABASE_URL=proxy.url)
+    assert time.monotonic() - started_at < 40
     assert code == 1
 
 
-def test_one_that_falls_silent_as_migrations_connect_is_told_in_time(ask, sql, proxy, monkeypatch):
-    monkeypatch.setattr(doctor, "SECONDS", 8)
+def test_doctor_stops_at_its_deadline_if_the_migrations_url_does_not_answer(
+    run_doctor, sql, proxy, monkeypatch
+):
+    monkeypatch.setattr(command, "DEADLINE_SECONDS", 8)
     proxy.mute = "pg_catalog.version"
-    begun = time.monotonic()
-    code, found = ask(MIGRATIONS_DATABASE_URL=proxy.url)
-    assert time.monotonic() - begun < 40
+    started_at = time.monotonic()
+    code, findings = run_doctor(MIGRATIONS_DATABASE_URL=proxy.url)
+    assert time.monotonic() - started_at < 40
     assert code == 1
-    assert found["doctor"]["what"] == "It gives up after 8 s."
-    assert found["schema"]["level"] == "ok"
+    assert findings["doctor"]["summary"] == "Stopped after 8 s."
+    assert findings["schema"]["level"] == "ok"
 
 
-def test_a_server_that_refuses_is_told(ask, direct_url):
+def test_doctor_explains_a_missing_database_and_a_refused_connection(run_doctor, direct_url):
     nowhere = {**parameters_of(direct_url), "dbname": "nosuch_test"}
-    _, found = ask(DATABASE_URL=url_of(nowhere))
-    assert "does not exist" in found["connection"]["what"]
-    assert found["connection"]["do"].startswith("CREATE DATABASE nosuch_test ")
-    _, found = ask(DATABASE_URL=f"postgresql://app:{SECRET}@127.0.0.1:9/test")
-    assert found["connection"]["what"].endswith("failed: Connection refused")
-    assert found["connection"]["do"] == "pg_isready -h 127.0.0.1 -p 9"
+    _, findings = run_doctor(DATABASE_URL=url_of(nowhere))
+    assert "does not exist" in findings["connection"]["summary"]
+    assert findings["connection"]["remedy"].startswith("CREATE DATABASE nosuch_test ")
+    _, findings = run_doctor(DATABASE_URL=f"postgresql://app:{SECRET}@127.0.0.1:9/test")
+    assert findings["connection"]["summary"].endswith("failed: Connection refused")
+    assert findings["connection"]["remedy"] == "pg_isready -h 127.0.0.1 -p 9"
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("message", "words"),
     [
         ('could not translate host name "h" to address: Name or service not known', "misspelt"),
         (
             'connection to server at "db.r.supabase.co" (2a05:d014::1), port 5432 failed:'
             " Network is unreachable",
-            "IPv6 address only",
+            "only an IPv6 address",
         ),
         (
             'connection to server at "2a05:d014::1", port 5432 failed: Cannot assign requested'
             " address",
-            "IPv6 address only",
+            "only an IPv6 address",
         ),
         ('connection to server at "h" (192.0.2.1), port 5432 failed: timeout expired', "firewall"),
         (
@@ -252,49 +269,51 @@ def test_a_server_that_refuses_is_told(ask, direct_url):
             ' authentication failed for user "app"',
             "user or the password",
         ),
-        ("SSL error: certificate verify failed", "system's roots"),
-        ("server does not support SSL, but SSL was required", "has no TLS"),
+        ("SSL error: certificate verify failed", "not signed by a CA"),
+        ("server does not support SSL, but SSL was required", "does not support TLS"),
         ("FATAL:  Tenant or user not found", "Supabase's poolers"),
         ('FATAL:  no pg_hba.conf entry for host "192.0.2.7", no encryption', "only with TLS"),
-        ("FATAL:  sorry, too many clients already", "is taken"),
-        ('FATAL:  too many connections for role "app"', "the doctor needs 3"),
-        ('FATAL:  role "app" is not permitted to log in', "not one that logs in"),
+        ("FATAL:  sorry, too many clients already", "in use"),
+        ('FATAL:  too many connections for role "app"', "needs three"),
+        ('FATAL:  role "app" is not permitted to log in', "no LOGIN attribute"),
         (
             'FATAL:  permission denied for database "d"  DETAIL:  User does not have CONNECT'
             " privilege.",
             "may not connect to this database",
         ),
-        ("FATAL:  the database system is starting up", "up or down"),
+        ("FATAL:  the database system is starting up", "starting or stopping"),
         ("session is read-only", "Only standbys"),
     ],
 )
-def test_what_libpq_says_is_explained(said, words):
-    finding = explain("DATABASE_URL", said, config.database_url(PUBLIC))
-    assert said.replace("  ", " ") in finding.what
-    assert words in finding.why
-    assert finding.do
+def test_each_connection_error_has_a_cause_and_a_remedy(message, words):
+    finding = explain_connection_error("DATABASE_URL", message, config.parse_database_url(PUBLIC))
+    assert message.replace("  ", " ") in finding.summary
+    assert words in finding.reason
+    assert finding.remedy
 
 
-def test_a_password_that_a_server_quotes_is_not_told():
-    finding = explain("DATABASE_URL", f"no {SECRET}", config.database_url(PUBLIC))
-    assert finding.what == "DATABASE_URL does not lead to a database: no ***"
+def test_password_in_an_error_message_is_masked():
+    finding = explain_connection_error(
+        "DATABASE_URL", f"no {SECRET}", config.parse_database_url(PUBLIC)
+    )
+    assert finding.summary == "Cannot connect with DATABASE_URL: no ***"
 
 
 @pytest.mark.parametrize(
-    ("do", "undo", "check", "level", "words"),
+    ("statement", "undo", "check", "level", "words"),
     [
         (
             *("UPDATE alembic_version SET version_num = '0001'", AT_HEAD),
-            *("schema", "FAIL", "The schema is at 0001, this release needs"),
+            *("schema", "FAIL", "The schema is at 0001; this release needs"),
         ),
         (
             *("UPDATE alembic_version SET version_num = '9999'", AT_HEAD),
-            *("schema", "ok", "The schema is at 9999, ahead of this release"),
+            *("schema", "ok", "The schema is at 9999, newer than this release"),
         ),
         (
             "ALTER ROLE postgres IN DATABASE {database} SET default_transaction_read_only = on",
             "ALTER ROLE postgres IN DATABASE {database} RESET default_transaction_read_only",
-            *("writes", "FAIL", "takes no writes"),
+            *("writes", "FAIL", "is read-only"),
         ),
         (
             "ALTER ROLE postgres IN DATABASE {database} SET jit = on",
@@ -309,54 +328,56 @@ def test_a_password_that_a_server_quotes_is_not_told():
         (
             "ALTER ROLE postgres IN DATABASE {database} SET search_path = nowhere",
             "ALTER ROLE postgres IN DATABASE {database} RESET search_path",
-            *("schema", "FAIL", "The role postgres may use no schema of its search_path."),
+            *("schema", "FAIL", "The role postgres may not use any schema of its search_path."),
         ),
         (
             *(INDEX.format("false"), INDEX.format("true")),
-            *("indexes", "warn", "Invalid: projects_name_id_idx."),
+            *("indexes", "warn", "Invalid indexes: projects_name_id_idx."),
         ),
     ],
 )
-def test_what_is_wrong_with_a_database_is_told(ask, sql, direct_url, do, undo, check, level, words):
-    database = config.database_url(direct_url)["dbname"]
-    sql(do.format(database=database))
+def test_doctor_reports_each_database_problem(
+    run_doctor, sql, direct_url, statement, undo, check, level, words
+):
+    database = config.parse_database_url(direct_url)["dbname"]
+    sql(statement.format(database=database))
     try:
-        code, found = ask()
+        code, findings = run_doctor()
     finally:
         sql(undo.format(database=database, head=newest_revision()))
-    assert words in found[check]["what"]
-    assert found[check]["level"] == level
+    assert words in findings[check]["summary"]
+    assert findings[check]["level"] == level
     assert code == (level == "FAIL")
 
 
-def test_what_is_to_be_typed_against_invalid_indexes_works(ask, sql):
+def test_remedy_for_invalid_indexes_removes_them(run_doctor, sql):
     sql("CREATE TABLE scratch (n integer)")
     for name in "ab":
         sql(f"CREATE INDEX {name} ON scratch (n)")
     sql("UPDATE pg_index SET indisvalid = false WHERE indrelid = 'scratch'::regclass")
-    _, found = ask()
-    for statement in found["indexes"]["do"].splitlines():
+    _, findings = run_doctor()
+    for statement in findings["indexes"]["remedy"].splitlines():
         sql(statement)
     assert sql("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == [(0,)]
     sql("DROP TABLE scratch")
 
 
-def test_the_url_for_migrations_is_examined_too(ask, sql, direct_url):
-    code, found = ask(MIGRATIONS_DATABASE_URL=direct_url)
+def test_doctor_checks_the_migrations_url(run_doctor, sql, direct_url):
+    code, findings = run_doctor(MIGRATIONS_DATABASE_URL=direct_url)
     assert code == 0
-    assert found["migrating"]["what"].endswith("of MIGRATIONS_DATABASE_URL migrates.")
+    assert findings["migrations"]["summary"].endswith("of MIGRATIONS_DATABASE_URL can migrate.")
     name = f"test_{os.getpid()}_another"
     sql(f"CREATE DATABASE {name}")
     another = {**parameters_of(direct_url), "dbname": name}
-    code, found = ask(MIGRATIONS_DATABASE_URL=url_of(another))
+    code, findings = run_doctor(MIGRATIONS_DATABASE_URL=url_of(another))
     sql(f"DROP DATABASE {name} WITH (FORCE)")
     assert code == 1
-    assert "another database than DATABASE_URL" in found["migrating"]["what"]
+    assert "another database than DATABASE_URL" in findings["migrations"]["summary"]
 
 
 @pytest.fixture
 def role(sql, direct_url):
-    """A role that may log in and no more; returns its name and its URL."""
+    """A role that may only log in; returns its name and its URL."""
     name = f"doctor_{os.getpid()}"
     sql(f"CREATE ROLE {name} LOGIN")
     yield name, url_of({**parameters_of(direct_url), "user": name})
@@ -364,60 +385,68 @@ def role(sql, direct_url):
     sql(f"DROP ROLE {name}")
 
 
-def test_what_a_role_may_and_should_is_told(ask, sql, role, direct_url):
+def test_doctor_reports_missing_and_needless_privileges(run_doctor, sql, role, direct_url):
     name, url = role
-    _, found = ask(DATABASE_URL=url)
-    assert found["rights"]["level"] == "FAIL"
-    assert f"The role {name} lacks SELECT on " in found["rights"]["what"]
-    assert "schema" not in found  # what cannot be read is not called foreign
-    _, found = ask(MIGRATIONS_DATABASE_URL=url)
-    assert found["migrating"]["level"] == "FAIL"
-    assert "may not change the schema" in found["migrating"]["what"]
+    _, findings = run_doctor(DATABASE_URL=url)
+    assert findings["privileges"]["level"] == "FAIL"
+    assert f"The role {name} lacks SELECT on " in findings["privileges"]["summary"]
+    assert "schema" not in findings  # tables that it cannot read are not called foreign
+    _, findings = run_doctor(MIGRATIONS_DATABASE_URL=url)
+    assert findings["migrations"]["level"] == "FAIL"
+    assert "may not change the schema" in findings["migrations"]["summary"]
 
     sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {name}")
-    code, found = ask(DATABASE_URL=url)
+    code, findings = run_doctor(DATABASE_URL=url)
     assert code == 0
-    assert "no other is named to migrate" in found["rights"]["what"]
-    code, found = ask(DATABASE_URL=url, MIGRATIONS_DATABASE_URL=direct_url)
-    assert found["rights"]["what"] == f"The role {name} serves, and may not change the schema."
+    assert "MIGRATIONS_DATABASE_URL is not set" in findings["privileges"]["summary"]
+    code, findings = run_doctor(DATABASE_URL=url, MIGRATIONS_DATABASE_URL=direct_url)
+    assert (
+        findings["privileges"]["summary"]
+        == f"The role {name} serves, and may not change the schema."
+    )
 
     sql(f"GRANT CREATE ON SCHEMA public TO {name}")
-    code, found = ask(DATABASE_URL=url, MIGRATIONS_DATABASE_URL=direct_url)
-    assert "though another role migrates" in found["rights"]["what"]
-    code, found = ask(DATABASE_URL=url)
-    assert found["rights"]["what"] == f"The role {name} serves and migrates (docs/roles.md: two)."
+    code, findings = run_doctor(DATABASE_URL=url, MIGRATIONS_DATABASE_URL=direct_url)
+    assert "although another role migrates" in findings["privileges"]["summary"]
+    code, findings = run_doctor(DATABASE_URL=url)
+    assert (
+        findings["privileges"]["summary"]
+        == f"The role {name} serves and migrates (docs/roles.md describes two roles)."
+    )
 
 
-def test_tables_that_supabase_serves_to_everybody_are_told(ask, sql, role, monkeypatch):
-    monkeypatch.setattr(migrations, "_WEB", f"rolname = '{role[0]}'")
-    code, found = ask()
+def test_doctor_reports_tables_that_supabase_serves_to_everyone(run_doctor, sql, role, monkeypatch):
+    monkeypatch.setattr(supabase, "_IS_SUPABASE_ROLE", f"rolname = '{role[0]}'")
+    code, findings = run_doctor()
     assert code == 1
     for table in ("alembic_version", "api_tokens", "idempotency_keys", "projects"):
-        assert table in found["exposure"]["what"]
-    assert found["exposure"]["do"] == "flask db upgrade"
+        assert table in findings["exposure"]["summary"]
+    assert findings["exposure"]["remedy"] == "flask db upgrade"
 
 
-def test_a_server_that_is_too_old_is_told(ask, sql, monkeypatch):
-    monkeypatch.setattr(checks, "OLDEST", 99)
-    code, found = ask()
+def test_doctor_reports_a_postgresql_that_is_too_old(run_doctor, sql, monkeypatch):
+    monkeypatch.setattr(checks, "OLDEST_POSTGRESQL", 99)
+    code, findings = run_doctor()
     assert code == 1
-    assert found["server"]["why"] == "99 is the oldest that works here."
+    assert findings["server"]["reason"] == "This service needs PostgreSQL 99 or newer."
 
 
-def test_a_database_that_cannot_store_most_languages_is_told(ask, sql, direct_url):
+def test_doctor_reports_an_encoding_other_than_utf8(run_doctor, sql, direct_url):
     name = f"test_ascii_{os.getpid()}"
     sql(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
     try:
-        code, found = ask(DATABASE_URL=url_of({**parameters_of(direct_url), "dbname": name}))
+        code, findings = run_doctor(
+            DATABASE_URL=url_of({**parameters_of(direct_url), "dbname": name})
+        )
     finally:
         sql(f"DROP DATABASE {name} WITH (FORCE)")
     assert code == 1
-    assert found["encoding"]["what"] == "The database's encoding is SQL_ASCII, not UTF8."
+    assert findings["encoding"]["summary"] == "The database's encoding is SQL_ASCII, not UTF8."
 
 
 @pytest.fixture(scope="module")
 def primary(tmp_path_factory):
-    """A server of our own, whose replication may be set: URL parameters that name it twice."""
+    """The URL parameters of a server whose replication a test may configure."""
     binaries = config.Testing(os.environ).EMBEDDED_POSTGRES_BIN
     server = DevPostgres(tmp_path_factory.mktemp("primary"), binaries)
     server.start()
@@ -430,7 +459,7 @@ def primary(tmp_path_factory):
 
 @pytest.fixture
 def configure(primary):
-    """Set settings of `primary`; returns what runs SQL there."""
+    """Set settings of `primary`; returns a cursor on it."""
     connection = psycopg2.connect(**primary)
     connection.autocommit = True
     cursor = connection.cursor()
@@ -459,7 +488,7 @@ def wait_until(cursor, query, *values):
 
 @pytest.fixture
 def standby(primary, configure):
-    """A connection that asks for the primary's WAL, and says that it has it on its disk."""
+    """A connection that acts as a standby: it reads the primary's WAL and confirms the flush."""
     run = configure()
     run.execute("SELECT pg_current_wal_flush_lsn(), pg_current_wal_flush_lsn() - '0/0'")
     text, number = run.fetchone()
@@ -474,81 +503,90 @@ def standby(primary, configure):
         yield
 
 
-def failover(ask, primary, hosts=2, **over):
-    twice = {name: ",".join([primary[name]] * hosts) for name in ("host", "port")}
-    return ask(DATABASE_URL=url_of({**primary, **twice, **over}))[1].get("failover")
+def failover(run_doctor, primary, hosts=2, **parameters):
+    """The finding about failover, if the URL names the primary several times."""
+    repeated = {name: ",".join([primary[name]] * hosts) for name in ("host", "port")}
+    return run_doctor(DATABASE_URL=url_of({**primary, **repeated, **parameters}))[1].get("failover")
 
 
-def test_several_hosts_without_a_synchronous_standby_are_warned_of(ask, primary, configure):
-    found = failover(ask, primary)
-    assert found["level"] == "warn"
-    assert found["what"] == (
-        "DATABASE_URL names 2 hosts, and commits wait for no synchronous standby."
+def test_several_hosts_without_synchronous_standby_get_a_warning(run_doctor, primary, configure):
+    finding = failover(run_doctor, primary)
+    assert finding["level"] == "warn"
+    assert finding["summary"] == (
+        "DATABASE_URL names 2 hosts, but commits do not wait for a synchronous standby."
     )
-    assert "docs/reliability.md, Failover" in found["do"]
-    assert failover(ask, primary, hosts=1) is None
+    assert "docs/reliability.md, Failover" in finding["remedy"]
+    assert failover(run_doctor, primary, hosts=1) is None
 
 
-def test_an_asynchronous_standby_does_not_help(ask, primary, configure, standby):
-    assert failover(ask, primary)["level"] == "warn"
+def test_several_hosts_with_asynchronous_standby_get_a_warning(
+    run_doctor, primary, configure, standby
+):
+    assert failover(run_doctor, primary)["level"] == "warn"
 
 
-def test_commits_that_do_not_wait_for_the_standby_are_warned_of(ask, primary, configure, standby):
+def test_several_hosts_with_local_commits_get_a_warning(run_doctor, primary, configure, standby):
     configure(synchronous_standby_names="standby", synchronous_commit="local")
-    assert failover(ask, primary)["what"].endswith("commits wait for no synchronous standby.")
+    assert failover(run_doctor, primary)["summary"].endswith(
+        "commits do not wait for a synchronous standby."
+    )
 
 
-def test_a_synchronous_standby_that_is_not_connected_is_told(ask, primary, configure):
+def test_synchronous_standby_that_is_not_connected_gets_a_warning(run_doctor, primary, configure):
     configure(synchronous_standby_names="standby")
-    found = failover(ask, primary)
-    assert (found["level"], found["do"].split()[0]) == ("warn", "SELECT")
-    assert "no synchronous standby is connected" in found["what"]
+    finding = failover(run_doctor, primary)
+    assert (finding["level"], finding["remedy"].split()[0]) == ("warn", "SELECT")
+    assert "no synchronous standby is connected" in finding["summary"]
 
 
-def test_several_hosts_with_a_synchronous_standby_are_well(ask, primary, configure, standby):
+def test_several_hosts_with_synchronous_standby_are_ok(run_doctor, primary, configure, standby):
     run = configure(synchronous_standby_names="standby")
     wait_until(run, "SELECT bool_or(sync_state = 'sync') FROM pg_stat_replication")
-    assert failover(ask, primary)["level"] == "ok"
-    run.execute("SET synchronous_commit = local")  # or it would wait for the pretended standby
+    assert failover(run_doctor, primary)["level"] == "ok"
+    run.execute("SET synchronous_commit = local")  # otherwise it would wait for this standby
     run.execute("CREATE ROLE app LOGIN")
-    assert failover(ask, primary, user="app")["level"] == "ok"  # it may not see the standby's state
+    assert (
+        failover(run_doctor, primary, user="app")["level"] == "ok"
+    )  # this role may not see the state
     run.execute("DROP ROLE app")
 
 
-def test_too_many_connections_are_told(ask, sql):
-    code, found = ask("--replicas", "1000")
+def test_more_connections_than_the_server_allows_are_an_error(run_doctor, sql):
+    code, findings = run_doctor("--replicas", "1000")
     assert code == 1
-    assert found["connections"]["what"].startswith("16000 connections are needed while a release")
+    assert findings["connections"]["summary"].startswith(
+        "16000 connections are needed while a release"
+    )
 
 
-def test_there_is_at_least_one_replica(make_app, direct_url):
+def test_zero_replicas_are_a_usage_error(make_app, direct_url):
     runner = make_app(DATABASE_URL=direct_url).test_cli_runner()
     assert runner.invoke(args=["doctor", "--replicas", "0"]).exit_code == 2
 
 
-def test_distance_and_clock_are_told(ask, sql, monkeypatch):
-    monkeypatch.setattr(checks, "FAR_MS", 0)
-    monkeypatch.setattr(checks, "SKEW_SECONDS", -1)
-    code, found = ask()
+def test_slow_round_trip_and_clock_skew_get_warnings(run_doctor, sql, monkeypatch):
+    monkeypatch.setattr(checks, "SLOW_ROUND_TRIP_MS", 0)
+    monkeypatch.setattr(checks, "MAX_CLOCK_SKEW_SECONDS", -1)
+    code, findings = run_doctor()
     assert code == 0
-    assert found["distance"]["level"] == found["clock"]["level"] == "warn"
-    assert re.search(r"clock is [+-]\d\.\d s from", found["clock"]["what"])
+    assert findings["latency"]["level"] == findings["clock"]["level"] == "warn"
+    assert re.search(r"clock differs .* by [+-]\d\.\d s", findings["clock"]["summary"])
 
 
-def test_a_bug_of_the_doctor_is_no_trace(ask, sql, monkeypatch):
-    monkeypatch.setattr(server, "CHECKS", (lambda facts: facts["nothing"],))
-    code, found = ask()
+def test_exception_in_a_check_is_reported_without_traceback(run_doctor, sql, monkeypatch):
+    monkeypatch.setattr(server, "CHECKS", (lambda facts: facts.nothing,))
+    code, findings = run_doctor()
     assert code == 1
-    assert found["doctor"]["what"] == "It cannot go on: KeyError."
+    assert findings["doctor"]["summary"] == "The doctor failed: AttributeError."
 
 
-def test_it_is_read_by_people_and_has_colours_on_a_terminal_only(direct_url, sql):
+def test_report_for_people_is_wrapped_and_has_no_colours_in_a_pipe(direct_url, sql):
     environ = {**os.environ, "APP_ENV": "testing", "DATABASE_URL": direct_url}
     command = [sys.executable, "-m", "flask", "doctor"]
     options = {"cwd": config.ROOT, "env": environ, "capture_output": True, "text": True}
     plain = subprocess.run(command, **options, check=True)
     assert "\x1b" not in plain.stdout
-    assert plain.stdout.startswith("ok    setting     DATABASE_URL comes from the environment.\n")
+    assert plain.stdout.startswith("ok    settings    DATABASE_URL comes from the environment.\n")
     assert re.search(r"\nErrors: 0, warnings: \d+\.\n$", plain.stdout)
     assert max(map(len, plain.stdout.splitlines())) <= 100
     options["env"] = {**environ, "COLUMNS": "70"}

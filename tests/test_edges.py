@@ -21,11 +21,11 @@ from werkzeug.serving import make_server
 from werkzeug.test import Client
 
 import config
+from faults.processes import free_port
 from projectapp import projects
 from projectapp.auth import tokens
 from projectapp.http.security_headers import HEADERS
 from tests.conftest import PROJECTS
-from tests.wire import free_port
 
 TRUSTED = "10.0.0.0/8, ::1"
 HSTS = "Strict-Transport-Security"
@@ -131,7 +131,7 @@ def test_other_forwarding_headers_are_ignored(client_address_and_tls):
 
 def test_trusted_proxies_that_contain_every_address_are_a_config_error():
     for text in ("0.0.0.0/0", "10.0.0.0/8,::/0", "10.0.0.1/8", "proxy", ","):
-        with pytest.raises(config.ConfigError, match="TRUSTED_PROXIES must be a comma list"):
+        with pytest.raises(config.ConfigError, match="TRUSTED_PROXIES must be a comma-sep"):
             config.load_config({"TRUSTED_PROXIES": text})
 
 
@@ -366,9 +366,9 @@ def test_the_server_header_has_no_version(server, app):
         assert "x-powered-by" not in headers
 
 
-def test_responses_to_a_caller_are_private_in_caches(guarded, bearer):
-    writer, reader = bearer(), bearer(scopes="projects:read")
-    path = guarded.post(PROJECTS, json={"name": "x"}, headers=writer).headers["Location"]
+def test_responses_to_a_caller_are_private_in_caches(auth_client, auth_headers):
+    writer, reader = auth_headers(), auth_headers(scopes="projects:read")
+    path = auth_client.post(PROJECTS, json={"name": "x"}, headers=writer).headers["Location"]
     for status, method, url, headers in (
         (200, "GET", PROJECTS, writer),
         (200, "HEAD", path, writer),
@@ -383,11 +383,11 @@ def test_responses_to_a_caller_are_private_in_caches(guarded, bearer):
         (412, "DELETE", path, {**writer, "If-Match": '"9"'}),
     ):
         body = {"json": {"name": "x"}} if method == "POST" else {}
-        response = guarded.open(url, method=method, headers=headers, **body)
+        response = auth_client.open(url, method=method, headers=headers, **body)
         assert response.status_code == status, (status, response.text)
         assert response.headers["Cache-Control"] == "private, no-cache"
         assert "Authorization" in response.headers.getlist("Vary"), status
-    public = guarded.get("/health")
+    public = auth_client.get("/health")
     assert "Authorization" not in public.headers.getlist("Vary")
     assert "Cache-Control" not in public.headers
 

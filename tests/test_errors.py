@@ -8,10 +8,10 @@ import pytest
 from flask import abort
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from faults.processes import free_port
 from projectapp import database, problems
 from projectapp.database.errors import classify
 from tests.conftest import PROJECTS
-from tests.wire import free_port
 
 
 @pytest.fixture

@@ -111,8 +111,8 @@ def test_another_applications_revision_is_refused_and_not_changed(
     assert reason in detail
     assert REMEDY in detail
     code, findings = database.doctor()
-    assert (code, findings["schema"]["level"], findings["schema"]["do"]) == (1, "FAIL", REMEDY)
-    assert findings["schema"]["what"].startswith(reason)
+    assert (code, findings["schema"]["level"], findings["schema"]["remedy"]) == (1, "FAIL", REMEDY)
+    assert findings["schema"]["summary"].startswith(reason)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_another_applications_alembic_version_is_refused(make_database, problem,
     reason = f"alembic_version belongs to another application: {reason}"
     assert reason in database.flask("db", "upgrade")[1]
     assert reason in problem(database.client.get("/ready"), 503)["detail"]
-    assert database.doctor()[1]["schema"]["what"] == reason
+    assert database.doctor()[1]["schema"]["summary"] == reason
 
 
 def test_another_applications_numbered_revision_and_projects_are_refused(make_database):
@@ -150,7 +150,7 @@ def test_schema_with_a_missing_column_is_not_ready(make_database, problem):
     database.sql("ALTER TABLE api_tokens DROP COLUMN owner")
     reason = f"alembic_version contains {newest_revision()}, but there is no api_tokens.owner."
     assert reason in problem(database.client.get("/ready"), 503)["detail"]
-    assert database.doctor()[1]["schema"]["what"] == reason
+    assert database.doctor()[1]["schema"]["summary"] == reason
 
 
 def test_later_schema_with_more_columns_is_served(make_database):
@@ -203,7 +203,7 @@ def test_tutorials_table_is_refused_and_the_message_names_the_page(
     assert f"Error: {reason}\n" in output
     code, findings = database.doctor()
     assert code == 1
-    assert findings["schema"]["do"] == REMEDY
+    assert findings["schema"]["remedy"] == REMEDY
     detail = problem(database.client.get("/ready"), 503, "unavailable")["detail"]
     assert detail == reason if versions else "flask db upgrade" in detail
 

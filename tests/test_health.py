@@ -112,7 +112,7 @@ def test_the_root_page_has_the_same_links_as_the_json_in_english_or_korean(
     assert "script-src" not in policy
 
 
-def test_the_root_page_mentions_a_token_only_with_auth(client, guarded):
-    for test_client, is_needed in ((client, False), (guarded, True)):
+def test_the_root_page_mentions_a_token_only_with_auth(client, auth_client):
+    for test_client, is_needed in ((client, False), (auth_client, True)):
         page = test_client.get("/", headers={"Accept": BROWSER_ACCEPT}).text
         assert ("Authorization: Bearer" in page) == is_needed

@@ -1,7 +1,7 @@
 """The steps of the Dockerfile and of compose.yaml, without a container engine.
 
-Each instruction runs here with /app and /venv in a folder of its own. What an engine adds is not
-tested: its base image, namespaces and mounts.
+Each instruction runs in a temporary folder that contains /app and /venv. What a container engine
+adds is not tested: the base image, namespaces and mounts.
 """
 
 import fnmatch
@@ -26,9 +26,10 @@ import yaml
 from packaging.utils import canonicalize_name
 
 import config
+from faults.pg_proxy import Proxy
+from faults.processes import free_port
 from tests.conftest import PROJECTS, parameters_of
-from tests.test_supply import RUN, pinned
-from tests.wire import Proxy, free_port
+from tests.test_supply import RUN, pins_for_this_machine
 
 pytestmark = pytest.mark.slow
 
@@ -47,19 +48,19 @@ def instructions(text):
 
 
 def is_ignored(path, patterns):
-    """Whether .dockerignore leaves a path out: the last pattern that fits it or a parent of it."""
+    """Whether .dockerignore excludes a path: the last pattern that matches it or a parent wins."""
     ignored = False
     for pattern in patterns:
-        wanted = pattern.removeprefix("!")
-        for one in (path, *path.parents):
-            name = one.name if wanted.startswith("**/") else str(one)
-            if fnmatch.fnmatchcase(name, wanted.removeprefix("**/")):
+        name_pattern = pattern.removeprefix("!")
+        for candidate in (path, *path.parents):
+            name = candidate.name if name_pattern.startswith("**/") else str(candidate)
+            if fnmatch.fnmatchcase(name, name_pattern.removeprefix("**/")):
                 ignored = not pattern.startswith("!")
     return ignored
 
 
 def can_run(user):
-    """Whether this Python can be run as another user: it may be in a home that is closed."""
+    """Whether another user can run this Python, which may be in a private home folder."""
     if os.geteuid() != 0:
         return False
     try:
@@ -70,7 +71,7 @@ def can_run(user):
 
 
 class Image:
-    """What the Dockerfile makes of the folder `context`, in `root`."""
+    """The result of building the folder `context` with its Dockerfile, in the folder `root`."""
 
     def __init__(self, context, root):
         self.context, self.root, self.stages = context, root, {}
@@ -79,7 +80,7 @@ class Image:
             for line in (context / ".dockerignore").read_text().splitlines()
             if line and not line.startswith("#")
         ]
-        self.sent = [
+        self.context_files = [
             path.relative_to(context)
             for path in sorted(context.rglob("*"))
             if path.is_file()
@@ -88,12 +89,12 @@ class Image:
         for name, arguments in instructions((context / "Dockerfile").read_text()):
             getattr(self, f"_{name.lower()}")(arguments)
 
-    def place(self, text):
-        """A text with the image's folders replaced by those that stand for them."""
+    def map_paths(self, text):
+        """Replace the image's folders in a text by the temporary folders."""
         return re.sub(r"(?<![\w./])/(app|venv)\b", rf"{self.root}/\1", text)
 
     def _from(self, arguments):
-        """A new stage: Python with its pip, as its image has it. The stage before is kept aside."""
+        """Begin a stage with a fresh Python and pip, and set the previous stage aside."""
         if self.root.exists():
             self.stages[self.stage] = self.root.rename(self.root.with_suffix(f".{self.stage}"))
         assert re.match(r"python:3\.\d+-slim-\w+( AS \w+)?$", arguments), arguments
@@ -105,35 +106,35 @@ class Image:
         self.folder, self.user, self.command, self.health = self.root, None, None, None
 
     def _workdir(self, arguments):
-        self.folder = Path(self.place(arguments))
+        self.folder = Path(self.map_paths(arguments))
         self.folder.mkdir(exist_ok=True)
 
     def _copy(self, arguments):
         *options, source, target = arguments.split()
-        target = self.folder / self.place(target)
+        target = self.folder / self.map_paths(target)
         if options:
             (stage,) = options
             source = self.stages[stage.removeprefix("--from=")] / source.lstrip("/")
             shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
             return
-        copied = [path for path in self.sent if source == "." or path == Path(source)]
+        copied = [path for path in self.context_files if source == "." or path == Path(source)]
         assert copied, f"nothing to copy: {arguments}"
         for path in copied:
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(self.context / path, target / path)
 
     def _run(self, arguments):
-        self.run(["sh", "-ec", self.place(arguments)], user=None)
+        self.run(["sh", "-ec", self.map_paths(arguments)], user=None)
 
     def _env(self, arguments):
-        for pair in shlex.split(self.place(arguments)):
+        for pair in shlex.split(self.map_paths(arguments)):
             name, _, value = pair.partition("=")
             self.environ[name] = value.replace("$PATH", self.environ["PATH"])
 
     def _user(self, arguments):
         user, _, group = arguments.partition(":")
         assert user == group
-        assert int(user) > 0, "by its number Kubernetes knows that it is not root"
+        assert int(user) > 0, "Kubernetes needs the number to know that it is not root"
         self.user = int(user) if can_run(int(user)) else None
 
     def _expose(self, arguments):
@@ -143,18 +144,20 @@ class Image:
         self.health = json.loads(arguments[arguments.index("[") :])
 
     def _cmd(self, arguments):
-        self.command = json.loads(arguments)  # the exec form: a shell would keep the signals
+        self.command = json.loads(arguments)  # the exec form: a shell would not pass the signals on
 
     def start(self, command, user="image", **options):
         """Start a command as the image's user, in its environment and folder."""
-        who = self.user if user == "image" else None
-        given = {k: v for k, v in os.environ.items() if k not in config.Config.declared_settings()}
-        given |= self.environ | options.pop("env", {})
-        if who:
-            options |= {"user": who, "group": who, "extra_groups": []}
-        program = shutil.which(command[0], path=given["PATH"])
+        user_id = self.user if user == "image" else None
+        environ = {
+            k: v for k, v in os.environ.items() if k not in config.Config.declared_settings()
+        }
+        environ |= self.environ | options.pop("env", {})
+        if user_id:
+            options |= {"user": user_id, "group": user_id, "extra_groups": []}
+        program = shutil.which(command[0], path=environ["PATH"])
         return subprocess.Popen(
-            [program, *command[1:]], cwd=options.pop("cwd", self.folder), env=given, **options
+            [program, *command[1:]], cwd=options.pop("cwd", self.folder), env=environ, **options
         )
 
     def run(self, command, check=True, **options):
@@ -168,13 +171,13 @@ class Image:
         return self.run(self.health, check=False, env=environ) == 0
 
     def files(self):
-        """Every file of the image with its size and time of change."""
+        """Every file of the image with its size and its modification time."""
         paths = [*(self.root / "app").rglob("*"), *(self.root / "venv").rglob("*")]
         return {path: (path.lstat().st_size, path.lstat().st_mtime_ns) for path in paths}
 
     @contextmanager
     def served(self, log, **environ):
-        """The process of the image's command while a `with` block runs, once it is healthy."""
+        """Run the image's command during a `with` block, which begins when it is healthy."""
         with log.open("wb") as output:
             process = self.start(self.command, env=environ, stdout=output, stderr=output)
         try:
@@ -197,26 +200,26 @@ def call(port, method, path, token, body=None):
         {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
         method=method,
     )
-    with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
-        return answer.status, json.load(answer)
+    with urllib.request.urlopen(request, timeout=20) as response:  # noqa: S310
+        return response.status, json.load(response)
 
 
 @pytest.fixture(scope="module")
 def image():
-    """The image of what git would check out here, with secrets beside it."""
-    # Not below tmp_path, which is closed to other users.
+    """The image of the files in git; there are also files with secrets beside them."""
+    # Not in tmp_path, which other users cannot read.
     with tempfile.TemporaryDirectory(prefix="projectapp-image-") as temporary:
         folder = Path(temporary)
         os.chmod(folder, 0o755)  # noqa: S103
-        listed = subprocess.check_output(
+        names = subprocess.check_output(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=config.ROOT
         )
-        for name in filter(None, listed.decode().split("\0")):
+        for name in filter(None, names.decode().split("\0")):
             (folder / "context" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(config.ROOT / name, folder / "context" / name)
         for name in SECRETS:
             (folder / "context" / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / "context" / name).write_text("a secret of the person who builds the image")
+            (folder / "context" / name).write_text("a secret on the machine that builds the image")
         image = Image(folder / "context", folder / "image")
         for path in [image.root / "app", image.root / "venv", *image.files()]:
             if not path.is_symlink():
@@ -226,56 +229,60 @@ def image():
 
 @pytest.fixture
 def empty_url(direct_url):
-    """A database with nothing in it, over TCP: the image's user may not reach a socket here."""
-    here = parameters_of(direct_url)
-    name = f"{here['dbname']}_image"
-    connection = psycopg2.connect(**here)
+    """The URL of an empty database, over TCP: the image's user may not reach the socket."""
+    parameters = parameters_of(direct_url)
+    name = f"{parameters['dbname']}_image"
+    connection = psycopg2.connect(**parameters)
     connection.autocommit = True
     with connection.cursor() as cursor:
         cursor.execute(f"CREATE DATABASE {name}")
-        proxy = Proxy(here | {"dbname": name})
+        proxy = Proxy(parameters | {"dbname": name})
         yield proxy.url
-        proxy.shutdown()
-        proxy.server_close()
-        proxy.cut()
+        proxy.close()
         cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
     connection.close()
 
 
-def test_the_image_has_the_service_and_nothing_else(image):
+def test_image_contains_only_the_service(image):
     assert {path.name for path in (image.root / "app").iterdir()} == {
-        *("config.py", "gunicorn.conf.py", "wsgi.py", "migrations", "projectapp"),
+        *("config.py", "gunicorn.conf.py", "wsgi.py", "migrations", "projectapp", "settings"),
         *("requirements.lock", "__pycache__"),
     }
     assert not [path for path in image.files() if str(path).endswith(SECRETS)]
-    (packages,) = (image.root / "venv").glob("lib/python*/site-packages")
-    found = metadata.distributions(path=[packages])
-    assert {canonicalize_name(one.name): one.version for one in found} == pinned(RUN)
+    (folder,) = (image.root / "venv").glob("lib/python*/site-packages")
+    packages = metadata.distributions(path=[folder])
+    assert {
+        canonicalize_name(package.name): package.version for package in packages
+    } == pins_for_this_machine(RUN)
     assert not [path for path in image.root.rglob("*pip*") if path.parent.name == "bin"]
 
 
-def test_the_image_serves_from_folders_that_it_cannot_write(image, empty_url, tmp_path):
+def test_image_serves_with_read_only_folders(image, empty_url, tmp_path):
     environ = {"DATABASE_URL": empty_url, "AUTH": "tokens", "RATE_LIMIT": "100/minute"}
     environ["PORT"] = str(free_port())
     before = image.files()
     assert not image.is_healthy(**environ)
     image.run(["flask", "db", "upgrade"], env=environ)
-    token = image.run(CREATE, env=environ, cwd="/").strip()  # where some platforms' shells begin
+    token = image.run(
+        CREATE, env=environ, cwd="/"
+    ).strip()  # the folder in which some platforms start a shell
     with image.served(tmp_path / "log", **environ) as process:
         if image.user:
             assert os.stat(f"/proc/{process.pid}").st_uid == image.user
         assert call(environ["PORT"], "GET", "/ready", token)[0] == 200
         assert call(environ["PORT"], "POST", PROJECTS, token, {"name": "First"})[0] == 201
         assert call(environ["PORT"], "GET", PROJECTS, token)[1]["total"] == 1
-        assert "does without" not in (tmp_path / "log").read_text()  # the file of RATE_LIMIT
+        assert (
+            "does without" not in (tmp_path / "log").read_text()
+        )  # the log line if RATE_LIMIT has no file
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0, (tmp_path / "log").read_text()
     assert not image.is_healthy(**environ)
     assert image.files() == before
 
 
-def interpolated(value, environ):
-    """A value of compose.yaml with its variables, `${NAME:-default}` and `${NAME:?message}`."""
+def interpolate(value, environ):
+    """Replace `${NAME:-default}` and `${NAME:?message}` in a value of compose.yaml."""
 
     def replace(match):
         name, how, text = match.groups()
@@ -285,9 +292,9 @@ def interpolated(value, environ):
     return re.sub(r"\$\{(\w+)(:[-?])([^}]*)\}", replace, value)
 
 
-def test_compose_migrates_and_then_serves(image, empty_url, tmp_path):
+def test_compose_migrates_before_it_serves(image, empty_url, tmp_path):
     services = yaml.safe_load((config.ROOT / "compose.yaml").read_text())["services"]
-    given = {"POSTGRES_PASSWORD": "p@ss/word"}
+    variables = {"POSTGRES_PASSWORD": "p@ss/word"}
     order = []
 
     def add(name, condition):
@@ -304,7 +311,7 @@ def test_compose_migrates_and_then_serves(image, empty_url, tmp_path):
     ]
     for name, condition in order[1:]:
         service = services[name]
-        environ = {k: interpolated(v, given) for k, v in service["environment"].items()}
+        environ = {k: interpolate(v, variables) for k, v in service["environment"].items()}
         url = config.load_config(image.environ | environ).DATABASE_URL
         assert (url["host"], url["dbname"]) == ("database", "projectapp")
         environ |= {"DATABASE_URL": empty_url, "PORT": str(free_port())}

@@ -1,4 +1,4 @@
-"""install.py makes .venv hold what a lock names, and says what to do where it cannot."""
+"""install.py installs a lock file into .venv, or prints what to do."""
 
 import base64
 import hashlib
@@ -14,7 +14,7 @@ import pytest
 
 import config
 
-pytestmark = pytest.mark.slow  # each makes a virtual environment
+pytestmark = pytest.mark.slow  # each test creates a virtual environment
 
 CLOSED_PORT = {"PIP_NO_INDEX": "", "PIP_INDEX_URL": "http://127.0.0.1:9/simple"}
 
@@ -41,7 +41,7 @@ def make_wheel(folder, name, version, requires=()):
 
 
 class Clone:
-    """A folder with install.py, a lock and the wheels that it names; no network is needed."""
+    """A folder with install.py, a lock and the locked wheels, so that it needs no network."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -57,11 +57,11 @@ class Clone:
         (self.folder / "requirements.lock").write_text(text)
 
     def command(self, patch=""):
-        """The command of an installation; `patch` is Python that is run first in its process."""
-        start = "import runpy, sys\nsys.argv = ['install.py', 'requirements.lock']\n"
+        """The command of an installation; `patch` is Python code that runs before it."""
+        prologue = "import runpy, sys\nsys.argv = ['install.py', 'requirements.lock']\n"
         return [
             *(sys.executable, "-c"),
-            f"{start}{patch}\nrunpy.run_path('install.py', run_name='__main__')",
+            f"{prologue}{patch}\nrunpy.run_path('install.py', run_name='__main__')",
         ]
 
     def environ(self, **environ):
@@ -102,35 +102,35 @@ def installed(tmp_path_factory):
     return clone
 
 
-def test_a_lock_installs_the_same_after_newer_releases(clone):
-    """What pip resolves with an extra, it takes from the newest release, locked or not."""
+def test_lock_installs_the_locked_versions_after_newer_releases(clone):
+    """pip would resolve a requirement with an extra to the newest release, even if it is locked."""
     make_wheel(clone.wheels, "second", "2.0")
     done = clone.install()
     assert done.returncode == 0, done.stdout + done.stderr
     assert clone.versions() == "1.0 1.0"
 
 
-def test_the_next_start_is_silent_and_needs_no_network(installed):
+def test_second_run_prints_nothing_and_needs_no_network(installed):
     done = installed.install(**CLOSED_PORT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_changed_lock_is_installed_into_the_same_venv(installed):
-    made = installed.python.lstat().st_ctime_ns
+def test_changed_lock_is_installed_into_the_same_venv(installed):
+    created_at = installed.python.lstat().st_ctime_ns
     changed = installed.lock.splitlines()[0] + "\n"
     changed += make_wheel(installed.wheels, "second", "1.1")
     installed.write_lock(changed)
     done = installed.install()
     assert done.stdout == "Installing 2 packages into .venv ...\n", done.stderr
     assert installed.versions() == "1.0 1.1"
-    assert installed.python.lstat().st_ctime_ns == made
+    assert installed.python.lstat().st_ctime_ns == created_at
     installed.write_lock(installed.lock)
     assert installed.install().returncode == 0
     assert installed.versions() == "1.0 1.0"
 
 
-def test_after_another_lock_of_another_commit_the_first_one_is_installed_again(installed):
-    """As when `make test` follows a `make run` in another branch, which named other versions."""
+def test_lock_of_another_commit_is_replaced_by_the_own_lock(installed):
+    """For example: `make run` in one branch, then `make test` in another with other versions."""
     other = installed.lock.splitlines()[0] + "\n"
     other += make_wheel(installed.wheels, "second", "1.2")
     installed.write_lock(other)
@@ -159,9 +159,9 @@ def test_two_locks_of_one_commit_stay_installed(installed):
             (venv / "bin" / "python").symlink_to(venv / "gone"),
         ],
     ],
-    ids=["cut short", "no python", "python is gone"],
+    ids=["interrupted", "python is missing", "python is a dead link"],
 )
-def test_a_damaged_venv_is_made_new(installed, damage):
+def test_damaged_venv_is_created_again(installed, damage):
     venv = installed.folder / ".venv"
     (venv / "leftover").touch()
     damage(venv)
@@ -172,13 +172,13 @@ def test_a_damaged_venv_is_made_new(installed, damage):
     assert not (venv / "incomplete").exists()
 
 
-@pytest.mark.parametrize("seen", ["incomplete", "bin/python", "bin/pip", "pyvenv.cfg"])
-def test_a_start_repairs_one_that_was_killed(clone, seen):
+@pytest.mark.parametrize("path", ["incomplete", "bin/python", "bin/pip", "pyvenv.cfg"])
+def test_run_after_a_killed_run_completes_the_installation(clone, path):
     process = subprocess.Popen(
         clone.command(), cwd=clone.folder, env=clone.environ(), start_new_session=True
     )
     end = time.monotonic() + 60
-    while not (clone.folder / ".venv" / seen).exists() and time.monotonic() < end:
+    while not (clone.folder / ".venv" / path).exists() and time.monotonic() < end:
         time.sleep(0.001)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -188,8 +188,8 @@ def test_a_start_repairs_one_that_was_killed(clone, seen):
     assert clone.versions() == "1.0 1.0"
 
 
-def test_of_two_installations_one_waits_for_the_other(clone):
-    """As when `make test` is typed while the first `make run` still installs."""
+def test_second_installation_waits_for_the_first(clone):
+    """For example: `make test` is started while the first `make run` still installs."""
     first = subprocess.Popen(clone.command(), cwd=clone.folder, env=clone.environ())
     end = time.monotonic() + 60
     while not (clone.folder / ".venv" / "incomplete").exists() and time.monotonic() < end:
@@ -201,21 +201,21 @@ def test_of_two_installations_one_waits_for_the_other(clone):
     assert clone.versions() == "1.0 1.0"
 
 
-def test_a_file_that_is_not_the_locked_one_is_refused(clone):
+def test_package_with_another_hash_is_refused(clone):
     make_wheel(clone.wheels, "second", "1.0", ["malware"])
     done = clone.install()
     assert done.returncode == 1
-    assert "is not the one that was locked" in done.stderr
+    assert "is not the locked one" in done.stderr
 
 
-def test_no_network_is_said_with_its_remedy(clone):
+def test_missing_network_prints_its_remedy(clone):
     done = clone.install(**CLOSED_PORT, PIP_FIND_LINKS="")
     assert done.returncode == 1
     assert "could not be downloaded. Check the network" in done.stderr
     assert clone.install().returncode == 0
 
 
-def test_a_missing_venv_module_is_said_with_its_remedy(clone):
+def test_missing_venv_module_prints_its_remedy(clone):
     done = clone.install("sys.modules['ensurepip'] = None")
     assert done.returncode == 1
     assert "sudo apt install python3." in done.stderr
@@ -223,7 +223,7 @@ def test_a_missing_venv_module_is_said_with_its_remedy(clone):
 
 
 @pytest.mark.parametrize("version", [(3, 10), (3, 15), (2, 7)])
-def test_another_python_is_named_with_its_remedy(clone, version):
+def test_unsupported_python_prints_its_remedy(clone, version):
     done = clone.install(f"sys.version_info = {version}")
     assert done.returncode == 1
     assert done.stderr == (
@@ -232,7 +232,7 @@ def test_another_python_is_named_with_its_remedy(clone, version):
     )
 
 
-def test_a_full_disk_is_said_before_anything_is_written(clone):
+def test_full_disk_prints_its_remedy_and_writes_nothing(clone):
     usage = "import collections, shutil; Usage = collections.namedtuple('Usage', 'free')"
     done = clone.install(f"{usage}; shutil.disk_usage = lambda path: Usage(1000)")
     assert done.returncode == 1
@@ -240,7 +240,7 @@ def test_a_full_disk_is_said_before_anything_is_written(clone):
     assert not (clone.folder / ".venv").exists()
 
 
-def test_a_folder_without_write_permission_is_named(clone):
+def test_folder_without_write_permission_prints_its_remedy(clone):
     drop = ["setpriv", "--inh-caps=-dac_override", "--bounding-set=-dac_override"]
     clone.folder.chmod(0o555)
     done = clone.install(prefix=drop if os.geteuid() == 0 else [])
@@ -262,11 +262,11 @@ def test_a_folder_without_write_permission_is_named(clone):
             "ERROR: No matching distribution found for alembic==1.20.1",
             "Check the network",
         ),
-        ("ERROR: No matching distribution found for psycopg2-binary", "no ready-made build"),
+        ("ERROR: No matching distribution found for psycopg2-binary", "no wheel for this machine"),
         ("something else", "Read the lines above"),
     ],
 )
-def test_what_pip_prints_becomes_a_remedy(installed, tmp_path, output, remedy):
+def test_each_error_of_pip_prints_its_remedy(installed, tmp_path, output, remedy):
     clone = Clone(tmp_path)
     clone.python.parent.mkdir(parents=True)
     clone.python.write_text(f"#!/bin/sh\ncat <<'EOF'\n{output}\nEOF\nexit 1\n")

@@ -531,8 +531,8 @@ def test_invalid_key_file_stops_the_start(issuer, make_app, tmp_path, name):
 
 
 INVALID_URL = (
-    "JWT_JWKS_URL must be a URL such as https://HOST/PATH, without a login;"
-    " http:// only with localhost, 127.0.0.1, ::1."
+    "JWT_JWKS_URL must be a URL such as https://HOST/PATH, without a user name and a password;"
+    " http:// is allowed only for localhost, 127.0.0.1, ::1."
 )
 VALID_SETTINGS = {
     "AUTH": "jwt",
@@ -566,20 +566,24 @@ VALID_SETTINGS = {
             {"JWT_AUDIENCE": "", "JWT_JWKS_URL": ""},
             "AUTH=jwt needs JWT_AUDIENCE and one of JWT_JWKS_URL, JWT_KEY_FILE, JWT_SECRET.",
         ),
-        ({"JWT_SECRET": SECRET}, "JWT_JWKS_URL and JWT_SECRET exclude each other."),
-        ({"AUTH": "tokens"}, "JWT_ISSUER is of no use without jwt in AUTH."),
+        ({"JWT_SECRET": SECRET}, "JWT_JWKS_URL and JWT_SECRET cannot be set together."),
+        ({"AUTH": "tokens"}, "JWT_ISSUER has no effect without jwt in AUTH."),
+        (
+            {"JWT_SECRET": "x" * 31},
+            "JWT_SECRET must be a shared secret of at least 32 ASCII characters.",
+        ),
         *(
             (
                 {"JWT_SECRET": bad},
-                "JWT_SECRET must be a shared secret of 32 ASCII characters or more,"
-                " and no public key.",
+                "JWT_SECRET must be a shared secret, not a public key (JWT_KEY_FILE is for those).",
             )
-            for bad in ("x" * 31, PEM.decode(), "ssh-rsa " + "A" * 40)
+            for bad in (PEM.decode(), "ssh-rsa " + "A" * 40)
         ),
         *(
             (
                 {"JWT_SCOPES": bad},
-                "JWT_SCOPES must be a comma list of scopes, such as projects:read,projects:write.",
+                "JWT_SCOPES must be a comma-separated list of scopes, such as"
+                " projects:read,projects:write.",
             )
             for bad in ("read", "projects:delete", "projects:read projects:write", ",")
         ),

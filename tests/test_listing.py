@@ -1,4 +1,4 @@
-"""The list: pages, order, filters, sparse fields, links."""
+"""Lists: pages, sort order, filters, selected fields and links."""
 
 from urllib.parse import quote, urlsplit
 
@@ -7,17 +7,17 @@ import pytest
 from tests.conftest import PROJECTS, links
 
 
-def names(answer):
-    assert answer.status_code == 200, answer.text
-    return [item["name"] for item in answer.json["items"]]
+def names_in(response):
+    assert response.status_code == 200, response.text
+    return [item["name"] for item in response.json["items"]]
 
 
 @pytest.fixture
-def twelve(make_project):
+def twelve_projects(make_project):
     return [make_project(name=f"project {n:02}", is_active=n % 3 != 0) for n in range(12)]
 
 
-def test_an_empty_list_has_the_contracts_form(client):
+def test_an_empty_list_gets_a_page_without_items(client):
     assert client.get(PROJECTS).json == {
         "items": [],
         "total": 0,
@@ -27,18 +27,18 @@ def test_an_empty_list_has_the_contracts_form(client):
     }
 
 
-def test_the_newest_come_first_ten_a_page(client, twelve):
-    answer = client.get(PROJECTS)
-    assert names(answer) == [f"project {n:02}" for n in range(11, 1, -1)]
-    assert answer.json["items"][0] == twelve[-1]
-    assert (answer.json["total"], answer.json["page_size"]) == (12, 10)
-    assert names(client.get(f"{PROJECTS}?page=2")) == ["project 01", "project 00"]
+def test_a_list_without_parameters_has_the_ten_newest(client, twelve_projects):
+    response = client.get(PROJECTS)
+    assert names_in(response) == [f"project {n:02}" for n in range(11, 1, -1)]
+    assert response.json["items"][0] == twelve_projects[-1]
+    assert (response.json["total"], response.json["page_size"]) == (12, 10)
+    assert names_in(client.get(f"{PROJECTS}?page=2")) == ["project 01", "project 00"]
 
 
 @pytest.mark.parametrize("page", [3, 2**31 - 1])
-def test_a_page_past_the_end_is_empty(client, twelve, page):
-    answer = client.get(f"{PROJECTS}?page={page}&page_size=100")
-    assert (names(answer), answer.json["total"], answer.json["page"]) == ([], 12, page)
+def test_a_page_past_the_end_gets_a_200_without_items(client, twelve_projects, page):
+    response = client.get(f"{PROJECTS}?page={page}&page_size=100")
+    assert (names_in(response), response.json["total"], response.json["page"]) == ([], 12, page)
 
 
 @pytest.mark.parametrize(
@@ -50,33 +50,35 @@ def test_a_page_past_the_end_is_empty(client, twelve, page):
         ("is_active,name", lambda p: (p["is_active"], p["name"], p["id"]), False),
     ],
 )
-def test_sort_orders_by_its_keys(client, twelve, sort, key, reverse):
-    found = client.get(f"{PROJECTS}?sort={sort}&page_size=100").json["items"]
-    assert found == sorted(twelve, key=key, reverse=reverse)
+def test_sort_orders_by_its_keys_and_then_by_id(client, twelve_projects, sort, key, reverse):
+    items = client.get(f"{PROJECTS}?sort={sort}&page_size=100").json["items"]
+    assert items == sorted(twelve_projects, key=key, reverse=reverse)
 
 
-def test_directions_may_be_mixed(client, twelve):
-    found = client.get(f"{PROJECTS}?sort=-is_active,name&page_size=100").json["items"]
-    assert found == sorted(twelve, key=lambda p: (not p["is_active"], p["name"]))
+def test_sort_accepts_keys_of_both_directions(client, twelve_projects):
+    items = client.get(f"{PROJECTS}?sort=-is_active,name&page_size=100").json["items"]
+    assert items == sorted(twelve_projects, key=lambda p: (not p["is_active"], p["name"]))
 
 
 @pytest.mark.parametrize("sort", ["created_at", "-created_at", "is_active"])
-def test_ties_are_broken_by_id_so_that_pages_neither_repeat_nor_skip(client, sql, twelve, sort):
+def test_pages_of_rows_with_equal_sort_values_have_every_row_once(
+    client, sql, twelve_projects, sort
+):
     sql("UPDATE projects SET created_at = '2026-01-01Z', is_active = true")
-    seen = []
+    ids = []
     for page in range(1, 7):
-        answer = client.get(f"{PROJECTS}?sort={sort}&page={page}&page_size=2")
-        seen += [item["id"] for item in answer.json["items"]]
-    assert seen == sorted((p["id"] for p in twelve), reverse=sort.startswith("-"))
+        response = client.get(f"{PROJECTS}?sort={sort}&page={page}&page_size=2")
+        ids += [item["id"] for item in response.json["items"]]
+    assert ids == sorted((p["id"] for p in twelve_projects), reverse=sort.startswith("-"))
 
 
-def test_is_active_and_name_filter_exactly(client, twelve):
+def test_is_active_and_name_select_equal_values(client, twelve_projects):
     archived = client.get(f"{PROJECTS}?is_active=false&sort=name")
-    assert names(archived) == ["project 00", "project 03", "project 06", "project 09"]
+    assert names_in(archived) == ["project 00", "project 03", "project 06", "project 09"]
     assert archived.json["total"] == 4
-    assert names(client.get(f"{PROJECTS}?name=project%2003")) == ["project 03"]
-    assert names(client.get(f"{PROJECTS}?name=Project%2003")) == []
-    assert names(client.get(f"{PROJECTS}?name=project%2003&is_active=true")) == []
+    assert names_in(client.get(f"{PROJECTS}?name=project%2003")) == ["project 03"]
+    assert names_in(client.get(f"{PROJECTS}?name=Project%2003")) == []
+    assert names_in(client.get(f"{PROJECTS}?name=project%2003&is_active=true")) == []
 
 
 @pytest.mark.parametrize("column", ["created_at", "updated_at"])
@@ -93,44 +95,48 @@ def test_is_active_and_name_filter_exactly(client, twelve):
         ("{0}[gte]=0001-01-01T00:00:00Z&{0}[lt]=9999-12-31T23:59:59%2B23:59", "abcd"),
     ],
 )
-def test_time_ranges(client, make_project, sql, column, query, expected):
+def test_a_time_range_selects_the_rows_within_it(
+    client, make_project, sql, column, query, expected
+):
     for day, name in enumerate("abcd", 1):
         make_project(name=name)
         sql(f"UPDATE projects SET {column} = %s WHERE name = %s", f"2026-01-0{day}Z", name)  # noqa: S608
-    assert names(client.get(f"{PROJECTS}?sort=name&{query.format(column)}")) == list(expected)
+    assert names_in(client.get(f"{PROJECTS}?sort=name&{query.format(column)}")) == list(expected)
 
 
-def test_fields_returns_only_those_and_the_id(client, make_project):
+def test_fields_selects_these_fields_and_the_id(client, make_project):
     project = make_project()
-    answer = client.get(f"{PROJECTS}?fields=updated_at,name")
-    assert answer.json["items"] == [{name: project[name] for name in ("id", "name", "updated_at")}]
+    response = client.get(f"{PROJECTS}?fields=updated_at,name")
+    assert response.json["items"] == [
+        {name: project[name] for name in ("id", "name", "updated_at")}
+    ]
     assert client.get(f"{PROJECTS}?fields=id").json["items"] == [{"id": project["id"]}]
 
 
-def test_links_lead_through_all_pages_and_keep_the_parameters(client, twelve):
+def test_links_lead_to_every_page_with_the_same_parameters(client, twelve_projects):
     since = "created_at[gt]=2026-01-01T00:00:00%2B09:00"
     url = f"{PROJECTS}?page_size=2&sort=name&is_active=true&{since}"
-    walked = []
+    visited = []
     while url:
-        answer = client.get(url)
-        assert len(names(answer)) == 2
-        walked += names(answer)
-        found = links(answer)
-        assert names(client.get(found["first"])) == walked[:2]
-        if "prev" in found:
-            assert names(client.get(found["prev"])) == walked[-4:-2]
-        url = found.get("next")
-    assert walked == [f"project {n:02}" for n in range(12) if n % 3]
+        response = client.get(url)
+        assert len(names_in(response)) == 2
+        visited += names_in(response)
+        urls = links(response)
+        assert names_in(client.get(urls["first"])) == visited[:2]
+        if "prev" in urls:
+            assert names_in(client.get(urls["prev"])) == visited[-4:-2]
+        url = urls.get("next")
+    assert visited == [f"project {n:02}" for n in range(12) if n % 3]
 
 
-def test_the_first_page_has_no_prev_and_the_last_no_next(client, twelve):
+def test_the_first_page_has_no_prev_link_and_the_last_no_next_link(client, twelve_projects):
     assert links(client.get(f"{PROJECTS}?page_size=12")).keys() == {"first"}
     assert links(client.get(f"{PROJECTS}?page_size=6")).keys() == {"first", "next"}
     assert links(client.get(f"{PROJECTS}?page_size=6&page=2")).keys() == {"first", "prev"}
 
 
-# What is behind the names: 200 letters, each of nine bytes in a URL.
-LONG = quote("가" * 200)
+# The name of the rows in the test below: 200 letters, each of nine bytes in a URL.
+LONG_TEXT = quote("가" * 200)
 
 
 @pytest.mark.parametrize(
@@ -141,102 +147,101 @@ LONG = quote("가" * 200)
         (f"&q={quote('가' * 50)}", {"first", "prev", "next"}),
         (f"&q={quote('가' * 70)}", {"prev", "next"}),
         (f"&q={quote('가' * 150)}", {"next"}),
-        (f"&q={LONG}", {"next"}),
-        (f"&q={LONG}&owner={quote('가' * 25)}", set()),
+        (f"&q={LONG_TEXT}", {"next"}),
+        (f"&q={LONG_TEXT}&owner={quote('가' * 25)}", set()),
         ('&attributes={"a":"' + "x" * 5000 + '"}', set()),
     ],
 )
-def test_a_link_that_would_make_the_header_longer_than_2_kib_is_left_out(
-    client, sql, query, relations
-):
+def test_links_that_exceed_2_kib_are_omitted(client, sql, query, relations):
     sql(
         "INSERT INTO projects (id, name, attributes, owner) SELECT gen_random_uuid(),"
         " repeat('가', 200), jsonb_build_object('a', repeat('x', 5000)), repeat('가', 25)"
         " FROM generate_series(1, 6)"
     )
     url = f"{PROJECTS}?page_size=2&page=2{query}"
-    answer = client.get(url)
-    assert len(names(answer)) == 2
-    assert answer.json["next_cursor"]
-    assert len(f"Link: {answer.headers.get('Link', '')}") <= 2048
-    found = links(answer) if relations else {}
-    assert found.keys() == relations
-    assert ("Link" in answer.headers) == bool(relations)
-    six = client.get(url.replace("page_size=2&page=2", "page_size=6")).json["items"]
-    pages = {"first": six[:2], "prev": six[:2], "next": six[4:]}
-    for name, linked in found.items():
-        assert client.get(linked).json["items"] == pages[name]
+    response = client.get(url)
+    assert len(names_in(response)) == 2
+    assert response.json["next_cursor"]
+    assert len(f"Link: {response.headers.get('Link', '')}") <= 2048
+    urls = links(response) if relations else {}
+    assert urls.keys() == relations
+    assert ("Link" in response.headers) == bool(relations)
+    items = client.get(url.replace("page_size=2&page=2", "page_size=6")).json["items"]
+    pages = {"first": items[:2], "prev": items[:2], "next": items[4:]}
+    for relation, linked_url in urls.items():
+        assert client.get(linked_url).json["items"] == pages[relation]
 
 
-def test_links_are_under_the_prefix_the_application_is_mounted_at(client, twelve):
+def test_links_begin_with_the_prefix_of_a_mounted_application(client, twelve_projects):
     for prefix, path in (("/backend", "/backend"), ("/번역", quote("/번역"))):
-        mounted = {"SCRIPT_NAME": prefix.encode().decode("latin-1")}
-        answer = client.get(f"{PROJECTS}?page_size=2&page=2", environ_overrides=mounted)
-        found = links(answer)
-        assert found.keys() == {"first", "prev", "next"}
-        assert {urlsplit(url).path for url in found.values()} == {path + PROJECTS}
+        environ = {"SCRIPT_NAME": prefix.encode().decode("latin-1")}
+        response = client.get(f"{PROJECTS}?page_size=2&page=2", environ_overrides=environ)
+        urls = links(response)
+        assert urls.keys() == {"first", "prev", "next"}
+        assert {urlsplit(url).path for url in urls.values()} == {path + PROJECTS}
 
 
-def test_sort_may_be_repeated(client, twelve):
-    expected = sorted(twelve, key=lambda p: p["name"], reverse=True)
+def test_repeated_sort_parameters_are_joined(client, twelve_projects):
+    expected = sorted(twelve_projects, key=lambda p: p["name"], reverse=True)
     expected.sort(key=lambda p: p["is_active"])
     for sort in ("sort=is_active,-name", "sort=is_active&sort=-name"):
         first = client.get(f"{PROJECTS}?{sort}&page_size=5")
         assert first.json["items"] == expected[:5]
         assert client.get(links(first)["next"]).json["items"] == expected[5:10]
         for other in ("sort=is_active,-name", "sort=is_active&page_size=5&sort=-name"):
-            again = client.get(f"{PROJECTS}?{other}&cursor={first.json['next_cursor']}")
-            assert again.json["items"][:5] == expected[5:10]
-    three = "sort=is_active&sort=-name,created_at"
-    assert client.get(f"{PROJECTS}?{three}&page_size=5").json["items"] == expected[:5]
+            second = client.get(f"{PROJECTS}?{other}&cursor={first.json['next_cursor']}")
+            assert second.json["items"][:5] == expected[5:10]
+    three_keys = "sort=is_active&sort=-name,created_at"
+    assert client.get(f"{PROJECTS}?{three_keys}&page_size=5").json["items"] == expected[:5]
 
 
-def test_fields_may_be_repeated(client, make_project):
+def test_repeated_fields_parameters_are_joined(client, make_project):
     project = make_project()
     expected = [{name: project[name] for name in ("id", "name", "version")}]
     for query in ("name,version", "name&fields=version", "version&fields=id,name"):
         assert client.get(f"{PROJECTS}?fields={query}").json["items"] == expected
 
 
-def test_owner_filters_exactly(client, sql, twelve):
+def test_owner_selects_equal_owners(client, sql, twelve_projects):
     sql("UPDATE projects SET owner = CASE WHEN is_active THEN 'alice' ELSE 'Alice' END")
     sql("UPDATE projects SET owner = NULL WHERE name = 'project 01'")
-    answer = client.get(f"{PROJECTS}?owner=Alice")
-    assert names(answer) == ["project 09", "project 06", "project 03", "project 00"]
-    assert answer.json["total"] == 4
-    assert names(client.get(f"{PROJECTS}?owner=alice&sort=name&page_size=2")) == [
+    response = client.get(f"{PROJECTS}?owner=Alice")
+    assert names_in(response) == ["project 09", "project 06", "project 03", "project 00"]
+    assert response.json["total"] == 4
+    assert names_in(client.get(f"{PROJECTS}?owner=alice&sort=name&page_size=2")) == [
         "project 02",
         "project 04",
     ]
-    assert names(client.get(f"{PROJECTS}?owner=Alice&name=project 03")) == ["project 03"]
-    assert names(client.get(f"{PROJECTS}?owner=alice&q=project&is_active=false")) == []
-    assert names(client.get(f"{PROJECTS}?owner=al")) == []
+    assert names_in(client.get(f"{PROJECTS}?owner=Alice&name=project 03")) == ["project 03"]
+    assert names_in(client.get(f"{PROJECTS}?owner=alice&q=project&is_active=false")) == []
+    assert names_in(client.get(f"{PROJECTS}?owner=al")) == []
 
 
-def test_owner_shows_nobody_more_than_they_see_without_it(guarded, bearer):
-    alice, bob = bearer("alice"), bearer("bob")
-    everybody = bearer("boss", "projects:all")
-    for who, name in ((alice, "a"), (bob, "b"), (alice, "c")):
-        guarded.post(PROJECTS, json={"name": name}, headers=who)
-    seen = {
-        (who, owner): names(guarded.get(f"{PROJECTS}?sort=name&owner={owner}", headers=headers))
-        for who, headers in (("alice", alice), ("bob", bob), ("boss", everybody))
-        for owner in ("alice", "bob", "boss")
+def test_owner_shows_only_rows_that_the_caller_sees_without_it(auth_client, auth_headers):
+    alice, bob = auth_headers("alice"), auth_headers("bob")
+    admin = auth_headers("carol", "projects:all")
+    for headers, name in ((alice, "a"), (bob, "b"), (alice, "c")):
+        auth_client.post(PROJECTS, json={"name": name}, headers=headers)
+    lists = {
+        (caller, owner): names_in(
+            auth_client.get(f"{PROJECTS}?sort=name&owner={owner}", headers=headers)
+        )
+        for caller, headers in (("alice", alice), ("bob", bob), ("carol", admin))
+        for owner in ("alice", "bob", "carol")
     }
-    found = {key: "".join(value) for key, value in seen.items() if value}
-    assert found == {
-        ("alice", "alice"): "ac",
-        ("bob", "bob"): "b",
-        ("boss", "alice"): "ac",
-        ("boss", "bob"): "b",
+    assert {key: project_names for key, project_names in lists.items() if project_names} == {
+        ("alice", "alice"): ["a", "c"],
+        ("bob", "bob"): ["b"],
+        ("carol", "alice"): ["a", "c"],
+        ("carol", "bob"): ["b"],
     }
 
 
-def test_a_cursor_of_one_owners_list_is_refused_for_another(client, problem, sql, twelve):
+def test_a_cursor_with_another_owner_filter_gets_a_400(client, problem, sql, twelve_projects):
     sql("UPDATE projects SET owner = 'alice'")
     cursor = client.get(f"{PROJECTS}?owner=alice&page_size=2").json["next_cursor"]
     url = f"{PROJECTS}?page_size=2&cursor={cursor}"
-    assert names(client.get(f"{url}&owner=alice")) == ["project 09", "project 08"]
+    assert names_in(client.get(f"{url}&owner=alice")) == ["project 09", "project 08"]
     for other in ("", "&owner=bob"):
         problem(client.get(url + other), 400, "validation_error")
 
@@ -310,14 +315,14 @@ def test_a_cursor_of_one_owners_list_is_refused_for_another(client, problem, sql
         ("PAGE=1", "PAGE"),
     ],
 )
-def test_a_bad_parameter_is_a_400_that_names_it(client, problem, query, parameter):
-    found = problem(client.get(f"{PROJECTS}?{query}"), 400, "validation_error")
-    assert parameter in found["details"]
-    assert parameter in found["detail"]
+def test_an_invalid_parameter_gets_a_400_that_names_it(client, problem, query, parameter):
+    body = problem(client.get(f"{PROJECTS}?{query}"), 400, "validation_error")
+    assert parameter in body["details"]
+    assert parameter in body["detail"]
 
 
 @pytest.mark.parametrize(
     "query", ["name=%ff", "%ff=1", "name=%ed%a0%80", "&".join(f"a{n}=1" for n in range(51))]
 )
-def test_a_query_string_that_cannot_be_read_is_a_400(client, problem, query):
+def test_an_undecodable_query_string_gets_a_400(client, problem, query):
     problem(client.get(f"{PROJECTS}?{query}"), 400, "bad_request")

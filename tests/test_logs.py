@@ -11,11 +11,11 @@ from contextlib import nullcontext
 import click
 import pytest
 
+from faults.processes import free_port
 from projectapp.http.log_lines import JsonFormatter, TextFormatter
 from projectapp.http.request_log import CommandFormatter, add_request_id, choose_formatter
 from tests.conftest import PROJECTS
 from tests.test_serving import children
-from tests.wire import free_port
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,12 @@ def test_a_request_logs_one_line_with_the_path_template(client, make_project, ca
     assert "secret" not in caplog.text
 
 
-def test_a_log_line_has_the_caller_the_credential_and_the_address(guarded, bearer, caplog):
+def test_a_log_line_has_the_caller_the_credential_and_the_address(
+    auth_client, auth_headers, caplog
+):
     with caplog.at_level(logging.INFO, "projectapp.access"):
-        guarded.get(PROJECTS, headers=bearer())
-        guarded.get("/health")
+        auth_client.get(PROJECTS, headers=auth_headers())
+        auth_client.get("/health")
     [with_token, without_token] = [
         json.loads(JsonFormatter().format(line))
         for line in caplog.records

@@ -1,4 +1,4 @@
-"""More come than can be served: who waits, who is refused, and how soon."""
+"""Overload: which requests wait, which get a 503, and how soon."""
 
 import os
 import signal
@@ -13,23 +13,22 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PROJECTS
-from tests.test_serving import children
+from tests.test_serving import children, until
 from tests.test_worker import (
-    ONE,
+    LIST_AND_CLOSE,
+    check_problem,
     connect,
-    connected,
+    count_connections,
     exchange,
-    get_one,
-    is_problem,
     receive,
     statuses,
-    until,
+    time_request,
 )
 
 pytestmark = pytest.mark.slow
 
-# One connection and two threads; a locked table is waited for longer than any test takes.
-FEW = {
+# One database connection and two threads. Statements wait for a lock longer than any test takes.
+SETTINGS = {
     "WEB_CONCURRENCY": "1",
     "DATABASE_POOL_SIZE": "1",
     "READ_TIMEOUT": "5",
@@ -43,29 +42,29 @@ FEW = {
     "ALLOWED_ORIGINS": "https://a.example",
     "SCRIPT_NAME": "/backend",
 }
-# Seconds of QUEUE_TIMEOUT, and the eighth of it for which is waited while no thread is free.
-WAIT, SHORT_WAIT = 2, 0.25
-HEAD = b"HEAD /api/v1/projects HTTP/1.1\r\nHost: x\r\n\r\n"
+# QUEUE_TIMEOUT, and an eighth of it, which applies while no thread is idle.
+TIMEOUT_SECONDS, SHORT_TIMEOUT_SECONDS = 2, 0.25
+HEAD_REQUEST = b"HEAD /api/v1/projects HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
 def server(serve):
-    with serve(**FEW) as running:
+    with serve(**SETTINGS) as running:
         yield running
 
 
 @pytest.fixture
-def stall(sql):
-    """Let no statement on projects end while a `with` block runs."""
+def lock_projects(sql):
+    """Lock the table while a `with` block runs, so that all statements on it wait."""
 
     @contextmanager
-    def stalled():
+    def locked():
         sql("BEGIN")
         sql("LOCK TABLE projects IN ACCESS EXCLUSIVE MODE")
         yield
         sql("COMMIT")
 
-    return stalled
+    return locked
 
 
 @pytest.fixture
@@ -74,178 +73,190 @@ def clients():
         yield pool
 
 
-def ask(server, method="GET", path=PROJECTS, body=None):
-    """The status, headers and body of an answer, and the seconds it took."""
+def send_request(server, method="GET", path=PROJECTS, body=None):
+    """Return the status, headers and body of a response, and the seconds it took."""
     started = time.monotonic()
     return *server.request(method, path, body), time.monotonic() - started
 
 
-def crowd(clients, server, *request, size=20):
-    return [clients.submit(ask, server, *request) for _ in range(size)]
+def send_requests(clients, server, *arguments, count=20):
+    return [clients.submit(send_request, server, *arguments) for _ in range(count)]
 
 
-def found(futures):
+def responses(futures):
     return [future.result() for future in futures]
 
 
-def wait_for(futures, count):
-    end = time.monotonic() + 40
-    while sum(future.done() for future in futures) < count:
-        assert time.monotonic() < end
-        time.sleep(0.02)
+def statuses_of(futures):
+    return [future.result()[0] for future in futures]
 
 
-def sockets(server):
-    """So many the only worker has, also of clients that have gone without its noticing."""
+def wait_for_responses(futures, count):
+    until(lambda: sum(future.done() for future in futures) >= count)
+
+
+def count_sockets(server):
+    """Return how many sockets the only worker has open, even if their clients have gone."""
     [worker] = children(server.process.pid)
-    found = 0
-    for link in Path(f"/proc/{worker}/fd").iterdir():
+    count = 0
+    for path in Path(f"/proc/{worker}/fd").iterdir():
         with suppress(OSError):
-            found += os.readlink(link).startswith("socket:")
-    return found
+            count += os.readlink(path).startswith("socket:")
+    return count
 
 
-def wait_for_more(told, status):
-    before = told.count(status)
-    until(lambda: told.count(status) > before)
+def wait_for_another(status, received_statuses):
+    count = received_statuses.count(status)
+    until(lambda: received_statuses.count(status) > count)
 
 
-def test_a_short_stall_is_sat_out(serve, stall, clients):
-    with serve(**{**FEW, "QUEUE_TIMEOUT": "60"}) as server:
-        with stall():
-            asked = crowd(clients, server)
+def test_requests_during_a_short_stall_get_200(serve, lock_projects, clients):
+    with serve(**{**SETTINGS, "QUEUE_TIMEOUT": "60"}) as server:
+        with lock_projects():
+            futures = send_requests(clients, server)
             time.sleep(0.4)
-        assert [answer[0] for answer in found(asked)] == [200] * 20
+        assert statuses_of(futures) == [200] * 20
 
 
-def test_who_waits_too_long_for_a_thread_is_told_when_to_come_back(server, stall, clients, sql):
-    with stall():
-        asked = crowd(clients, server, "POST", PROJECTS, {"name": "x"})
-        wait_for(asked, 18)
-    answers = sorted(found(asked), key=lambda answer: answer[0])
-    assert [answer[0] for answer in answers] == [201] * 2 + [503] * 18
+def test_request_queued_too_long_gets_503_with_retry_after(server, lock_projects, clients, sql):
+    with lock_projects():
+        futures = send_requests(clients, server, "POST", PROJECTS, {"name": "x"})
+        wait_for_responses(futures, 18)
+    results = sorted(responses(futures), key=lambda result: result[0])
+    assert [result[0] for result in results] == [201] * 2 + [503] * 18
     assert sql("SELECT count(*) FROM projects") == [(2,)]
     log = server.log.read_text()
-    for _, headers, body, seconds in answers[2:]:
-        assert seconds > 0.9 * WAIT
+    for _, headers, body, seconds in results[2:]:
+        assert seconds > 0.9 * TIMEOUT_SECONDS
         assert (headers["retry-after"], headers["connection"]) == ("1", "close")
         assert headers["content-type"] == "application/problem+json"
         assert (body["status"], body["error"]) == (503, "unavailable")
-        assert "More requests come" in body["detail"]
+        assert "overloaded" in body["detail"]
         assert body["request_id"] == headers["x-request-id"]
         assert log.count(f" 503 0 ms  [{body['request_id']}]") == log.count(body["request_id"]) == 1
 
 
-def test_a_page_may_read_the_503_of_an_overload(server, stall, clients):
-    with stall():
-        wait_for(crowd(clients, server), 18)  # the other two hold the threads
+def test_503_of_an_overload_gets_cors_headers_if_its_origin_is_allowed(
+    server, lock_projects, clients
+):
+    with lock_projects():
+        wait_for_responses(send_requests(clients, server), 18)  # the other two hold the threads
         for origin in ("https://a.example", "https://b.example"):
-            sent = HEAD.replace(b"HEAD", b"GET").replace(
+            sent = HEAD_REQUEST.replace(b"HEAD", b"GET").replace(
                 b"x\r\n", f"x\r\nOrigin: {origin}\r\n".encode()
             )
-            answer = exchange(server, sent)
-            is_problem(answer, 503)
-            allowed = b"\r\nAccess-Control-Allow-Origin: https://a.example\r\n" in answer
-            assert allowed == (origin == "https://a.example")
-            assert (b"Access-Control" in answer) == allowed
+            response = exchange(server, sent)
+            check_problem(response, 503)
+            is_allowed = b"\r\nAccess-Control-Allow-Origin: https://a.example\r\n" in response
+            assert is_allowed == (origin == "https://a.example")
+            assert (b"Access-Control" in response) == is_allowed
 
 
-def test_while_no_thread_is_free_the_next_are_refused_sooner(server, stall, clients):
-    with stall():
-        asked = crowd(clients, server)
-        wait_for(asked, 18)
-        later = found(crowd(clients, server))
-    assert {answer[0] for answer in later} == {503}
-    # That the machine is busy makes none of them shorter.
-    assert 0.9 * SHORT_WAIT < min(answer[3] for answer in later) < WAIT
-    wait_for([clients.submit(ask, server)], 1)  # then a thread has been free
-    assert [answer[0] for answer in found(crowd(clients, server))] == [200] * 20
+def test_requests_get_503_sooner_while_no_thread_is_idle(server, lock_projects, clients):
+    with lock_projects():
+        futures = send_requests(clients, server)
+        wait_for_responses(futures, 18)
+        later_results = responses(send_requests(clients, server))
+    assert {result[0] for result in later_results} == {503}
+    # A busy machine only makes waits longer, so the test looks at the shortest one.
+    shortest_seconds = min(result[3] for result in later_results)
+    assert 0.9 * SHORT_TIMEOUT_SECONDS < shortest_seconds < TIMEOUT_SECONDS
+    wait_for_responses([clients.submit(send_request, server)], 1)  # now a thread has been idle
+    assert statuses_of(send_requests(clients, server)) == [200] * 20
 
 
-def test_whether_it_lives_is_told_at_once_and_whether_it_is_ready_not_refused(
-    server, stall, clients
+def test_during_overload_health_gets_200_at_once_and_ready_is_not_refused(
+    server, lock_projects, clients
 ):
-    with stall():
-        asked = crowd(clients, server)
-        ready = crowd(clients, server, "GET", "/ready", size=1)
-        ready += crowd(clients, server, "GET", "/backend/ready", size=1)
-        wait_for(asked, 18)  # both threads wait for as long as it stalls
-        lives = [ask(server, path=path) for path in ("/health", "/backend/health") * 20]
+    with lock_projects():
+        futures = send_requests(clients, server)
+        ready_futures = send_requests(clients, server, "GET", "/ready", count=1)
+        ready_futures += send_requests(clients, server, "GET", "/backend/ready", count=1)
+        wait_for_responses(futures, 18)  # the other two hold both threads
+        health_results = [
+            send_request(server, path=path) for path in ("/health", "/backend/health") * 20
+        ]
         time.sleep(0.3)
-        assert not ready[0].done()
-    assert {answer[0] for answer in lives} == {200}
-    assert [answer[0] for answer in found(ready)] == [200, 200]
+        assert not ready_futures[0].done()
+    assert {result[0] for result in health_results} == {200}
+    assert statuses_of(ready_futures) == [200, 200]
 
 
-def test_a_burst_that_was_refused_does_not_lengthen_the_wait_of_the_next(server, stall, clients):
-    """As nobody waits then, but no thread is free either."""
-    with stall():
-        for least, most in ((WAIT, 40), (SHORT_WAIT, WAIT), (SHORT_WAIT, WAIT)):
-            asked = crowd(clients, server, size=12)
-            wait_for(asked, 10 if least == WAIT else 12)
-            refused = [future.result()[3] for future in asked if future.done()]
-            assert 0.9 * least < min(refused) < most
+def test_second_burst_gets_503_sooner_although_the_queue_was_empty(server, lock_projects, clients):
+    """Between two bursts no request waits, but no thread is idle either."""
+    with lock_projects():
+        for least_seconds, most_seconds in (
+            (TIMEOUT_SECONDS, 40),
+            (SHORT_TIMEOUT_SECONDS, TIMEOUT_SECONDS),
+            (SHORT_TIMEOUT_SECONDS, TIMEOUT_SECONDS),
+        ):
+            is_first = least_seconds == TIMEOUT_SECONDS
+            futures = send_requests(clients, server, count=12)
+            wait_for_responses(futures, 10 if is_first else 12)  # two of the first have a thread
+            shortest_seconds = min(future.result()[3] for future in futures if future.done())
+            assert 0.9 * least_seconds < shortest_seconds < most_seconds
 
 
-def test_a_refusal_of_a_head_has_no_body_and_ends_the_connection(server, stall, clients):
-    with stall():
-        wait_for(crowd(clients, server, size=3), 1)  # two threads are taken
-        answer = exchange(server, HEAD * 3)
-        is_problem(exchange(server, HEAD.replace(b"HEAD", b"GET") * 3), 503)
-    assert statuses(answer) == [503]
-    assert answer.endswith(b"\r\n\r\n")
-    assert b"\r\nContent-Length: 0" not in answer
-    assert exchange(server, HEAD[:-2]).endswith(b"\r\n\r\n")  # a 408
-
-
-def test_nothing_that_was_acknowledged_under_overload_is_lost_or_doubled(
-    server, stall, clients, sql
+def test_refused_head_request_gets_no_body_and_closes_the_connection(
+    server, lock_projects, clients
 ):
-    told, stop = [], threading.Event()
+    with lock_projects():
+        # Two requests hold the threads, so the third gets a 503.
+        wait_for_responses(send_requests(clients, server, count=3), 1)
+        response = exchange(server, HEAD_REQUEST * 3)
+        check_problem(exchange(server, HEAD_REQUEST.replace(b"HEAD", b"GET") * 3), 503)
+    assert statuses(response) == [503]
+    assert response.endswith(b"\r\n\r\n")
+    assert b"\r\nContent-Length: 0" not in response
+    assert exchange(server, HEAD_REQUEST[:-2]).endswith(b"\r\n\r\n")  # a 408
 
-    def create(_):
+
+def test_every_201_under_overload_created_exactly_one_project(server, lock_projects, clients, sql):
+    received_statuses, stop = [], threading.Event()
+
+    def create_projects(_):
         while not stop.is_set():
-            told.append(ask(server, "POST", PROJECTS, {"name": "x"})[0])
+            received_statuses.append(send_request(server, "POST", PROJECTS, {"name": "x"})[0])
 
-    asked = [clients.submit(create, n) for n in range(30)]
+    futures = [clients.submit(create_projects, n) for n in range(30)]
     try:
         for _ in range(3):
-            with stall():
-                wait_for_more(told, 503)
-            wait_for_more(told, 201)
+            with lock_projects():
+                wait_for_another(503, received_statuses)
+            wait_for_another(201, received_statuses)
     finally:
         stop.set()
-    found(asked)
-    assert set(told) == {201, 503}
-    assert sql("SELECT count(*) FROM projects") == [(told.count(201),)]
+    responses(futures)
+    assert set(received_statuses) == {201, 503}
+    assert sql("SELECT count(*) FROM projects") == [(received_statuses.count(201),)]
 
 
-def test_who_waits_when_it_stops_is_served_all_the_same(serve, stall):
-    with serve(**{**FEW, "QUEUE_TIMEOUT": "5"}) as server, ExitStack() as links:
-        with stall():
-            asked = [links.enter_context(connect(server)) for _ in range(20)]
-            for link in asked:
-                link.sendall(ONE)
+def test_requests_queued_when_the_server_stops_get_200(serve, lock_projects):
+    with serve(**{**SETTINGS, "QUEUE_TIMEOUT": "5"}) as server, ExitStack() as stack:
+        with lock_projects():
+            connections = [stack.enter_context(connect(server)) for _ in range(20)]
+            for connection in connections:
+                connection.sendall(LIST_AND_CLOSE)
             server.process.send_signal(signal.SIGTERM)
-            time.sleep(7)  # nobody is refused now, who else would be
-        assert [statuses(receive(link)) for link in asked] == [[200]] * 20
+            time.sleep(7)  # longer than QUEUE_TIMEOUT, which a server that stops does not apply
+        assert [statuses(receive(connection)) for connection in connections] == [[200]] * 20
         assert server.process.wait(timeout=60) == 0
 
 
-def test_who_goes_away_while_waiting_is_counted_once(serve, stall):
-    """Else the worker would take more clients than it may."""
-    few = {**FEW, "READ_TIMEOUT": "60"}
-    with serve("--worker-connections", "20", **few) as server, ExitStack() as silent:
-        get_one(server)  # the worker has its connection to the database
-        until(lambda: connected(server) == 0)
-        with stall(), ExitStack() as links:
+def test_client_that_disconnects_while_queued_is_counted_once(serve, lock_projects):
+    """If it were counted twice, the worker would accept more than worker_connections."""
+    settings = {**SETTINGS, "READ_TIMEOUT": "60"}
+    with serve("--worker-connections", "20", **settings) as server, ExitStack() as silent_stack:
+        time_request(server)  # now the worker has its connection to the database
+        until(lambda: count_connections(server) == 0)
+        with lock_projects(), ExitStack() as stack:
             for _ in range(15):
-                link = links.enter_context(connect(server))
-                link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                link.sendall(HEAD)
-            until(lambda: connected(server) == 15)
-            held = sockets(server)
-            links.close()
-            until(lambda: sockets(server) == held - 13)  # threads have the other two
-        first, *_ = [silent.enter_context(connect(server)) for _ in range(30)]
-        assert first.recv(1) == b""
+                connection = stack.enter_context(connect(server))
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.sendall(HEAD_REQUEST)
+            until(lambda: count_connections(server) == 15)
+            socket_count = count_sockets(server)
+            stack.close()
+            until(lambda: count_sockets(server) == socket_count - 13)  # threads have the other two
+        first_silent, *_ = [silent_stack.enter_context(connect(server)) for _ in range(30)]
+        assert first_silent.recv(1) == b""

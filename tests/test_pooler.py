@@ -15,12 +15,12 @@ import psycopg2
 import pytest
 
 import config
+from faults.processes import free_port
 from projectapp.database import pooler
 from projectapp.database.pooler import detect_pool_mode
 from projectapp.database.schema import newest_revision
 from projectapp.devdb import supervisor
 from tests.conftest import PROJECTS, parameters_of, url_of
-from tests.wire import free_port
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 MAX_LIFETIME_SECONDS = "1800"  # ends a PgBouncer that outlives its test run
@@ -36,13 +36,13 @@ CONTRACT = (
     *("tests/test_listing.py", "tests/test_health.py", "tests/test_tokens.py"),
     "tests/test_callers.py::test_each_caller_gets_only_what_its_token_permits[editor]",
     "tests/test_callers.py::test_each_caller_gets_only_what_its_token_permits[revoked]",
-    "tests/test_cursors.py::test_a_walk_is_the_list_page_by_page[?-7]",
-    "tests/test_cursors.py::test_a_walk_is_the_list_page_by_page[?q=ab-7]",
-    "tests/test_cursors.py::test_a_cursor_stays_where_its_row_was",
-    "tests/test_search.py::test_a_name_is_found_by",
-    "tests/test_search.py::test_every_word_may_be_in_the_name_or_in_the_description",
-    "tests/test_search.py::test_what_is_changed_is_found_by_its_new_text_alone",
-    *("-k", "not malformed and not bad_parameter and not cannot_be_read and not locked_table"),
+    "tests/test_cursors.py::test_cursors_lead_through_the_whole_list[?-7]",
+    "tests/test_cursors.py::test_cursors_lead_through_the_whole_list[?q=ab-7]",
+    "tests/test_cursors.py::test_a_cursor_keeps_its_place_when_its_row_is_deleted",
+    "tests/test_search.py::test_a_search_finds_a_name_with_other_case_or_normal_form",
+    "tests/test_search.py::test_each_word_is_found_in_the_name_or_the_description",
+    "tests/test_search.py::test_a_changed_project_is_found_only_by_its_new_text",
+    *("-k", "not malformed and not invalid_parameter and not undecodable and not locked_table"),
 )
 
 # PgBouncer sets application_name itself, so that is not a leftover.
@@ -91,7 +91,12 @@ class PgBouncer:
         (folder / "ini").write_text("\n".join(lines))
         (folder / "users").write_text(f'"{self.upstream["user"]}" ""\n')
         self.log = folder / "log"
-        prefix = [*supervisor._unprivileged(), "timeout", "--signal=KILL", MAX_LIFETIME_SECONDS]
+        prefix = [
+            *supervisor.unprivileged_prefix(),
+            "timeout",
+            "--signal=KILL",
+            MAX_LIFETIME_SECONDS,
+        ]
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 [*prefix, PGBOUNCER, folder / "ini"],
@@ -385,14 +390,14 @@ def test_doctor_reports_whether_a_pooler_suffices_for_migrations(
         return {finding["check"]: finding for finding in report["findings"]}
 
     findings = doctor_findings(MIGRATIONS_DATABASE_URL="")
-    assert findings["connections"]["what"].endswith("The pooler shares them.")
+    assert findings["connections"]["summary"].endswith("The pooler shares them.")
     server = findings["server"]
     assert server["level"] == "warn"
-    assert "is reached by a pooler in transaction mode" in server["what"]
-    assert server["do"].startswith("MIGRATIONS_DATABASE_URL=")
+    assert "Connected through a pooler in transaction mode" in server["summary"]
+    assert server["remedy"].startswith("MIGRATIONS_DATABASE_URL=")
     findings = doctor_findings(MIGRATIONS_DATABASE_URL=direct_url)
-    assert findings["server"]["level"] == findings["migrating"]["level"] == "ok"
-    assert doctor_findings(MIGRATIONS_DATABASE_URL=pooled_url)["migrating"]["level"] == "FAIL"
+    assert findings["server"]["level"] == findings["migrations"]["level"] == "ok"
+    assert doctor_findings(MIGRATIONS_DATABASE_URL=pooled_url)["migrations"]["level"] == "FAIL"
 
 
 def test_upgrade_through_a_pooler_without_a_free_session_fails_with_a_message(

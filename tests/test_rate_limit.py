@@ -21,13 +21,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import config
+from faults.processes import free_port
 from projectapp.auth.tokens import hash_token, new_token
 from projectapp.rate_limit import stores
 from projectapp.rate_limit.stores import SharedMemoryStore
 from projectapp.rate_limit.window import Rate, WindowCount
 from tests.conftest import PROJECTS, Clock
 from tests.test_serving import children, until
-from tests.wire import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +87,7 @@ def serve_limited(serve, sql):
 
 
 @pytest.fixture
-def bearer(sql):
+def auth_headers(sql):
     """The headers of a new token."""
 
     def make(owner="ann", *scopes):
@@ -173,9 +173,11 @@ def test_without_rate_limit_responses_have_no_rate_limit_headers(client):
     assert "429" not in json.dumps(document["paths"])
 
 
-def test_every_response_to_a_counted_request_has_the_remaining_requests(limited_client, bearer):
+def test_every_response_to_a_counted_request_has_the_remaining_requests(
+    limited_client, auth_headers
+):
     client = limited_client("100/day", AUTH="tokens")
-    reader = bearer("ann", "projects:read")
+    reader = auth_headers("ann", "projects:read")
     answers = [
         client.get(PROJECTS, headers=reader),
         client.get(f"{PROJECTS}/{uuid4()}", headers=reader),
@@ -192,9 +194,9 @@ def test_every_response_to_a_counted_request_has_the_remaining_requests(limited_
     assert "RateLimit" not in client.get("/nowhere").headers
 
 
-def test_all_tokens_of_an_owner_share_a_counter_and_owners_do_not(limited_client, bearer):
+def test_all_tokens_of_an_owner_share_a_counter_and_owners_do_not(limited_client, auth_headers):
     client = limited_client("4/day", AUTH="tokens")
-    first, second, bobs = bearer("ann"), bearer("ann"), bearer("bob")
+    first, second, bobs = auth_headers("ann"), auth_headers("ann"), auth_headers("bob")
     for headers in (first, second, first, second):
         assert client.get(PROJECTS, headers=headers).status_code == 200
     assert client.get(PROJECTS, headers=first).status_code == 429
@@ -202,9 +204,9 @@ def test_all_tokens_of_an_owner_share_a_counter_and_owners_do_not(limited_client
     assert client.get(PROJECTS, headers=bobs).status_code == 200
 
 
-def test_request_with_429_is_neither_parsed_nor_executed(limited_client, bearer, sql):
+def test_request_with_429_is_neither_parsed_nor_executed(limited_client, auth_headers, sql):
     client = limited_client("1/day", AUTH="tokens")
-    ann = bearer()
+    ann = auth_headers()
     assert client.post(PROJECTS, json={"name": "x"}, headers=ann).status_code == 201
     assert client.post(PROJECTS, json={"name": "y"}, headers=ann).status_code == 429
     assert client.post(PROJECTS, data="{", headers=ann).status_code == 429
@@ -212,10 +214,10 @@ def test_request_with_429_is_neither_parsed_nor_executed(limited_client, bearer,
 
 
 def test_failed_authentications_of_an_address_do_not_affect_valid_tokens(
-    limited_client, bearer, caplog
+    limited_client, auth_headers, caplog
 ):
     client = limited_client("3/day", AUTH="tokens")
-    ann = bearer()
+    ann = auth_headers()
     guesses = [
         client.get(PROJECTS, headers={"Authorization": f"Bearer {new_token()}"}) for _ in range(6)
     ]
@@ -231,14 +233,16 @@ def test_failed_authentications_of_an_address_do_not_affect_valid_tokens(
     assert len([r for r in caplog.records if getattr(r, "event", "") == "authn_fail"]) == 4
 
 
-def test_requests_with_a_revoked_token_do_not_count_for_its_owner(limited_client, bearer, sql):
+def test_requests_with_a_revoked_token_do_not_count_for_its_owner(
+    limited_client, auth_headers, sql
+):
     client = limited_client("5/day", AUTH="tokens")
-    stolen = bearer("ann")
+    stolen = auth_headers("ann")
     assert client.get(PROJECTS, headers=stolen).status_code == 200
     assert [client.get(PROJECTS).status_code for _ in range(6)] == [401] * 5 + [429]
     sql("UPDATE api_tokens SET revoked_at = now()")
     assert {client.get(PROJECTS, headers=stolen).status_code for _ in range(8)} == {429}
-    valid = bearer("ann")
+    valid = auth_headers("ann")
     assert [client.get(PROJECTS, headers=valid).status_code for _ in range(3)] == [200] * 3
 
 
@@ -442,8 +446,10 @@ def test_all_workers_share_one_exact_count(serve_limited):
     assert events.count("excess_rate_limit_exceeded") == 1
 
 
-def test_caller_at_fifty_times_its_limit_does_not_affect_another_caller(serve_limited, bearer):
-    loud, quiet = bearer("loud"), bearer("quiet")
+def test_caller_at_fifty_times_its_limit_does_not_affect_another_caller(
+    serve_limited, auth_headers
+):
+    loud, quiet = auth_headers("loud"), auth_headers("quiet")
     with serve_limited("20/day", AUTH="tokens") as server, ThreadPoolExecutor(1) as pool:
         flooding = pool.submit(flood, server, loud, requests=1000, connections=4)
         answers = []
@@ -648,7 +654,7 @@ def send_commands(redis, *commands, password="s3cret-word"):  # noqa: S107 - a t
         ({"RATE_LIMIT": "0/minute"}, "RATE_LIMIT must be"),
         ({"RATE_LIMIT": "100"}, "RATE_LIMIT must be"),
         ({"RATE_LIMIT": "5/week"}, "RATE_LIMIT must be"),
-        ({"RATE_LIMIT_REDIS_URL": "redis://h"}, "of no use without RATE_LIMIT"),
+        ({"RATE_LIMIT_REDIS_URL": "redis://h"}, "has no effect without RATE_LIMIT"),
         ({"RATE_LIMIT": "1/day", "RATE_LIMIT_REDIS_URL": "http://u:s3cret@h"}, "redis://"),
     ],
 )

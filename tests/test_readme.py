@@ -1,4 +1,4 @@
-"""The tours of both READMEs answer as they say, in bash and, where it is installed, in zsh."""
+"""The commands of the tours in both READMEs, run in bash and, if it is installed, in zsh."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ READMES = ("README.md", "README.ko.md")
 
 
 def tour_of(readme):
-    """The commands of a tour, and the status codes that the text before each block promises."""
+    """The commands of a tour, and the status codes that its text promises."""
     text = (config.ROOT / readme).read_text()
     section = re.search(r"^## (A tour|둘러보기)\n(.*?)^## ", text, re.M | re.S)[2]
     prose = re.sub(r"```sh\n.*?```", "", section, flags=re.S)
@@ -21,11 +21,11 @@ def tour_of(readme):
 
 @pytest.mark.parametrize("readme", READMES)
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_a_tour_prints_the_status_codes_that_it_promises(server, sql, shell, readme):
+def test_tour_prints_the_promised_status_codes(server, sql, shell, readme):
     program = shutil.which(shell) or pytest.skip(f"there is no {shell}")
     script, promised = tour_of(readme)
     script = script.replace("localhost:8000", f"127.0.0.1:{server.port}")
-    # Interactive, as for a person who pastes the lines: only then does zsh refuse comments.
+    # Interactive, as if a person pastes the lines: zsh refuses comments only then.
     done = subprocess.run(
         [program, "-f" if shell == "zsh" else "--norc", "-i"],
         input=script,
@@ -39,6 +39,6 @@ def test_a_tour_prints_the_status_codes_that_it_promises(server, sql, shell, rea
     assert sql("SELECT name FROM projects ORDER BY 1") == [("Once",), ("Search",)]
 
 
-def test_both_tours_have_the_same_commands():
+def test_tours_of_both_readmes_have_the_same_commands():
     english, korean = (tour_of(readme) for readme in READMES)
     assert english == korean

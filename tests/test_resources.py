@@ -1,12 +1,29 @@
-"""The contract that every resource fulfils, and who sees its rows."""
+"""The contract that every resource fulfils, and which callers see and change its rows."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.resources import CASES
+from faults.resource import load_resource, resource_names
+from projectapp.resources.cursors import Position, encode_cursor
 
+CASES = [load_resource(name) for name in resource_names()]
 MISSING = "01900000-0000-7000-8000-000000000000"
+
+
+def collection_path(case, client, headers=None):
+    """Return the path where a caller creates rows; for children, that of a new parent."""
+    if not case.parent:
+        return case.path
+    body = case.parent.create_body("A parent")
+    response = client.post(case.parent.path, json=body, headers=headers)
+    assert response.status_code == 201, response.text
+    return case.create_path(response.json["id"])
+
+
+def field_name(case, name):
+    """Return the field that a test calls title, text or flag; another name as it is."""
+    return getattr(case, f"{name}_field", name)
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
@@ -17,19 +34,22 @@ def case(request):
 @pytest.fixture
 def collection(case, client):
     """The path where rows are created."""
-    return case.collection(client)
+    return collection_path(case, client)
 
 
 @pytest.fixture
-def collection_of(case, guarded):
+def collection_of(case, auth_client):
     """Return the path where a caller with these headers creates rows."""
-    return lambda headers: case.collection(guarded, headers)
+    return lambda headers: collection_path(case, auth_client, headers)
 
 
 @pytest.fixture
 def create(case, client, collection):
     def post(title="A row", headers=None, **values):
-        body = {case.title: title, **{getattr(case, name): v for name, v in values.items()}}
+        body = {
+            case.title_field: title,
+            **{field_name(case, name): v for name, v in values.items()},
+        }
         response = client.post(collection, json=body, headers=headers)
         assert response.status_code == 201, response.text
         return response.json
@@ -38,48 +58,65 @@ def create(case, client, collection):
 
 
 def test_a_created_row_is_read_at_its_location(case, client, collection):
-    created = client.post(collection, json={case.title: "번역"})
+    created = client.post(collection, json={case.title_field: "번역"})
     assert (created.status_code, created.headers["ETag"]) == (201, '"1"')
     assert created.headers["Location"] == f"{case.path}/{created.json['id']}"
     row = client.get(created.headers["Location"])
     assert (row.status_code, row.json) == (200, created.json)
-    assert (row.json[case.title], row.json["version"]) == ("번역", 1)
+    assert (row.json[case.title_field], row.json["version"]) == ("번역", 1)
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         *(("title", value) for value in ("", None, 1, "x" * 201)),
-        *(("state", "true"), ("state", None), ("text", 1), ("unknown", 1)),
+        *(("flag", "true"), ("flag", None), ("text", 1), ("unknown", 1)),
     ],
 )
 def test_an_invalid_value_gets_a_400_that_names_the_field_and_stores_nothing(
     case, client, collection, create, problem, field, value
 ):
     row = create()
-    name = getattr(case, field, field)
-    body = {case.title: "x", name: value}
-    for method, path in (("POST", collection), ("PUT", f"{case.path}/{row['id']}")):
-        response = client.open(path, method=method, json=body)
+    name = field_name(case, field)
+    body = {case.title_field: "x", name: value}
+    path = f"{case.path}/{row['id']}"
+    for method, target in (("POST", collection), ("PUT", path), ("PATCH", path)):
+        response = client.open(target, method=method, json=body)
         assert name in problem(response, 400, "validation_error")["details"]
     assert client.get(case.path).json["items"] == [row]
 
 
-def test_read_only_fields_in_a_body_are_ignored(case, client, create):
+def test_read_only_fields_in_a_body_are_ignored(case, client, collection, create):
     row = create()
-    body = {**row, "id": MISSING, "version": 9, "owner": "eve", "created_at": "2026-01-01"}
-    assert client.put(f"{case.path}/{row['id']}", json=body).json == row
+    changes = {"id": MISSING, "version": 9, "owner": "eve", "created_at": "x", "updated_at": None}
+    for body in (row, {**row, **changes}):
+        for method in ("PUT", "PATCH"):
+            response = client.open(f"{case.path}/{row['id']}", method=method, json=body)
+            assert (response.status_code, response.json) == (200, row)
+    created = client.post(collection, json={**row, **changes})
+    assert created.status_code == 201
+    assert created.json == {
+        **row,
+        **{name: created.json[name] for name in ("id", "created_at", "updated_at")},
+    }
+    assert created.json["id"] not in (row["id"], MISSING)
+    assert created.json["created_at"] > row["created_at"]
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
 def test_a_write_raises_the_version_only_if_a_value_changes(case, client, create, method):
     row = create(text="x")
     path = f"{case.path}/{row['id']}"
-    for version, text in ((1, "x"), (2, "y"), (2, "y"), (3, None)):
-        changed = client.open(path, method=method, json={case.text: text})
-        assert changed.headers["ETag"] == f'"{version}"'
-        same = {**row, case.text: text, "version": version}
-        assert changed.json == {**same, "updated_at": changed.json["updated_at"]}
+    for text in ("x", "y", "y", None):
+        response = client.open(path, method=method, json={case.text_field: text})
+        expected = {**row, case.text_field: text}
+        if text != row[case.text_field]:
+            expected |= {"version": row["version"] + 1, "updated_at": response.json["updated_at"]}
+            assert expected["updated_at"] > row["updated_at"]
+        assert (response.status_code, response.json) == (200, expected)
+        assert response.headers["ETag"] == f'"{expected["version"]}"'
+        row = expected
+    assert row["version"] == 3
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
@@ -88,9 +125,9 @@ def test_a_write_with_another_version_gets_a_412_and_changes_nothing(
 ):
     row = create()
     path = f"{case.path}/{row['id']}"
-    body = {} if method == "DELETE" else {"json": {case.title: "lost"}}
+    body = {} if method == "DELETE" else {"json": {case.title_field: "lost"}}
     response = client.open(path, method=method, headers={"If-Match": '"2"'}, **body)
-    problem(response, 412)
+    problem(response, 412, "precondition_failed")
     assert response.headers["ETag"] == '"1"'
     assert client.get(path).json == row
     response = client.open(path, method=method, headers={"If-Match": '"1"'}, **body)
@@ -101,72 +138,106 @@ def test_of_simultaneous_writes_with_one_version_one_succeeds(case, app, create)
     path = f"{case.path}/{create()['id']}"
 
     def put(number):
-        body, headers = {case.title: str(number)}, {"If-Match": '"1"'}
+        body, headers = {case.title_field: str(number)}, {"If-Match": '"1"'}
         return app.test_client().put(path, json=body, headers=headers).status_code
 
     with ThreadPoolExecutor(8) as pool:
         statuses = sorted(pool.map(put, range(8)))
     assert statuses == [200, *[412] * 7]
+    assert app.test_client().get(path).json["version"] == 2
 
 
-def test_a_read_with_the_current_version_gets_a_304(case, client, create):
-    path = f"{case.path}/{create()['id']}"
-    assert client.get(path, headers={"If-None-Match": '"1"'}).status_code == 304
+def test_only_a_read_with_the_current_version_gets_a_304(case, client, create):
+    row = create()
+    path = f"{case.path}/{row['id']}"
+    response = client.get(path, headers={"If-None-Match": '"1"'})
+    assert (response.status_code, response.data) == (304, b"")
+    assert client.get(path, headers={"If-None-Match": '"2"'}).json == row
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
-def test_a_missing_or_deleted_row_is_404(case, client, create, problem, method):
+def test_a_missing_or_deleted_row_gets_a_404(case, client, create, problem, method):
     deleted = create()["id"]
-    assert client.delete(f"{case.path}/{deleted}").status_code == 204
-    body = {"json": {case.title: "x"}} if method in ("PUT", "PATCH") else {}
+    response = client.delete(f"{case.path}/{deleted}")
+    assert (response.status_code, response.data) == (204, b"")
+    body = {"json": {case.title_field: "x"}} if method in ("PUT", "PATCH") else {}
     for row_id in (MISSING, deleted):
-        problem(client.open(f"{case.path}/{row_id}", method=method, **body), 404)
+        response = client.open(f"{case.path}/{row_id}", method=method, **body)
+        problem(response, 404, "not_found")
 
 
 def test_a_repeated_keyed_create_gets_the_first_response(case, client, create, collection, problem):
     key = {"Idempotency-Key": "a"}
     row = create("keyed", key)
-    again = client.post(collection, json={case.title: "keyed"}, headers=key)
-    assert (again.json, again.headers["Idempotency-Replayed"]) == (row, "true")
-    problem(client.post(collection, json={case.title: "other"}, headers=key), 422)
-    assert client.get(case.path).json["total"] == 1
+    repeated = client.post(collection, json={case.title_field: "keyed"}, headers=key)
+    assert (repeated.status_code, repeated.json) == (201, row)
+    assert repeated.headers["Idempotency-Replayed"] == "true"
+    response = client.post(collection, json={case.title_field: "other"}, headers=key)
+    problem(response, 422, "idempotency_key_reused")
+    assert client.get(case.path).json["items"] == [row]
 
 
-@pytest.mark.parametrize("descends", [False, True])
-def test_a_cursor_walks_every_sort_and_search_once(case, client, create, descends):
-    for number in range(7):
-        create(f"Row {number % 3}", state=number % 2 == 0, text=f"번역 {number}")
-    sign = "-" if descends else ""
-    for query in ("", "q=번역&", f"sort={sign}{case.title}&", f"sort={sign}{case.state}&"):
-        whole = client.get(f"{case.path}?{query}page_size=100").json["items"]
-        path, walked = f"{case.path}?{query}page_size=2", []
-        cursor = ""
-        while cursor is not None:
-            page = client.get(f"{path}{cursor and f'&cursor={cursor}'}").json
-            walked += page["items"]
-            cursor = page["next_cursor"]
-        assert walked == whole
-        assert len(whole) == 7
+def test_two_callers_can_use_the_same_key(case, auth_client, auth_headers, collection_of):
+    for name in ("alice", "bob"):
+        headers = auth_headers(name, ",".join(case.scopes))
+        key = {**headers, "Idempotency-Key": "a"}
+        response = auth_client.post(
+            collection_of(headers), json={case.title_field: "x"}, headers=key
+        )
+        assert (response.status_code, response.json["owner"]) == (201, name)
+        assert auth_client.get(case.path, headers=headers).json["items"] == [response.json]
+
+
+@pytest.fixture
+def seven_rows(create):
+    """Rows with a few titles and states, in the order of their creation."""
+    return [create(f"Row {n % 3}", flag=n % 2 == 0, text=f"번역 {n}") for n in range(7)]
+
+
+@pytest.mark.parametrize("sort", ["title", "flag", "created_at", "updated_at"])
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_a_list_is_sorted_by_the_key_and_then_by_id(case, client, seven_rows, sort, sign):
+    key = field_name(case, sort)
+    rows = sorted(seven_rows, key=lambda row: (row[key], row["id"]), reverse=bool(sign))
+    assert client.get(f"{case.path}?sort={sign}{key}").json["items"] == rows
+
+
+@pytest.mark.parametrize(
+    "query", ["", "q=번역", "sort={title}", "sort=-{title}", "sort={flag}", "sort=-{flag}"]
+)
+def test_cursors_lead_through_the_whole_list(case, client, seven_rows, query):
+    path = f"{case.path}?{query.format(title=case.title_field, flag=case.flag_field)}&page_size="
+    whole = client.get(f"{path}100").json["items"]
+    assert len(whole) == 7
+    items, cursor = [], ""
+    while cursor is not None:
+        page = client.get(f"{path}2{cursor and f'&cursor={cursor}'}").json
+        items += page["items"]
+        cursor = page["next_cursor"]
+    assert items == whole
 
 
 def test_filters_and_fields_select_rows_and_columns(case, client, create):
-    on, _ = create("On", state=True), create("Off", state=False)
-    page = client.get(f"{case.path}?{case.state}=true&fields={case.title}").json
-    assert page["items"] == [{"id": on["id"], case.title: "On"}]
-    assert client.get(f"{case.path}?q=ON").json["items"] == [on]
-    assert client.get(f"{case.path}?created_at[gt]={on['created_at']}").json["total"] == 1
+    on, off = create("On", flag=True, text="번역"), create("Off", flag=False)
+    page = client.get(f"{case.path}?{case.flag_field}=true&fields={case.title_field}").json
+    assert page["items"] == [{"id": on["id"], case.title_field: "On"}]
+    assert page["total"] == 1
+    for query, rows in (
+        *(("q=ON", [on]), ("q=번역", [on]), (f"{case.flag_field}=false", [off])),
+        *((f"created_at[gt]={on['created_at']}", [off]), ("q=ON&owner=bob", [])),
+    ):
+        assert client.get(f"{case.path}?{query}").json["items"] == rows, query
 
 
-def test_a_cursor_of_another_resource_is_refused(case, client, create, problem):
-    for _ in range(2):
-        create()
-    cursor = client.get(f"{case.path}?page_size=1").json["next_cursor"]
-    for other in CASES:
-        response = client.get(f"{other.path}?page_size=1&cursor={cursor}")
-        if other is case:
+def test_a_cursor_of_another_resource_gets_a_400(case, client, problem):
+    position = Position([0, "2026-01-01T00:00:00Z", MISSING])
+    for name in (case.name, "another", *(other.name for other in CASES)):
+        cursor = encode_cursor(position, {"sort": [], "resource": name})
+        response = client.get(f"{case.path}?cursor={cursor}")
+        if name == case.name:
             assert response.status_code == 200
         else:
-            assert "cursor" in problem(response, 400)["details"]
+            assert "cursor" in problem(response, 400, "validation_error")["details"]
 
 
 def test_each_request_is_one_statement(case, make_app, client, create, collection, proxy):
@@ -174,66 +245,89 @@ def test_each_request_is_one_statement(case, make_app, client, create, collectio
     through_proxy = make_app(DATABASE_URL=proxy.url).test_client()
     through_proxy.get(case.path)
     path = f"{case.path}/{row['id']}"
+    create, keyed = {"json": {case.title_field: "x"}}, {"headers": {"Idempotency-Key": "a"}}
     requests = [
-        ("GET", case.path, None),
-        ("GET", collection, None),
-        ("GET", f"{case.path}?q=row&count=exact", None),
-        ("POST", collection, {case.title: "x"}),
-        ("GET", path, None),
-        ("PUT", path, {case.title: "x"}),
-        ("PATCH", path, {case.text: "x"}),
-        ("DELETE", path, None),
+        ("GET", case.path, {}),
+        ("GET", collection, {}),
+        ("GET", f"{case.path}?q=row&count=exact", {}),
+        ("POST", collection, create),
+        ("POST", collection, create | keyed),
+        ("POST", collection, create | keyed),  # a replay
+        ("GET", path, {}),
+        ("PUT", path, {"json": {case.title_field: "x"}}),
+        ("PATCH", path, {"json": {case.text_field: "x"}}),
+        ("DELETE", path, {}),
     ]
-    for method, target, body in requests:
+    for method, target, options in requests:
         proxy.queries.clear()
-        response = through_proxy.open(target, method=method, **({"json": body} if body else {}))
+        response = through_proxy.open(target, method=method, **options)
         assert response.status_code < 300, response.text
         assert len(proxy.queries) == 1, (method, target, proxy.queries)
 
 
-@pytest.mark.parametrize("role", ["owner", "other", "admin", "reader", "writer of others"])
+@pytest.mark.parametrize("role", ["owner", "other", "admin", "reader", "other writer"])
 def test_each_caller_sees_and_changes_only_permitted_rows(
-    case, guarded, bearer, collection_of, problem, role
+    case, auth_client, auth_headers, collection_of, role
 ):
-    alice = bearer("alice", case.scopes)
-    callers = {
+    alice = auth_headers("alice", ",".join(case.scopes))
+    headers = {
         "owner": alice,
-        "other": bearer("bob", case.scopes),
-        "admin": bearer("carol", f"{case.name}:all"),
-        "reader": bearer("alice", f"{case.name}:read"),
-        "writer of others": bearer("bob", f"{case.name}:write"),
-    }
-    headers = callers[role]
+        "other": auth_headers("bob", ",".join(case.scopes)),
+        "admin": auth_headers("carol", f"{case.name}:all"),
+        "reader": auth_headers("alice", f"{case.name}:read"),
+        "other writer": auth_headers("bob", f"{case.name}:write"),
+    }[role]
     collection = collection_of(alice)
-    created = guarded.post(collection, json={case.title: "A row"}, headers=alice)
+    created = auth_client.post(collection, json={case.title_field: "A row"}, headers=alice)
     row, path = created.json, created.headers["Location"]
     assert row["owner"] == "alice"
-    found, forbidden, absent = 200, 403, 404
-    reads = {"owner": found, "admin": found, "reader": found, "other": absent}.get(role, forbidden)
-    writes = {"owner": found, "admin": found, "reader": forbidden}.get(role, absent)
-    assert guarded.get(path, headers=headers).status_code == reads
-    page = guarded.get(case.path, headers=headers)
-    assert page.status_code == (forbidden if reads == forbidden else 200)
-    if page.status_code == 200:
-        assert page.json["items"] == ([row] if reads == found else [])
-        assert page.json["total"] == len(page.json["items"])
+    ok, forbidden, absent = 200, 403, 404
+    reads = {"owner": ok, "admin": ok, "reader": ok, "other": absent}.get(role, forbidden)
+    writes = {"owner": ok, "admin": ok, "reader": forbidden}.get(role, absent)
+    assert auth_client.get(path, headers=headers).status_code == reads
+    for query in (
+        "",
+        "?q=row",
+        f"?sort={case.title_field}",
+        f"?sort={case.flag_field}",
+        "?owner=alice",
+    ):
+        page = auth_client.get(f"{case.path}{query}", headers=headers)
+        assert page.status_code == (forbidden if reads == forbidden else 200)
+        if page.status_code == 200:
+            assert page.json["items"] == ([row] if reads == ok else [])
+            assert page.json["total"] == len(page.json["items"])
     for method in ("PUT", "PATCH"):
-        body = {case.title: f"{method} by {role}"}
-        assert guarded.open(path, method=method, json=body, headers=headers).status_code == writes
-    deleted = guarded.delete(path, headers=headers).status_code
-    assert deleted == (204 if writes == found else writes)
-    assert guarded.get(path, headers=alice).status_code == (absent if writes == found else 200)
+        body = {case.title_field: f"{method} by {role}"}
+        written = auth_client.open(path, method=method, json=body, headers=headers)
+        assert written.status_code == writes
+    if writes != ok:
+        assert auth_client.get(path, headers=alice).json == row
+    deleted = auth_client.delete(path, headers=headers).status_code
+    assert deleted == (204 if writes == ok else writes)
+    assert auth_client.get(path, headers=alice).status_code == (absent if writes == ok else 200)
+    created = auth_client.post(collection, json={case.title_field: "Another row"}, headers=headers)
+    creates = 201 if role == "owner" or not case.parent else absent  # only in a visible parent
+    assert created.status_code == (forbidden if role == "reader" else creates)
 
 
-def test_rows_are_assigned_to_another_owner(case, guarded, bearer, collection_of, app):
-    alice, bob = bearer("alice", case.scopes), bearer("bob", case.scopes)
-    row = guarded.post(collection_of(alice), json={case.title: "x"}, headers=alice).json
-    name = (case.parent or case.path).rpartition("/")[2]
+def test_assign_gives_the_rows_of_one_owner_to_another(
+    case, auth_client, auth_headers, collection_of, app
+):
+    alice, bob, carol = (
+        auth_headers(name, ",".join(case.scopes)) for name in ("alice", "bob", "carol")
+    )
+    row, other_row = (
+        auth_client.post(collection_of(headers), json={case.title_field: "x"}, headers=headers).json
+        for headers in (alice, carol)
+    )
+    name = (case.parent or case).name
     arguments = [name, "assign", "bob", "--from", "alice"]
     for _ in range(2):
-        done = app.test_cli_runner().invoke(args=arguments)
-        assert done.exit_code == 0, done.output
-    assert guarded.get(f"{case.path}/{row['id']}", headers=alice).status_code == 404
-    assigned = guarded.get(f"{case.path}/{row['id']}", headers=bob).json
+        result = app.test_cli_runner().invoke(args=arguments)
+        assert result.exit_code == 0, result.output
+    assert auth_client.get(f"{case.path}/{row['id']}", headers=alice).status_code == 404
+    assigned = auth_client.get(f"{case.path}/{row['id']}", headers=bob).json
     times = {"updated_at": assigned["updated_at"]}
     assert assigned == {**row, "owner": "bob", "version": 2, **times}
+    assert auth_client.get(f"{case.path}/{other_row['id']}", headers=carol).json == other_row

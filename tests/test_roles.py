@@ -13,6 +13,7 @@ import pytest
 from psycopg2.errors import InsufficientPrivilege
 
 import config
+from faults.pg_proxy import Proxy
 from projectapp import database
 from projectapp.auth import token_admin
 from projectapp.database import execution
@@ -20,7 +21,6 @@ from projectapp.database.schema import newest_revision
 from projectapp.problems import ServiceUnavailable
 from tests.conftest import PROJECTS, parameters_of, url_of
 from tests.test_backup import BACK_UP, RESTORE, connect_sql, make_shell
-from tests.wire import Proxy
 
 PAGE = (config.ROOT / "docs" / "roles.md").read_text()
 ROLES, DATABASE, JIT_OFF, IN_DATABASE, AFTER_MIGRATION, TAKE_OVER = re.findall(
@@ -259,9 +259,7 @@ def test_serving_role_resolves_a_lost_answer(two_roles, serving_sql):
         assert proxy.lose == []
         assert any("pg_terminate_backend" in query for query in proxy.queries)
     finally:
-        proxy.shutdown()
-        proxy.server_close()
-        proxy.cut()
+        proxy.close()
     assert serving_sql("SELECT count(*) FROM projects") == [(1,)]
 
 

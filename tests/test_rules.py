@@ -1,4 +1,4 @@
-"""The rules of the house, as tests."""
+"""The rules of the code, as tests."""
 
 import ast
 import dataclasses
@@ -12,10 +12,11 @@ import pytest
 import config
 from projectapp import database
 from projectapp.request_state import RequestState
+from tests import settings_page
 
 PACKAGE = config.ROOT / "projectapp"
 JWT = {"JWT_ISSUER": "https://issuer", "JWT_AUDIENCE": "us", "JWT_SECRET": "s" * 32}
-SETTING_ROW = re.compile(r"^\| `([A-Z_]+)`", re.M)
+SETTING_ROW = re.compile(r"^\| `([A-Z_]+)` \| (.*?) \|", re.M)
 
 
 def imports(path):
@@ -27,8 +28,8 @@ def imports(path):
             yield from (alias.name for alias in node.names)
 
 
-# A module imports only what stands further down, or its own package. A package that is not here is
-# a resource: it may import other resources.
+# A module imports only modules of its own package and of layers further down. A package that is not
+# in this list is a resource, which may also import other resources.
 LAYERS = [
     *("__init__", "server", "doctor", "RESOURCE", "resources", "http", "auth", "rate_limit"),
     *("database", "devdb", "cli", "strict_json", "request_state", "problems"),
@@ -36,13 +37,13 @@ LAYERS = [
 
 
 def modules():
-    """The modules of the application by their dotted name below projectapp."""
+    """Yield the dotted name and the path of each module of the application."""
     for path in PACKAGE.rglob("*.py"):
         yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts), path
 
 
 def dependencies():
-    """Each module with the modules that it imports, at any place."""
+    """Yield each module with the modules that it imports, also within functions."""
     paths = dict(modules())
     for name, path in paths.items():
         imported = {i.removeprefix("projectapp.") for i in imports(path) if "projectapp." in i}
@@ -50,13 +51,19 @@ def dependencies():
         yield name, (imported & paths.keys()) | {p for p in packages if not name.startswith(p[:-9])}
 
 
-def test_imports_go_down():
-    for name, imported in dependencies():
-        package, *others = (module.partition(".")[0] for module in (name, *sorted(imported)))
-        layers = [LAYERS.index(p if p in LAYERS else "RESOURCE") for p in (package, *others)]
-        for other, layer in zip(others, layers[1:], strict=True):
-            is_resource = LAYERS[layer] == LAYERS[layers[0]] == "RESOURCE"
-            assert other == package or layer > layers[0] or is_resource, (name, other)
+def package_and_layer(module):
+    """Return the package of a module, and the place of that package in LAYERS."""
+    package = module.partition(".")[0]
+    return package, LAYERS.index(package if package in LAYERS else "RESOURCE")
+
+
+def test_modules_import_only_lower_layers():
+    for module, imported in dependencies():
+        package, layer = package_and_layer(module)
+        for other in imported:
+            other_package, other_layer = package_and_layer(other)
+            are_resources = layer == other_layer == LAYERS.index("RESOURCE")
+            assert other_package == package or other_layer > layer or are_resources, (module, other)
 
 
 def test_no_two_modules_import_each_other():
@@ -64,14 +71,15 @@ def test_no_two_modules_import_each_other():
     sorter.prepare()  # raises CycleError
 
 
-def test_no_module_is_long():
+def test_no_module_has_more_than_300_lines():
     for name, path in modules():
         assert len(path.read_text().splitlines()) <= 300, name
 
 
-def test_statements_know_nothing_of_http():
-    for module in ("lists.py", "owners.py", "resource.py", "writes.py"):
-        assert not [n for n in imports(PACKAGE / "resources" / module) if n.startswith("flask")]
+def test_modules_with_statements_do_not_import_flask():
+    modules = {"lists", "owners", "page_statement", "resource", "search", "segments", "writes"}
+    paths = [PACKAGE / "resources" / f"{module}.py" for module in (*modules, "subqueries")]
+    assert not [(p, n) for p in paths for n in imports(p) if n.startswith("flask")]
 
 
 def test_only_request_state_uses_the_g_of_flask():
@@ -106,15 +114,15 @@ def test_each_field_of_the_request_state_is_written_by_the_module_that_its_comme
     assert at_creation == fields - named.keys()
 
 
-def test_columns_have_no_defaults_that_only_sqlalchemy_would_give(app):
-    """What compiles once never asks for them: they would be null, and nobody would be told."""
+def test_columns_have_no_defaults_of_sqlalchemy(app):
+    """Statements that are compiled once do not call them: the column would silently be null."""
     for table in database.db.metadata.tables.values():
         assert not [column for column in table.c if (column.default or column.onupdate) is not None]
 
 
 # The session commits each flush by itself in AUTOCOMMIT mode, so that rollback() undoes nothing. It
-# also needs several round trips and knows no lost answers. Use database.execute() with SQLAlchemy
-# Core on the models instead: projectapp/database/__init__.py shows how.
+# also needs several round trips and cannot resolve lost answers. Use database.execute() with
+# SQLAlchemy Core on the models instead: projectapp/database/__init__.py shows how.
 ORM_SHORTCUTS = {"get_or_404", "first_or_404", "one_or_404", "paginate"}
 
 
@@ -137,11 +145,12 @@ def test_no_module_uses_an_orm_session():
         assert list(orm_uses(path.read_text())) == [], path
 
 
-def test_only_config_reads_the_environment():
+def test_only_the_settings_package_reads_the_environment():
     readers = [
         path.name
         for path in [
             *PACKAGE.rglob("*.py"),
+            config.ROOT / "config.py",
             config.ROOT / "wsgi.py",
             config.ROOT / "gunicorn.conf.py",
         ]
@@ -150,35 +159,44 @@ def test_only_config_reads_the_environment():
     assert readers == []
 
 
-def test_the_settings_page_and_env_example_name_every_setting():
+def test_settings_page_and_env_example_agree_with_config():
+    """`python -m tests.settings_page` updates both files."""
+    page, example = settings_page.PAGE.read_text(), settings_page.EXAMPLE.read_text()
+    assert page == settings_page.render_page(page)
+    assert example == settings_page.render_example(example)
     names = {"APP_ENV", *config.Config.declared_settings()}
-    listed = SETTING_ROW.findall((config.ROOT / "docs" / "settings.md").read_text())
-    assert sorted(listed) == sorted(names)
-    for readme in ("README.md", "README.ko.md"):
-        assert {*SETTING_ROW.findall((config.ROOT / readme).read_text())} < names
-    example = (config.ROOT / ".env.example").read_text()
+    assert sorted(name for name, _ in SETTING_ROW.findall(page)) == sorted(names)
     assert set(re.findall(r"^#? ?([A-Z_]+)=", example, re.M)) == names
 
 
-def test_the_security_page_names_tests_that_there_are():
+@pytest.mark.parametrize("readme", ["README.md", "README.ko.md"])
+def test_settings_in_a_readme_have_the_defaults_of_the_settings_page(readme):
+    defaults = dict(SETTING_ROW.findall(settings_page.PAGE.read_text()))
+    rows = SETTING_ROW.findall((config.ROOT / readme).read_text())
+    assert rows
+    for name, default in rows:
+        assert defaults[name].startswith(default) or not default.startswith("`")
+
+
+def test_every_test_named_in_the_security_page_exists():
     page = (config.ROOT / "docs" / "security.md").read_text()
-    there = "".join(path.read_text() for path in (config.ROOT / "tests").glob("test_*.py"))
-    named = set(re.findall(r"`(test_\w+)`", page))
-    assert len(named) > 30
-    assert not [name for name in named if f"def {name}(" not in there]
+    test_sources = "".join(path.read_text() for path in (config.ROOT / "tests").glob("test_*.py"))
+    names = set(re.findall(r"`(test_\w+)`", page))
+    assert len(names) > 30
+    assert not [name for name in names if f"def {name}(" not in test_sources]
 
 
-def test_no_project_outside_the_loopback_is_named_on_the_docs_page():
+def test_the_docs_page_names_no_other_host():
     for name in ("templates/docs.html", "static/docs/page.css", "static/docs/show.js"):
         assert "//" not in (PACKAGE / name).read_text(), name
 
 
 @pytest.mark.parametrize(
-    ("auth", "kept"),
+    ("auth", "expected"),
     [("tokens", {"sqlalchemy"}), ("jwt", {"sqlalchemy", "cryptography", "joserfc"})],
 )
-def test_a_server_imports_nothing_that_only_a_command_or_another_setting_needs(auth, kept):
-    done = subprocess.run(
+def test_a_production_server_imports_only_what_its_auth_method_needs(auth, expected):
+    result = subprocess.run(
         [sys.executable, "-c", "import sys, wsgi; print(*sys.modules)"],
         cwd=config.ROOT,
         env={
@@ -189,5 +207,7 @@ def test_a_server_imports_nothing_that_only_a_command_or_another_setting_needs(a
         text=True,
         check=True,
     )
-    watched = {"sqlalchemy", "cryptography", "joserfc", "alembic", "flask_migrate", "redis"}
-    assert watched & {*done.stdout.split()} == kept
+    optional = {"sqlalchemy", "cryptography", "joserfc", "alembic", "flask_migrate", "redis"}
+    modules = {*result.stdout.split()}
+    assert optional & modules == expected
+    assert not [name for name in modules if re.match(r"projectapp\.(devdb|doctor)", name)]

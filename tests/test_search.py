@@ -1,4 +1,4 @@
-"""Search and filters, against a plain Python reading of the same rules."""
+"""Search and filters, compared with a simple implementation of the same rules in Python."""
 
 import json
 import random
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from marshmallow import ValidationError
 
 from projectapp.resources.search import validate_search
-from tests.conftest import PROJECTS, links, walk
+from tests.conftest import PROJECTS, all_items, links
 
 SPACES = [chr(c) for c in range(0x110000) if chr(c).isspace()]
 PIECES = [
@@ -28,11 +28,11 @@ PIECES = [
 ]
 
 
-def simple(letter: str) -> str:
-    """Unicode's simple case folding of a letter, and i for a Turkish i."""
+def fold_letter(letter: str) -> str:
+    """Apply Unicode's simple case folding to a letter. A Turkish i becomes an i."""
     if letter in "İı":
         return "i"
-    if letter == "ﬅ":  # since Unicode 15.1, and not in what Python knows
+    if letter == "ﬅ":  # since Unicode 15.1; older Pythons do not have it
         return "ﬆ"
     folded = letter.casefold()
     return folded if len(folded) == 1 else letter.lower()
@@ -40,13 +40,13 @@ def simple(letter: str) -> str:
 
 @cache
 def fold(text: str) -> str:
-    """The documented rule: NFC, letter by letter, no dot over an i, NFC, white space as blanks."""
-    letters = "".join(map(simple, normalize("NFC", text))).replace("i\u0307", "i")
+    """Apply the documented rule: NFC, fold each letter, no dot over an i, NFC, single spaces."""
+    letters = "".join(map(fold_letter, normalize("NFC", text))).replace("i\u0307", "i")
     return " ".join(normalize("NFC", letters).split())
 
 
 def rank(project, q):
-    """None if it does not match; else 0 whole name, 1 its beginning, 2 inside it, 3 elsewhere."""
+    """Return None without a match, 0 for the whole name, 1 for its start, 2 inside it, else 3."""
     name, description = fold(project["name"]), fold(project["description"] or "")
     words = fold(" ".join(q.split())).split(" ")
     if not all(word in name or word in description for word in words):
@@ -58,7 +58,7 @@ def rank(project, q):
 
 
 def contains(value, part):
-    """PostgreSQL's @> for JSON, but for arrays at its root."""
+    """Do what PostgreSQL's @> does with JSON whose root is an object."""
     if isinstance(part, dict):
         return isinstance(value, dict) and all(
             key in value and contains(value[key], inner) for key, inner in part.items()
@@ -70,41 +70,39 @@ def contains(value, part):
     return type(value) is type(part) and value == part
 
 
-def newest(projects):
+def newest_first(projects):
     return sorted(projects, key=lambda p: (p["created_at"], p["id"]), reverse=True)
 
 
 @pytest.fixture(scope="module")
-def stored(app, direct_url):
-    """5000 projects of random text, ten to a timestamp; only the oldest say "rarely"."""
-    chosen = random.Random(3)  # noqa: S311 - the same every time
-    began = datetime(2026, 1, 1, tzinfo=UTC)
+def stored_projects(app, direct_url):
+    """5000 projects of random text, ten with each timestamp. Only the oldest contain "rarely"."""
+    rng = random.Random(3)  # noqa: S311 - the same every time
+    start = datetime(2026, 1, 1, tzinfo=UTC)
 
-    def made(most):
+    def random_text(max_pieces):
         return "".join(
-            chosen.choice(PIECES) + chosen.choice(["", " ", "  ", "/"])
-            for _ in range(chosen.randint(1, most))
+            rng.choice(PIECES) + rng.choice(["", " ", "  ", "/"])
+            for _ in range(rng.randint(1, max_pieces))
         )
 
     rows = [
         {
-            "id": str(UUID(int=chosen.getrandbits(128))),
-            "name": made(5)[:200],
-            "description": chosen.choice([None, "", made(20)[:1000]]),
-            "is_active": chosen.random() < 0.8,
+            "id": str(UUID(int=rng.getrandbits(128))),
+            "name": random_text(5)[:200],
+            "description": rng.choice([None, "", random_text(20)[:1000]]),
+            "is_active": rng.random() < 0.8,
             "attributes": {
-                "team": chosen.choice(["core", "web", None]),
-                "size": {"m": chosen.randint(0, 3), "tags": chosen.sample(["a", "b", "c"], 2)},
+                "team": rng.choice(["core", "web", None]),
+                "size": {"m": rng.randint(0, 3), "tags": rng.sample(["a", "b", "c"], 2)},
             },
-            "created_at": began + timedelta(microseconds=n // 10),
-            "updated_at": began + timedelta(days=chosen.randint(0, 9)),
+            "created_at": start + timedelta(microseconds=n // 10),
+            "updated_at": start + timedelta(days=rng.randint(0, 9)),
         }
         for n in range(5000)
     ]
     for number, row in enumerate(rows[0:900:9]):
-        row[("name", "description")[number % 2]] = chosen.choice(
-            ["rarely", "Rarely so", "so rarely"]
-        )
+        row[("name", "description")[number % 2]] = rng.choice(["rarely", "Rarely so", "so rarely"])
     connection = psycopg2.connect(direct_url)
     with connection, connection.cursor() as cursor:
         cursor.execute("TRUNCATE projects")
@@ -121,14 +119,14 @@ def stored(app, direct_url):
     return rows
 
 
-def queries():
-    chosen = random.Random(5)  # noqa: S311
+def make_searches():
+    rng = random.Random(5)  # noqa: S311
     for _ in range(40):
-        text = "".join(chosen.choice(PIECES) for _ in range(3))
-        start = chosen.randint(0, len(text) - 2)
-        word = text[start : start + chosen.randint(2, 6)]
+        text = "".join(rng.choice(PIECES) for _ in range(3))
+        start = rng.randint(0, len(text) - 2)
+        word = text[start : start + rng.randint(2, 6)]
         yield word
-        yield f"{chosen.choice(PIECES)} {word}"
+        yield f"{rng.choice(PIECES)} {word}"
     yield from (
         "번역",
         "번역 프로젝트",
@@ -155,23 +153,24 @@ def queries():
     )
 
 
-GOOD = sorted({q for q in queries() if any(len(fold(word)) > 1 for word in q.split())})
+SEARCHES = sorted({q for q in make_searches() if any(len(fold(word)) > 1 for word in q.split())})
 
 
-@pytest.mark.parametrize("q", GOOD)
-def test_a_search_finds_what_the_rule_says_in_its_order(app, stored, q):
-    found = walk(app.test_client(), f"?q={quote(q)}&page_size=100")
-    ranked = [(rank(project, q), project["id"]) for project in newest(stored)]
+@pytest.mark.parametrize("q", SEARCHES)
+def test_a_search_finds_the_rows_of_the_rule_in_order_of_rank(app, stored_projects, q):
+    items = all_items(app.test_client(), f"?q={quote(q)}&page_size=100")
+    ranked = [(rank(project, q), project["id"]) for project in newest_first(stored_projects)]
     expected = sorted((r for r in ranked if r[0] is not None), key=lambda r: r[0])
-    assert [project["id"] for project in found] == [project_id for _, project_id in expected]
+    assert [project["id"] for project in items] == [project_id for _, project_id in expected]
 
 
-def test_the_searches_of_the_test_above_have_few_and_many_and_no_matches(stored):
-    counts = [sum(rank(project, q) is not None for project in stored) for q in GOOD]
+def test_the_searches_have_no_match_few_and_many_and_all_ranks(stored_projects):
+    counts = [sum(rank(project, q) is not None for project in stored_projects) for q in SEARCHES]
     assert min(counts) == 0
     assert max(counts) > 1000
     assert sum(0 < count <= 20 for count in counts) > 5
-    assert {rank(project, q) for q in GOOD for project in stored[:500]} == {None, 0, 1, 2, 3}
+    ranks = {rank(project, q) for q in SEARCHES for project in stored_projects[:500]}
+    assert ranks == {None, 0, 1, 2, 3}
 
 
 FILTERS = {
@@ -190,35 +189,35 @@ FILTERS = {
     "name=번역": lambda p: p["name"] == "번역",
 }
 SORTS = {
-    "": newest,
+    "": newest_first,
     "sort=name": lambda ps: sorted(ps, key=lambda p: (p["name"], p["id"])),
     "sort=-updated_at": lambda ps: sorted(
         ps, key=lambda p: (p["updated_at"], p["id"]), reverse=True
     ),
-    "sort=is_active,-created_at": lambda ps: sorted(newest(ps), key=lambda p: p["is_active"]),
+    "sort=is_active,-created_at": lambda ps: sorted(newest_first(ps), key=lambda p: p["is_active"]),
 }
 
 
 @pytest.mark.parametrize("sort", SORTS)
 @pytest.mark.parametrize("condition", FILTERS)
-def test_filters_hold_in_every_order_and_page(app, stored, condition, sort):
-    found = walk(app.test_client(), f"?{condition}&{sort}&page_size=100")
-    expected = SORTS[sort]([project for project in stored if FILTERS[condition](project)])
-    assert [project["id"] for project in found] == [project["id"] for project in expected]
+def test_every_filter_works_with_every_sort(app, stored_projects, condition, sort):
+    items = all_items(app.test_client(), f"?{condition}&{sort}&page_size=100")
+    expected = SORTS[sort]([project for project in stored_projects if FILTERS[condition](project)])
+    assert [project["id"] for project in items] == [project["id"] for project in expected]
 
 
 @pytest.mark.parametrize("sort", SORTS)
 @pytest.mark.parametrize("condition", FILTERS)
 @pytest.mark.parametrize("q", ["ab", "번역 proj", "rarely"])
-def test_a_search_works_with_every_filter_and_order(app, stored, q, condition, sort):
+def test_a_search_works_with_every_filter_and_sort(app, stored_projects, q, condition, sort):
     client = app.test_client()
     url = f"?q={q}&{condition}&{sort}"
-    matches = [p for p in stored if FILTERS[condition](p) and rank(p, q) is not None]
+    matches = [p for p in stored_projects if FILTERS[condition](p) and rank(p, q) is not None]
     expected = SORTS[sort](matches)
     if not sort:
         expected = sorted(expected, key=lambda p: rank(p, q))
-    found = walk(client, f"{url}&page_size=40")
-    assert [project["id"] for project in found] == [project["id"] for project in expected]
+    items = all_items(client, f"{url}&page_size=40")
+    assert [project["id"] for project in items] == [project["id"] for project in expected]
     assert client.get(f"{PROJECTS}{url}&count=exact").json["total"] == len(expected)
     page = client.get(f"{PROJECTS}{url}&page=3&page_size=7").json
     assert [project["id"] for project in page["items"]] == [p["id"] for p in expected[14:21]]
@@ -226,20 +225,20 @@ def test_a_search_works_with_every_filter_and_order(app, stored, q, condition, s
 
 
 @pytest.mark.parametrize("q", ["rarely", "so rarely", "ab", "번역 proj"])
-def test_links_lead_through_the_ranks_and_back(app, stored, q):
+def test_links_of_a_search_lead_to_the_last_page_and_back(app, stored_projects, q):
     client = app.test_client()
-    url, forth, back = f"{PROJECTS}?q={q}&page_size=17", [], []
-    while url and len(forth) < 500:
-        answer = client.get(url)
-        forth.append([item["id"] for item in answer.json["items"]])
-        last, url = url, links(answer).get("next")
+    url, pages_forward, pages_backward = f"{PROJECTS}?q={q}&page_size=17", [], []
+    while url and len(pages_forward) < 500:
+        response = client.get(url)
+        pages_forward.append([item["id"] for item in response.json["items"]])
+        last, url = url, links(response).get("next")
     url = last
-    while url and len(back) < 500:
-        answer = client.get(url)
-        back.append([item["id"] for item in answer.json["items"]])
-        url = links(answer).get("prev")
-    assert back[::-1] == forth
-    assert len(forth) > 2
+    while url and len(pages_backward) < 500:
+        response = client.get(url)
+        pages_backward.append([item["id"] for item in response.json["items"]])
+        url = links(response).get("prev")
+    assert pages_backward[::-1] == pages_forward
+    assert len(pages_forward) > 2
 
 
 TEXT = st.text(
@@ -255,20 +254,20 @@ TEXT = st.text(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(TEXT, st.data())
-def test_every_substring_of_two_characters_finds_any_text(client, sql, text, data):
+def test_every_substring_of_two_characters_finds_its_text(client, sql, text, data):
     sql("TRUNCATE projects")
-    made = client.post(PROJECTS, json={"name": "x", "description": text})
-    named = client.post(PROJECTS, json={"name": text})
-    assert (made.status_code, named.status_code) == (201, 201)
-    for shown in (text, fold(text), text.upper() if fold(text.upper()) == fold(text) else text):
-        start = data.draw(st.integers(0, len(shown) - 2))
-        part = shown[start : data.draw(st.integers(start + 2, len(shown)))]
+    in_description = client.post(PROJECTS, json={"name": "x", "description": text})
+    in_name = client.post(PROJECTS, json={"name": text})
+    assert (in_description.status_code, in_name.status_code) == (201, 201)
+    for spelling in (text, fold(text), text.upper() if fold(text.upper()) == fold(text) else text):
+        start = data.draw(st.integers(0, len(spelling) - 2))
+        part = spelling[start : data.draw(st.integers(start + 2, len(spelling)))]
         assume(any(len(fold(word)) > 1 for word in part.split()))
-        # A cut through what NFC joins is no substring of what is shown.
+        # A part that ends between letters that NFC joins is not a substring of the folded text.
         assume(all(fold(word) in fold(text) for word in part.split()))
-        answer = client.get(f"{PROJECTS}?q={quote(part)}")
-        found = [project["id"] for project in answer.json["items"]]
-        assert found == [named.json["id"], made.json["id"]], part
+        response = client.get(f"{PROJECTS}?q={quote(part)}")
+        ids = [project["id"] for project in response.json["items"]]
+        assert ids == [in_name.json["id"], in_description.json["id"]], part
 
 
 @pytest.mark.parametrize(
@@ -282,7 +281,7 @@ def test_every_substring_of_two_characters_finds_any_text(client, sql, text, dat
         ("ΟΔΟΣΑ", "οδος"),
         ("οδος", "ΟΔΟΣ"),
         ("İstanbul", "istanbul"),
-        ("İstanbul", "İstanbul".lower()),  # with U+0307, as JavaScript's toLowerCase has it
+        ("İstanbul", "İstanbul".lower()),  # with U+0307, like JavaScript's toLowerCase
         ("istanbul", "İSTANBUL"),
         ("IŞIK", "ışık"),
         ("ışık", "IŞIK"),
@@ -314,14 +313,14 @@ def test_every_substring_of_two_characters_finds_any_text(client, sql, text, dat
         ("👩\u200d🚀 crew", "👩\u200d"),
     ],
 )
-def test_a_name_is_found_by(client, make_project, name, q):
+def test_a_search_finds_a_name_with_other_case_or_normal_form(client, make_project, name, q):
     project = make_project(name=name)
     make_project(name="another 100 snakeXcase backslash")
     assert client.get(f"{PROJECTS}?q={quote(q)}").json["items"] == [project]
 
 
 @pytest.mark.parametrize("q", ["strasse", "100_", "%0", "번을", "ab bc", "bcb", "ab\\", "%%", "__"])
-def test_a_name_is_not_found_by_what_is_not_in_it(client, make_project, q):
+def test_a_search_for_text_that_a_name_lacks_finds_nothing(client, make_project, q):
     make_project(name="Straße 100% 번역을 ab", description="cb")
     assert client.get(f"{PROJECTS}?q={quote(q)}").json["items"] == []
 
@@ -330,83 +329,87 @@ def test_a_name_is_not_found_by_what_is_not_in_it(client, make_project, q):
     "form", ["東京{}都庁", "{}東京 都庁", "東京 都庁{}", "{0}東京{0}{0} {0}都庁{0}", "{0}ab{0}cd"]
 )
 @pytest.mark.parametrize("space", SPACES, ids=ascii)
-def test_a_name_is_whole_whatever_white_space_it_has(client, make_project, space, form):
+def test_a_name_equals_a_search_with_other_white_space(client, make_project, space, form):
     name = form.format(space)
     words = " ".join(name.split())
     exact = make_project(name=name, description=f"{space}x{space}{space}y")
-    begun = make_project(name=f"{words} x")
+    prefix = make_project(name=f"{words} x")
     inside = make_project(name=f"x {words}")
-    elsewhere = make_project(name="x", description=words)
+    in_description = make_project(name="x", description=words)
     for q in (name, words, f"{space}{words}{space}", words.replace(" ", space)):
-        found = client.get(f"{PROJECTS}?q={quote(q)}").json["items"]
-        assert found == [exact, begun, inside, elsewhere], q
+        items = client.get(f"{PROJECTS}?q={quote(q)}").json["items"]
+        assert items == [exact, prefix, inside, in_description], q
 
 
-MARK = "\x1f"  # stands before each text that is searched; in a text of a client it is a blank
+# It precedes each text in the search column. In a text of a client it counts as a space.
+FIELD_SEPARATOR = "\x1f"
 
 
-def codes():
-    """All code points that a text may have and this Python's Unicode knows."""
+def all_characters():
+    """Return the characters that a text may have and that this Python's Unicode version has."""
     return [chr(c) for c in range(1, 0x110000) if category(chr(c)) not in ("Cs", "Cn")]
 
 
-def test_every_letter_is_folded_as_unicode_says(sql):
-    letters = [letter for letter in codes() if letter != MARK]
+def test_search_fold_folds_every_letter_as_unicode_does(sql):
+    letters = [letter for letter in all_characters() if letter != FIELD_SEPARATOR]
     folded = sql(
         "SELECT search_fold('x(' || letter || ')') FROM unnest(%s::text[]) WITH ORDINALITY"
         " AS letters (letter, n) ORDER BY n",
         letters,
     )
-    found = dict(zip(letters, (text for (text,) in folded), strict=True))
-    wrong = {letter: text for letter, text in found.items() if text != fold(f"x({letter})")}
-    assert wrong == {}
+    pairs = zip(letters, (text for (text,) in folded), strict=True)
+    differences = {letter: text for letter, text in pairs if text != fold(f"x({letter})")}
+    assert differences == {}
 
 
-def test_every_one_to_one_case_pair_is_found_by_its_other_case(sql):
+def test_search_fold_makes_both_letters_of_every_case_pair_equal(sql):
     pairs = [
         (letter, other)
-        for letter in codes()
+        for letter in all_characters()
         for other in (letter.upper(), letter.title(), letter.casefold(), letter.swapcase())
         if len(other) == 1 and other != letter
     ]
-    pairs += [(letter, letter.lower()) for letter in codes()]  # JavaScript's toLowerCase, in full
+    # what JavaScript's toLowerCase returns, which may be several letters
+    pairs += [(letter, letter.lower()) for letter in all_characters()]
     assert len({pair for pair in pairs if pair[0] != pair[1]}) > 2_700
-    wrong = sql(
+    differences = sql(
         "SELECT a, b FROM unnest(%s::text[], %s::text[]) AS pair (a, b)"
         " WHERE search_fold(a) <> search_fold(b)",
         *map(list, zip(*pairs, strict=True)),
     )
-    assert wrong == []
+    assert differences == []
 
 
-MARKS = "\u0301\u0304\u0307\u0308\u030a\u030c\u0323\u0327\u0331\u0345\u05b4\u3099"
+COMBINING_MARKS = "\u0301\u0304\u0307\u0308\u030a\u030c\u0323\u0327\u0331\u0345\u05b4\u3099"
 
 
-def test_python_and_postgresql_agree_on_what_is_a_word(sql):
-    letters = [c for c in codes() if c.lower() != c or c.upper() != c or c.casefold() != c]
-    letters += [space for space in SPACES if space != MARK]
-    texts = [*letters, *(letter + mark for letter in letters for mark in MARKS)]
-    texts += [f"a{space}b" for space in SPACES if space != MARK]
-    found = sql(
+def test_python_and_postgresql_accept_the_same_words(sql):
+    letters = [c for c in all_characters() if c.lower() != c or c.upper() != c or c.casefold() != c]
+    letters += [space for space in SPACES if space != FIELD_SEPARATOR]
+    texts = [*letters, *(letter + mark for letter in letters for mark in COMBINING_MARKS)]
+    texts += [f"a{space}b" for space in SPACES if space != FIELD_SEPARATOR]
+    result = sql(
         "SELECT bool_or(length(word) > 1) FROM unnest(%s::text[]) WITH ORDINALITY AS t (given, n),"
         " string_to_table(search_fold(given), ' ') AS word GROUP BY n ORDER BY n",
         [f"{text} -" for text in texts],
     )
-    is_word = [is_found for (is_found,) in found]
-    assert {True, False} == set(is_word)
+    has_words = [has_word for (has_word,) in result]
+    assert {True, False} == set(has_words)
 
-    def is_taken(text):
+    def is_accepted(text):
         try:
             validate_search(text)
         except ValidationError:
             return False
         return True
 
-    wrong = [t for t, is_found in zip(texts, is_word, strict=True) if is_taken(t) != is_found]
-    assert wrong == []
+    differences = [
+        t for t, has_word in zip(texts, has_words, strict=True) if is_accepted(t) != has_word
+    ]
+    assert differences == []
 
 
-def test_every_word_may_be_in_the_name_or_in_the_description(client, make_project):
+def test_each_word_is_found_in_the_name_or_the_description(client, make_project):
     project = make_project(name="Search engine", description="Every language")
     for q in ("search every", "language engine", "ENGINE", "gin uag"):
         assert client.get(f"{PROJECTS}?q={q}").json["items"] == [project], q
@@ -414,7 +417,7 @@ def test_every_word_may_be_in_the_name_or_in_the_description(client, make_projec
     assert client.get(f"{PROJECTS}?q=engineevery").json["items"] == []
 
 
-def test_what_is_changed_is_found_by_its_new_text_alone(client, make_project):
+def test_a_changed_project_is_found_only_by_its_new_text(client, make_project):
     project = make_project(name="before", description="old")
     client.put(f"{PROJECTS}/{project['id']}", json={"name": "after", "description": None})
     assert client.get(f"{PROJECTS}?q=after").json["total"] == 1

@@ -1,4 +1,4 @@
-"""How gunicorn starts and reloads: what it looks at first, and what it says."""
+"""gunicorn starts, reloads and upgrades: its checks and its messages."""
 
 import errno
 import os
@@ -13,18 +13,18 @@ from contextlib import closing
 import pytest
 
 import config
+from faults.processes import free_port
 from tests.conftest import PROJECTS
 from tests.test_serving import children, end
-from tests.wire import free_port
 
 pytestmark = pytest.mark.slow
 
-CHECK = [sys.executable, "-m", "config"]
+CHECK_CONFIG = [sys.executable, "-m", "config"]
 GUNICORN = [sys.executable, "-m", "gunicorn", "wsgi:app"]
 
 
-def start(*command, **environ):
-    """Start what ends by itself; without a database, since nothing gets so far."""
+def run(*command, **environ):
+    """Run a command that ends before it needs a database. Return the completed process."""
     clean = {k: v for k, v in os.environ.items() if k not in config.Config.declared_settings()}
     return subprocess.run(
         command,
@@ -37,41 +37,41 @@ def start(*command, **environ):
 
 
 @pytest.fixture
-def taken():
-    """A port of this machine at which another program listens."""
-    with closing(socket.socket()) as other:
-        other.bind(("127.0.0.1", free_port()))
-        other.listen()
-        yield str(other.getsockname()[1])
+def used_port():
+    """Return a port at which another program listens."""
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", free_port()))
+        listener.listen()
+        yield str(listener.getsockname()[1])
 
 
 # The address.
 
 
-@pytest.mark.parametrize("command", [CHECK, GUNICORN], ids=["python -m config", "gunicorn"])
-def test_a_port_in_use_is_one_sentence_before_anything_is_started(taken, command):
-    done = start(*command, PORT=taken, EMBEDDED_POSTGRES_BIN="/nonexistent")
-    other = int(taken) + 1
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
-        f"Port {taken} is in use. Stop the other program, or choose another one: PORT={other}"
-        f" (make run PORT={other}).\n"
+@pytest.mark.parametrize("command", [CHECK_CONFIG, GUNICORN], ids=["python -m config", "gunicorn"])
+def test_port_in_use_is_reported_before_postgresql_starts(used_port, command):
+    completed = run(*command, PORT=used_port, EMBEDDED_POSTGRES_BIN="/nonexistent")
+    next_port = int(used_port) + 1
+    assert (completed.returncode, completed.stdout) == (1, "")
+    assert completed.stderr == (
+        f"Port {used_port} is in use. Stop the other program, or choose another port:"
+        f" PORT={next_port} (make run PORT={next_port}).\n"
     )
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-name.invalid"])
-@pytest.mark.parametrize("command", [CHECK, GUNICORN], ids=["python -m config", "gunicorn"])
-def test_an_address_that_this_machine_does_not_have_is_one_sentence(command, host):
-    done = start(*command, HOST=host, EMBEDDED_POSTGRES_BIN="/nonexistent")
-    assert done.returncode == 1
+@pytest.mark.parametrize("command", [CHECK_CONFIG, GUNICORN], ids=["python -m config", "gunicorn"])
+def test_host_that_is_no_address_of_this_machine_is_reported(command, host):
+    completed = run(*command, HOST=host, EMBEDDED_POSTGRES_BIN="/nonexistent")
+    assert completed.returncode == 1
     assert re.fullmatch(
-        rf"This machine has no address {host} \(.+\)\. Set HOST to 127\.0\.0\.1 to serve this"
-        r" machine alone, or to 0\.0\.0\.0 to serve its networks\.\n",
-        done.stderr,
+        rf"This machine has no address {host} \(.+\)\. Set HOST to 127\.0\.0\.1 to serve"
+        r" only this machine, or to 0\.0\.0\.0 to serve its networks too\.\n",
+        completed.stderr,
     )
 
 
-def test_a_privileged_port_is_one_sentence(monkeypatch):
+def test_privileged_port_is_reported(monkeypatch):
     def refuse(self, address):
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -79,25 +79,25 @@ def test_a_privileged_port_is_one_sentence(monkeypatch):
     with pytest.raises(config.ConfigError) as refused:
         config.check_address("0.0.0.0", 80)  # noqa: S104 - nothing listens
     assert str(refused.value) == (
-        "Only root may listen at port 80. Choose another one: PORT=8000 (make run PORT=8000)."
+        "Only root may listen on port 80. Choose another port: PORT=8000 (make run PORT=8000)."
     )
 
 
-def test_a_free_port_is_accepted_without_a_word():
-    done = start(*CHECK, PORT=str(free_port()))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+def test_free_port_is_accepted_without_output():
+    completed = run(*CHECK_CONFIG, PORT=str(free_port()))
+    assert (completed.returncode, completed.stdout, completed.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("host", ["::", "[::]"])
-def test_gunicorn_listens_at_an_ipv6_address(host):
-    done = start(*GUNICORN, "--print-config", HOST=host, PORT="8000")
-    assert re.search(r"\bbind += \['\[::\]:8000'\]", done.stdout)
+def test_ipv6_host_is_bound_in_brackets(host):
+    completed = run(*GUNICORN, "--print-config", HOST=host, PORT="8000")
+    assert re.search(r"\bbind += \['\[::\]:8000'\]", completed.stdout)
 
 
-def test_with_an_address_of_gunicorns_own_the_port_is_not_looked_at(serve, taken):
+def test_used_port_does_not_matter_with_gunicorns_bind_option(serve, used_port):
     port = free_port()
     bind = f"--bind=127.0.0.1:{port}"
-    with serve(bind, wait=False, PORT=taken) as server:
+    with serve(bind, wait=False, PORT=used_port) as server:
         server.port = port
         server.wait_until_serving()
 
@@ -105,7 +105,7 @@ def test_with_an_address_of_gunicorns_own_the_port_is_not_looked_at(serve, taken
 SOCKET_ACTIVATION = 'exec 3<&"$1"; export LISTEN_FDS=1 LISTEN_PID=$$; shift; exec "$@"'
 
 
-def test_a_socket_that_systemd_opened_is_served(database_url, app):
+def test_socket_from_systemd_is_served(database_url, app):
     with closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", free_port()))
         listener.listen()
@@ -129,42 +129,38 @@ def test_a_socket_that_systemd_opened_is_served(database_url, app):
             process.wait(timeout=30)
 
 
-# What it says.
+# Messages at the start.
 
 
-def test_development_says_where_the_api_the_docs_and_the_data_are_and_how_to_stop(
-    serve, database_url
-):
-    secret = database_url.replace("@", ":hunter22@", 1)
-    with serve(APP_ENV="development", DATABASE_URL=secret) as server:
-        said = server.log.read_text()
+def test_development_prints_urls_database_and_how_to_stop(serve, database_url):
+    url_with_password = database_url.replace("@", ":hunter22@", 1)
+    with serve(APP_ENV="development", DATABASE_URL=url_with_password) as server:
+        output = server.log.read_text()
     url = f"http://127.0.0.1:{server.port}"
-    where = config.database_url(database_url)
-    assert said.startswith(
+    parameters = config.parse_database_url(database_url)
+    assert output.startswith(
         f"  API   {url}{PROJECTS}\n"
         f"  docs  {url}/docs\n"
-        f"  data  {where['dbname']} at {where['host']}\n"
+        f"  data  {parameters['dbname']} at {parameters['host']}\n"
         "  stop  Ctrl+C\n"
     )
 
 
-def test_development_names_localhost_where_it_serves_all_addresses_and_no_docs_that_are_off(
-    serve,
-):
+def test_development_prints_localhost_for_all_addresses_and_no_docs_if_they_are_off(serve):
     with serve(APP_ENV="development", HOST="0.0.0.0", DOCS="off") as server:  # noqa: S104
-        said = server.log.read_text()
-    assert f"  API   http://localhost:{server.port}{PROJECTS}\n" in said
-    assert "/docs" not in said
+        output = server.log.read_text()
+    assert f"  API   http://localhost:{server.port}{PROJECTS}\n" in output
+    assert "/docs" not in output
 
 
-def test_production_says_it_in_one_line_of_its_log(serve):
+def test_production_logs_url_and_database_in_one_line(serve):
     with serve(APP_ENV="production", AUTH="none", HOST="127.0.0.1") as server:
-        said = server.log.read_text()
-    assert len(re.findall(rf"http://127\.0\.0\.1:{server.port}  data: ", said)) == 1
-    assert "Ctrl+C" not in said
+        output = server.log.read_text()
+    assert len(re.findall(rf"http://127\.0\.0\.1:{server.port}  data: ", output)) == 1
+    assert "Ctrl+C" not in output
 
 
-def test_workers_that_cannot_load_the_application_end_the_server(serve):
+def test_server_ends_if_workers_cannot_load_the_application(serve):
     settings = {"AUTH": "jwt", "JWT_ISSUER": "i", "JWT_AUDIENCE": "a", "JWT_KEY_FILE": "/missing"}
     with serve(wait=False, **settings) as server:
         assert server.process.wait(timeout=30) == 4
@@ -173,19 +169,21 @@ def test_workers_that_cannot_load_the_application_end_the_server(serve):
 
 # A reload, and an upgrade.
 
-IN_FULL = {"APP_ENV": "development", "LOG_LEVEL": "debug"}  # else `.env` is not read
+# Testing does not read `.env`. Development logs "Worker ready" at this level only.
+SETTINGS = {"APP_ENV": "development", "LOG_LEVEL": "debug"}
 
 
 def wait_for(condition, server):
-    limit = time.monotonic() + 30
+    """Wait until a condition is true. If it never is, show the server's log."""
+    deadline = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < limit, server.log.read_text()
+        assert time.monotonic() < deadline, server.log.read_text()
         time.sleep(0.05)
 
 
-def find_workers(server, number=2):
-    """The workers, once they have loaded what a test is about to change."""
-    wait_for(lambda: server.log.read_text().count("Worker ready") == number, server)
+def find_workers(server, count=2):
+    """Wait until the workers have loaded all files. Return their pids."""
+    wait_for(lambda: server.log.read_text().count("Worker ready") == count, server)
     return {*children(server.process.pid)}
 
 
@@ -194,13 +192,13 @@ def reload(server, condition):
     wait_for(condition, server)
 
 
-def is_replaced(server, workers):
-    """Whether other workers serve, and none of these is left."""
+def are_replaced(server, workers):
+    """Whether none of these workers is left."""
     return not workers & {*children(server.process.pid)}
 
 
 JWT = "AUTH=jwt\nJWT_ISSUER=i\nJWT_AUDIENCE=a\nJWT_KEY_FILE=missing\n"
-REFUSED = "The reload is refused, and the old workers keep serving: "
+RELOAD_REFUSED = "The reload is refused, and the old workers keep serving: "
 BAD_FILES = {
     "a value": (
         ".env",
@@ -210,64 +208,80 @@ BAD_FILES = {
     "an address": (".env", b"HOST=192.0.2.1\n", "a reload cannot change HOST; restart"),
     "a key file": (".env", JWT.encode(), "JWT_KEY_FILE cannot be read"),
     "code": ("wsgi.py", b"app = \n", "SyntaxError: "),
-    "code of gunicorn's": ("gunicorn.conf.py", b"import no_such_module\n", "ModuleNotFoundError: "),
+    "gunicorn.conf.py": ("gunicorn.conf.py", b"import no_such_module\n", "ModuleNotFoundError: "),
 }
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_a_reload_that_would_fail_is_refused_and_the_next_one_works(serve, project, name):
+def test_reload_with_an_error_is_refused_and_the_next_one_works(serve, app_copy, name):
     file, content, reason = BAD_FILES[name]
-    with serve(cwd=project, **IN_FULL) as server:
+    with serve(cwd=app_copy, **SETTINGS) as server:
         workers = find_workers(server)
-        good = (
-            (project / file).read_bytes()
-            if (project / file).exists()
-            else b"DATABASE_POOL_SIZE=2\n"
-        )
-        (project / file).write_bytes(content)
-        reload(server, lambda: REFUSED in server.log.read_text())
+        path = app_copy / file
+        valid_content = path.read_bytes() if path.exists() else b"DATABASE_POOL_SIZE=2\n"
+        path.write_bytes(content)
+        reload(server, lambda: RELOAD_REFUSED in server.log.read_text())
         assert {*children(server.process.pid)} == workers
         assert server.request("GET", PROJECTS)[0] == 200
-        [line] = [line for line in server.log.read_text().splitlines() if REFUSED in line]
-        assert line.partition(REFUSED)[2].startswith(reason)
-        (project / file).write_bytes(good)
-        reload(server, lambda: is_replaced(server, workers))
+        [line] = [line for line in server.log.read_text().splitlines() if RELOAD_REFUSED in line]
+        assert line.partition(RELOAD_REFUSED)[2].startswith(reason)
+        path.write_bytes(valid_content)
+        reload(server, lambda: are_replaced(server, workers))
         server.wait_until_serving()
-        assert server.log.read_text().count(REFUSED) == 1
+        assert server.log.read_text().count(RELOAD_REFUSED) == 1
         assert server.stop() == 0
 
 
-def test_a_stop_does_not_wait_for_a_reload(serve, project):
-    with serve(cwd=project, **IN_FULL) as server:
+def test_sigterm_during_a_reload_check_stops_the_server(serve, app_copy):
+    with serve(cwd=app_copy, **SETTINGS) as server:
         workers = find_workers(server)
-        (project / "wsgi.py").write_text("import time; time.sleep(600)\n")
+        (app_copy / "wsgi.py").write_text("import time; time.sleep(600)\n")
         server.process.send_signal(signal.SIGHUP)
         wait_for(lambda: {*children(server.process.pid)} > workers, server)
         assert server.stop() == 0
 
 
-def test_a_reload_takes_new_settings(serve, project):
-    with serve(cwd=project, **IN_FULL) as server:
+def test_reload_uses_new_settings(serve, app_copy):
+    with serve(cwd=app_copy, **SETTINGS) as server:
         workers = find_workers(server)
         assert server.request("GET", "/openapi.json")[0] == 200
-        (project / ".env").write_text("DOCS=off\n")
-        reload(server, lambda: is_replaced(server, workers))
+        (app_copy / ".env").write_text("DOCS=off\n")
+        reload(server, lambda: are_replaced(server, workers))
         assert server.request("GET", "/openapi.json")[0] == 404
 
 
-def test_an_upgrade_that_fails_leaves_the_old_server_and_the_next_one_works(serve, project):
-    with serve(cwd=project, **IN_FULL) as server:
+def test_reload_loads_new_code_of_every_file(serve, app_copy):
+    """A file that the master imports would keep its old code: Python imports a module once."""
+    files = [
+        app_copy / "config.py",
+        app_copy / "wsgi.py",
+        *(app_copy / "projectapp" / "http").glob("*.py"),
+        *(app_copy / "projectapp" / "server").glob("*.py"),
+    ]
+    with serve(cwd=app_copy, **SETTINGS) as server:
         workers = find_workers(server)
-        (project / ".env").write_text("DATABASE_POOL_SIZE=x\n")
+        for file in files:
+            with file.open("a") as source:
+                source.write(f"\nimport sys; print('new code of {file}', file=sys.stderr)\n")
+        reload(server, lambda: are_replaced(server, workers))
+        server.wait_until_serving()
+        log = server.log.read_text()
+    assert [file for file in files if f"new code of {file}" not in log] == []
+
+
+def test_failed_upgrade_leaves_the_old_server_and_the_next_one_works(serve, app_copy):
+    with serve(cwd=app_copy, **SETTINGS) as server:
+        workers = find_workers(server)
+        (app_copy / ".env").write_text("DATABASE_POOL_SIZE=x\n")
         server.process.send_signal(signal.SIGUSR2)
         wait_for(lambda: "DATABASE_POOL_SIZE must be" in server.log.read_text(), server)
         wait_for(lambda: {*children(server.process.pid)} == workers, server)
         assert server.request("GET", PROJECTS)[0] == 200
-        (project / ".env").write_text("DATABASE_POOL_SIZE=2\n")
+        (app_copy / ".env").write_text("DATABASE_POOL_SIZE=2\n")
         server.process.send_signal(signal.SIGUSR2)
-        [new] = find_workers(server, 4) - workers
+        [new_master] = find_workers(server, 4) - workers
         try:
             assert server.stop() == 0
             server.wait_until_serving()
         finally:
-            end(new)
+            end(new_master)

@@ -1,4 +1,4 @@
-"""One request, one statement: counted on the wire, as PostgreSQL sees them."""
+"""One request, one statement: a proxy before PostgreSQL counts them."""
 
 import enum
 import time
@@ -21,8 +21,8 @@ from tests.conftest import PROJECTS
 
 
 @pytest.fixture
-def over_the_wire(make_app, proxy, make_project):
-    """Requests through the counting proxy, on a connection that is open already."""
+def counted_requests(make_app, proxy, make_project):
+    """A client, a project, and the proxy that counts the client's queries; it has connected."""
     project, *_ = [make_project() for _ in range(11)]
     client = make_app(DATABASE_URL=proxy.url).test_client()
     client.get(PROJECTS)
@@ -52,27 +52,27 @@ def over_the_wire(make_app, proxy, make_project):
         ("GET", "?page=0", None, 400),
     ],
 )
-@pytest.mark.parametrize("tag", ['"1"', None])
-def test_a_request_is_one_round_trip(over_the_wire, method, path, body, status, tag):
-    client, project, proxy = over_the_wire
-    more = {} if body is None else {"json": body}
-    headers = {"If-Match": tag} if tag and method in ("PUT", "PATCH", "DELETE") else {}
-    given = {"id": project["id"], "cursor": client.get(PROJECTS).json["next_cursor"]}
-    for name, value in given.items():
-        path = path.replace(f"{{{name}}}", value)
+@pytest.mark.parametrize("etag", ['"1"', None])
+def test_a_request_takes_one_round_trip(counted_requests, method, path, body, status, etag):
+    client, project, proxy = counted_requests
+    options = {} if body is None else {"json": body}
+    headers = {"If-Match": etag} if etag and method in ("PUT", "PATCH", "DELETE") else {}
+    cursor = client.get(PROJECTS).json["next_cursor"]
+    path = path.replace("{id}", project["id"]).replace("{cursor}", cursor)
     proxy.queries.clear()
-    answer = client.open(PROJECTS + path, method=method, headers=headers, **more)
-    assert answer.status_code == status, answer.text
+    response = client.open(PROJECTS + path, method=method, headers=headers, **options)
+    assert response.status_code == status, response.text
     expected = {400: 0, 404: 1 + bool(headers)}.get(status, 1)
     assert len(proxy.queries) == expected, proxy.queries
 
 
-def asked(proxy):
-    """What was sent for requests: beside them, and on a connection that may be a new one, the use
-    of a token is recorded.
+def queries_of_requests(proxy):
+    """Return the queries without those that record the use of a token.
+
+    A thread sends these on a connection of its own, and sets its timeouts first.
     """
-    beside = ("UPDATE api_tokens", " AS limits ")
-    return [query for query in proxy.queries if not any(words in query for words in beside)]
+    others = ("UPDATE api_tokens", " AS limits ")
+    return [query for query in proxy.queries if not any(words in query for words in others)]
 
 
 @pytest.mark.parametrize(
@@ -86,52 +86,56 @@ def asked(proxy):
         *(("POST", "", {"name": "x"}, 403), ("GET", "", None, 401)),
     ],
 )
-def test_a_request_with_a_token_is_one_round_trip_too(
-    make_app, proxy, guarded, bearer, method, path, body, status
+def test_a_request_with_a_token_takes_one_round_trip(
+    make_app, proxy, auth_client, auth_headers, method, path, body, status
 ):
     client = make_app(AUTH="tokens", DATABASE_URL=proxy.url).test_client()
-    header = bearer(scopes="projects:read" if status == 403 else "projects:read,projects:write")
+    header = auth_headers(
+        scopes="projects:read" if status == 403 else "projects:read,projects:write"
+    )
     ids = {
-        name: guarded.post(PROJECTS, json={"name": "x"}, headers=bearer(owner)).json["id"]
+        name: auth_client.post(PROJECTS, json={"name": "x"}, headers=auth_headers(owner)).json["id"]
         for name, owner in (("id", "alice"), ("foreign", "bob"))
     }
     client.get(PROJECTS, headers=header)
     if status == 401:
         header = {"Authorization": f"{header['Authorization'][:-1]}_"}
     proxy.queries.clear()
-    more = {} if body is None else {"json": body}
-    answer = client.open(PROJECTS + path.format(**ids), method=method, headers=header, **more)
-    assert answer.status_code == status, answer.text
-    assert len(asked(proxy)) == (0 if status == 401 else 1), proxy.queries
+    options = {} if body is None else {"json": body}
+    response = client.open(PROJECTS + path.format(**ids), method=method, headers=header, **options)
+    assert response.status_code == status, response.text
+    assert len(queries_of_requests(proxy)) == (0 if status == 401 else 1), proxy.queries
 
 
-def test_who_has_a_token_is_asked_once_by_each_worker(make_app, proxy, bearer):
+def test_only_the_first_request_with_a_token_takes_a_second_round_trip(
+    make_app, proxy, auth_headers
+):
     client = make_app(AUTH="tokens", DATABASE_URL=proxy.url).test_client()
-    client.get(PROJECTS, headers=bearer("bob"))  # the connection is open
-    header = bearer()
+    client.get(PROJECTS, headers=auth_headers("bob"))  # the connection is open
+    header = auth_headers()
     for trips in (2, 1, 1):
         proxy.queries.clear()
         assert client.get(PROJECTS, headers=header).status_code == 200
-        assert len(asked(proxy)) == trips, proxy.queries
+        assert len(queries_of_requests(proxy)) == trips, proxy.queries
 
 
-def test_a_keyed_create_and_its_replay_are_one_round_trip_each(over_the_wire):
-    client, _, proxy = over_the_wire
+def test_a_keyed_create_and_its_replay_take_one_round_trip_each(counted_requests):
+    client, _, proxy = counted_requests
     for trips in (1, 2):
         client.post(PROJECTS, json={"name": "x"}, headers={"Idempotency-Key": "a"})
         assert len(proxy.queries) == trips
 
 
-def test_a_304_is_one_round_trip_and_health_none(over_the_wire):
-    client, project, proxy = over_the_wire
-    answer = client.get(f"{PROJECTS}/{project['id']}", headers={"If-None-Match": '"1"'})
-    assert (answer.status_code, len(proxy.queries)) == (304, 1)
+def test_a_304_takes_one_round_trip_and_health_none(counted_requests):
+    client, project, proxy = counted_requests
+    response = client.get(f"{PROJECTS}/{project['id']}", headers={"If-None-Match": '"1"'})
+    assert (response.status_code, len(proxy.queries)) == (304, 1)
     assert client.get("/health").status_code == 200
     assert len(proxy.queries) == 1
 
 
 @pytest.mark.parametrize(("after", "pings"), [("1", ["SELECT 1"]), ("3600", [])])
-def test_only_a_connection_that_idled_is_pinged(make_app, proxy, sql, after, pings):
+def test_a_connection_is_pinged_only_after_an_idle_time(make_app, proxy, sql, after, pings):
     client = make_app(DATABASE_URL=proxy.url, DATABASE_PING_AFTER_IDLE=after).test_client()
     client.get(PROJECTS)
     proxy.queries.clear()
@@ -140,26 +144,26 @@ def test_only_a_connection_that_idled_is_pinged(make_app, proxy, sql, after, pin
     assert proxy.queries[:-1] == pings
 
 
-def test_a_connection_that_died_while_idle_is_replaced_unnoticed(over_the_wire):
-    client, _, proxy = over_the_wire
+def test_a_request_on_a_connection_that_broke_while_idle_gets_a_200(counted_requests):
+    client, _, proxy = counted_requests
     proxy.cut()
     time.sleep(1.1)
     assert client.get(PROJECTS).status_code == 200
     limits, _ = proxy.queries
-    assert "lock_timeout" in limits, "a new connection asks for its limits and nothing else"
+    assert "lock_timeout" in limits, "a new connection only sets its timeouts"
 
 
-def test_the_first_connection_asks_for_no_types(make_app, proxy):
+def test_the_first_connection_queries_no_types(make_app, proxy):
     make_app(DATABASE_URL=proxy.url).test_client().get(PROJECTS)
     assert not [query for query in proxy.queries if "pg_type" in query]
 
 
-class Colour(enum.Enum):
+class Color(enum.Enum):
     RED = "r"
 
 
-class Shouted(sa.TypeDecorator):
-    """Stored in lower case, shown in upper case."""
+class UpperCase(sa.TypeDecorator):
+    """Stored in lower case, returned in upper case."""
 
     impl = sa.Text
     cache_ok = True
@@ -174,15 +178,17 @@ class Shouted(sa.TypeDecorator):
 @pytest.mark.parametrize(
     ("kind", "value", "stored", "expected"),
     [
-        (sa.Enum(Colour, native_enum=False), Colour.RED, "RED", Colour.RED),
-        (ARRAY(sa.Enum(Colour, native_enum=False)), [Colour.RED], "{RED}", [Colour.RED]),
+        (sa.Enum(Color, native_enum=False), Color.RED, "RED", Color.RED),
+        (ARRAY(sa.Enum(Color, native_enum=False)), [Color.RED], "{RED}", [Color.RED]),
         (sa.Interval(), timedelta(1, 2), "1 day 00:00:02", timedelta(1, 2)),
-        (Shouted(), "Hey", "hey", "HEY"),
+        (UpperCase(), "Hey", "hey", "HEY"),
         (sa.Numeric(), Decimal("1.50"), "1.50", Decimal("1.50")),
         (sa.LargeBinary(), b"ab", "\\x6162", b"ab"),
     ],
 )
-def test_a_columns_type_converts_its_values(app, client, kind, value, stored, expected):
+def test_the_type_of_a_column_converts_parameters_and_results(
+    app, client, kind, value, stored, expected
+):
     parameter = sa.cast(sa.bindparam("value", type_=kind), kind)
     statement = sa.select(parameter.label("value"), sa.cast(parameter, sa.Text).label("text"))
     with app.app_context():
@@ -192,30 +198,30 @@ def test_a_columns_type_converts_its_values(app, client, kind, value, stored, ex
     assert type(row.value) is type(expected)
 
 
-def test_in_takes_any_number_of_values(app, make_project):
+def test_in_accepts_any_number_of_values(app, make_project):
     for name in ("a", "b", "c"):
         make_project(name=name)
     names = sa.bindparam("names", expanding=True)
-    counted = sa.select(sa.func.count()).select_from(Project)
-    some, others = (
-        counted.where(condition, Project.version == sa.bindparam("version"))
+    count_projects = sa.select(sa.func.count()).select_from(Project)
+    count_in, count_not_in = (
+        count_projects.where(condition, Project.version == sa.bindparam("version"))
         for condition in (Project.name.in_(names), Project.name.not_in(names))
     )
     with app.app_context():
-        for given, count in ((["a"], 1), ([], 0), (["a", "b", "x"], 2), (["c", "b", "a"], 3)):
-            parameters = {"names": given, "version": 1}
-            assert database.execute(some, parameters) == (count,)
-            assert database.execute(others, parameters) == (3 - count,)
-        assert database.execute(counted.where(Project.name.in_(["a", "c"]))) == (2,)
+        for values, count in ((["a"], 1), ([], 0), (["a", "b", "x"], 2), (["c", "b", "a"], 3)):
+            parameters = {"names": values, "version": 1}
+            assert database.execute(count_in, parameters) == (count,)
+            assert database.execute(count_not_in, parameters) == (3 - count,)
+        assert database.execute(count_projects.where(Project.name.in_(["a", "c"]))) == (2,)
         pairs = sa.tuple_(Project.name, Project.version).in_([("a", 1), ("b", 2)])
-        assert database.execute(counted.where(pairs)) == (1,)
+        assert database.execute(count_projects.where(pairs)) == (1,)
 
 
-def test_in_converts_each_of_its_values(app, client):
-    words = sa.bindparam("words", expanding=True, type_=Shouted())
-    statement = sa.select(sa.literal_column("'hey'", Shouted()).in_(words).label("found"))
+def test_in_converts_each_value(app, client):
+    words = sa.bindparam("words", expanding=True, type_=UpperCase())
+    statement = sa.select(sa.literal_column("'hey'", UpperCase()).in_(words).label("is_in"))
     with app.app_context():
-        assert database.execute(statement, {"words": ["Hey", "you"]}).found is True
+        assert database.execute(statement, {"words": ["Hey", "you"]}).is_in is True
 
 
 def test_a_parameter_may_have_any_name(app, client):
@@ -226,28 +232,29 @@ def test_a_parameter_may_have_any_name(app, client):
 
 
 def subsets(names):
-    """All choices of at least one of the names."""
+    """Return all selections of at least one of the names."""
     return chain.from_iterable(combinations(names, n) for n in range(1, len(names) + 1))
 
 
-def test_one_statement_serves_every_choice_of_fields(client, make_project):
+def test_two_statements_serve_every_selection_of_fields(client, make_project):
     project = make_project()
     for query in ("", "q=project&"):
         lists._page.cache_clear()
         for names in subsets(RESOURCE.fields):
-            answer = client.get(f"{PROJECTS}?{query}fields={','.join(names)}")
-            chosen = {name: project[name] for name in RESOURCE.fields if name in {"id", *names}}
-            assert [list(item.items()) for item in answer.json["items"]] == [list(chosen.items())]
-        assert lists._page.cache_info().currsize == 2, "one for all fields, one for some"
+            response = client.get(f"{PROJECTS}?{query}fields={','.join(names)}")
+            expected = {name: project[name] for name in RESOURCE.fields if name in {"id", *names}}
+            assert [list(item.items()) for item in response.json["items"]] == [
+                list(expected.items())
+            ]
+        assert lists._page.cache_info().currsize == 2, "one for all fields, one for others"
 
 
-def test_chosen_fields_are_rendered_as_all_of_them_are(client, make_project):
+def test_selected_fields_are_rendered_as_in_a_whole_row(client, make_project):
     make_project(name='"\\/\u007f\u2028번역', description=None, attributes={"a": [1.0, None, '"']})
-    whole, some = (
-        client.get(f"{PROJECTS}{q}").text for q in ("", "?fields=" + ",".join(RESOURCE.fields[1:]))
-    )
-    assert some == whole
-    for name in RESOURCE.fields[1:]:
+    whole = client.get(PROJECTS).text
+    names = RESOURCE.fields[1:]
+    assert client.get(f"{PROJECTS}?fields={','.join(names)}").text == whole
+    for name in names:
         part = client.get(f"{PROJECTS}?fields={name}").text
         item = part.removeprefix('{"items":[').partition('],"total"')[0]
         first, _, member = item.removeprefix("{").removesuffix("}").partition(", ")
@@ -257,7 +264,7 @@ def test_chosen_fields_are_rendered_as_all_of_them_are(client, make_project):
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
-def test_two_statements_serve_every_choice_of_fields_to_change(client, make_project, method):
+def test_two_statements_serve_every_selection_of_fields_in_a_write(client, make_project, method):
     url = f"{PROJECTS}/{make_project()['id']}"
     bodies = [
         {"name": "x", "description": "y", "is_active": False, "attributes": {"a": 1}},
@@ -283,7 +290,7 @@ def test_two_statements_serve_every_choice_of_fields_to_change(client, make_proj
             before = changed
     assert writes._update_statements.cache_info().currsize == 2
     assert compile_statement.cache_info().currsize <= 4 + 1, (
-        "a change with a version, without, and a read"
+        "an update with a version, one without, and reads"
     )
 
 
@@ -291,7 +298,7 @@ def render_json(c):
     return sa.cast(sa.func.json_build_array(c.id, c["Größe"], c.number, c.part), sa.Text)
 
 
-def test_a_list_works_for_columns_whose_names_are_words_of_sql_or_python(app, sql):
+def test_a_list_works_with_column_names_that_are_keywords(app, sql):
     table = sa.Table(
         "select",
         sa.MetaData(),

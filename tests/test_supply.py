@@ -1,4 +1,4 @@
-"""What runs here is what was locked, and what was locked is what requirements*.txt ask for."""
+"""The installed packages are the locked ones, and the locks contain what requirements*.txt need."""
 
 import base64
 import hashlib
@@ -12,18 +12,18 @@ from packaging.utils import canonicalize_name
 import config
 
 
-def asked(name):
-    """What a requirements file asks for, with the files that it names."""
+def read_requirements(name):
+    """The requirements in a file and in the files that it includes."""
     for line in (config.ROOT / name).read_text().splitlines():
         text = line.partition("#")[0].strip()
         if text.startswith("-r "):
-            yield from asked(text.removeprefix("-r "))
+            yield from read_requirements(text.removeprefix("-r "))
         elif text:
             yield Requirement(text)
 
 
-def locked(name):
-    """The pins of a lock, for all machines, as {(name, version, hashes): the requirement}."""
+def read_lock(name):
+    """The pins of a lock, for all machines, as {(name, version, hashes): requirement}."""
     pins = {}
     for line in (config.ROOT / name).read_text().replace("\\\n", "").splitlines():
         if not line.startswith("#"):
@@ -37,8 +37,8 @@ def locked(name):
     return pins
 
 
-def pinned(lock):
-    """Of these pins those for this machine, as {name: version}."""
+def pins_for_this_machine(lock):
+    """The pins of a lock for this machine, as {name: version}."""
     return {
         name: version
         for (name, version, _), pin in lock.items()
@@ -46,26 +46,26 @@ def pinned(lock):
     }
 
 
-RUN, DEVDB, ALL = (locked(f"requirements{kind}.lock") for kind in ("", "-devdb", "-dev"))
-PINS = pinned(ALL)
+RUN, DEVDB, ALL = (read_lock(f"requirements{kind}.lock") for kind in ("", "-devdb", "-dev"))
+PINS = pins_for_this_machine(ALL)
 EXTRAS = {name: pin.extras for (name, _, _), pin in ALL.items()}
 
 
-def needed(requirements):
-    """The names of all that these requirements come to, by the metadata of what is installed."""
-    todo, seen = list(requirements), set()
+def all_packages(requirements):
+    """The names of these packages and of all that they depend on, from installed metadata."""
+    todo, visited = list(requirements), set()
     while todo:
         requirement = todo.pop()
         name = canonicalize_name(requirement.name)
         assert name in PINS, f"{requirement} is not locked: make lock"
         assert requirement.specifier.contains(PINS[name]), f"{requirement} is not met: make lock"
-        # Without its extra in the lock, pip would resolve it to a release that is not locked.
+        # If the lock has no extra, pip would install a release that is not locked.
         assert requirement.extras <= EXTRAS[name], f"{requirement} is locked without its extra"
-        for extra in {"", *requirement.extras} - {e for n, e in seen if n == name}:
-            seen.add((name, extra))
+        for extra in {"", *requirement.extras} - {e for n, e in visited if n == name}:
+            visited.add((name, extra))
             children = map(Requirement, metadata.requires(name) or [])
             todo += [c for c in children if c.marker is None or c.marker.evaluate({"extra": extra})]
-    return {name for name, _ in seen}
+    return {name for name, _ in visited}
 
 
 @pytest.mark.parametrize(
@@ -73,19 +73,21 @@ def needed(requirements):
     [(RUN, "requirements.txt"), (DEVDB, "requirements-devdb.txt"), (ALL, "requirements-dev.txt")],
     ids=["run", "devdb", "dev"],
 )
-def test_a_lock_has_all_that_is_asked_for_and_nothing_else(lock, requirements):
-    assert needed(asked(requirements)) == set(pinned(lock)), "make lock"
+def test_lock_contains_exactly_the_required_packages(lock, requirements):
+    assert all_packages(read_requirements(requirements)) == set(pins_for_this_machine(lock)), (
+        "make lock"
+    )
 
 
-def test_production_gets_what_was_tested():
+def test_production_lock_is_a_part_of_the_tested_lock():
     assert RUN.keys() <= DEVDB.keys() <= ALL.keys(), "make lock"
 
 
-def test_the_versions_installed_are_the_locked_ones():
+def test_installed_versions_are_the_locked_ones():
     assert {name: metadata.version(name) for name in PINS} == PINS, "make test installs them"
 
 
-def test_the_files_installed_are_as_their_packages_recorded_them():
+def test_installed_files_match_the_records_of_their_packages():
     changed = []
     for name in PINS:
         for path in metadata.files(name) or pytest.fail(f"{name} has no RECORD"):
@@ -93,4 +95,4 @@ def test_the_files_installed_are_as_their_packages_recorded_them():
                 digest = hashlib.new(path.hash.mode, path.read_binary()).digest()
                 if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != path.hash.value:
                     changed.append(str(path))
-    assert not changed, "rm -r .venv, and make it again"
+    assert not changed, "delete .venv, and run make test"

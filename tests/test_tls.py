@@ -28,7 +28,7 @@ def url(proxy, roots, sql):
     """The URL of a server with TLS; its name is public, its address is this machine's."""
     proxy.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     proxy.tls.load_cert_chain(roots, roots.with_name("key"))
-    name, port = proxy.upstream["dbname"], proxy.server_address[1]
+    name, port = proxy.upstream["dbname"], proxy.port
     return f"postgresql://postgres@db.example.com:{port}/{name}?hostaddr=127.0.0.1"
 
 
@@ -47,9 +47,9 @@ def doctor_findings(url, **environ):
 
 def test_certificate_that_no_root_signed_is_refused(url, proxy):
     finding = doctor_findings(url)["connection"]
-    assert "certificate verify failed" in finding["what"]
-    assert "sslrootcert=FILE to the query of DATABASE_URL" in finding["do"]
-    assert "(Heroku, Railway's public proxy), sslmode=require" in finding["do"]
+    assert "certificate verify failed" in finding["summary"]
+    assert "sslrootcert=FILE to the query of DATABASE_URL" in finding["remedy"]
+    assert "(Heroku, Railway's public proxy): sslmode=require" in finding["remedy"]
     assert proxy.queries == []
 
 
@@ -58,7 +58,7 @@ def test_certificate_signed_by_a_root_of_the_url_or_the_system_is_accepted(url, 
         doctor_findings(f"{url}&sslrootcert={roots}"),
         doctor_findings(url, SSL_CERT_FILE=str(roots)),
     ):
-        assert findings["tls"]["what"] == "TLSv1.3, sslmode=verify-full."
+        assert findings["tls"]["summary"] == "TLSv1.3, sslmode=verify-full."
         assert findings["schema"]["level"] == "ok"
 
 
@@ -66,12 +66,12 @@ def test_certificate_of_another_host_name_is_refused(url, roots):
     other_host = url.replace("db.example.com", "db.example.org")
     assert (
         "does not match host name"
-        in doctor_findings(f"{other_host}&sslrootcert={roots}")["connection"]["what"]
+        in doctor_findings(f"{other_host}&sslrootcert={roots}")["connection"]["summary"]
     )
 
 
 def test_weaker_sslmode_in_the_url_is_used_and_reported(url):
     tls = doctor_findings(f"{url}&sslmode=require")["tls"]
     assert tls["level"] == "warn"
-    assert tls["what"] == "TLSv1.3, but nobody checks who the server is (sslmode=require)."
-    assert "is not encrypted" in doctor_findings(f"{url}&sslmode=disable")["tls"]["what"]
+    assert tls["summary"] == "TLSv1.3, but the server's identity is not verified (sslmode=require)."
+    assert "is not encrypted" in doctor_findings(f"{url}&sslmode=disable")["tls"]["summary"]

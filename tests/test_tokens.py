@@ -17,11 +17,11 @@ CREATE = ("tokens", "create", "--name", "CI", "--owner", "alice", "--scope", "pr
 
 
 @pytest.fixture
-def flask(guarded_app, sql):
+def flask(auth_app, sql):
     """Run a `flask` command; return its exit code, standard output and standard error."""
 
     def run(*arguments, text=""):
-        result = guarded_app.test_cli_runner().invoke(args=arguments, input=text)
+        result = auth_app.test_cli_runner().invoke(args=arguments, input=text)
         assert not result.exception or isinstance(result.exception, SystemExit), result.exc_info
         return result.exit_code, result.stdout.strip(), result.stderr
 
@@ -115,10 +115,10 @@ def test_invalid_option_of_create_is_reported_and_creates_no_token(
     assert sql("SELECT count(*) FROM api_tokens") == [(0,)]
 
 
-def test_list_shows_id_name_owner_scopes_and_state_but_no_token(flask, guarded):
+def test_list_shows_id_name_owner_scopes_and_state_but_no_token(flask, auth_client):
     token = flask(*CREATE)[1]
     flask(*CREATE, "--expires", "0m", "--name", "old", "--owner", "bob")
-    get(guarded, token)
+    get(auth_client, token)
     _, out, _ = flask("tokens", "list")
     header, newest, oldest = out.splitlines()
     assert header.split()[:5] == ["id", "name", "owner", "scopes", "state"]
@@ -148,10 +148,10 @@ def test_revoking_a_token_again_keeps_the_first_revocation_time(flask, token_and
     assert unknown == (1, "", "Error: There is no such token.\n")
 
 
-def test_revoke_reads_the_token_from_standard_input(flask, guarded, token_and_id):
+def test_revoke_reads_the_token_from_standard_input(flask, auth_client, token_and_id):
     token, _ = token_and_id
     assert flask("tokens", "revoke", "-", text=token + "\n") == (0, "CI is revoked.", "")
-    assert get(guarded, token).status_code == 401
+    assert get(auth_client, token).status_code == 401
     assert flask("tokens", "revoke", "-", text=tokens.new_token())[0] == 1
 
 
@@ -186,18 +186,20 @@ def test_expired_token_gets_401_from_every_worker_at_once(workers, token_and_id,
 )
 @pytest.mark.parametrize("scope", ["projects:read,projects:write", "projects:all", "nothing"])
 def test_revoked_token_gets_only_401_for_any_request(
-    guarded, bearer, sql, problem, method, path, body, scope
+    auth_client, auth_headers, sql, problem, method, path, body, scope
 ):
     """Not a 400 or a 403, although this worker has the token in its cache."""
-    header = bearer(scopes=scope)
-    assert guarded.get(PROJECTS, headers=header).status_code == (403 if scope == "nothing" else 200)
+    header = auth_headers(scopes=scope)
+    assert auth_client.get(PROJECTS, headers=header).status_code == (
+        403 if scope == "nothing" else 200
+    )
     sql("UPDATE api_tokens SET revoked_at = now()")
-    answer = guarded.open(PROJECTS + path, method=method, json=body, headers=header)
+    answer = auth_client.open(PROJECTS + path, method=method, json=body, headers=header)
     problem(answer, 401, "invalid_token")
     assert sql("SELECT count(*) FROM projects") == [(0,)]
 
 
-def test_bad_token_gets_401_before_the_body_is_read(guarded, bearer, sql):
+def test_bad_token_gets_401_before_the_body_is_read(auth_client, auth_headers, sql):
     class Body:
         reads = 0
 
@@ -205,16 +207,16 @@ def test_bad_token_gets_401_before_the_body_is_read(guarded, bearer, sql):
             self.reads += 1
             return b""
 
-    body, header = Body(), bearer()
-    assert guarded.get(PROJECTS, headers=header).status_code == 200
-    uncached = bearer("bob")
+    body, header = Body(), auth_headers()
+    assert auth_client.get(PROJECTS, headers=header).status_code == 200
+    uncached = auth_headers("bob")
     sql("UPDATE api_tokens SET revoked_at = now()")
-    assert guarded.get(PROJECTS, headers=header).status_code == 401
+    assert auth_client.get(PROJECTS, headers=header).status_code == 401
     bad_headers = [header, uncached, {}]
     for token in ("x", "pja_x", tokens.new_token()):
         bad_headers.append({"Authorization": f"Bearer {token}"})
     for header in bad_headers:
-        answer = guarded.post(
+        answer = auth_client.post(
             PROJECTS,
             content_type="application/json",
             environ_overrides={"wsgi.input": body, "CONTENT_LENGTH": "1000"},
@@ -223,19 +225,19 @@ def test_bad_token_gets_401_before_the_body_is_read(guarded, bearer, sql):
         assert (answer.status_code, body.reads) == (401, 0)
 
 
-def test_rotated_token_stays_valid_for_the_grace_period(flask, guarded, token_and_id, sql):
+def test_rotated_token_stays_valid_for_the_grace_period(flask, auth_client, token_and_id, sql):
     token, token_id = token_and_id
     code, new, _ = flask("tokens", "rotate", token_id, "--grace", "1h")
     assert code == 0
-    assert get(guarded, token).status_code == get(guarded, new).status_code == 200
+    assert get(auth_client, token).status_code == get(auth_client, new).status_code == 200
     [(lifetime,), (left,)] = sql(
         "SELECT round(extract(epoch FROM expires_at - now()) / 3600)::integer FROM api_tokens"
         " WHERE owner = 'alice' AND scopes = '{projects:read}' AND name = 'CI' ORDER BY id DESC"
     )
     assert (lifetime, left) == (90 * 24, 1)
     sql("UPDATE api_tokens SET expires_at = now() WHERE id = %s", token_id)
-    assert get(guarded, token).status_code == 401
-    assert get(guarded, new).status_code == 200
+    assert get(auth_client, token).status_code == 401
+    assert get(auth_client, new).status_code == 200
 
 
 @pytest.mark.parametrize("grace", ["never", "soon", "-1h", ""])
@@ -266,14 +268,14 @@ def last_used_at(sql):
     return sql("SELECT last_used_at FROM api_tokens")[0][0]
 
 
-def test_use_is_recorded_once_in_ten_minutes(guarded, make_app, token_and_id, sql):
+def test_use_is_recorded_once_in_ten_minutes(auth_client, make_app, token_and_id, sql):
     assert last_used_at(sql) is None
     end = time.monotonic() + 60
-    get(guarded, token_and_id[0])
+    get(auth_client, token_and_id[0])
     while not (first := last_used_at(sql)):
         assert time.monotonic() < end
         time.sleep(0.01)
-    for client in (guarded, make_app(AUTH="tokens").test_client()):
+    for client in (auth_client, make_app(AUTH="tokens").test_client()):
         get(client, token_and_id[0])
     time.sleep(0.1)
     assert last_used_at(sql) == first
@@ -284,19 +286,21 @@ def test_use_is_recorded_once_in_ten_minutes(guarded, make_app, token_and_id, sq
         time.sleep(0.01)
 
 
-def test_request_succeeds_if_its_use_of_the_token_cannot_be_recorded(guarded, token_and_id, sql):
+def test_request_succeeds_if_its_use_of_the_token_cannot_be_recorded(
+    auth_client, token_and_id, sql
+):
     sql("ALTER TABLE api_tokens RENAME last_used_at TO renamed")
     try:
-        assert get(guarded, token_and_id[0]).status_code == 200
+        assert get(auth_client, token_and_id[0]).status_code == 200
         time.sleep(0.1)
-        assert get(guarded, token_and_id[0]).status_code == 200
+        assert get(auth_client, token_and_id[0]).status_code == 200
     finally:
         sql("ALTER TABLE api_tokens RENAME renamed TO last_used_at")
 
 
-def test_no_part_of_a_token_appears_in_logs_or_responses(guarded, bearer, caplog, sql):
+def test_no_part_of_a_token_appears_in_logs_or_responses(auth_client, auth_headers, caplog, sql):
     caplog.set_level(logging.DEBUG)
-    valid = bearer()["Authorization"][7:]
+    valid = auth_headers()["Authorization"][7:]
     invalid = [
         valid[:-1],
         valid + "0",
@@ -308,36 +312,38 @@ def test_no_part_of_a_token_appears_in_logs_or_responses(guarded, bearer, caplog
     texts = []
     for token in (valid, *invalid):
         for path in (PROJECTS, f"{PROJECTS}?page=0", f"{PROJECTS}/x", "/"):
-            answer = get(guarded, token, path)
+            answer = get(auth_client, token, path)
             texts += [answer.text, str(answer.headers)]
     texts += [record.getMessage() + str(record.__dict__) for record in caplog.records]
     texts += [
-        repr(guarded.application.extensions),
-        str(vars(guarded.application.extensions["tokens"])),
+        repr(auth_client.application.extensions),
+        str(vars(auth_client.application.extensions["tokens"])),
     ]
     pieces = {token[4:20] for token in (valid, *invalid)}
     assert not [text for text in texts for piece in pieces if piece in text]
 
 
-def test_token_in_the_query_or_the_body_gets_401(guarded, bearer):
-    token = bearer()["Authorization"][7:]
-    assert guarded.get(f"{PROJECTS}?access_token={token}").status_code == 401
-    assert guarded.post(PROJECTS, data={"access_token": token}).status_code == 401
+def test_token_in_the_query_or_the_body_gets_401(auth_client, auth_headers):
+    token = auth_headers()["Authorization"][7:]
+    assert auth_client.get(f"{PROJECTS}?access_token={token}").status_code == 401
+    assert auth_client.post(PROJECTS, data={"access_token": token}).status_code == 401
 
 
 @pytest.mark.parametrize("form", ["bearer {}", "BEARER {}", "Bearer  {}", "Bearer {} "])
-def test_bearer_is_accepted_in_any_case_and_with_extra_spaces(guarded, bearer, form):
-    token = bearer()["Authorization"][7:]
-    assert guarded.get(PROJECTS, headers={"Authorization": form.format(token)}).status_code == 200
+def test_bearer_is_accepted_in_any_case_and_with_extra_spaces(auth_client, auth_headers, form):
+    token = auth_headers()["Authorization"][7:]
+    assert (
+        auth_client.get(PROJECTS, headers={"Authorization": form.format(token)}).status_code == 200
+    )
 
 
-def test_each_auth_failure_is_logged_as_a_structured_event(guarded, bearer, caplog, sql):
-    guarded.get(PROJECTS)
-    guarded.post(PROJECTS, json={}, headers=bearer(scopes="projects:read"))
-    header = bearer("bob")
-    guarded.get(PROJECTS, headers=header)
+def test_each_auth_failure_is_logged_as_a_structured_event(auth_client, auth_headers, caplog, sql):
+    auth_client.get(PROJECTS)
+    auth_client.post(PROJECTS, json={}, headers=auth_headers(scopes="projects:read"))
+    header = auth_headers("bob")
+    auth_client.get(PROJECTS, headers=header)
     sql("UPDATE api_tokens SET revoked_at = now()")
-    guarded.get(PROJECTS, headers=header)
+    auth_client.get(PROJECTS, headers=header)
     [no_credentials, missing_scope, revoked] = [
         JsonFormatter().format(record) for record in caplog.records if record.levelname == "WARNING"
     ]
@@ -352,15 +358,15 @@ def test_each_auth_failure_is_logged_as_a_structured_event(guarded, bearer, capl
     assert '"caller": "bob"' in revoked
 
 
-def test_without_a_database_every_token_gets_503(make_app, proxy, bearer, problem):
+def test_without_a_database_every_token_gets_503(make_app, proxy, auth_headers, problem):
     client = make_app(AUTH="tokens", DATABASE_URL=proxy.url).test_client()
-    header = bearer()
+    header = auth_headers()
     assert client.get(PROJECTS, headers=header).status_code == 200
     proxy.refuses = True
     proxy.cut()
     for answer in (
         client.get(PROJECTS, headers=header),
-        client.get(PROJECTS, headers=bearer()),
+        client.get(PROJECTS, headers=auth_headers()),
         client.post(PROJECTS, json={}, headers=header),
     ):
         problem(answer, 503, "unavailable")
@@ -373,36 +379,38 @@ def test_production_without_auth_logs_a_warning(database_url, caplog):
     assert warning.startswith("AUTH=none: anyone who can reach the port can")
 
 
-def test_with_auth_none_any_authorization_header_is_ignored(client, bearer):
-    for header in ({"Authorization": "Bearer x"}, {"Authorization": "Basic x"}, bearer()):
+def test_with_auth_none_any_authorization_header_is_ignored(client, auth_headers):
+    for header in ({"Authorization": "Bearer x"}, {"Authorization": "Basic x"}, auth_headers()):
         assert client.get(PROJECTS, headers=header).status_code == 200
 
 
-def test_token_cache_has_a_maximum_size(guarded, bearer, monkeypatch):
+def test_token_cache_has_a_maximum_size(auth_client, auth_headers, monkeypatch):
     monkeypatch.setattr(tokens, "_MAX_CACHED_TOKENS", 2)
-    headers = [bearer() for _ in range(5)]
+    headers = [auth_headers() for _ in range(5)]
     for header in headers * 2:
-        assert guarded.get(PROJECTS, headers=header).status_code == 200
-    assert len(guarded.application.extensions["tokens"]._callers) <= 2
+        assert auth_client.get(PROJECTS, headers=header).status_code == 200
+    assert len(auth_client.application.extensions["tokens"]._callers) <= 2
 
 
 def test_assign_gives_projects_without_an_owner_or_of_another_owner(
-    flask, client, guarded, bearer, sql
+    flask, client, auth_client, auth_headers, sql
 ):
     [*_] = [client.post(PROJECTS, json={"name": f"old {n}"}) for n in range(3)]
     first, *_ = ids = [i for (i,) in sql("SELECT id::text FROM projects ORDER BY id")]
     tag = client.get(f"{PROJECTS}/{first}").headers["ETag"]
-    assert guarded.get(PROJECTS, headers=bearer()).json["total"] == 0
+    assert auth_client.get(PROJECTS, headers=auth_headers()).json["total"] == 0
     assert flask("projects", "assign", "alice", ids[0])[1] == "Assigned 1 projects to alice."
-    assert [p["id"] for p in guarded.get(PROJECTS, headers=bearer()).json["items"]] == [first]
+    assert [p["id"] for p in auth_client.get(PROJECTS, headers=auth_headers()).json["items"]] == [
+        first
+    ]
     assert client.get(f"{PROJECTS}/{first}").headers["ETag"] != tag
     assert flask("projects", "assign", "bob")[1] == "Assigned 2 projects to bob."
     assert flask("projects", "assign", "bob")[1] == "Assigned 0 projects to bob."
-    assert guarded.get(PROJECTS, headers=bearer("bob")).json["total"] == 2
+    assert auth_client.get(PROJECTS, headers=auth_headers("bob")).json["total"] == 2
     assert (
         flask("projects", "assign", "alice", "--from", "bob")[1] == "Assigned 2 projects to alice."
     )
-    assert guarded.get(PROJECTS, headers=bearer()).json["total"] == 3
+    assert auth_client.get(PROJECTS, headers=auth_headers()).json["total"] == 3
 
 
 def test_assign_does_not_change_projects_that_the_owner_has(flask, sql):
@@ -438,11 +446,11 @@ def test_assign_with_nothing_to_give_reads_the_table_once(make_app, sql, proxy):
 
 
 def test_write_whose_answer_is_lost_while_its_token_is_revoked_gets_503_outcome_unknown(
-    make_app, proxy, bearer, sql, problem
+    make_app, proxy, auth_headers, sql, problem
 ):
     """The write may have happened, and it is not repeated for a caller with a revoked token."""
     client = make_app(AUTH="tokens", DATABASE_URL=proxy.url).test_client()
-    header = bearer()
+    header = auth_headers()
     assert client.get(PROJECTS, headers=header).status_code == 200
     proxy.meanwhile = lambda: sql("UPDATE api_tokens SET revoked_at = now()")
     proxy.drop.append("INSERT INTO projects")

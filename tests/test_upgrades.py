@@ -1,4 +1,4 @@
-"""`flask db upgrade` beneath traffic: any number at once, killed at any point, in nobody's way."""
+"""`flask db upgrade` while the service is used: several at once, killed, blocked, misconfigured."""
 
 import functools
 import os
@@ -19,11 +19,12 @@ import config
 from projectapp.database import migrations, supabase
 from projectapp.database.schema import newest_revision
 from tests.conftest import PROJECTS, parameters_of, url_of
+from tests.test_serving import until
 
 pytestmark = pytest.mark.slow
 
-LOCK = f"({int.from_bytes(b'projecta')})"
-REVISION = '''"""{number}"""
+ADVISORY_LOCK = f"({int.from_bytes(b'projecta')})"
+MIGRATION_FILE = '''"""{number}"""
 
 from alembic import op
 
@@ -32,20 +33,25 @@ down_revision = "{before}"
 
 
 def upgrade() -> None:
-    {upgrade}
+    {code}
 
 
 def downgrade() -> None:
-    {downgrade}
+    pass
 '''
-INDEX = """with op.get_context().autocommit_block():
+CREATE_INDEX = """with op.get_context().autocommit_block():
         op.create_index("scratch_n_idx", "scratch", ["n"],
             postgresql_concurrently=True, if_not_exists=True)"""
 
 
+def add_file(folder, name, number, before, code="pass"):
+    text = MIGRATION_FILE.format(number=number, before=before, code=code)
+    (folder / "versions" / name).write_text(text)
+
+
 @pytest.fixture
-def head(app, sql):
-    """The number of the newest migration; in the end the schema is there again."""
+def newest_number(app, sql):
+    """Return the number of the newest migration. Restore its schema after the test."""
     yield int(newest_revision())
     sql("DROP TABLE IF EXISTS scratch, other CASCADE")
     sql("ALTER TABLE projects DROP COLUMN IF EXISTS scratch")
@@ -53,19 +59,15 @@ def head(app, sql):
 
 
 @pytest.fixture
-def later(head, tmp_path):
-    """Add migrations after the newest one, each from what it does; returns their folder."""
+def add_migrations(newest_number, tmp_path):
+    """Add a migration for each code of an `upgrade` function. Return the folder of migrations."""
 
-    def add(*upgrades):
+    def add(*upgrade_codes):
         folder = tmp_path / "migrations"
         if not folder.exists():
             shutil.copytree(config.ROOT / "migrations", folder)
-        for step, upgrade in enumerate(upgrades, head + 1):
-            (folder / "versions" / f"{step:04}_scratch.py").write_text(
-                REVISION.format(
-                    number=f"{step:04}", before=f"{step - 1:04}", upgrade=upgrade, downgrade="pass"
-                )
-            )
+        for number, code in enumerate(upgrade_codes, newest_number + 1):
+            add_file(folder, f"{number:04}_scratch.py", f"{number:04}", f"{number - 1:04}", code)
         return folder
 
     return add
@@ -73,8 +75,8 @@ def later(head, tmp_path):
 
 @pytest.fixture
 def upgrade(direct_url):
-    """Start `flask db upgrade`; whatever becomes of the test, it is ended."""
-    started = []
+    """Start `flask db upgrade`. It is killed at the end of the test, or after five minutes."""
+    processes_and_timers = []
 
     def start(folder=config.ROOT / "migrations", url=direct_url, **environ):
         process = subprocess.Popen(
@@ -84,13 +86,13 @@ def upgrade(direct_url):
             stderr=subprocess.PIPE,
             text=True,
         )
-        timer = Timer(300, process.kill)  # a test that waits for what it never says shall not hang
+        timer = Timer(300, process.kill)
         timer.start()
-        started.append((process, timer))
+        processes_and_timers.append((process, timer))
         return process
 
     yield start
-    for process, timer in started:
+    for process, timer in processes_and_timers:
         timer.cancel()
         process.kill()
         process.communicate()
@@ -98,133 +100,138 @@ def upgrade(direct_url):
 
 @pytest.fixture
 def other_session(direct_url):
-    """Run SQL in a session beside the one of `sql`, in one transaction."""
+    """Run SQL in another session than `sql`, in one transaction."""
     connection = psycopg2.connect(**parameters_of(direct_url))
     cursor = connection.cursor()
     yield cursor.execute
     connection.close()
 
 
-def version(sql):
+def schema_version(sql):
     return sql("SELECT version_num FROM alembic_version")
 
 
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def lines_until(process, words):
-    """What the process says up to the line with these words."""
-    said = ""
-    while words not in said:
+def read_until(process, words):
+    """Return the output of the process up to the line with these words."""
+    output = ""
+    while words not in output:
         line = process.stderr.readline()
-        assert line, said
-        said += line
-    return said
+        assert line, output
+        output += line
+    return output
 
 
-def did_nothing(process):
-    said = process.communicate(timeout=120)[1]
-    return process.returncode == 0 and "Applied" not in said and "waits" not in said
+def wait_for_output(process):
+    return process.communicate(timeout=120)[1]
 
 
-def test_of_five_upgrades_at_once_one_migrates_and_the_others_wait_for_it(
-    app, sql, later, head, upgrade
+def has_done_nothing(process):
+    output = wait_for_output(process)
+    return process.returncode == 0 and "Applied" not in output and "waits" not in output
+
+
+def test_five_upgrades_at_once_apply_each_migration_once(
+    app, sql, add_migrations, newest_number, upgrade
 ):
     with app.app_context():
         flask_migrate.downgrade(revision="base")
-    folder = later('op.execute("CREATE TABLE scratch (n integer)")', INDEX)
+    folder = add_migrations('op.execute("CREATE TABLE scratch (n integer)")', CREATE_INDEX)
     processes = [upgrade(folder) for _ in range(5)]
-    words = "".join(process.communicate(timeout=240)[1] for process in processes)
-    assert {process.returncode for process in processes} == {0}
-    for number in range(1, head + 3):
-        assert words.count(f"Applied {number:04}: ") == 1
-    assert version(sql) == [(f"{head + 2:04}",)]
+    outputs = "".join(process.communicate(timeout=240)[1] for process in processes)
+    assert {process.returncode for process in processes} == {0}, outputs
+    for number in range(1, newest_number + 3):
+        assert outputs.count(f"Applied {number:04}: ") == 1
+    assert schema_version(sql) == [(f"{newest_number + 2:04}",)]
     assert sql("SELECT bool_and(indisvalid) FROM pg_index") == [(True,)]
 
 
-def test_at_head_nothing_is_locked_or_waited_for(sql, upgrade):
-    sql(f"SELECT pg_advisory_lock{LOCK}")
+def test_upgrade_of_an_up_to_date_schema_waits_for_no_lock(sql, upgrade):
+    sql(f"SELECT pg_advisory_lock{ADVISORY_LOCK}")
     sql("BEGIN")
     sql("LOCK TABLE projects, alembic_version IN EXCLUSIVE MODE")
-    assert did_nothing(upgrade())
+    assert has_done_nothing(upgrade())
     sql("ROLLBACK")
-    sql(f"SELECT pg_advisory_unlock{LOCK}")
+    sql(f"SELECT pg_advisory_unlock{ADVISORY_LOCK}")
 
 
-def test_who_waits_for_another_then_skips_what_that_one_did(sql, later, upgrade):
-    sql(f"SELECT pg_advisory_lock{LOCK}")
-    process = upgrade(later('op.execute("CREATE TABLE scratch (n integer)")'))
-    lines_until(process, "Another process is migrating: this one waits for it.")
+def test_upgrade_skips_what_another_applied_while_it_waited(sql, add_migrations, upgrade):
+    sql(f"SELECT pg_advisory_lock{ADVISORY_LOCK}")
+    process = upgrade(add_migrations('op.execute("CREATE TABLE scratch (n integer)")'))
+    read_until(process, "Another process is migrating: this one waits for it.")
     sql("UPDATE alembic_version SET version_num = %s", f"{int(newest_revision()) + 1:04}")
-    sql(f"SELECT pg_advisory_unlock{LOCK}")
-    assert did_nothing(process)
+    sql(f"SELECT pg_advisory_unlock{ADVISORY_LOCK}")
+    assert has_done_nothing(process)
     assert sql("SELECT to_regclass('scratch')") == [(None,)]
 
 
-def test_a_schema_that_is_ahead_once_the_wait_is_over_is_left_alone(sql, head, upgrade):
-    sql(f"SELECT pg_advisory_lock{LOCK}")
-    sql("UPDATE alembic_version SET version_num = %s", f"{head - 1:04}")
+def test_upgrade_changes_nothing_if_a_newer_release_migrated_while_it_waited(
+    sql, newest_number, upgrade
+):
+    sql(f"SELECT pg_advisory_lock{ADVISORY_LOCK}")
+    sql("UPDATE alembic_version SET version_num = %s", f"{newest_number - 1:04}")
     process = upgrade()
-    lines_until(process, "Another process is migrating: this one waits for it.")
+    read_until(process, "Another process is migrating: this one waits for it.")
     sql("UPDATE alembic_version SET version_num = '9999'")  # by a newer release
-    sql(f"SELECT pg_advisory_unlock{LOCK}")
-    assert "The schema is at 9999, ahead of this release" in process.communicate(timeout=120)[1]
+    sql(f"SELECT pg_advisory_unlock{ADVISORY_LOCK}")
+    assert "The schema is at 9999, ahead of this release" in wait_for_output(process)
     assert process.returncode == 0
 
 
-def test_a_schema_ahead_of_the_code_is_left_alone(client, sql, head, upgrade):
+def test_upgrade_of_a_schema_ahead_of_the_release_changes_nothing(
+    client, sql, newest_number, upgrade
+):
     sql("UPDATE alembic_version SET version_num = '9999'")
     process = upgrade()
-    said = process.communicate(timeout=120)[1]
-    assert f"The schema is at 9999, ahead of this release, which needs {head:04}.\n" in said
+    output = wait_for_output(process)
+    assert (
+        f"The schema is at 9999, ahead of this release, which needs {newest_number:04}.\n" in output
+    )
     assert process.returncode == 0
     assert client.get("/ready").json["schema"] == "9999"
 
 
-def test_each_migration_is_a_transaction(app, sql, later, head):
-    folder = later(
+def test_failed_migration_is_rolled_back_and_earlier_ones_are_kept(
+    app, sql, add_migrations, newest_number
+):
+    folder = add_migrations(
         'op.execute("CREATE TABLE scratch (n integer)")',
         'op.execute("CREATE TABLE other (n integer)"); op.execute("SELECT 1 / 0")',
     )
     with app.app_context(), pytest.raises(Exception, match="division by zero"):
         flask_migrate.upgrade(directory=folder)
-    assert version(sql) == [(f"{head + 1:04}",)]
+    assert schema_version(sql) == [(f"{newest_number + 1:04}",)]
     assert sql("SELECT to_regclass('scratch'), to_regclass('other')") == [("scratch", None)]
 
 
-def test_a_long_reader_holds_up_the_migration_and_nobody_else(
-    client, sql, later, upgrade, other_session, make_project
+def test_long_transaction_delays_the_migration_but_no_request(
+    client, sql, add_migrations, upgrade, other_session, make_project
 ):
     make_project()
     other_session("SELECT count(*) FROM projects")
-    process = upgrade(later('op.execute("ALTER TABLE projects ADD COLUMN scratch text")'))
-    # Whatever the migration does while it waits for the reader, the reader stays until the clients
-    # have been served.
-    with ThreadPoolExecutor(1) as beside:
-        told = beside.submit(lines_until, process, f"{migrations.TRIES - 2} tries left")
+    process = upgrade(add_migrations('op.execute("ALTER TABLE projects ADD COLUMN scratch text")'))
+    # The long transaction stays open until the migration has waited twice for its lock, so the
+    # requests run while it waits.
+    with ThreadPoolExecutor(1) as pool:
+        output = pool.submit(read_until, process, f"{migrations.TRIES - 2} tries left")
         try:
-            while not told.done():
-                answer = client.post(PROJECTS, json={"name": "Beneath"})
-                assert answer.status_code == 201, answer.json
+            while not output.done():
+                response = client.post(PROJECTS, json={"name": "x"})
+                assert response.status_code == 201, response.json
         finally:
             other_session("ROLLBACK")
-    assert "Another session holds a lock that the migration needs" in told.result()
-    process.communicate(timeout=120)
+    assert "Another session holds a lock that the migration needs" in output.result()
+    wait_for_output(process)
     assert process.returncode == 0
     assert sql("SELECT count(*) - count(scratch) > 1 FROM projects") == [(True,)]
 
 
-def test_a_lock_that_is_never_free_fails_it_with_a_sentence(
-    app, sql, later, other_session, monkeypatch, caplog
+def test_upgrade_fails_if_its_lock_is_never_free(
+    app, sql, add_migrations, other_session, monkeypatch, caplog
 ):
     monkeypatch.setattr(migrations, "TRIES", 2)
     other_session("SET application_name = 'a report'")
     other_session("SELECT count(*) FROM projects")
-    folder = later(
+    folder = add_migrations(
         'op.execute("CREATE TABLE scratch (n integer)");'
         ' op.execute("ALTER TABLE projects ADD COLUMN scratch text")'
     )
@@ -232,49 +239,52 @@ def test_a_lock_that_is_never_free_fails_it_with_a_sentence(
         flask_migrate.upgrade(directory=folder)
     assert "In 2 tries the migration did not get a lock that it needs" in caplog.text
     assert "(a report), running for" in caplog.text
-    assert version(sql) == [(newest_revision(),)]
+    assert schema_version(sql) == [(newest_revision(),)]
     assert sql("SELECT to_regclass('scratch')") == [(None,)]
 
 
-def test_after_a_kill_in_a_transaction_the_next_upgrade_completes(sql, later, upgrade):
+def test_upgrade_completes_after_a_kill_in_a_transaction(sql, add_migrations, upgrade):
     create = 'op.execute("CREATE TABLE scratch (n integer)"); op.execute("SELECT pg_sleep({})")'
-    process = upgrade(later(create.format(60)))
+    process = upgrade(add_migrations(create.format(60)))
     until(lambda: sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'"))
     process.send_signal(signal.SIGKILL)
-    process = upgrade(later(create.format(0)))
-    process.communicate(timeout=120)
+    process = upgrade(add_migrations(create.format(0)))
+    wait_for_output(process)
     assert process.returncode == 0
     assert sql("SELECT count(*) FROM scratch") == [(0,)]
 
 
-def test_after_a_kill_in_a_concurrent_build_the_next_upgrade_completes(
-    sql, later, upgrade, other_session
+def test_upgrade_completes_after_a_kill_in_a_concurrent_index_build(
+    sql, add_migrations, upgrade, other_session
 ):
     is_valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('scratch_n_idx')"
-    folder = later('op.execute("CREATE TABLE scratch (n integer)")', INDEX)
+    folder = add_migrations('op.execute("CREATE TABLE scratch (n integer)")', CREATE_INDEX)
     other_session("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-    other_session("SELECT count(*) FROM projects")  # its snapshot is what the build waits for
+    other_session("SELECT count(*) FROM projects")  # the index build waits for its snapshot
     process = upgrade(folder)
     until(lambda: sql(is_valid) == [(False,)])
-    time.sleep(1)  # longer than any other statement of a migration waits
+    time.sleep(1)  # longer than lock_timeout, which does not apply here
     process.send_signal(signal.SIGKILL)
     process = upgrade(folder)
-    lines_until(process, "The schema is at")  # once PostgreSQL has ended the killed one's session
+    # This line comes when PostgreSQL has ended the session of the killed process.
+    read_until(process, "The schema is at")
     other_session("ROLLBACK")
-    process.communicate(timeout=120)
+    wait_for_output(process)
     assert process.returncode == 0
     assert sql(is_valid) == [(True,)]
 
 
-def test_after_a_concurrent_build_statements_give_up_as_soon_as_before(app, sql, later):
+def test_lock_timeout_is_set_again_after_a_concurrent_index_build(app, sql, add_migrations):
     note = "CREATE TABLE other AS SELECT current_setting('lock_timeout') AS waits"
-    folder = later('op.execute("CREATE TABLE scratch (n integer)")', INDEX, f'op.execute("{note}")')
+    folder = add_migrations(
+        'op.execute("CREATE TABLE scratch (n integer)")', CREATE_INDEX, f'op.execute("{note}")'
+    )
     with app.app_context():
         flask_migrate.upgrade(directory=folder)
     assert sql("SELECT waits FROM other") == [("500ms",)]
 
 
-def test_the_settings_of_a_role_do_not_bound_a_migration(app, sql, later, direct_url):
+def test_timeouts_of_the_role_do_not_apply_to_migrations(app, sql, add_migrations, direct_url):
     database = parameters_of(direct_url)["dbname"]
     names = ("statement_timeout", "idle_in_transaction_session_timeout")
     for name in names:
@@ -282,7 +292,7 @@ def test_the_settings_of_a_role_do_not_bound_a_migration(app, sql, later, direct
     try:
         with app.app_context():
             flask_migrate.upgrade(
-                directory=later(
+                directory=add_migrations(
                     'op.execute("SELECT pg_sleep(2.4)")',
                     'import time; op.execute("SELECT 1"); time.sleep(2.4); op.execute("SELECT 1")',
                 )
@@ -292,26 +302,30 @@ def test_the_settings_of_a_role_do_not_bound_a_migration(app, sql, later, direct
             sql(f"ALTER ROLE postgres IN DATABASE {database} RESET {name}")
 
 
-def test_who_waits_too_long_for_another_fails_with_a_sentence(app, sql, later, monkeypatch, caplog):
+def test_upgrade_fails_if_another_migrates_for_too_long(
+    app, sql, add_migrations, monkeypatch, caplog
+):
     monkeypatch.setattr(migrations, "WAIT_SECONDS", 1)
-    sql(f"SELECT pg_advisory_lock{LOCK}")
+    sql(f"SELECT pg_advisory_lock{ADVISORY_LOCK}")
     try:
         with app.app_context(), pytest.raises(SystemExit):
-            flask_migrate.upgrade(directory=later('op.execute("SELECT 1")'))
+            flask_migrate.upgrade(directory=add_migrations('op.execute("SELECT 1")'))
     finally:
-        sql(f"SELECT pg_advisory_unlock{LOCK}")
+        sql(f"SELECT pg_advisory_unlock{ADVISORY_LOCK}")
     assert "Another process has been migrating for 1 s." in caplog.text
 
 
-def test_the_examples_of_the_page_are_migrations(app, sql, later, make_project, head):
+def test_examples_in_docs_migrations_can_be_applied(
+    app, sql, add_migrations, make_project, newest_number
+):
     make_project()
     page = (config.ROOT / "docs" / "migrations.md").read_text()
     index, batches = re.findall(r"```python\ndef upgrade\(\) -> None:\n    (.*?)\n```", page, re.S)
-    folder = later('op.execute("ALTER TABLE projects ADD colour text")', index, batches)
+    folder = add_migrations('op.execute("ALTER TABLE projects ADD colour text")', index, batches)
     try:
         with app.app_context():
             flask_migrate.upgrade(directory=folder)
-            sql("UPDATE alembic_version SET version_num = %s", f"{head + 1:04}")
+            sql("UPDATE alembic_version SET version_num = %s", f"{newest_number + 1:04}")
             flask_migrate.upgrade(directory=folder)
         assert sql("SELECT colour FROM projects") == [("red",)]
         valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'projects_colour_idx'::regclass"
@@ -320,33 +334,35 @@ def test_the_examples_of_the_page_are_migrations(app, sql, later, make_project, 
         sql("ALTER TABLE projects DROP COLUMN colour")
 
 
-def test_a_dead_database_is_a_sentence(upgrade, proxy):
+def test_unreachable_database_is_reported_without_traceback(upgrade, proxy):
     proxy.refuses = True
     process = upgrade(url=proxy.url)
-    said = process.communicate(timeout=120)[1]
+    output = wait_for_output(process)
     assert process.returncode == 1
-    assert "Error: connection to server at" in said
-    assert said.endswith("`flask doctor` says more.\n")
-    assert "Traceback" not in said
+    assert "Error: connection to server at" in output
+    assert output.endswith("`flask doctor` says more.\n")
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("end", ["pg_terminate_backend", "pg_cancel_backend"])
-def test_a_migration_that_is_ended_is_a_sentence(sql, later, upgrade, other_session, end):
-    folder = later('op.execute("CREATE TABLE scratch (n integer)")', INDEX)
+def test_terminated_or_cancelled_migration_is_reported_and_can_be_repeated(
+    sql, add_migrations, upgrade, other_session, end
+):
+    folder = add_migrations('op.execute("CREATE TABLE scratch (n integer)")', CREATE_INDEX)
     other_session("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-    other_session("SELECT count(*) FROM projects")  # its snapshot is what the build waits for
+    other_session("SELECT count(*) FROM projects")  # the index build waits for its snapshot
     process = upgrade(folder)
     building = " FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%'"
     until(lambda: sql("SELECT 1 FROM pg_class WHERE relname = 'scratch_n_idx'"))
     sql(f"SELECT {end}(pid){building}")
-    said = process.communicate(timeout=120)[1]
+    output = wait_for_output(process)
     assert process.returncode == 1
-    assert "Error: " in said
-    assert ("`flask db current` prints the schema's revision" in said) == ("terminate" in end)
-    assert "Traceback" not in said
+    assert "Error: " in output
+    assert ("`flask db current` prints the schema's revision" in output) == ("terminate" in end)
+    assert "Traceback" not in output
     other_session("ROLLBACK")
     process = upgrade(folder)
-    process.communicate(timeout=120)
+    wait_for_output(process)
     assert process.returncode == 0
     assert sql("SELECT bool_and(indisvalid) FROM pg_index") == [(True,)]
 
@@ -354,95 +370,94 @@ def test_a_migration_that_is_ended_is_a_sentence(sql, later, upgrade, other_sess
 @pytest.mark.parametrize(
     "words", ["CREATE TABLE scratch", "UPDATE alembic_version", "CREATE INDEX CONC", "COMMIT"]
 )
-def test_an_upgrade_that_loses_an_answer_says_that_the_step_is_unknown_and_can_be_repeated(
-    sql, later, head, upgrade, proxy, words
+def test_upgrade_reports_a_lost_connection_and_can_be_repeated(
+    sql, add_migrations, newest_number, upgrade, proxy, words
 ):
-    folder = later('op.execute("CREATE TABLE scratch (n integer)")', INDEX)
+    folder = add_migrations('op.execute("CREATE TABLE scratch (n integer)")', CREATE_INDEX)
     proxy.lose.append(words)
     process = upgrade(folder, proxy.url)
-    said = process.communicate(timeout=120)[1]
+    output = wait_for_output(process)
     assert process.returncode == 1
-    assert said.endswith(
+    assert output.endswith(
         "\nThe connection was lost, so the last step may or may not have happened. `flask db"
         " current` prints the schema's revision; `flask db upgrade` can always be run again.\n"
     )
     assert proxy.lose == []
     process = upgrade(folder)
-    process.communicate(timeout=120)
+    wait_for_output(process)
     assert process.returncode == 0
-    assert version(sql) == [(f"{head + 2:04}",)]
+    assert schema_version(sql) == [(f"{newest_number + 2:04}",)]
     assert sql("SELECT bool_and(indisvalid) FROM pg_index") == [(True,)]
 
 
-def test_an_upgrade_prints_one_line_for_each_migration_and_no_json(sql, later, head, upgrade):
-    folder = later('op.execute("CREATE TABLE scratch (n integer)")', 'op.execute("SELECT 1")')
-    production = {"APP_ENV": "production", "AUTH": "tokens"}
-    said = upgrade(folder, **production).communicate(timeout=120)[1]
-    assert said == (
-        f"The schema is at {head:04}.\n"
-        f"Applied {head + 1:04}: {head + 1:04}\nApplied {head + 2:04}: {head + 2:04}\n"
+def test_upgrade_prints_one_line_of_text_for_each_migration(
+    sql, add_migrations, newest_number, upgrade
+):
+    folder = add_migrations(
+        'op.execute("CREATE TABLE scratch (n integer)")', 'op.execute("SELECT 1")'
     )
-    up_to_date = f"The schema is at {head + 2:04}: up to date.\n"
-    assert upgrade(folder, **production).communicate(timeout=120)[1] == up_to_date
-    said = upgrade(folder, **production, LOG_LEVEL="debug").communicate(timeout=120)[1]
-    assert "Context impl PostgresqlImpl.\nWill assume transactional DDL.\n" in said
-    assert up_to_date in said
+    production = {"APP_ENV": "production", "AUTH": "tokens"}
+    output = wait_for_output(upgrade(folder, **production))
+    first, second = f"{newest_number + 1:04}", f"{newest_number + 2:04}"
+    assert output == (
+        f"The schema is at {newest_number:04}.\n"
+        f"Applied {first}: {first}\nApplied {second}: {second}\n"
+    )
+    up_to_date = f"The schema is at {second}: up to date.\n"
+    assert wait_for_output(upgrade(folder, **production)) == up_to_date
+    output = wait_for_output(upgrade(folder, **production, LOG_LEVEL="debug"))
+    assert "Context impl PostgresqlImpl.\nWill assume transactional DDL.\n" in output
+    assert up_to_date in output
 
 
-def test_a_role_that_may_not_migrate_is_a_sentence(sql, later, upgrade, direct_url):
+def test_missing_privilege_is_reported_without_traceback(sql, add_migrations, upgrade, direct_url):
     role = f"idle_{os.getpid()}"
     sql(f"CREATE ROLE {role} LOGIN")
     try:
         url = url_of({**parameters_of(direct_url), "user": role})
-        process = upgrade(later('op.execute("CREATE TABLE scratch (n integer)")'), url)
-        said = process.communicate(timeout=120)[1]
+        process = upgrade(add_migrations('op.execute("CREATE TABLE scratch (n integer)")'), url)
+        output = wait_for_output(process)
         assert process.returncode == 1
-        assert "Error: permission denied for table alembic_version\n`flask doctor` says" in said
-        assert "Traceback" not in said
+        assert "Error: permission denied for table alembic_version\n`flask doctor` says" in output
+        assert "Traceback" not in output
     finally:
         sql(f"DROP ROLE {role}")
 
 
 @pytest.mark.parametrize("command", ["downgrade", "current", "migrate", "check"])
-def test_a_command_that_needs_the_migrations_of_a_later_release_says_so(
-    app, sql, head, caplog, command
+def test_command_on_a_schema_ahead_of_the_release_reports_it(
+    app, sql, newest_number, caplog, command
 ):
     sql("UPDATE alembic_version SET version_num = '9999'")
     with app.app_context(), pytest.raises(SystemExit):
         getattr(flask_migrate, command)()
-    assert f"The schema is at 9999, ahead of this release, whose newest migration is {head:04}" in (
-        caplog.text
-    )
-    assert version(sql) == [("9999",)]
+    message = "The schema is at 9999, ahead of this release, whose newest migration is "
+    assert f"{message}{newest_number:04}" in caplog.text
+    assert schema_version(sql) == [("9999",)]
 
 
-def test_a_schema_ahead_can_be_stamped(app, sql, head):
+def test_schema_ahead_of_the_release_can_be_stamped(app, sql, newest_number):
     sql("UPDATE alembic_version SET version_num = '9999'")
     with app.app_context():
         flask_migrate.stamp(revision=newest_revision(), purge=True)
-    assert version(sql) == [(newest_revision(),)]
+    assert schema_version(sql) == [(newest_revision(),)]
 
 
-def test_migrations_have_a_url_of_their_own(sql, upgrade, proxy, direct_url):
-    dead = f"postgresql://nobody@127.0.0.1:{proxy.server_address[1]}/no_such_test?sslmode=disable"
+def test_upgrade_uses_migrations_database_url(sql, upgrade, proxy, direct_url):
+    unreachable_url = f"postgresql://nobody@127.0.0.1:{proxy.port}/no_such_test?sslmode=disable"
     proxy.refuses = True
-    assert did_nothing(upgrade(url=dead, MIGRATIONS_DATABASE_URL=direct_url))
+    assert has_done_nothing(upgrade(url=unreachable_url, MIGRATIONS_DATABASE_URL=direct_url))
 
 
-def test_the_sql_of_migrations_has_their_limits_too(app, capsys):
+def test_upgrade_sql_contains_the_timeouts_and_transactions(app, capsys):
     with app.app_context():
         flask_migrate.upgrade(sql=True)
-    said = capsys.readouterr().out
-    assert said.startswith(migrations.SET_SESSION)
-    # A concurrent build, and a loop that commits, is between two transactions.
-    alone = said.count("CONCURRENTLY") + said.count(" COMMIT;")
+    output = capsys.readouterr().out
+    assert output.startswith(migrations.SET_SESSION)
+    # A concurrent index build and a loop that commits are outside of transactions.
+    outside = output.count("CONCURRENTLY") + output.count(" COMMIT;")
     for command in ("BEGIN", "COMMIT"):
-        assert len(re.findall(f"^{command};", said, re.M)) == int(newest_revision()) + alone
-
-
-def add_file(folder, name, number, before):
-    text = REVISION.format(number=number, before=before, upgrade="pass", downgrade="pass")
-    (folder / "versions" / name).write_text(text)
+        assert len(re.findall(f"^{command};", output, re.M)) == int(newest_revision()) + outside
 
 
 @pytest.mark.parametrize(
@@ -461,11 +476,11 @@ def add_file(folder, name, number, before):
     ],
     ids=["same number", "two heads", "same revision", "one is missing"],
 )
-def test_migrations_of_two_branches_are_refused_before_they_do_harm(
-    app, sql, later, head, caplog, capsys, files, words
+def test_conflicting_migrations_of_two_branches_are_refused_by_every_command(
+    app, sql, add_migrations, newest_number, caplog, capsys, files, words
 ):
-    folder = later('op.execute("CREATE TABLE scratch (n integer)")')
-    numbers = [f"{head + step:04}" for step in range(4)]
+    folder = add_migrations('op.execute("CREATE TABLE scratch (n integer)")')
+    numbers = [f"{newest_number + step:04}" for step in range(4)]
     for file in files:
         add_file(folder, *(part.format(*numbers) for part in file))
     before = sorted(path.name for path in folder.glob("versions/*.py"))
@@ -484,14 +499,14 @@ def test_migrations_of_two_branches_are_refused_before_they_do_harm(
         assert f"Error: {words.format(*numbers)}" in caplog.text, name
         assert "docs/migrations.md" in caplog.text
     assert capsys.readouterr().out == ""
-    assert version(sql) == [(f"{head:04}",)]
+    assert schema_version(sql) == [(f"{newest_number:04}",)]
     assert sql("SELECT to_regclass('scratch')") == [(None,)]
     assert sorted(path.name for path in folder.glob("versions/*.py")) == before
 
 
 @pytest.fixture
 def web_roles(app, sql, monkeypatch):
-    """Supabase's two roles for everybody, under names that no other test run has."""
+    """Create Supabase's two API roles, under names that no other test run uses."""
     names = [f"{role}_{os.getpid()}" for role in ("anon", "authenticated")]
     monkeypatch.setattr(supabase, "_IS_SUPABASE_ROLE", f"rolname IN ('{names[0]}', '{names[1]}')")
     for name in names:
@@ -507,14 +522,14 @@ def web_roles(app, sql, monkeypatch):
         sql(f"DROP ROLE {name}")
 
 
-def test_nobody_comes_to_our_tables_by_supabases_own_api(
-    app, sql, client, make_project, head, web_roles
+def test_supabase_api_roles_cannot_use_the_tables(
+    app, sql, client, make_project, newest_number, web_roles
 ):
-    made = make_project()
+    project = make_project()
     tables = ("projects", "idempotency_keys", "api_tokens", "alembic_version")
     grant = f"GRANT ALL ON {', '.join(tables)} TO {', '.join(web_roles)}"
     sql(grant)
-    sql("UPDATE alembic_version SET version_num = '9999'")  # nothing is to be migrated
+    sql("UPDATE alembic_version SET version_num = '9999'")  # so that there is nothing to migrate
     with app.app_context():
         flask_migrate.upgrade()
     for name in web_roles:
@@ -522,20 +537,20 @@ def test_nobody_comes_to_our_tables_by_supabases_own_api(
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             sql("SELECT name FROM projects")
         sql("RESET ROLE")
-    sql(grant)  # as whoever looks for a way to make it work would do
+    sql(grant)  # a user of Supabase might do this to make their API work
     for name in web_roles:
         sql(f"SET ROLE {name}")
         for table in tables:
             assert sql(f"SELECT count(*) FROM {table}") == [(0,)]  # noqa: S608
-            assert sql(f"WITH gone AS (DELETE FROM {table} RETURNING 1) TABLE gone") == []  # noqa: S608
+            assert sql(f"WITH deleted AS (DELETE FROM {table} RETURNING 1) TABLE deleted") == []  # noqa: S608
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             sql("INSERT INTO projects (id, name) VALUES (gen_random_uuid(), 'mine')")
         sql("RESET ROLE")
-    assert client.get(f"{PROJECTS}/{made['id']}").json == made
+    assert client.get(f"{PROJECTS}/{project['id']}").json == project
     assert client.get("/ready").status_code == 200
 
 
-def test_row_security_costs_no_plan_anything_and_hides_nothing_from_who_serves(
+def test_row_security_changes_no_plan_and_hides_no_row_from_the_service(
     app, sql, make_project, web_roles
 ):
     make_project()
@@ -543,13 +558,13 @@ def test_row_security_costs_no_plan_anything_and_hides_nothing_from_who_serves(
         flask_migrate.upgrade()
     query = "EXPLAIN (COSTS off) SELECT name FROM projects WHERE bigrams @> '{1}'"
     sql("SET enable_seqscan = off")
-    of_owner = sql(query)
-    server = f"server_{os.getpid()}"
-    sql(f"CREATE ROLE {server}")
-    sql(f"GRANT SELECT ON projects TO {server}")
-    sql(f"SET ROLE {server}")
-    assert sql(query) == of_owner
+    plan_of_owner = sql(query)
+    service_role = f"server_{os.getpid()}"
+    sql(f"CREATE ROLE {service_role}")
+    sql(f"GRANT SELECT ON projects TO {service_role}")
+    sql(f"SET ROLE {service_role}")
+    assert sql(query) == plan_of_owner
     assert sql("SELECT count(*) FROM projects") == [(1,)]
     sql("RESET ROLE")
-    sql(f"DROP OWNED BY {server}")
-    sql(f"DROP ROLE {server}")
+    sql(f"DROP OWNED BY {service_role}")
+    sql(f"DROP ROLE {service_role}")

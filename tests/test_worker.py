@@ -1,4 +1,4 @@
-"""gunicorn with the worker of our own: slow, silent, greedy and hasty clients."""
+"""The gunicorn worker with slow, silent and greedy clients, and with unusual requests."""
 
 import json
 import os
@@ -20,76 +20,77 @@ import pytest
 from gunicorn.http.errors import LimitRequestHeaders
 
 from projectapp.http.security_headers import HEADERS
-from projectapp.server.framing import framing
-from tests.conftest import PROJECTS, Served
+from projectapp.server.request_framing import follow_request
+from tests.conftest import PROJECTS, GunicornServer
 from tests.test_bad_input import CHUNKED, GOOD, LIMIT, chunks, post
-from tests.test_serving import children
+from tests.test_serving import children, until
 
 pytestmark = pytest.mark.slow
 
-# Seconds that a client waits for what takes the service none. Its own limits, where a test is not
-# about them, are longer: whoever had to wait for one would not be answered in time.
-PATIENCE = 40
+# For how long a client waits for a response. The limits of the service are longer, unless a test is
+# about a limit. So a test fails if its request has to wait for a limit.
+CLIENT_TIMEOUT_SECONDS = 40
 
 GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
-LAST = GET.replace(b"x\r\n", b"x\r\nConnection: close\r\n")
-ONE = LAST.replace(b"/health", b"/api/v1/projects?page_size=1")
-# Several, as the kernel itself keeps one list for a client that does not read.
-LISTS = GET.replace(b"/health", b"/api/v1/projects?page_size=100") * 4
+GET_AND_CLOSE = GET.replace(b"x\r\n", b"x\r\nConnection: close\r\n")
+LIST_AND_CLOSE = GET_AND_CLOSE.replace(b"/health", b"/api/v1/projects?page_size=1")
+# Four, because the kernel's buffers take one list even if the client does not read.
+LARGE_LISTS = GET.replace(b"/health", b"/api/v1/projects?page_size=100") * 4
 
 
 def connect(server, receive_buffer=None):
-    link = socket.socket()
+    connection = socket.socket()
     if receive_buffer:
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    link.settimeout(PATIENCE)
-    link.connect(("127.0.0.1", server.port))
-    return closing(link)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.settimeout(CLIENT_TIMEOUT_SECONDS)
+    connection.connect(("127.0.0.1", server.port))
+    return closing(connection)
 
 
-def receive(link):
-    """All that comes until the server closes, or resets."""
-    answer = b""
+def receive(connection):
+    """Receive until the server closes or resets the connection."""
+    response = b""
     with suppress(ConnectionError):
-        while part := link.recv(65536):
-            answer += part
-    return answer
+        while data := connection.recv(65536):
+            response += data
+    return response
 
 
 def exchange(server, *parts, pause=0.0):
-    with connect(server) as link:
+    with connect(server) as connection:
         for part in parts:
             with suppress(ConnectionError):
-                link.sendall(part)
+                connection.sendall(part)
             time.sleep(pause)
-        return receive(link)
+        return receive(connection)
 
 
-def statuses(answer):
-    return [int(found) for found in re.findall(rb"HTTP/1\.[01] (\d{3}) ", answer)]
+def statuses(response):
+    return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", response)]
 
 
-def is_problem(answer, status):
-    head, _, body = answer.partition(b"\r\n\r\n")
-    found = json.loads(body)
-    assert statuses(head) == [status] == [found["status"]]
+def check_problem(response, status):
+    """Check that a response is a problem document of the worker. Return its detail."""
+    head, _, body = response.partition(b"\r\n\r\n")
+    problem = json.loads(body)
+    assert statuses(head) == [status] == [problem["status"]]
     assert b"Content-Type: application/problem+json" in head
     assert re.search(rb"\r\nDate: \w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT\r\n", head)
     assert b"\r\nVary: Origin" in head
     assert all(f"\r\n{name}: {value}".encode() in head for name, value in HEADERS.items())
-    assert f"X-Request-ID: {found['request_id']}".encode() in head
-    return found["detail"]
+    assert f"X-Request-ID: {problem['request_id']}".encode() in head
+    return problem["detail"]
 
 
-def get_one(server):
-    """Seconds that an honest client waits for its answer; /health has a thread of its own."""
+def time_request(server):
+    """Request a list, which needs a thread of the pool. Return the seconds until the response."""
     started = time.monotonic()
-    assert statuses(exchange(server, ONE)) == [200]
+    assert statuses(exchange(server, LIST_AND_CLOSE)) == [200]
     return time.monotonic() - started
 
 
-# As few threads as can be: four who held one would hold all.
-FEW = {
+# So few threads that four clients would hold all of them, if clients could hold threads.
+FEW_THREADS = {
     "WEB_CONCURRENCY": "1",
     "DATABASE_POOL_SIZE": "1",
     "ALLOWED_ORIGINS": "https://*.example.com",
@@ -98,30 +99,23 @@ FEW = {
 
 @pytest.fixture(scope="module")
 def server(serve):
-    """A client that is slow, or rests, is waited for longer than another has PATIENCE."""
-    with serve("--keep-alive", "60", READ_TIMEOUT="60", **FEW) as running:
+    """Serve with limits for slow and idle clients that are longer than CLIENT_TIMEOUT_SECONDS."""
+    with serve("--keep-alive", "60", READ_TIMEOUT="60", **FEW_THREADS) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def hasty_server(serve):
-    with serve(READ_TIMEOUT="2", **FEW) as running:
+def impatient_server(serve):
+    with serve(READ_TIMEOUT="2", **FEW_THREADS) as running:
         yield running
 
 
-def until(is_true):
-    end = time.monotonic() + PATIENCE
-    while not is_true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def connected(server):
-    """So many clients the server has at present."""
-    links = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    own = [link for link in links if link[1].endswith(f":{server.port:04X}")]
-    # Listeners are 0A, and a connection has no inode before it is accepted and after its close.
-    return sum(link[3] != "0A" and link[9] != "0" for link in own)
+def count_connections(server):
+    """Return how many clients are connected to the server."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    server_rows = [row for row in rows if row[1].endswith(f":{server.port:04X}")]
+    # State 0A is a listener. A connection has no inode before accept() and after close().
+    return sum(row[3] != "0A" and row[9] != "0" for row in server_rows)
 
 
 @pytest.fixture
@@ -132,174 +126,181 @@ def large_list(sql):
     )
 
 
-# Slow ones.
+# Slow clients.
 
 
 def test_two_hundred_slow_clients_do_not_hold_up_others(serve, large_list):
     body = post(b"Content-Length: 1000")
-    begun = {"head": GET[:5], "body": body, "silent": b"", "never reading": LISTS}
-    with serve(WEB_CONCURRENCY="2") as server, ExitStack() as links:
-        alone = [get_one(server) for _ in range(50)]
-        slow, stop, waited = [], threading.Event(), []
+    first_bytes_of_clients = [GET[:5], body, b"", LARGE_LISTS]  # the last ones never read
+    with serve(WEB_CONCURRENCY="2") as server, ExitStack() as connections:
+        seconds_alone = [time_request(server) for _ in range(50)]
+        slow_senders, stop, seconds_beside = [], threading.Event(), []
 
-        def trickle():
+        def send_byte_every_second():
             while not stop.wait(1):
-                for link in slow:
+                for connection in slow_senders:
                     with suppress(OSError):
-                        link.send(b"x")
+                        connection.send(b"x")
 
-        def ask(_):
+        def send_fifty_requests(_):
             for _ in range(50):
-                waited.append(get_one(server))
+                seconds_beside.append(time_request(server))
 
-        for first in begun.values():
+        for first_bytes in first_bytes_of_clients:
             for _ in range(50):
-                link = links.enter_context(connect(server, 4096))
-                link.sendall(first)
-                if first in (GET[:5], body):
-                    slow.append(link)
-        threading.Thread(target=trickle, daemon=True).start()
-        with ThreadPoolExecutor(4) as honest:
-            list(honest.map(ask, range(4)))  # raises for one that was not answered
+                connection = connections.enter_context(connect(server, 4096))
+                connection.sendall(first_bytes)
+                if first_bytes in (GET[:5], body):
+                    slow_senders.append(connection)
+        threading.Thread(target=send_byte_every_second, daemon=True).start()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(send_fifty_requests, range(4)))  # raises if a request failed
         stop.set()
-    assert len(waited) == 200
-    assert statistics.median(waited) < 1 + 20 * statistics.median(alone)
+    assert len(seconds_beside) == 200
+    assert statistics.median(seconds_beside) < 1 + 20 * statistics.median(seconds_alone)
 
 
 @pytest.mark.parametrize(
-    "begun",
+    "first_part",
     [GET[:-2], post(b"Content-Length: 50") + GOOD, CHUNKED, CHUNKED + chunks(GOOD) + b"0\r\n"],
     ids=["head", "body", "no chunk", "no end of chunks"],
 )
-def test_half_a_request_is_answered_with_408_at_the_deadline(hasty_server, begun):
+def test_half_request_gets_408_at_read_timeout(impatient_server, first_part):
     started = time.monotonic()
-    told = is_problem(exchange(hasty_server, begun), 408)
-    assert told == "The request was not whole after 2 seconds."
+    detail = check_problem(exchange(impatient_server, first_part), 408)
+    assert detail == "The request was not received completely within 2 seconds."
     assert time.monotonic() - started > 1.9
 
 
-@pytest.mark.parametrize("begun", [GET[:5], post(b"Content-Length: 100")], ids=["head", "body"])
-def test_a_byte_now_and_then_does_not_move_the_deadline(hasty_server, begun):
+@pytest.mark.parametrize(
+    "first_part", [GET[:5], post(b"Content-Length: 100")], ids=["head", "body"]
+)
+def test_request_sent_byte_by_byte_gets_408_at_read_timeout(impatient_server, first_part):
     started = time.monotonic()
-    with connect(hasty_server) as link:
-        link.settimeout(0.2)
-        answer = b""
-        while not answer and time.monotonic() < started + PATIENCE:
-            link.sendall(begun)
-            begun = b"x"
+    with connect(impatient_server) as connection:
+        connection.settimeout(0.2)
+        response = b""
+        while not response and time.monotonic() < started + CLIENT_TIMEOUT_SECONDS:
+            connection.sendall(first_part)
+            first_part = b"x"
             with suppress(TimeoutError):
-                answer = link.recv(65536)
-    is_problem(answer, 408)
+                response = connection.recv(65536)
+    check_problem(response, 408)
 
 
-def test_a_silent_client_is_closed_without_a_word(hasty_server):
-    assert exchange(hasty_server) == b""
+def test_client_that_sends_nothing_is_closed_without_response(impatient_server):
+    assert exchange(impatient_server) == b""
 
 
-def test_clients_that_never_read_hold_no_thread(server, large_list):
+def test_clients_that_never_read_block_no_thread(server, large_list):
     with ExitStack() as stack:
         for _ in range(4):
-            link = stack.enter_context(connect(server, 4096))
-            link.sendall(LISTS)
-            assert link.recv(1) == b"H"
-        get_one(server)
+            connection = stack.enter_context(connect(server, 4096))
+            connection.sendall(LARGE_LISTS)
+            assert connection.recv(1) == b"H"
+        time_request(server)
 
 
-def test_a_client_that_never_reads_is_dropped(hasty_server, large_list):
+def test_client_that_never_reads_is_closed(impatient_server, large_list):
     with ExitStack() as stack:
-        links = [stack.enter_context(connect(hasty_server, 4096)) for _ in range(4)]
-        for link in links:
-            link.sendall(LISTS)
-            assert link.recv(1, socket.MSG_PEEK) == b"H"
-        until(lambda: connected(hasty_server) == 0)
-        assert all(0 < len(receive(link)) < 6_000_000 for link in links)
+        connections = [stack.enter_context(connect(impatient_server, 4096)) for _ in range(4)]
+        for connection in connections:
+            connection.sendall(LARGE_LISTS)
+            assert connection.recv(1, socket.MSG_PEEK) == b"H"
+        until(lambda: count_connections(impatient_server) == 0)
+        assert all(0 < len(receive(connection)) < 6_000_000 for connection in connections)
 
 
-def test_a_slow_reader_gets_all_of_it(hasty_server, large_list):
+def test_slow_reader_gets_complete_responses(impatient_server, large_list):
     started = time.monotonic()
-    with connect(hasty_server, 4096) as link:
-        link.sendall(LISTS + LAST)
-        answer = b""
-        while part := link.recv(65536):
-            answer += part
+    with connect(impatient_server, 4096) as connection:
+        connection.sendall(LARGE_LISTS + GET_AND_CLOSE)
+        response = b""
+        while data := connection.recv(65536):
+            response += data
             if time.monotonic() < started + 4:  # twice READ_TIMEOUT
                 time.sleep(0.01)
-    assert statuses(answer) == [200] * 5
-    assert len(answer) > 6_000_000
+    assert statuses(response) == [200] * 5
+    assert len(response) > 6_000_000
 
 
-# Large ones.
+# Large requests.
 
 
 @pytest.mark.parametrize("body", [b"", b"x" * 2**16])
-def test_a_body_too_large_is_refused_before_it_comes_and_holds_no_thread(server, body):
+def test_too_large_content_length_gets_413_before_the_body_and_blocks_no_thread(server, body):
     with ExitStack() as stack:
         for _ in range(4):
-            link = stack.enter_context(connect(server))
-            link.sendall(post(b"Content-Length: 1073741824") + body)
-            assert statuses(link.recv(65536)) == [413]
-        get_one(server)
+            connection = stack.enter_context(connect(server))
+            connection.sendall(post(b"Content-Length: 1073741824") + body)
+            assert statuses(connection.recv(65536)) == [413]
+        time_request(server)
 
 
 @pytest.mark.parametrize(
-    "request_",
+    "sent",
     [
         post(b"Content-Length: 1073741824"),
         post(b"Transfer-Encoding: chunked") + b"fffffffffffffffff1\r\n{}\r\n0\r\n\r\n",
     ],
 )
-def test_an_answer_after_which_the_connection_ends_says_so(server, request_):
-    with connect(server) as link:
-        link.sendall(request_)
-        assert b"Connection: close" in link.recv(65536)
+def test_last_response_of_a_connection_has_connection_close(server, sent):
+    with connect(server) as connection:
+        connection.sendall(sent)
+        assert b"Connection: close" in connection.recv(65536)
 
 
 @pytest.mark.parametrize("host", [b"a b", b"a/", b"<x>", b"\xff"])
-def test_a_host_that_is_none_is_a_400(server, host):
-    is_problem(exchange(server, GET.replace(b"Host: x", b"Host: " + host)), 400)
+def test_invalid_host_gets_400(server, host):
+    check_problem(exchange(server, GET.replace(b"Host: x", b"Host: " + host)), 400)
 
 
-def test_who_sends_a_body_too_large_to_the_end_reads_the_413(server):
-    with closing(HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)) as client:
+def test_client_that_sends_a_whole_too_large_body_can_read_the_413(server):
+    with closing(
+        HTTPConnection("127.0.0.1", server.port, timeout=CLIENT_TIMEOUT_SECONDS)
+    ) as client:
         client.request("POST", PROJECTS, b" " * 8 * LIMIT, {"Content-Type": "application/json"})
         assert client.getresponse().status == 413
 
 
-def test_a_head_too_long_is_431_whether_it_ends_or_not(server):
+def test_too_long_head_gets_431_with_and_without_its_end(server):
     line = b"X-A: " + b"a" * 4000 + b"\r\n"
-    detail = is_problem(exchange(server, GET[:-2] + line * 17), 431)
-    assert detail == is_problem(exchange(server, GET[:-2] + line * 17 + b"\r\n"), 431)
+    detail = check_problem(exchange(server, GET[:-2] + line * 17), 431)
+    assert detail == check_problem(exchange(server, GET[:-2] + line * 17 + b"\r\n"), 431)
     assert "65536" in detail
 
 
-def test_what_all_clients_send_together_is_bounded(serve):
-    with serve(WEB_CONCURRENCY="1") as server, ExitStack() as links:
+def test_memory_for_requests_of_all_clients_is_bounded(serve):
+    with serve(WEB_CONCURRENCY="1") as server, ExitStack() as connections:
         [worker] = children(server.process.pid)
-        before = resident(worker)
-        begun = post(b"Content-Length: %d" % LIMIT) + b" " * (LIMIT - 1)
+        bytes_before = resident_bytes(worker)
+        first_part = post(b"Content-Length: %d" % LIMIT) + b" " * (LIMIT - 1)
         for _ in range(80):
             with suppress(ConnectionError):
-                links.enter_context(connect(server)).sendall(begun)
-        get_one(server)
-        assert resident(worker) - before < 60 * 2**20
+                connections.enter_context(connect(server)).sendall(first_part)
+        time_request(server)
+        assert resident_bytes(worker) - bytes_before < 60 * 2**20
 
 
-def resident(pid):
+def resident_bytes(pid):
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_more_silent_clients_than_connections_do_not_keep_others_out(serve):
-    with serve("--worker-connections", "20", WEB_CONCURRENCY="1") as server, ExitStack() as links:
+def test_silent_clients_above_worker_connections_do_not_block_others(serve):
+    with (
+        serve("--worker-connections", "20", WEB_CONCURRENCY="1") as server,
+        ExitStack() as connections,
+    ):
         for _ in range(60):
-            links.enter_context(connect(server))
+            connections.enter_context(connect(server))
         for _ in range(20):
-            get_one(server)
+            time_request(server)
 
 
 # Chunks, pipelines, expectations.
 
 
-REFUSED = {
+INVALID_REQUESTS = {
     "over the limit, endless": (CHUNKED + chunks(*[b" " * 65536] * 17), 413),
     "one chunk over the limit": (CHUNKED + b"40000000\r\n" + b" " * (LIMIT + 2000), 413),
     "bad size": (CHUNKED + b"zz\r\n", 400),
@@ -315,22 +316,22 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("sent", "status"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_can_only_be_refused_is_not_waited_for(server, sql, sent, status):
-    is_problem(exchange(server, sent), status)
+@pytest.mark.parametrize(("sent", "status"), INVALID_REQUESTS.values(), ids=INVALID_REQUESTS.keys())
+def test_invalid_request_is_refused_before_its_end(server, sql, sent, status):
+    check_problem(exchange(server, sent), status)
     assert sql("SELECT * FROM projects") == []
 
 
-def test_a_body_a_little_over_the_limit_is_413_when_it_is_whole(server):
+def test_complete_body_slightly_over_the_limit_gets_413(server):
     sent = post(b"Transfer-Encoding: chunked", b"Connection: close") + chunks(b" " * (LIMIT + 10))
-    is_problem(exchange(server, sent, b"0\r\n\r\n", pause=0.2), 413)
+    check_problem(exchange(server, sent, b"0\r\n\r\n", pause=0.2), 413)
 
 
-LONG = b"X-A: " + b"a" * 4000 + b"\r\n"
-NOT_SERVED = {
+LONG_HEADER = b"X-A: " + b"a" * 4000 + b"\r\n"
+UNPARSED_REQUESTS = {
     "408, half a body": (post(b"Content-Length: 50", b"%s"), 408),
     "408, half a head": (GET.replace(b"\r\n\r\n", b"\r\n%s\r\nX"), 408),
-    "431, endless": (GET.replace(b"\r\n\r\n", b"\r\n%s\r\n" + LONG * 17), 431),
+    "431, endless": (GET.replace(b"\r\n\r\n", b"\r\n%s\r\n" + LONG_HEADER * 17), 431),
     "431, too many": (GET.replace(b"\r\n\r\n", b"\r\n%s\r\n" + b"a: b\r\n" * 60 + b"\r\n"), 431),
     "400, two hosts": (GET.replace(b"Host: x", b"Host: x\r\nHost: x\r\n%s"), 400),
     "414": (GET.replace(b"/health", b"/" * 9000).replace(b"x\r\n", b"x\r\n%s\r\n"), 414),
@@ -343,12 +344,12 @@ ORIGIN = b"Origin: https://a.example.com"
 
 
 @pytest.mark.parametrize(
-    ("sent", "status", "fields", "is_let_in"),
+    ("sent", "status", "headers", "is_allowed"),
     [
-        *((*case, ORIGIN, True) for case in NOT_SERVED.values()),
+        *((*case, ORIGIN, True) for case in UNPARSED_REQUESTS.values()),
         *(
-            (*NOT_SERVED["501"], fields, is_let_in)
-            for fields, is_let_in in [
+            (*UNPARSED_REQUESTS["501"], headers, is_allowed)
+            for headers, is_allowed in [
                 (b"oRIGIN:https://a.example.com \t", True),
                 (b"Origin: https://example.com", False),
                 (b"Origin: https://a.example.com.evil.org", False),
@@ -358,88 +359,96 @@ ORIGIN = b"Origin: https://a.example.com"
         ),
     ],
 )
-def test_a_page_may_read_what_never_reaches_the_application_as_all_else(
-    server, hasty_server, sent, status, fields, is_let_in
+def test_unparsed_request_gets_cors_headers_if_its_origin_is_allowed(
+    server, impatient_server, sent, status, headers, is_allowed
 ):
-    asked = hasty_server if status == 408 else server
-    answer = exchange(asked, sent % fields)
-    is_problem(answer, status)
-    assert (b"\r\nAccess-Control-Allow-Origin: https://a.example.com\r\n" in answer) == is_let_in
-    assert (b"\r\nAccess-Control-Expose-Headers: ETag, " in answer) == is_let_in
-    assert (b"\r\nAccess-Control-Allow-Credentials: true\r\n" in answer) == is_let_in
+    response = exchange(impatient_server if status == 408 else server, sent % headers)
+    check_problem(response, status)
+    assert (b"\r\nAccess-Control-Allow-Origin: https://a.example.com\r\n" in response) == is_allowed
+    assert (b"\r\nAccess-Control-Expose-Headers: ETag, " in response) == is_allowed
+    assert (b"\r\nAccess-Control-Allow-Credentials: true\r\n" in response) == is_allowed
 
 
-def test_an_origin_whose_line_has_not_come_to_its_end_is_not_answered(hasty_server):
-    answer = exchange(hasty_server, GET.replace(b"\r\n\r\n", b"\r\nOrigin: https://a.example.com"))
-    is_problem(answer, 408)
-    assert b"Access-Control" not in answer
+def test_incomplete_origin_line_gets_no_cors_headers(impatient_server):
+    response = exchange(
+        impatient_server, GET.replace(b"\r\n\r\n", b"\r\nOrigin: https://a.example.com")
+    )
+    check_problem(response, 408)
+    assert b"Access-Control" not in response
 
 
-def test_the_head_of_the_request_before_says_nothing_of_the_next(hasty_server):
+def test_headers_of_a_request_do_not_affect_the_next_408(impatient_server):
     first = GET.replace(b"x\r\n", b"x\r\nOrigin: https://a.example.com\r\nX-Request-ID: abc\r\n")
-    answer = exchange(hasty_server, first + GET[:9])
-    second = answer[answer.index(b"HTTP/1.1 408") :]
-    is_problem(second, 408)
+    response = exchange(impatient_server, first + GET[:9])
+    second = response[response.index(b"HTTP/1.1 408") :]
+    check_problem(second, 408)
     assert b"Access-Control" not in second
     assert b"abc" not in second
 
 
-@pytest.mark.parametrize(("sent", "status"), NOT_SERVED.values(), ids=NOT_SERVED.keys())
-def test_a_request_id_is_returned_and_logged_with_what_never_reaches_the_application(
-    server, hasty_server, sent, status
+@pytest.mark.parametrize(
+    ("sent", "status"), UNPARSED_REQUESTS.values(), ids=UNPARSED_REQUESTS.keys()
+)
+def test_request_id_of_unparsed_request_is_returned_and_logged(
+    server, impatient_server, sent, status
 ):
-    asked = hasty_server if status == 408 else server
+    used_server = impatient_server if status == 408 else server
     request_id = f"mine-{random.random()}"  # noqa: S311
-    answer = exchange(asked, sent % f"X-Request-ID: {request_id}".encode())
-    is_problem(answer, status)
-    assert f"\r\nX-Request-ID: {request_id}\r\n".encode() in answer
-    assert asked.log.read_text().count(f" {status} 0 ms  [{request_id}]") == 1
+    response = exchange(used_server, sent % f"X-Request-ID: {request_id}".encode())
+    check_problem(response, status)
+    assert f"\r\nX-Request-ID: {request_id}\r\n".encode() in response
+    assert used_server.log.read_text().count(f" {status} 0 ms  [{request_id}]") == 1
 
 
-def test_a_request_id_that_is_none_is_replaced(server):
-    answer = exchange(server, NOT_SERVED["501"][0] % b"X-Request-ID: a b")
-    is_problem(answer, 501)
-    assert re.search(rb"\r\nX-Request-ID: [0-9a-f]{32}\r\n", answer)
+def test_invalid_request_id_of_unparsed_request_is_replaced(server):
+    response = exchange(server, UNPARSED_REQUESTS["501"][0] % b"X-Request-ID: a b")
+    check_problem(response, 501)
+    assert re.search(rb"\r\nX-Request-ID: [0-9a-f]{32}\r\n", response)
 
 
 @pytest.mark.parametrize(
     "line", [b"Host: a b", b"Expect: a", b"Transfer-Encoding: br", b"no colon"]
 )
-def test_a_refusal_of_a_head_has_no_body(server, line):
-    answer = exchange(server, b"HEAD /health HTTP/1.1\r\n" + line + b"\r\n\r\n")
-    assert answer.endswith(b"\r\n\r\n")
-    assert statuses(answer)[0] >= 400
-    assert re.search(rb"\r\nContent-Length: [1-9]", answer)
+def test_refused_head_request_gets_no_body(server, line):
+    response = exchange(server, b"HEAD /health HTTP/1.1\r\n" + line + b"\r\n\r\n")
+    assert response.endswith(b"\r\n\r\n")
+    assert statuses(response)[0] >= 400
+    assert re.search(rb"\r\nContent-Length: [1-9]", response)
 
 
 # Targets that are not ASCII.
 
 
-def test_raw_utf8_in_a_query_is_what_it_is_percent_encoded(server, sql):
+def test_raw_utf8_in_query_is_read_like_percent_encoded(server, sql):
     sql("INSERT INTO projects (id, name) VALUES (gen_random_uuid(), '번역 é')")
     for query in ("q=번역", "name=번역 é", "name=번역+%C3%A9", "q=%EB%B2%88역"):
         line = f"GET {PROJECTS}?{query.replace(' ', '%20')}"
         assert (
-            '"total": 1' in exchange(server, LAST.replace(b"GET /health", line.encode())).decode()
+            '"total": 1'
+            in exchange(server, GET_AND_CLOSE.replace(b"GET /health", line.encode())).decode()
         )
-        answer = exchange(server, LAST.replace(b"GET /health", b"HEAD" + line[3:].encode()))
-        assert statuses(answer) == [200]
+        response = exchange(
+            server, GET_AND_CLOSE.replace(b"GET /health", b"HEAD" + line[3:].encode())
+        )
+        assert statuses(response) == [200]
     sent = post(b"Content-Length: 13", b"Connection: close").replace(b" HTTP", "?é HTTP".encode())
     assert statuses(exchange(server, sent + GOOD)) == [201]
 
 
 @pytest.mark.parametrize("target", [f"{PROJECTS}/번역", "/번역", f"http://x{PROJECTS}/é?é#é"])
-def test_raw_utf8_in_a_path_is_what_it_is_percent_encoded(server, target):
+def test_raw_utf8_in_path_is_read_like_percent_encoded(server, target):
     for method in (b"GET ", b"PUT "):
-        is_problem(exchange(server, LAST.replace(b"GET /health", method + target.encode())), 404)
+        check_problem(
+            exchange(server, GET_AND_CLOSE.replace(b"GET /health", method + target.encode())), 404
+        )
 
 
 @pytest.mark.parametrize(
     "target",
     [b"/\xff", b"/health?q=\xb9\xf8\xbf\xaa", b"/\xc0\xaf", b"/\xed\xa0\x80", "/é".encode()[:2]],
 )
-def test_a_target_that_is_not_utf8_is_a_400_that_says_to_encode_it(server, target):
-    detail = is_problem(exchange(server, LAST.replace(b"/health", target)), 400)
+def test_target_that_is_not_utf8_gets_400_with_advice_to_percent_encode(server, target):
+    detail = check_problem(exchange(server, GET_AND_CLOSE.replace(b"/health", target)), 400)
     assert detail == "The path or the query is not UTF-8. Percent-encode it."
     assert "Traceback" not in server.log.read_text()
 
@@ -447,73 +456,76 @@ def test_a_target_that_is_not_utf8_is_a_400_that_says_to_encode_it(server, targe
 @pytest.mark.parametrize(
     "line", ["GÉT / HTTP/1.1", "GET / HTTP/1.1é", "GET /é /é HTTP/1.1", "é", "GET é HTTP/1.1"]
 )
-def test_other_raw_utf8_in_the_first_line_is_a_400(server, line):
-    sent = LAST.replace(b"GET /health HTTP/1.1", line.encode())
-    assert "UTF-8" not in is_problem(exchange(server, sent), 400)
+def test_raw_utf8_outside_the_target_gets_400(server, line):
+    sent = GET_AND_CLOSE.replace(b"GET /health HTTP/1.1", line.encode())
+    assert "UTF-8" not in check_problem(exchange(server, sent), 400)
 
 
-def test_another_fault_of_a_request_with_raw_utf8_is_not_blamed_on_it(server):
+def test_other_error_in_request_with_raw_utf8_gets_no_advice_to_percent_encode(server):
     sent = post(b"Content-Length: x").replace(b" HTTP", "?q=번역 HTTP".encode())
-    assert "UTF-8" not in is_problem(exchange(server, sent), 400)
+    assert "UTF-8" not in check_problem(exchange(server, sent), 400)
 
 
-def test_a_byte_that_only_latin_1_takes_for_a_space_ends_no_target(server):
+def test_unicode_space_in_target_is_part_of_the_path(server):
     for byte in ("\x85", "\xa0", "\u2028"):
         line = f"GET /health{byte}HTTP/1.1 HTTP/1.1"
-        sent = LAST.replace(b"GET /health HTTP/1.1", line.encode())
-        is_problem(exchange(server, sent), 404)
+        sent = GET_AND_CLOSE.replace(b"GET /health HTTP/1.1", line.encode())
+        check_problem(exchange(server, sent), 404)
 
 
-def test_http_1_0_needs_no_host(server):
+def test_http_1_0_without_host_gets_200(server):
     assert statuses(exchange(server, b"GET /health HTTP/1.0\r\n\r\n")) == [200]
 
 
 @pytest.mark.parametrize("end", [b"0\r\n\r\n", b"0;a=b\r\nX-Trailer: a\r\nX-B: b\r\n\r\n"])
-def test_seventy_thousand_chunks_of_a_byte_are_one_body_and_trailers_are_ignored(server, sql, end):
+def test_seventy_thousand_chunks_of_one_byte_create_one_project_and_trailers_are_ignored(
+    server, sql, end
+):
     body = GOOD[:-1] + b" " * 70_000 + b"}"
     sent = CHUNKED + b"".join(b"1\r\n%c\r\n" % byte for byte in body) + end
-    assert statuses(exchange(server, sent + LAST)) == [201, 200]
+    assert statuses(exchange(server, sent + GET_AND_CLOSE)) == [201, 200]
     assert sql("SELECT name FROM projects") == [("x",)]
 
 
-def test_pipelined_requests_are_answered_in_order(server, sql):
-    created = post(b"Content-Length: 13") + GOOD
-    sent = (
-        GET + created + GET.replace(b"health", b"nowhere") + CHUNKED + chunks(GOOD) + b"0\r\n\r\n"
-    )
-    assert statuses(exchange(server, sent * 3 + LAST)) == [200, 201, 404, 201] * 3 + [200]
+def test_pipelined_requests_get_responses_in_order(server, sql):
+    create = post(b"Content-Length: 13") + GOOD
+    sent = GET + create + GET.replace(b"health", b"nowhere") + CHUNKED + chunks(GOOD) + b"0\r\n\r\n"
+    assert statuses(exchange(server, sent * 3 + GET_AND_CLOSE)) == [200, 201, 404, 201] * 3 + [200]
     assert sql("SELECT count(*) FROM projects") == [(6,)]
 
 
-def test_a_request_whose_end_could_be_elsewhere_is_the_last_of_its_connection(server, sql):
+def test_request_with_ambiguous_end_closes_the_connection(server, sql):
     sent = post(b"Transfer-Encoding: identity, chunked") + chunks(GOOD) + b"0\r\n\r\n" + GET
-    answer = exchange(server, sent)
-    assert statuses(answer) == [201]
-    assert b"Connection: close" in answer
+    response = exchange(server, sent)
+    assert statuses(response) == [201]
+    assert b"Connection: close" in response
 
 
-def test_half_a_pipelined_request_waits_for_its_other_half(server, hasty_server):
-    assert statuses(exchange(server, GET + LAST[:-9], LAST[-9:], pause=0.3)) == [200, 200]
-    first, second = statuses(exchange(hasty_server, GET + LAST[:-9]))
+def test_half_pipelined_request_is_completed_or_gets_408(server, impatient_server):
+    assert statuses(exchange(server, GET + GET_AND_CLOSE[:-9], GET_AND_CLOSE[-9:], pause=0.3)) == [
+        200,
+        200,
+    ]
+    first, second = statuses(exchange(impatient_server, GET + GET_AND_CLOSE[:-9]))
     assert (first, second) == (200, 408)
 
 
-def test_a_client_that_asks_is_told_once_to_go_on(server, sql):
+def test_expect_100_continue_gets_one_100_before_the_body(server, sql):
     head = post(b"Content-Length: 13", b"Expect: 100-Continue", b"Connection: close")
-    with connect(server) as link:
-        link.sendall(head)
-        assert link.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
-        link.sendall(GOOD)
-        assert statuses(receive(link)) == [201]
-    assert statuses(exchange(server, head + GOOD)) == [201]  # it did not wait to be told
-    old = head.replace(b"HTTP/1.1", b"HTTP/1.0")
-    assert statuses(exchange(server, old, GOOD, pause=0.2)) == [201]
+    with connect(server) as connection:
+        connection.sendall(head)
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(GOOD)
+        assert statuses(receive(connection)) == [201]
+    assert statuses(exchange(server, head + GOOD)) == [201]  # it does not wait for the 100
+    http_1_0 = head.replace(b"HTTP/1.1", b"HTTP/1.0")
+    assert statuses(exchange(server, http_1_0, GOOD, pause=0.2)) == [201]
     assert sql("SELECT count(*) FROM projects") == [(3,)]
 
 
-def test_a_client_that_asks_is_not_told_to_go_on_with_a_body_too_large(server):
+def test_expect_100_continue_with_too_large_body_gets_413_without_100(server):
     head = post(b"Content-Length: %d" % (LIMIT + 1), b"Expect: 100-continue")
-    is_problem(exchange(server, head), 413)
+    check_problem(exchange(server, head), 413)
 
 
 @pytest.mark.parametrize(
@@ -521,56 +533,60 @@ def test_a_client_that_asks_is_not_told_to_go_on_with_a_body_too_large(server):
     [(GET, [200]), (GET[:-2], []), (post(b"Content-Length: 50") + GOOD, [400]), (b"", [])],
     ids=["request", "head", "body", "nothing"],
 )
-def test_a_client_that_ends_its_half_is_answered_what_it_asked(server, sent, expected):
-    with connect(server) as link:
-        link.sendall(sent)
-        link.shutdown(socket.SHUT_WR)
-        assert statuses(receive(link)) == expected
+def test_client_that_shuts_down_its_sending_side_gets_its_response(server, sent, expected):
+    with connect(server) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        assert statuses(receive(connection)) == expected
 
 
-def test_a_connection_is_kept_for_the_next_request(server):
-    with closing(HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)) as client:
+def test_connection_is_kept_alive_for_the_next_request(server):
+    with closing(
+        HTTPConnection("127.0.0.1", server.port, timeout=CLIENT_TIMEOUT_SECONDS)
+    ) as client:
         client.connect()
-        link = client.sock
+        connection = client.sock
         for method, path in [("GET", "/health"), ("HEAD", "/docs"), ("GET", "/nowhere")] * 10:
             client.request(method, path)
             body = client.getresponse().read()
             assert (body == b"") == (method == "HEAD")
-        assert client.sock is link
+        assert client.sock is connection
 
 
-def test_a_connection_that_idles_is_closed(serve):
-    with serve("--keep-alive", "1", WEB_CONCURRENCY="1") as server, connect(server) as link:
+def test_idle_connection_is_closed_after_keepalive(serve):
+    with serve("--keep-alive", "1", WEB_CONCURRENCY="1") as server, connect(server) as connection:
         started = time.monotonic()
-        link.sendall(GET)
-        assert statuses(receive(link)) == [200]
+        connection.sendall(GET)
+        assert statuses(receive(connection)) == [200]
         assert time.monotonic() - started > 0.9
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl for a certificate")
-def test_with_tls_of_its_own_it_serves_as_gunicorn_does(database_url, app, tmp_path):
+def test_gunicorn_serves_with_its_own_tls(database_url, app, tmp_path):
     files = ("--keyfile", tmp_path / "key", "--certfile", tmp_path / "cert")
-    make = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -days 1 -keyout key -out cert"
-    subprocess.run(make, shell=True, cwd=tmp_path, check=True, capture_output=True)  # noqa: S602
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -days 1 -keyout key -out cert"
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True)  # noqa: S602
     environ = {"APP_ENV": "testing", "DATABASE_URL": database_url}
-    server = Served({**os.environ, **environ}, files, tmp_path / "log")
+    server = GunicornServer({**os.environ, **environ}, files, tmp_path / "log")
     context = ssl.create_default_context(cafile=tmp_path / "cert")
     context.check_hostname = False
     try:
         until(lambda: "Worker ready" in server.log.read_text())
-        client = HTTPSConnection("127.0.0.1", server.port, timeout=PATIENCE, context=context)
+        client = HTTPSConnection(
+            "127.0.0.1", server.port, timeout=CLIENT_TIMEOUT_SECONDS, context=context
+        )
         with closing(client):
             for path in ("/health", PROJECTS, "/ready") * 2:
                 client.request("GET", path)
-                answer = client.getresponse()
-                assert (answer.status, answer.read()[:1]) == (200, b"{")
+                response = client.getresponse()
+                assert (response.status, response.read()[:1]) == (200, b"{")
     finally:
         assert server.stop() == 0
 
 
-# Where a request ends.
+# The end of a request.
 
-WHOLE = [
+COMPLETE_REQUESTS = [
     GET,
     b"\r\n" + GET,
     post(b"Content-Length: 13") + GOOD,
@@ -580,19 +596,19 @@ WHOLE = [
 ]
 
 
-@pytest.mark.parametrize("whole", WHOLE)
-def test_the_end_of_a_request_is_found_however_it_is_cut(whole):
-    dice = random.Random(0)  # noqa: S311 - a fixed seed is the point
+@pytest.mark.parametrize("sent", COMPLETE_REQUESTS)
+def test_end_of_request_is_found_in_pieces_of_any_length(sent):
+    random_lengths = random.Random(0)  # noqa: S311 - a fixed seed makes the test repeatable
     for _ in range(200):
-        data, left = bytearray(), whole + GET
-        follow = framing(data, LIMIT, len)
-        while not (size := next(follow, -1)):
-            piece = dice.randint(1, 40)
-            data += left[:piece]
-            left = left[piece:]
-        assert size == len(whole)
+        received, rest = bytearray(), sent + GET
+        lengths = follow_request(received, LIMIT, len)
+        while not (length := next(lengths, -1)):
+            size = random_lengths.randint(1, 40)
+            received += rest[:size]
+            rest = rest[size:]
+        assert length == len(sent)
 
 
-def test_a_head_of_one_line_too_long_is_not_followed():
+def test_too_long_request_line_raises_limit_request_headers():
     with pytest.raises(LimitRequestHeaders):
-        next(framing(bytearray(b"GET /" + b"a" * 2**16), LIMIT, len))
+        next(follow_request(bytearray(b"GET /" + b"a" * 2**16), LIMIT, len))

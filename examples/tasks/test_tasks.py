@@ -1,6 +1,7 @@
 """What is special about tasks: they belong to a project. tests/test_resources.py has the rest."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import psycopg2
 import pytest
@@ -26,7 +27,7 @@ def make_task(client, make_project):
     return make
 
 
-def test_a_project_lists_only_its_tasks(client, make_project, make_task):
+def test_the_list_of_a_project_has_only_its_tasks(client, make_project, make_task):
     first, second = make_project(), make_project()
     tasks = [make_task(first), make_task(second), make_task(first)]
     assert [task["project_id"] for task in tasks] == [first["id"], second["id"], first["id"]]
@@ -35,61 +36,94 @@ def test_a_project_lists_only_its_tasks(client, make_project, make_task):
 
 
 @pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "a"}])
-def test_a_task_needs_a_project(client, problem, key):
+def test_the_tasks_of_a_missing_project_get_a_404(client, problem, key):
     path = f"{PROJECTS}/{MISSING}/tasks"
-    problem(client.get(path), 404)
-    problem(client.post(path, json={"title": "x"}, headers=key), 404)
+    problem(client.get(path), 404, "not_found")
+    problem(client.post(path, json={"title": "x"}, headers=key), 404, "not_found")
     assert client.get(TASKS).json["total"] == 0
+
+
+def test_a_project_id_in_a_body_is_ignored(client, make_project, make_task):
+    other = make_project()
+    task = make_task(project_id=other["id"])
+    assert task["project_id"] != other["id"]
+    for method in ("PUT", "PATCH"):
+        body = {"project_id": other["id"]}
+        assert client.open(f"{TASKS}/{task['id']}", method=method, json=body).json == task
 
 
 @pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "a"}])
 @pytest.mark.parametrize("scopes", [SCOPES, "tasks:all", "projects:read,tasks:all"])
-def test_a_task_cannot_be_created_in_the_project_of_another(guarded, bearer, problem, key, scopes):
-    alice = bearer("alice", SCOPES)
-    project = guarded.post(PROJECTS, json={"name": "x"}, headers=alice).json
+def test_a_task_in_a_project_of_another_owner_gets_a_404_and_is_not_stored(
+    auth_client, auth_headers, problem, sql, key, scopes
+):
+    alice = auth_headers("alice", SCOPES)
+    project = auth_client.post(PROJECTS, json={"name": "x"}, headers=alice).json
     path = f"{PROJECTS}/{project['id']}/tasks"
-    bob = bearer("bob", scopes)
-    problem(guarded.get(path, headers=bob), 404)
-    problem(guarded.post(path, json={"title": "x"}, headers={**bob, **key}), 404)
-    assert guarded.get(TASKS, headers=alice).json["total"] == 0
+    bob = auth_headers("bob", scopes)
+    problem(auth_client.get(path, headers=bob), 404, "not_found")
+    response = auth_client.post(path, json={"title": "x"}, headers={**bob, **key})
+    problem(response, 404, "not_found")
+    assert sql("SELECT count(*) FROM tasks") == [(0,)]
+    assert sql("SELECT count(*) FROM idempotency_keys") == [(0,)]
 
 
-def test_a_caller_with_all_tasks_sees_only_own_projects(guarded, bearer):
-    alice, bob = bearer("alice", SCOPES), bearer("bob", "projects:read,tasks:all")
-    project = guarded.post(PROJECTS, json={"name": "x"}, headers=alice).json
+def test_a_caller_with_tasks_all_sees_all_tasks_but_only_own_projects(auth_client, auth_headers):
+    alice, bob = auth_headers("alice", SCOPES), auth_headers("bob", "projects:read,tasks:all")
+    project = auth_client.post(PROJECTS, json={"name": "x"}, headers=alice).json
     path = f"{PROJECTS}/{project['id']}/tasks"
-    task = guarded.post(path, json={"title": "x"}, headers=alice).json
-    assert guarded.get(TASKS, headers=bob).json["items"] == [task]
-    assert guarded.get(PROJECTS, headers=bob).json["items"] == []
-    assert guarded.get(path, headers=bob).status_code == 404
+    task = auth_client.post(path, json={"title": "x"}, headers=alice).json
+    assert auth_client.get(TASKS, headers=bob).json["items"] == [task]
+    assert auth_client.get(PROJECTS, headers=bob).json["items"] == []
+    assert auth_client.get(path, headers=bob).status_code == 404
 
 
-def test_a_task_gets_the_owner_of_its_project(guarded, bearer):
-    alice, admin = bearer("alice", SCOPES), bearer("carol", "projects:all,tasks:all")
-    project = guarded.post(PROJECTS, json={"name": "x"}, headers=alice).json
+def test_a_caller_with_projects_all_sees_all_projects_but_only_own_tasks(auth_client, auth_headers):
+    alice, bob = (
+        auth_headers("alice", SCOPES),
+        auth_headers("bob", "projects:all,tasks:read,tasks:write"),
+    )
+    project = auth_client.post(PROJECTS, json={"name": "x"}, headers=alice).json
     path = f"{PROJECTS}/{project['id']}/tasks"
-    task = guarded.post(path, json={"title": "x"}, headers=admin).json
+    task = auth_client.post(path, json={"title": "x"}, headers=alice).json
+    assert auth_client.get(PROJECTS, headers=bob).json["items"] == [project]
+    for list_path in (path, TASKS):
+        assert auth_client.get(list_path, headers=bob).json["items"] == []
+    assert auth_client.get(f"{TASKS}/{task['id']}", headers=bob).status_code == 404
+    assert auth_client.delete(f"{TASKS}/{task['id']}", headers=bob).status_code == 404
+    assert auth_client.get(path, headers=alice).json["items"] == [task]
+
+
+def test_a_task_that_an_admin_creates_gets_the_owner_of_its_project(auth_client, auth_headers):
+    alice, admin = auth_headers("alice", SCOPES), auth_headers("carol", "projects:all,tasks:all")
+    project = auth_client.post(PROJECTS, json={"name": "x"}, headers=alice).json
+    path = f"{PROJECTS}/{project['id']}/tasks"
+    task = auth_client.post(path, json={"title": "x"}, headers=admin).json
     assert task["owner"] == "alice"
-    assert guarded.get(f"{TASKS}/{task['id']}", headers=alice).json == task
+    assert auth_client.get(f"{TASKS}/{task['id']}", headers=alice).json == task
 
 
-def test_the_same_key_below_two_projects_is_not_the_same_request(client, make_project, problem):
-    key, first, second = {"Idempotency-Key": "a"}, make_project(), make_project()
-    for project, status in ((first, 201), (second, 422), (first, 201)):
+def test_a_key_that_was_used_in_another_project_gets_a_422(client, make_project, problem):
+    def create(project):
         path = f"{PROJECTS}/{project['id']}/tasks"
-        assert client.post(path, json={"title": "x"}, headers=key).status_code == status
-    assert client.get(TASKS).json["total"] == 1
+        return client.post(path, json={"title": "x"}, headers={"Idempotency-Key": "a"})
+
+    first, second = make_project(), make_project()
+    task = create(first).json
+    problem(create(second), 422, "idempotency_key_reused")
+    assert create(first).json == task
+    assert client.get(TASKS).json["items"] == [task]
 
 
 def test_tasks_are_deleted_with_their_project(client, make_project, make_task):
     project = make_project()
-    task, kept = make_task(project), make_task()
+    task, other_task = make_task(project), make_task()
     assert client.delete(f"{PROJECTS}/{project['id']}").status_code == 204
     assert client.get(f"{TASKS}/{task['id']}").status_code == 404
-    assert client.get(TASKS).json["items"] == [kept]
+    assert client.get(TASKS).json["items"] == [other_task]
 
 
-def test_a_project_that_must_keep_its_tasks_is_not_deleted(client, make_task, problem, sql):
+def test_a_delete_of_a_project_with_restricted_tasks_gets_a_409(client, make_task, problem, sql):
     task = make_task()
     path = f"{PROJECTS}/{task['project_id']}"
     change = "ALTER TABLE tasks DROP CONSTRAINT tasks_project_id_fkey, ADD FOREIGN KEY (project_id)"
@@ -98,52 +132,50 @@ def test_a_project_that_must_keep_its_tasks_is_not_deleted(client, make_task, pr
         detail = problem(client.delete(path), 409, "conflict")["detail"]
         assert detail == "It still has tasks. Delete them first."
         assert client.get(path).status_code == 200
+        assert client.get(TASKS).json["items"] == [task]
     finally:
         sql(f"{change} REFERENCES projects ON DELETE CASCADE")
 
 
-def test_a_task_that_is_created_while_its_project_is_assigned_gets_the_new_owner(
-    app, client, make_project, sql, direct_url
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "a"}])
+def test_a_task_created_while_its_project_is_assigned_gets_the_new_owner(
+    app, make_project, sql, direct_url, key
 ):
-    project = make_project()
-    path = f"{PROJECTS}/{project['id']}/tasks"
-    # The row lock stands for an assignment that is not committed yet.
-    assignment = psycopg2.connect(**parameters_of(direct_url))
-    with assignment.cursor() as cursor:
-        cursor.execute("UPDATE projects SET owner = 'bob' WHERE id = %s", (project["id"],))
-    created = []
-    thread = threading.Thread(
-        target=lambda: created.append(app.test_client().post(path, json={"title": "x"}).json)
+    path = f"{PROJECTS}/{make_project()['id']}/tasks"
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
     )
-    thread.start()
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-    while sql(waiting) == [(0,)]:
-        assert thread.is_alive()
-    assignment.commit()
-    assignment.close()
-    thread.join()
-    assert created[0]["owner"] == "bob"
+    with closing(psycopg2.connect(**parameters_of(direct_url))) as connection:
+        with connection.cursor() as cursor, ThreadPoolExecutor(1) as pool:
+            cursor.execute("UPDATE projects SET owner = 'bob'")  # an assignment, not yet committed
+            create = pool.submit(app.test_client().post, path, json={"title": "x"}, headers=key)
+            while sql(waiting) == [(0,)]:
+                assert not create.done(), "the create waits for the assignment"
+            connection.commit()
+        assert create.result().json["owner"] == "bob"
+    assert sql("SELECT owner FROM tasks") == [("bob",)]
 
 
 @pytest.mark.parametrize("value", ["2026-01-31", "2026-01-31T09:00:00", 5, "9999-99-99T00:00:00Z"])
-def test_an_invalid_time_is_refused(client, make_project, problem, value):
+def test_an_invalid_due_at_gets_a_400(client, make_project, problem, value):
     path = f"{PROJECTS}/{make_project()['id']}/tasks"
     response = client.post(path, json={"title": "x", "due_at": value})
     assert "due_at" in problem(response, 400, "validation_error")["details"]
 
 
 @pytest.mark.parametrize("value", [2**31, 1.0, "1", True, None])
-def test_an_invalid_priority_is_refused(client, make_project, problem, value):
+def test_an_invalid_priority_gets_a_400(client, make_project, problem, value):
     path = f"{PROJECTS}/{make_project()['id']}/tasks"
     response = client.post(path, json={"title": "x", "priority": value})
     assert "priority" in problem(response, 400, "validation_error")["details"]
 
 
-def test_a_time_is_stored_in_utc(make_task):
+def test_due_at_is_returned_in_utc(make_task):
     task = make_task(due_at="2026-01-31T09:00:00.5+09:00")
     assert task["due_at"] == "2026-01-31T00:00:00.500000Z"
 
 
-def test_an_index_serves_every_filter_of_the_list_of_a_project(client):
+def test_an_index_serves_every_filter_of_a_projects_list(client):
     spec = _list_spec(RESOURCE, frozenset({"project_id"}), (), is_restricted=True)
     assert all(filter_.follows_order for filter_ in spec.filters)

@@ -1,4 +1,4 @@
-"""The PostgreSQL of development and tests: real, from pip, with its data under `instance/`.
+"""A PostgreSQL for development and tests: from pip, with its data in `instance/`.
 
 Production never imports this package.
 """

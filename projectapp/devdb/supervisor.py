@@ -1,14 +1,18 @@
-"""The keeper: a small process that starts the embedded PostgreSQL and stops it after its last user.
+"""The supervisor: a small process that starts the server, and stops it after its last user.
 
-Every fact about the server is a kernel lock, which a ``kill -9`` releases too, so no pid file has
-to be trusted:
+Each process holds a kernel lock (flock) on a file while it does one of the tasks below. The kernel
+releases the lock when the process ends, even after ``kill -9``. So nothing depends on pid files,
+which may be stale.
 
-- ``users.lock``: shared, held by each process that uses the server (forked workers inherit it);
-- ``server.lock``: held by PostgreSQL's own processes, which inherit it from their starter;
-- ``keeper.lock``: held by the keeper, which adopts a server whose own keeper was killed;
-- ``start.lock``: held by the process that is starting a keeper.
+- ``users.lock``: held by each process that uses the server (shared; forked workers inherit it).
+- ``server.lock``: held by PostgreSQL's processes, which inherit it.
+- ``keeper.lock``: held by the supervisor. The file has its former name, because an older release
+  may run in the same folder.
+- ``start.lock``: held by a process that starts a supervisor.
 
-Only the standard library is imported, since this file is run as a script.
+If a supervisor is killed, the next one takes over its server.
+
+This file is run as a script, so it imports only the standard library.
 """
 
 import fcntl
@@ -24,136 +28,159 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PORT = "5432"  # only a part of the socket's name: nothing listens on TCP
+PORT = "5432"  # only a part of the socket's name: the server does not listen on TCP
 STOP_SECONDS = 20
-_START_SECONDS = 60  # a first start runs initdb, a start after a crash replays the log
-_NOBODY = 65534
+_START_SECONDS = 60  # a first start runs initdb, a start after a crash replays the WAL
+_POLL_SECONDS = 0.1
+_NOBODY = 65534  # the user id and group id of `nobody`
 
 
-def keep(home: Path, binaries: Path, sockets: Path, temporary: bool) -> None:
-    """The keeper: start or adopt the server, say so on stdout, stop it when nobody is left."""
-    keeper = open_lock(home / "keeper.lock")
-    fcntl.flock(keeper, fcntl.LOCK_EX)
+def supervise(home: Path, binaries: Path, socket_dir: Path, temporary: bool) -> None:
+    """Run the server of `home` until its last user has ended.
+
+    Prints one line of JSON when the start is over: null, or the reason why it failed.
+    """
+    own_lock = open_lock_file(home / "keeper.lock")
+    fcntl.flock(own_lock, fcntl.LOCK_EX)
     try:
-        pid = _running(home) or _launch(home, binaries, sockets, temporary)
-    except Exception as error:  # whatever it is, only the starter can tell somebody
+        pid = _find_running_server(home) or _start_server(home, binaries, socket_dir, temporary)
+    except Exception as error:  # only the process that reads this line can report it
         print(json.dumps(str(error) or repr(error)), flush=True)
         return
     print(json.dumps(None), flush=True)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    while not is_free(home / "server.lock"):
-        with opened(home / "users.lock") as users:
-            if lock(users):
-                os.kill(pid, signal.SIGINT)
-                wait(lambda: is_free(home / "server.lock"), STOP_SECONDS)
-                if not is_free(home / "server.lock"):
-                    os.kill(pid, signal.SIGQUIT)
-                with suppress(ChildProcessError):  # an adopted one is init's
-                    os.waitpid(pid, 0)
+    while not is_unlocked(home / "server.lock"):
+        with lock_file(home / "users.lock") as users:
+            if try_lock(users):
+                _stop_server(home, pid)
                 if temporary:
                     shutil.rmtree(home / "data", ignore_errors=True)
-                os.close(keeper)  # before users.lock: who gets that finds no keeper and starts one
+                # Before users.lock is released: the next user must find no supervisor, or it would
+                # not start one.
+                os.close(own_lock)
                 return
-        time.sleep(0.1)
+        time.sleep(_POLL_SECONDS)
 
 
-def _running(home: Path) -> int | None:
-    """The pid of the postmaster serving from `home`; what a dead one left is waited out."""
-    status = home / "data" / "postmaster.pid"
+def _find_running_server(home: Path) -> int | None:
+    """Return the pid of the postmaster that serves `home`, or None.
 
-    def settled() -> bool:
-        return is_free(home / "server.lock") or _status(status)[1] == "ready"
+    If the postmaster was killed, wait until its child processes have ended.
+    """
+    pid_file = home / "data" / "postmaster.pid"
 
-    wait(settled, _START_SECONDS)
-    if is_free(home / "server.lock"):
+    def is_settled() -> bool:
+        return is_unlocked(home / "server.lock") or read_pid_file(pid_file)[1] == "ready"
+
+    wait_until(is_settled, _START_SECONDS)
+    if is_unlocked(home / "server.lock"):
         return None
-    pid = _status(status)[0]
+    pid = read_pid_file(pid_file)[0]
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        wait(lambda: is_free(home / "server.lock"), STOP_SECONDS)
+        wait_until(lambda: is_unlocked(home / "server.lock"), STOP_SECONDS)
         return None
     return pid
 
 
-def _launch(home: Path, binaries: Path, sockets: Path, temporary: bool) -> int:
-    data, status = home / "data", home / "data" / "postmaster.pid"
+def _start_server(home: Path, binaries: Path, socket_dir: Path, temporary: bool) -> int:
+    """Start PostgreSQL, creating its data if needed, and return the postmaster's pid.
+
+    Raises RuntimeError with the end of its log if it does not start.
+    """
+    data, pid_file = home / "data", home / "data" / "postmaster.pid"
     if temporary:
         shutil.rmtree(data, ignore_errors=True)
     if not data.exists():
-        _initdb(home, binaries)
-    # Nobody holds server.lock, so whatever pid these two name is not this server's.
-    for stale in (status, sockets / f".s.PGSQL.{PORT}.lock"):
+        create_data(home, binaries)
+    # server.lock is free, so these files are stale, even if a process has their pid.
+    for stale in (pid_file, socket_dir / f".s.PGSQL.{PORT}.lock"):
         stale.unlink(missing_ok=True)
-    quoted = str(sockets).replace('"', '""')
+    quoted_dir = str(socket_dir).replace('"', '""')
     settings = [
         *(f"port={PORT}", "listen_addresses=", "max_connections=200"),
-        *(f'unix_socket_directories="{quoted}"', "unix_socket_permissions=0700"),
+        *(f'unix_socket_directories="{quoted_dir}"', "unix_socket_permissions=0700"),
         *(("fsync=off", "synchronous_commit=off", "full_page_writes=off") if temporary else ()),
     ]
     options = [part for setting in settings for part in ("-c", setting)]
-    with (home / "postgres.log").open("wb") as log, opened(home / "server.lock") as lock:
+    with (home / "postgres.log").open("wb") as log, lock_file(home / "server.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         server = subprocess.Popen(
-            [*_unprivileged(), str(binaries / "postgres"), "-D", str(data), *options],
+            [*unprivileged_prefix(), str(binaries / "postgres"), "-D", str(data), *options],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             pass_fds=[lock],
         )
 
-    def settled() -> bool:
-        return server.poll() is not None or _status(status) == (server.pid, "ready")
+    def is_ready() -> bool:
+        return read_pid_file(pid_file) == (server.pid, "ready")
 
-    wait(settled, _START_SECONDS)
-    if _status(status) != (server.pid, "ready"):
+    wait_until(lambda: is_ready() or server.poll() is not None, _START_SECONDS)
+    if not is_ready():
         server.kill()
-        words = (home / "postgres.log").read_text(errors="replace").split("\n")
-        raise RuntimeError(" ".join(words[-4:]).strip())
+        log_lines = (home / "postgres.log").read_text(errors="replace").split("\n")
+        raise RuntimeError(" ".join(log_lines[-4:]).strip())
     return server.pid
 
 
-def _initdb(home: Path, binaries: Path) -> None:
-    fresh = home / "data.new"  # renamed when complete, so that a kill leaves no half-made cluster
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(mode=0o700)
+def _stop_server(home: Path, pid: int) -> None:
+    """Request a fast shutdown and, if that takes too long, an immediate one."""
+    os.kill(pid, signal.SIGINT)
+    wait_until(lambda: is_unlocked(home / "server.lock"), STOP_SECONDS)
+    if not is_unlocked(home / "server.lock"):
+        os.kill(pid, signal.SIGQUIT)
+    with suppress(ChildProcessError):  # a server that another supervisor started is not our child
+        os.waitpid(pid, 0)
+
+
+def create_data(home: Path, binaries: Path) -> None:
+    """Run initdb for `home`/data; the name of `home` is PostgreSQL's major version."""
+    new_data = home / "data.new"  # renamed when complete: a killed initdb leaves no `data`
+    shutil.rmtree(new_data, ignore_errors=True)
+    new_data.mkdir(mode=0o700)
     if os.geteuid() == 0:
-        os.chown(fresh, _NOBODY, _NOBODY)
-    if major(home.name) >= 17:
+        os.chown(new_data, _NOBODY, _NOBODY)
+    if major_version(home.name) >= 17:
         locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
     else:
         locale = ["--locale=C.UTF-8", "--lc-messages=C"]
     options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", *locale]
-    made = subprocess.run(
-        [*_unprivileged(), str(binaries / "initdb"), "-D", str(fresh), *options],
+    initdb = subprocess.run(
+        [*unprivileged_prefix(), str(binaries / "initdb"), "-D", str(new_data), *options],
         capture_output=True,
         text=True,
     )
-    if made.returncode:
-        if "No space left on device" in made.stderr:
+    if initdb.returncode:
+        if "No space left on device" in initdb.stderr:
             raise RuntimeError("the disk is full. Free 100 MB, and start again.")
-        raise RuntimeError(made.stderr.strip()[-500:])
-    fresh.rename(home / "data")
+        raise RuntimeError(initdb.stderr.strip()[-500:])
+    new_data.rename(home / "data")
 
 
-def _unprivileged() -> list[str]:
-    """The prefix with which root runs PostgreSQL, which refuses to be root.
+def unprivileged_prefix() -> list[str]:
+    """Return the command prefix with which root runs PostgreSQL, which refuses to run as root.
 
-    The one capability kept lets it reach its folder through parents that only root may enter.
+    It keeps one capability, with which PostgreSQL can reach its folder through parent folders that
+    only root may enter. For another user the prefix is empty. Raises RuntimeError without setpriv.
     """
     if os.geteuid() != 0:
         return []
     if not shutil.which("setpriv"):
-        raise RuntimeError("as root it needs setpriv (Debian: util-linux); or use another user")
-    only = "-all,+dac_override"
+        raise RuntimeError(
+            "PostgreSQL cannot run as root without the program setpriv. Install it (Debian:"
+            " util-linux), or use another user."
+        )
+    capabilities = "-all,+dac_override"
     return (
         f"setpriv --reuid={_NOBODY} --regid={_NOBODY} --clear-groups"
-        f" --inh-caps={only} --ambient-caps={only}"
+        f" --inh-caps={capabilities} --ambient-caps={capabilities}"
     ).split()
 
 
-def _status(path: Path) -> tuple[int, str]:
-    """The pid and the state in a postmaster.pid (its 1st and 8th line); (0, "") without one."""
+def read_pid_file(path: Path) -> tuple[int, str]:
+    """Return the pid and the state in a postmaster.pid (lines 1 and 8), or (0, "") without one."""
     try:
         lines = path.read_text().split("\n")
         return int(lines[0]), lines[7].strip()
@@ -161,24 +188,28 @@ def _status(path: Path) -> tuple[int, str]:
         return 0, ""
 
 
-def major(path: str) -> int:
-    return int((re.findall(r"\d+", path) or ["0"])[0])
+def major_version(text: str) -> int:
+    """Return the first number in a version or a path, or 0."""
+    return int((re.findall(r"\d+", text) or ["0"])[0])
 
 
-def open_lock(path: Path) -> int:
+def open_lock_file(path: Path) -> int:
+    """Return a file descriptor; a lock on it lasts until the last copy of it is closed."""
     return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[int]:
-    descriptor = open_lock(path)
+def lock_file(path: Path) -> Iterator[int]:
+    """Open a lock file for a `with` block."""
+    descriptor = open_lock_file(path)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
+def try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Take a lock without waiting. Return False if another process holds it."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -186,16 +217,17 @@ def lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
     return True
 
 
-def is_free(path: Path) -> bool:
-    with opened(path) as descriptor:
-        return lock(descriptor)
+def is_unlocked(path: Path) -> bool:
+    with lock_file(path) as descriptor:
+        return try_lock(descriptor)
 
 
-def wait(condition: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    """Return when the condition is true, or after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
 if __name__ == "__main__":
-    keep(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == "True")
+    supervise(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == "True")

@@ -1,1 +1,1 @@
-"""`flask doctor` diagnoses database problems. Only the command imports it."""
+"""`flask doctor` diagnoses database problems. Only this command imports the package."""

@@ -1,216 +1,253 @@
-"""What the doctor makes of what it knows of a server, one thing after the other."""
+"""The checks: each turns the facts about a server into a finding, or None if it has nothing to say.
+
+A check names a limit, a privilege or a setting of PostgreSQL that the service depends on.
+"""
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from flask import current_app
 
-from config import is_public
+from config import is_public_host
 from projectapp.database import db, schema
-from projectapp.database.schema import OLDEST_POSTGRESQL as OLDEST
-from projectapp.database.schema import newest_revision
+from projectapp.database.schema import OLDEST_POSTGRESQL, newest_revision
+from projectapp.doctor.facts import Facts
 from projectapp.doctor.finding import FAIL, OK, WARN, Finding
 
-FAR_MS = 10  # a round trip that is felt: each request is one
-SKEW_SECONDS = 1
+SLOW_ROUND_TRIP_MS = 10  # users notice it, because each request is one round trip
+MAX_CLOCK_SKEW_SECONDS = 1
 
-Facts = dict[str, Any]
+_POOL_MODES = {
+    "": "directly",
+    "session": "through a pooler in session mode",
+    "transaction": "through a pooler in transaction mode",
+}
 
 
 def _server(facts: Facts) -> Finding:
-    modes = {"": "directly", "transaction": "by a pooler in transaction mode"}
-    how = modes.get(facts["pooling"], "by a pooler in session mode")
-    what = f"PostgreSQL {facts['version']} is reached {how}, with {facts['driver']}."
-    if facts["major"] < OLDEST:
-        return Finding(FAIL, "server", what, f"{OLDEST} is the oldest that works here.")
-    if facts["pooling"] == "transaction" and not facts["separate"]:
-        why = "The service works; flask db upgrade needs a lock, which such a pooler cannot hold."
-        do = "MIGRATIONS_DATABASE_URL=the direct URL, or session mode"
-        return Finding(WARN, "server", what, why, do)
-    return Finding(OK, "server", what)
+    how = _POOL_MODES[facts.pool_mode]
+    summary = f"Connected {how} to PostgreSQL {facts.version}, with {facts.driver}."
+    if facts.major_version < OLDEST_POSTGRESQL:
+        reason = f"This service needs PostgreSQL {OLDEST_POSTGRESQL} or newer."
+        return Finding(FAIL, "server", summary, reason)
+    if facts.pool_mode == "transaction" and not facts.has_migrations_url:
+        reason = (
+            "The service works, but flask db upgrade does not: it takes a lock, which this pooler"
+            " cannot hold."
+        )
+        remedy = "MIGRATIONS_DATABASE_URL=the direct URL, or that of a pooler in session mode"
+        return Finding(WARN, "server", summary, reason, remedy)
+    return Finding(OK, "server", summary)
 
 
 def _tls(facts: Facts) -> Finding:
-    mode, public = facts["sslmode"], is_public(facts["host"] or "")
-    if not facts["tls"]:
-        if not public:
-            return Finding(OK, "tls", "Not encrypted, inside this machine or a private network.")
-        what = f"The connection is not encrypted (sslmode={mode})."
-        why = "Whoever is on the way reads the data, and can take the login."
-        return Finding(WARN, "tls", what, why, "sslmode=verify-full in the URL, or nothing at all")
-    if mode != "verify-full" and public:
-        what = f"{facts['tls']}, but nobody checks who the server is (sslmode={mode})."
-        why = "Whoever is on the way can pose as the server."
-        do = "sslmode=verify-full, with sslrootcert=FILE where the provider has its own root"
-        return Finding(WARN, "tls", what, why, do)
-    return Finding(OK, "tls", f"{facts['tls']}, sslmode={mode}.")
+    is_public = is_public_host(facts.host or "")
+    if not facts.tls_version:
+        if not is_public:
+            summary = "Not encrypted: the server is on this machine or in a private network."
+            return Finding(OK, "tls", summary)
+        summary = f"The connection is not encrypted (sslmode={facts.sslmode})."
+        reason = "Anyone on the network path can read the data, and may get the password."
+        remedy = "sslmode=verify-full in the URL, or no sslmode, which means the same"
+        return Finding(WARN, "tls", summary, reason, remedy)
+    if facts.sslmode != "verify-full" and is_public:
+        summary = (
+            f"{facts.tls_version}, but the server's identity is not verified"
+            f" (sslmode={facts.sslmode})."
+        )
+        reason = "Anyone on the network path can pose as the server."
+        remedy = "sslmode=verify-full; also sslrootcert=FILE, if the provider has its own CA"
+        return Finding(WARN, "tls", summary, reason, remedy)
+    return Finding(OK, "tls", f"{facts.tls_version}, sslmode={facts.sslmode}.")
 
 
-def _distance(facts: Facts) -> Finding:
-    what = f"A round trip takes {facts['trip']:.1f} ms."
-    if facts["trip"] > FAR_MS:
-        why = "Every request takes at least that: the service belongs where its database is."
-        return Finding(WARN, "distance", what, why, "deploy to the database's region")
-    return Finding(OK, "distance", what)
+def _latency(facts: Facts) -> Finding:
+    summary = f"A round trip takes {facts.round_trip_ms:.1f} ms."
+    if facts.round_trip_ms > SLOW_ROUND_TRIP_MS:
+        reason = "Every request takes at least this long."
+        remedy = "run the service in the same region as the database"
+        return Finding(WARN, "latency", summary, reason, remedy)
+    return Finding(OK, "latency", summary)
 
 
 def _clock(facts: Facts) -> Finding:
-    if abs(facts["skew"]) <= SKEW_SECONDS:
+    if abs(facts.clock_skew_seconds) <= MAX_CLOCK_SKEW_SECONDS:
         return Finding(OK, "clock", "The server's clock agrees with this machine's.")
-    what = f"The server's clock is {facts['skew']:+.1f} s from this machine's."
-    why = "Ids carry this machine's time, created_at the server's, and logs will not match."
-    return Finding(WARN, "clock", what, why, "timedatectl set-ntp true   # where it is wrong")
+    summary = (
+        f"The server's clock differs from this machine's by {facts.clock_skew_seconds:+.1f} s."
+    )
+    reason = "Ids contain this machine's time, but created_at the server's. Logs disagree too."
+    remedy = "timedatectl set-ntp true   # on the machine whose clock is wrong"
+    return Finding(WARN, "clock", summary, reason, remedy)
 
 
 def _schema(facts: Facts) -> Finding | None:
-    role = facts["role"]
-    if facts["schema"] is None:
-        what = f"The role {role} may use no schema of its search_path."
-        do = f"GRANT USAGE ON SCHEMA public TO {role};"
-        return Finding(FAIL, "schema", what, "It finds no table.", do)
-    if facts["revisions"] is None:  # _rights says so
+    role = facts.role
+    if facts.schema is None:
+        summary = f"The role {role} may not use any schema of its search_path."
+        remedy = f"GRANT USAGE ON SCHEMA public TO {role};"
+        return Finding(FAIL, "schema", summary, "It cannot see the tables.", remedy)
+    if facts.revisions is None:  # _privileges reports it
         return None
-    if obstacle := schema.find_obstacle(facts["revisions"], facts["columns"], db.metadata):
-        why = "The service does not touch what may be another application's: /ready says 503."
-        return Finding(FAIL, "schema", obstacle.reason, why, obstacle.remedy)
-    needed, at = newest_revision(), max(facts["revisions"], default=None)
-    if at is None or at < needed:
-        what = f"The schema is at {at}, this release needs {needed}."
-        if at is None:
-            what = "The database has not been migrated yet."
-        if facts["ddl"] or facts["separate"]:
-            return Finding(FAIL, "schema", what, "Until then /ready says 503.", "flask db upgrade")
-        why = f"Until then /ready says 503; the role {role} may not change it."
-        do = "MIGRATIONS_DATABASE_URL=a role that may, then: flask db upgrade"
-        return Finding(FAIL, "schema", what, why, do)
-    ahead = ", ahead of this release, as it is while a newer one rolls out" if at > needed else ""
-    return Finding(OK, "schema", f"The schema is at {at}{ahead}.")
+    if obstacle := schema.find_obstacle(facts.revisions, facts.columns, db.metadata):
+        reason = "The service does not use tables that may be another's: /ready answers 503."
+        return Finding(FAIL, "schema", obstacle.reason, reason, obstacle.remedy)
+    needed, current = newest_revision(), max(facts.revisions, default=None)
+    if current is None or current < needed:
+        summary = f"The schema is at {current}; this release needs {needed}."
+        if current is None:
+            summary = "The database has not been migrated yet."
+        reason = "Until it is migrated, /ready answers 503."
+        if facts.can_change_schema or facts.has_migrations_url:
+            return Finding(FAIL, "schema", summary, reason, "flask db upgrade")
+        reason += f" The role {role} may not migrate it."
+        remedy = "MIGRATIONS_DATABASE_URL=a URL with a role that may; then flask db upgrade"
+        return Finding(FAIL, "schema", summary, reason, remedy)
+    if current > needed:
+        summary = f"The schema is at {current}, newer than this release: normal during a rollout."
+        return Finding(OK, "schema", summary)
+    return Finding(OK, "schema", f"The schema is at {current}.")
 
 
 def _indexes(facts: Facts) -> Finding | None:
-    if not facts["invalid"]:
+    if not facts.invalid_indexes:
         return None
-    names = ", ".join(facts["invalid"])
-    why = "A concurrent build was cut; it costs writes and helps no read."
-    do = "\n".join(f"DROP INDEX CONCURRENTLY {name};" for name in facts["invalid"])
-    return Finding(WARN, "indexes", f"ValidationFailed: {names}.", why, do)
+    summary = f"Invalid indexes: {', '.join(facts.invalid_indexes)}."
+    reason = "CREATE INDEX CONCURRENTLY was interrupted. They slow down writes and help no query."
+    remedy = "\n".join(f"DROP INDEX CONCURRENTLY {name};" for name in facts.invalid_indexes)
+    return Finding(WARN, "indexes", summary, reason, remedy)
 
 
-def _rights(facts: Facts) -> Finding:
-    role, schema = facts["role"], facts["schema"]
-    missing = facts["missing"]
-    if facts["separate"] and facts["marks_tokens"]:  # the other role makes the tokens
-        spared = {f"{privilege} on api_tokens" for privilege in ("INSERT", "UPDATE", "DELETE")}
-        missing = [privilege for privilege in missing if privilege not in spared]
+def _privileges(facts: Facts) -> Finding:
+    role, missing = facts.role, facts.missing_privileges
+    if facts.has_migrations_url and facts.can_record_token_use:  # the other role creates tokens
+        not_needed = {f"{privilege} on api_tokens" for privilege in ("INSERT", "UPDATE", "DELETE")}
+        missing = [privilege for privilege in missing if privilege not in not_needed]
     if missing:
-        what = f"The role {role} lacks {', '.join(missing)}."
-        do = (
-            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};"
-            "\ndocs/roles.md has the rest"
+        summary = f"The role {role} lacks {', '.join(missing)}."
+        reason = "Requests that need it fail with 503."
+        remedy = (
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {facts.schema}"
+            f" TO {role};\n# docs/roles.md has the other statements"
         )
-        return Finding(FAIL, "rights", what, "What needs it answers 503.", do)
-    own = current_app.config["DATABASE_URL"] is None
-    if facts["superuser"] and not own:
-        what = f"The role {role} is a superuser."
-        why = "Whoever finds a hole in the service has the whole server."
-        return Finding(WARN, "rights", what, why, "docs/roles.md: a role that serves")
-    if facts["ddl"] and facts["separate"]:
-        what = f"The serving role {role} may change the schema, though another role migrates."
-        return Finding(WARN, "rights", what, "It need not.", "docs/roles.md")
-    if facts["ddl"]:
-        return Finding(OK, "rights", f"The role {role} serves and migrates (docs/roles.md: two).")
-    if facts["separate"]:
-        return Finding(OK, "rights", f"The role {role} serves, and may not change the schema.")
-    what = f"The role {role} may not change the schema, and no other is named to migrate."
-    do = "MIGRATIONS_DATABASE_URL=the URL with the role that owns the tables"
-    return Finding(WARN, "rights", what, "flask db upgrade will fail from here.", do)
+        return Finding(FAIL, "privileges", summary, reason, remedy)
+    is_devdb = current_app.config["DATABASE_URL"] is None
+    if facts.is_superuser and not is_devdb:
+        summary = f"The role {role} is a superuser."
+        reason = "An attacker who controls the service controls the whole server."
+        remedy = "create a role for the service: docs/roles.md"
+        return Finding(WARN, "privileges", summary, reason, remedy)
+    if facts.can_change_schema and facts.has_migrations_url:
+        summary = f"The role {role} may change the schema, although another role migrates."
+        reason = "An attacker who controls the service could drop its tables."
+        return Finding(WARN, "privileges", summary, reason, "docs/roles.md")
+    if facts.can_change_schema:
+        summary = f"The role {role} serves and migrates (docs/roles.md describes two roles)."
+        return Finding(OK, "privileges", summary)
+    if facts.has_migrations_url:
+        summary = f"The role {role} serves, and may not change the schema."
+        return Finding(OK, "privileges", summary)
+    summary = f"The role {role} may not change the schema, and MIGRATIONS_DATABASE_URL is not set."
+    remedy = "MIGRATIONS_DATABASE_URL=a URL with the role that owns the tables"
+    return Finding(WARN, "privileges", summary, "flask db upgrade will fail here.", remedy)
 
 
-def _exposure(facts: Facts) -> Finding | None:
-    if not facts["open"]:
+def _supabase_exposure(facts: Facts) -> Finding | None:
+    if not facts.exposed_tables:
         return None
-    what = f"On Supabase, anybody with the public key may use {', '.join(facts['open'])}."
-    return Finding(FAIL, "exposure", what, "Its own API serves them.", "flask db upgrade")
+    tables = ", ".join(facts.exposed_tables)
+    summary = f"On Supabase, anyone with the public key may use {tables}."
+    reason = "Supabase's own API serves these tables."
+    return Finding(FAIL, "exposure", summary, reason, "flask db upgrade")
 
 
-def _writes(facts: Facts) -> Finding | None:
-    if not facts["read_only"]:
+def _read_only(facts: Facts) -> Finding | None:
+    if not facts.is_read_only:
         return None
-    why = "Changes answer 503: it is a standby, its disk is full, or somebody set it."
-    do = "SHOW default_transaction_read_only;"
-    return Finding(FAIL, "writes", "The database takes no writes.", why, do)
+    reason = (
+        "Changes fail with 503. The server is a standby, its disk is full, or an administrator made"
+        " it read-only."
+    )
+    remedy = "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only');"
+    return Finding(FAIL, "writes", "The database is read-only.", reason, remedy)
 
 
 def _durability(facts: Facts) -> Finding:
-    if not facts["volatile"]:
-        return Finding(OK, "durability", "What is committed survives a crash.")
-    what = f"{', '.join(facts['volatile'])} {'is' if len(facts['volatile']) == 1 else 'are'} off."
-    why = "A crash may lose what was acknowledged: fine for tests only."
-    do = "\n".join(f"ALTER SYSTEM RESET {name};" for name in facts["volatile"])
-    return Finding(WARN, "durability", what, why, do + " SELECT pg_reload_conf();")
+    if not facts.unsafe_settings:
+        return Finding(OK, "durability", "Committed data survives a crash.")
+    verb = "is" if len(facts.unsafe_settings) == 1 else "are"
+    summary = f"{', '.join(facts.unsafe_settings)} {verb} off."
+    reason = "A crash may lose acknowledged writes. This is acceptable only for tests."
+    statements = [f"ALTER SYSTEM RESET {name};" for name in facts.unsafe_settings]
+    remedy = "\n".join([*statements, "SELECT pg_reload_conf();"])
+    return Finding(WARN, "durability", summary, reason, remedy)
 
 
 def _failover(facts: Facts) -> Finding | None:
-    target = current_app.config["DATABASE_URL"] or {}
-    hosts = 1 + max(target.get(name, "").count(",") for name in ("host", "hostaddr"))
-    if hosts == 1 or facts["standby"]:
+    parameters = current_app.config["DATABASE_URL"] or {}
+    hosts = 1 + max(parameters.get(name, "").count(",") for name in ("host", "hostaddr"))
+    if hosts == 1 or facts.is_standby:
         return None
-    if not facts["synchronous"]:
-        what = f"DATABASE_URL names {hosts} hosts, and commits wait for no synchronous standby."
-        why = (
-            "A failover loses acknowledged writes. If the old primary is not stopped, it goes on"
-            " acknowledging writes that are lost."
+    if not facts.waits_for_standby:
+        summary = (
+            f"DATABASE_URL names {hosts} hosts, but commits do not wait for a synchronous standby."
         )
-        do = (
-            "synchronous_standby_names (Patroni: synchronous_mode), or a proxy or a watchdog"
-            "\nthat fences the old primary: docs/reliability.md, Failover"
+        reason = (
+            "A failover loses acknowledged writes. If the old primary still runs, it acknowledges"
+            " more writes, and they are lost too."
         )
-        return Finding(WARN, "failover", what, why, do)
-    if all(state in ("async", "potential") for state in facts["standbys"]):
-        what = "synchronous_standby_names is set, but no synchronous standby is connected."
-        do = "SELECT application_name, state, sync_state FROM pg_stat_replication;"
-        return Finding(WARN, "failover", what, "Every write waits for one, and answers 503.", do)
+        remedy = (
+            "set synchronous_standby_names (Patroni: synchronous_mode), or use a proxy or a"
+            "\nwatchdog that fences the old primary: docs/reliability.md, Failover"
+        )
+        return Finding(WARN, "failover", summary, reason, remedy)
+    if all(state in ("async", "potential") for state in facts.standby_states):
+        summary = "synchronous_standby_names is set, but no synchronous standby is connected."
+        reason = "Every write waits for a standby, and then fails with 503."
+        remedy = "SELECT application_name, state, sync_state FROM pg_stat_replication;"
+        return Finding(WARN, "failover", summary, reason, remedy)
     return Finding(OK, "failover", "Commits wait for a synchronous standby.")
 
 
-def _text(facts: Facts) -> Finding | None:
-    if facts["encoding"] == schema.ENCODING:
+def _encoding(facts: Facts) -> Finding | None:
+    if facts.encoding == schema.ENCODING:
         return None
-    what = f"The database's encoding is {facts['encoding']}, not {schema.ENCODING}."
-    do = f"CREATE DATABASE ... ENCODING '{schema.ENCODING}' TEMPLATE template0;"
-    return Finding(FAIL, "encoding", what, "Most languages cannot be stored.", do)
+    summary = f"The database's encoding is {facts.encoding}, not {schema.ENCODING}."
+    reason = "Text in most languages cannot be stored."
+    remedy = f"CREATE DATABASE ... ENCODING '{schema.ENCODING}' TEMPLATE template0;"
+    return Finding(FAIL, "encoding", summary, reason, remedy)
 
 
 def _jit(facts: Facts) -> Finding | None:
-    if not facts["jit"] or not facts["revisions"]:  # the migrations turn it off
+    if not facts.is_jit_on or not facts.revisions:  # the migrations turn it off
         return None
-    why = "Searches for frequent words would compile their plans, for a tenth of a second each."
-    do = "ALTER DATABASE ... SET jit = off;"
-    return Finding(WARN, "jit", "jit is on.", why, do)
+    reason = "PostgreSQL compiles the plan of each search for a frequent word: about 0.1 s each."
+    remedy = "ALTER DATABASE ... SET jit = off;"
+    return Finding(WARN, "jit", "jit is on.", reason, remedy)
 
 
 def _connections(facts: Facts) -> Finding:
-    config, replicas = current_app.config, facts["replicas"]
+    config, replicas = current_app.config, facts.replicas
     factors = config["WEB_CONCURRENCY"], config["DATABASE_POOL_SIZE"], replicas
-    needed, slots = 2 * math.prod(factors), facts["slots"]
-    what = (
+    needed = 2 * math.prod(factors)
+    summary = (
         f"{needed} connections are needed while a release rolls out (2 x {factors[0]} workers"
-        f" x {factors[1]} threads x {replicas} replicas), the server allows {slots}."
+        f" x {factors[1]} connections x {replicas} replicas); the server allows"
+        f" {facts.max_connections}."
     )
-    if facts["pooling"]:
-        return Finding(OK, "connections", f"{what} The pooler shares them.")
-    if needed > slots:
-        why = "Who gets none answers 503."
-        do = (
-            "lower WEB_CONCURRENCY or DATABASE_POOL_SIZE, raise max_connections,"
-            " or put a pooler between"
+    if facts.pool_mode:
+        return Finding(OK, "connections", f"{summary} The pooler shares them.")
+    if needed > facts.max_connections:
+        reason = "Requests that get no connection fail with 503."
+        remedy = (
+            "lower WEB_CONCURRENCY or DATABASE_POOL_SIZE, raise max_connections, or use a pooler"
         )
-        return Finding(FAIL if needed > 2 * slots else WARN, "connections", what, why, do)
-    return Finding(OK, "connections", what)
+        level = FAIL if needed > 2 * facts.max_connections else WARN
+        return Finding(level, "connections", summary, reason, remedy)
+    return Finding(OK, "connections", summary)
 
 
 CHECKS: tuple[Callable[[Facts], Finding | None], ...] = (
-    *(_server, _tls, _distance, _clock, _text, _schema, _indexes, _rights, _exposure),
-    *(_writes, _durability, _failover, _jit, _connections),
+    *(_server, _tls, _latency, _clock, _encoding, _schema, _indexes, _privileges),
+    *(_supabase_exposure, _read_only, _durability, _failover, _jit, _connections),
 )

@@ -1,6 +1,6 @@
-"""`flask doctor`: what is wrong with the database's connection, why it matters, what to type.
+"""`flask doctor`: diagnoses database problems, and says why they matter and how to fix them.
 
-It looks in the order in which things go wrong: the settings, the way to the server, the server.
+It checks in the order in which things can go wrong: the settings, the connection, the server.
 """
 
 import json
@@ -19,12 +19,12 @@ import click
 from flask import Flask, current_app
 from flask.cli import AppGroup, FlaskGroup, with_appcontext
 
-import config as settings
-from projectapp.doctor import url
+from config import ConfigError
 from projectapp.doctor.finding import FAIL, OK, WARN, Finding
+from projectapp.doctor.url import check_urls
 from projectapp.request_state import RequestState, set_request_state
 
-SECONDS = 8  # for all of it, whatever does not answer
+DEADLINE_SECONDS = 8  # for all checks, even if the server does not answer
 _COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
 
 
@@ -39,16 +39,16 @@ _COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_appcontext
 def doctor_command(replicas: int, as_json: bool) -> None:
-    """Examine the connection to the database; exits with 1 if something does not work."""
+    """Check the settings and the database. Exits with 1 if there is an error."""
     error = current_app.extensions.get("settings_error")
-    findings = _explain(error) if error else _in_time(_examine(replicas))
-    sys.exit(_report(findings, as_json))
+    findings = _explain_refused_settings(error) if error else _with_deadline(_run_checks(replicas))
+    sys.exit(_print_report(findings, as_json))
 
 
 class _DoctorOnly(AppGroup):
-    """The commands where the settings are refused: of any other the error is the answer."""
+    """The commands if the settings are invalid: every command but the doctor raises the error."""
 
-    def __init__(self, error: settings.ConfigError) -> None:
+    def __init__(self, error: ConfigError) -> None:
         super().__init__()
         self._error = error
 
@@ -61,13 +61,13 @@ class _DoctorOnly(AppGroup):
         return doctor_command
 
 
-def create_doctor_app(error: settings.ConfigError) -> Flask:
-    """Create an application that has only `flask doctor`, because the settings are refused.
+def create_doctor_app(error: ConfigError) -> Flask:
+    """Create an application that has only `flask doctor`, because the settings are invalid.
 
-    Raises `error`, unless the flask command is looking for the command that it was given.
+    Raises `error`, unless the flask command is looking for the command that the user typed.
     """
     context = click.get_current_context(silent=True)
-    # For a command of Flask's own, such as `flask routes`, the context is that command's.
+    # Flask's own commands, such as `flask routes`, have a context of their own.
     if not context or not isinstance(context.command, FlaskGroup):
         raise error
     app = Flask(__name__)
@@ -76,74 +76,80 @@ def create_doctor_app(error: settings.ConfigError) -> Flask:
     return app
 
 
-def _explain(error: settings.ConfigError) -> Iterator[Finding]:
-    """Say at length why the settings are refused."""
-    level = OK
-    with suppress(settings.ConfigError):  # a `.env` that cannot be read
-        for finding in url.examine():
-            level = FAIL if finding.level == FAIL else level
+def _explain_refused_settings(error: ConfigError) -> Iterator[Finding]:
+    """Diagnose the URLs, whose errors can be explained at length; else report `error`."""
+    has_failed = False
+    with suppress(ConfigError):  # raised if `.env` cannot be read
+        for finding in check_urls():
+            has_failed = has_failed or finding.level == FAIL
             yield finding
-    if level != FAIL:
+    if not has_failed:
         yield Finding(FAIL, "settings", str(error))
 
 
-def _examine(replicas: int) -> Iterator[Finding]:
-    from projectapp.doctor import server  # and Alembic, as no server needs
+def _run_checks(replicas: int) -> Iterator[Finding]:
+    from projectapp.doctor.server import check_servers  # it imports Alembic
 
-    set_request_state(RequestState(deadline=time.monotonic() + SECONDS))
+    set_request_state(RequestState(deadline=time.monotonic() + DEADLINE_SECONDS))
     try:
-        yield from url.examine()
-        yield from server.examine(replicas)
-    except Exception as error:  # nobody is helped by a trace, which might have a secret in it
-        yield Finding(FAIL, "doctor", f"It cannot go on: {type(error).__name__}.")
+        yield from check_urls()
+        yield from check_servers(replicas)
+    except Exception as error:  # a traceback could contain a password
+        summary = f"The doctor failed: {type(error).__name__}."
+        yield Finding(FAIL, "doctor", summary, "This is a bug in the doctor. Please report it.")
 
 
-def _in_time(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """What is found within SECONDS, whatever it is that still waits then."""
-    end = time.monotonic() + SECONDS
-    found: queue.SimpleQueue[Finding | None] = queue.SimpleQueue()
+def _with_deadline(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield the findings of DEADLINE_SECONDS, even if a check still waits for the server then."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    results: queue.SimpleQueue[Finding | None] = queue.SimpleQueue()
 
-    def search() -> None:
+    def collect() -> None:
         for finding in findings:
-            found.put(finding)
-        found.put(None)
+            results.put(finding)
+        results.put(None)
 
-    threading.Thread(target=copy_context().run, args=(search,), daemon=True).start()
+    threading.Thread(target=copy_context().run, args=(collect,), daemon=True).start()
     try:
-        while (finding := found.get(timeout=max(0, end - time.monotonic()))) is not None:
+        while (finding := results.get(timeout=max(0, deadline - time.monotonic()))) is not None:
             yield finding
     except queue.Empty:
-        why = "The server, or what is in the way, answers too slowly for the rest."
-        yield Finding(FAIL, "doctor", f"It gives up after {SECONDS} s.", why)
+        reason = "The server or the network is too slow for the remaining checks."
+        yield Finding(FAIL, "doctor", f"Stopped after {DEADLINE_SECONDS} s.", reason)
 
 
-def _report(findings: Iterable[Finding], as_json: bool) -> int:
-    """Print the findings, each as soon as it is there; the exit code."""
-    seen = []
+def _print_report(findings: Iterable[Finding], as_json: bool) -> int:
+    """Print each finding as soon as it is known, and return the exit code."""
+    printed = []
     for finding in findings:
-        seen.append(finding)
+        printed.append(finding)
         if not as_json:
-            _print(finding)
-    failed, warned = (sum(one.level == level for one in seen) for level in (FAIL, WARN))
+            _print_finding(finding)
+    errors, warnings = (
+        sum(finding.level == level for finding in printed) for level in (FAIL, WARN)
+    )
     if as_json:
-        found = {"ok": not failed, "findings": [asdict(one) for one in seen]}
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        report = {"ok": not errors, "findings": [asdict(finding) for finding in printed]}
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+    elif errors + warnings:
+        click.echo(f"\nErrors: {errors}, warnings: {warnings}.")
     else:
-        click.echo(f"\nErrors: {failed}, warnings: {warned}." if failed + warned else "\nAll well.")
-    return int(failed > 0)
+        click.echo("\nNo problems found.")
+    return int(errors > 0)
 
 
-def _print(finding: Finding) -> None:
-    mark = click.style(f"{finding.level:4}", fg=_COLOURS[finding.level], bold=True)
-    click.echo(f"{mark}  {click.style(f'{finding.check:<12}', bold=True)}{_wrapped(finding.what)}")
-    if finding.why:
-        click.echo(f"{'':18}{_wrapped(finding.why)}")
-    if finding.do:
-        lines = finding.do.replace("\n", f"\n{'':20}")  # not wrapped: they are to be copied
+def _print_finding(finding: Finding) -> None:
+    level = click.style(f"{finding.level:4}", fg=_COLOURS[finding.level], bold=True)
+    check = click.style(f"{finding.check:<12}", bold=True)
+    click.echo(f"{level}  {check}{_wrap(finding.summary)}")
+    if finding.reason:
+        click.echo(f"{'':18}{_wrap(finding.reason)}")
+    if finding.remedy:
+        lines = finding.remedy.replace("\n", f"\n{'':20}")  # not wrapped, so that it can be copied
         click.echo(f"{'':18}{click.style('> ' + lines, fg='cyan')}")
 
 
-def _wrapped(words: str) -> str:
+def _wrap(text: str) -> str:
     width = max(40, min(82, shutil.get_terminal_size((100, 24)).columns - 18))
-    lines = textwrap.wrap(words, width, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
     return f"\n{'':18}".join(lines)

@@ -1,6 +1,6 @@
-"""Why a server does not let us in: what libpq and servers say, in plain words.
+"""Explains why a connection failed, from the error messages of libpq and of servers.
 
-libpq's texts are those of fe-connect.c and fe-secure-openssl.c, servers' those of PostgreSQL,
+The patterns are libpq's messages (fe-connect.c, fe-secure-openssl.c) and those of PostgreSQL,
 PgBouncer and Supavisor.
 """
 
@@ -8,27 +8,28 @@ import re
 
 from projectapp.doctor.finding import FAIL, Finding
 
-_SUPABASE = (
-    "Supabase: Connect > Session pooler, postgresql://postgres.REF:...@...pooler.supabase.com"
+_SUPABASE_POOLER = (
+    "use the URL in Supabase's Connect > Session pooler:\n"
+    "postgresql://postgres.REF:...@...pooler.supabase.com:5432/postgres"
 )
-_ROOTS = (
-    "where the provider publishes its root (Supabase: Database settings > SSL; RDS:\n"
-    "global-bundle.pem), add sslmode=verify-full&sslrootcert=FILE to the query of {name};\n"
-    "where it has none (Heroku, Railway's public proxy), sslmode=require: encrypted, not verified"
+_CERTIFICATE_REMEDY = (
+    "download the provider's CA certificate (Supabase: Database settings > SSL; RDS:\n"
+    "global-bundle.pem), and add sslmode=verify-full&sslrootcert=FILE to the query of {name};\n"
+    "without one (Heroku, Railway's public proxy): sslmode=require, encrypted but not verified"
 )
 
-# Of those that fit the first is told: a pattern, why it is so, and what to do. `{name}` is the
-# setting's, `{user}` and so on the parameters of its URL.
+# (pattern, cause, remedy): the first match wins. `{name}` is the setting, and `{user}` and so on
+# are parameters of its URL.
 _CAUSES = (
     (
         r"could not translate host name",
-        "The host's name has no address: it is misspelt, or the database was deleted or paused.",
+        "The host name has no address: it is misspelt, or the database was deleted or paused.",
         "nslookup {host}",
     ),
     (
         r"[( \"][0-9a-f]*:[0-9a-f:]+[)\"].*(unreachable|No route|Cannot assign)",
-        "The host has an IPv6 address only, and from here there is no way to it.",
-        _SUPABASE,
+        "The host has only an IPv6 address, and this machine has no IPv6 connection.",
+        _SUPABASE_POOLER,
     ),
     (
         r"Connection refused",
@@ -37,8 +38,7 @@ _CAUSES = (
     ),
     (
         r"timeout|timed out|takes too long|no time left|unreachable|No route",
-        "Nothing comes back: a firewall or the provider's list of allowed addresses is in the"
-        " way, or the host is down.",
+        "No response: a firewall or an IP allow-list blocks the connection, or the host is down.",
         "pg_isready -h {host} -p {port} -t 3",
     ),
     (
@@ -48,43 +48,44 @@ _CAUSES = (
     ),
     (
         r"certificate verify failed|root certificate|does not match host name",
-        "The server's certificate is not one that the system's roots vouch for, so it might be"
-        " anybody's. Some providers have a root of their own.",
-        _ROOTS,
+        "The server's certificate is not signed by a CA that this machine trusts, or it is for"
+        " another host name. Some providers have their own CA.",
+        _CERTIFICATE_REMEDY,
     ),
     (
         r"does not support SSL",
-        "The server has no TLS, which is the default for a public host.",
-        "add ?sslmode=disable to {name}, if nobody can listen on the way",
+        "The server does not support TLS, which is the default for a public host.",
+        "add ?sslmode=disable to {name}, but only if the network is trusted",
     ),
     (
         r"[Tt]enant or user not found",
-        "Supabase's poolers need the project in the user's name.",
-        _SUPABASE,
+        "Supabase's poolers need the project's REF in the user name.",
+        _SUPABASE_POOLER,
     ),
     (
         r"password authentication failed|[Ww]rong password|no password supplied",
         "The user or the password is wrong.",
-        "ALTER ROLE {user} PASSWORD '...'   -- as a role that may; then in {name}, encoded",
+        "ALTER ROLE {user} PASSWORD '...';\n-- as an administrator; then encode it for {name}",
     ),
     (
         r"role .* does not exist|no such user",
-        "The server has no such role.",
+        "The server does not have this role.",
         "CREATE ROLE {user} LOGIN PASSWORD '...';",
     ),
     (
         r"database .* does not exist|no such database",
-        "The server has no such database.",
+        "The server does not have this database.",
         "CREATE DATABASE {dbname} OWNER {user} ENCODING 'UTF8' TEMPLATE template0;",
     ),
     (
         r"no pg_hba\.conf entry",
-        "The server lets this user in from elsewhere only, or only with TLS.",
+        "The server's pg_hba.conf does not allow this user and database from this address, or only"
+        " with TLS.",
         "add ?sslmode=require to {name}, or a line to the server's pg_hba.conf",
     ),
     (
         r"not permitted to log in",
-        "The role is one that others are members of, not one that logs in.",
+        "The role has no LOGIN attribute, for example because it is a group of other roles.",
         "ALTER ROLE {user} LOGIN;",
     ),
     (
@@ -94,49 +95,50 @@ _CAUSES = (
     ),
     (
         r"too many connections for (role|database)",
-        "Every connection that the role, or the database, is allowed is taken; the doctor needs 3.",
+        "The role or the database has reached its connection limit. The doctor needs three"
+        " connections.",
         "ALTER ROLE {user} CONNECTION LIMIT -1;\nALTER DATABASE {dbname} CONNECTION LIMIT -1;",
     ),
     (
         r"too many (clients|connections)|connection slots|[Mm]ax client connections",
-        "Every connection that the server allows is taken.",
-        "lower WEB_CONCURRENCY or DATABASE_POOL_SIZE, raise max_connections,"
-        " or put a pooler between",
+        "All connections that the server allows are in use.",
+        "lower WEB_CONCURRENCY or DATABASE_POOL_SIZE, raise max_connections, or use a pooler",
     ),
     (
         r"closed the connection unexpectedly",
-        "The server ended the connection, or was silent for longer than the doctor waits.",
-        "flask doctor   # again in a moment; then the server's log",
+        "The server closed the connection, or did not answer before the doctor's deadline.",
+        "flask doctor   # again in a moment; then read the server's log",
     ),
     (
         r"starting up|shutting down|recovery mode|not accepting connections",
-        "The server is on its way up or down.",
+        "The server is starting or stopping.",
         "flask doctor   # again in a moment",
     ),
     (
         r"hot standby|read-only|not read-write|not primary",
-        "Only standbys answer, which take no writes.",
-        "name the primary, too, in {name}: ...@host1,host2/...",
+        "Only standbys answered, and they do not accept writes.",
+        "add the primary's host to {name}: ...@host1,host2/...",
     ),
 )
 
 
-def explain(name: str, error: object, target: dict[str, str]) -> Finding:
-    """The finding for a connection that failed; `target` has libpq's parameters of the URL."""
-    said = " ".join(re.sub(r"\tIs the server .*", "", str(error)).split())
-    if len(target.get("password", "")) > 3:
-        said = said.replace(target["password"], "***")
-    what = f"{name} does not lead to a database: {said}"
-    values = {"host": "HOST", "port": "5432", "user": "USER", "dbname": "DATABASE", **target}
+def explain_connection_error(name: str, error: object, parameters: dict[str, str]) -> Finding:
+    """Explain the error of a connection with the setting `name`, whose URL has these parameters."""
+    message = " ".join(re.sub(r"\tIs the server .*", "", str(error)).split())
+    if len(parameters.get("password", "")) > 3:
+        message = message.replace(parameters["password"], "***")
+    summary = f"Cannot connect with {name}: {message}"
+    values = {"host": "HOST", "port": "5432", "user": "USER", "dbname": "DATABASE", **parameters}
     values |= {key: values[key].partition(",")[0] or "5432" for key in ("host", "port")}
-    values |= {key: _identifier(values[key]) for key in ("user", "dbname")}
-    for pattern, why, do in _CAUSES:
-        if re.search(pattern, said):
-            return Finding(FAIL, "connection", what, why, do.format(name=name, **values))
-    return Finding(FAIL, "connection", what)
+    values |= {key: _quote_identifier(values[key]) for key in ("user", "dbname")}
+    for pattern, cause, remedy in _CAUSES:
+        if re.search(pattern, message):
+            remedy = remedy.format(name=name, **values)
+            return Finding(FAIL, "connection", summary, cause, remedy)
+    return Finding(FAIL, "connection", summary)
 
 
-def _identifier(name: str) -> str:
-    """A name as SQL has it."""
-    plain = re.fullmatch(r"[a-z_][a-z0-9_]*|USER|DATABASE", name)
-    return name if plain else '"{}"'.format(name.replace('"', '""'))
+def _quote_identifier(name: str) -> str:
+    """Quote a name for SQL, if it needs quotes."""
+    is_plain = re.fullmatch(r"[a-z_][a-z0-9_]*|USER|DATABASE", name)
+    return name if is_plain else '"{}"'.format(name.replace('"', '""'))

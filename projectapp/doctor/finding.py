@@ -1,4 +1,4 @@
-"""What the doctor has to say about one thing."""
+"""The result of one check."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,14 @@ OK, WARN, FAIL = "ok", "warn", "FAIL"
 
 @dataclass(frozen=True)
 class Finding:
-    """`level` is OK, WARN or FAIL; `what` is so, `why` it matters, and what to `do` or type."""
+    """`level` is OK, WARN or FAIL, and `check` is the name of the check.
+
+    `summary` is what was found. For a problem, `reason` is its cause or its consequence, and
+    `remedy` is what to type or to do.
+    """
 
     level: str
     check: str
-    what: str
-    why: str = ""
-    do: str = ""
+    summary: str
+    reason: str = ""
+    remedy: str = ""

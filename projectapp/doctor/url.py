@@ -1,80 +1,86 @@
-"""What the URLs of the database say, before anybody tries them."""
+"""Checks the text of the database URLs, before anything connects."""
 
 import re
 from collections.abc import Iterator
 
-import config as settings
+from config import parse_database_url, setting_source
 from projectapp.doctor.finding import FAIL, OK, WARN, Finding
 
-_ENCODE = (
+_ENCODE_COMMAND = (
     """python3 -c 'import getpass, urllib.parse as u; print(u.quote(getpass.getpass(), safe=""))'"""
 )
-_NONE = "No DATABASE_URL is set: development and tests have a PostgreSQL of their own."
-_ADDED = ("sslmode", "sslrootcert", "target_session_attrs")
+_NO_URL = "DATABASE_URL is not set: development and tests run their own PostgreSQL."
+_OPTIONS_WITH_DEFAULTS = ("sslmode", "sslrootcert", "target_session_attrs")
 
 
-def examine() -> Iterator[Finding]:
-    """Say where each URL comes from, what it means, and what is wrong with its text."""
+def check_urls() -> Iterator[Finding]:
+    """Report the source of each URL, its meaning, and the errors in its text."""
     for name in ("DATABASE_URL", "MIGRATIONS_DATABASE_URL"):
-        text, source = settings.setting_source(name)
+        text, source = setting_source(name)
         if text:
-            yield Finding(OK, "setting", f"{name} comes from {source}.")
-            yield from _explain(name, text)
+            yield Finding(OK, "settings", f"{name} comes from {source}.")
+            yield from _check_url(name, text)
         elif name == "DATABASE_URL":
-            yield Finding(OK, "setting", _NONE)
+            yield Finding(OK, "settings", _NO_URL)
 
 
-def _explain(name: str, text: str) -> Iterator[Finding]:
+def _check_url(name: str, text: str) -> Iterator[Finding]:
     try:
-        found = settings.database_url(text)
+        parameters = parse_database_url(text)
     except ValueError as error:
-        yield _trouble(name, text) or Finding(FAIL, "url", f"{name} must be {error}.")
+        yield _find_mistake(name, text) or Finding(FAIL, "url", f"{name} must be {error}.")
         return
-    password = found.get("password", "")
+    password = parameters.get("password", "")
     if "#" in password and "#" in text:
-        what = f"The password in {name} has an unescaped #."
-        yield Finding(WARN, "url", what, "It works here, but other tools end there.", _ENCODE)
+        summary = f"The password in {name} contains an unescaped #."
+        reason = "It works here, but for other tools the URL ends there. Encode the password:"
+        yield Finding(WARN, "url", summary, reason, _ENCODE_COMMAND)
     if re.fullmatch(r"\[.*\]", password):
-        what = f"The password in {name} stands in square brackets."
-        why = "In the templates of Supabase they are to be replaced, too."
-        yield Finding(WARN, "url", what, why, f"{name}=postgresql://USER:PASSWORD@HOST/DATABASE")
-    user, database = found.get("user", "the system's"), found.get("dbname", "the user's")
-    host, port = found.get("host", "the local socket"), found.get("port", "5432")
+        summary = f"The password in {name} is in square brackets."
+        reason = "In Supabase's templates the brackets are part of the placeholder: remove them."
+        remedy = f"{name}=postgresql://USER:PASSWORD@HOST/DATABASE"
+        yield Finding(WARN, "url", summary, reason, remedy)
+    user = parameters.get("user", "(that of the operating system)")
+    database = parameters.get("dbname", "(the user's name)")
+    host, port = parameters.get("host", "(the local socket)"), parameters.get("port", "5432")
     yield Finding(OK, "url", f"Host {host}, port {port}, database {database}, user {user}.")
-    if changes := list(_normalised(text, found)):
-        yield Finding(OK, "url", f"Normalised: {'; '.join(changes)}.")
+    if changes := list(_list_changes(text, parameters)):
+        yield Finding(OK, "url", f"Changes to this URL: {'; '.join(changes)}.")
 
 
-def _normalised(text: str, found: dict[str, str]) -> Iterator[str]:
+def _list_changes(text: str, parameters: dict[str, str]) -> Iterator[str]:
+    """List how the parameters differ from the URL's text."""
     scheme, _, query = text.partition("://")[0], *text.partition("?")[1:]
     keys = [pair.partition("=")[0] for pair in query.split("&") if pair]
     if scheme != "postgresql":
         yield f"{scheme}:// is read as postgresql://"
-    if dropped := [key for key in keys if key not in found and key != "ssl"]:
-        # Behind a password they might be the rest of it.
+    if dropped := [key for key in keys if key not in parameters and key != "ssl"]:
+        # A key behind a password may be the rest of the password.
         names = "keys" if any("password" in key for key in keys) else ", ".join(dropped)
-        yield f"left out {names}, which libpq does not know"
-    given = {"sslmode" if key == "ssl" else key for key in keys}
-    if added := [f"{key}={found[key]}" for key in _ADDED if key in found and key not in given]:
-        yield f"added {', '.join(added)}"
+        yield f"{names} dropped (unknown to libpq)"
+    own_keys = {"sslmode" if key == "ssl" else key for key in keys}
+    added = [key for key in _OPTIONS_WITH_DEFAULTS if key in parameters and key not in own_keys]
+    if added:
+        yield f"{', '.join(f'{key}={parameters[key]}' for key in added)} added"
 
 
-def _trouble(name: str, text: str) -> Finding | None:
-    """What is wrong with the text, where that can be told more plainly than the parser can."""
+def _find_mistake(name: str, text: str) -> Finding | None:
+    """Explain a common mistake in a URL that cannot be parsed; None if it is another one."""
     scheme, _, rest = text.partition("://")
+    form = f"{name}=postgresql://USER:PASSWORD@HOST/DATABASE"
     if re.match(r"(psql\s|['\"])", text):
-        what = f"{name} has quotes, or a command, around the URL."
-        return Finding(FAIL, "url", what, "The URL alone is the value.", f"{name}=postgresql://...")
+        summary = f"{name} has quotes or a command around the URL."
+        return Finding(FAIL, "url", summary, "The value must be only the URL.", form)
     if re.match(r"(mysql|mariadb)", scheme):
-        what = f"{name} is the URL of a MySQL database."
-        why = "This service needs PostgreSQL 15 or newer. Without a URL, development has its own."
-        return Finding(FAIL, "url", what, why, f"{name}=postgresql://USER:PASSWORD@HOST/DATABASE")
+        summary = f"{name} is the URL of a MySQL database."
+        reason = "This service needs PostgreSQL. Without a URL, development runs its own."
+        return Finding(FAIL, "url", summary, reason, form)
     password = rest.rpartition("@")[0].partition(":")[2]
-    ends = [sign for sign in "@/?#" if sign in password]
+    unescaped = [sign for sign in "@/?#" if sign in password]
     if re.search(r"%(?![0-9A-Fa-f]{2})", password):
-        ends.append("%")
-    if ends in ([], ["#"]):
+        unescaped.append("%")
+    if unescaped in ([], ["#"]):
         return None
-    what = f"The password in {name} has an unescaped {' and '.join(ends)}."
-    why = "In a URL these signs have meanings of their own. This prints the password encoded:"
-    return Finding(FAIL, "url", what, why, _ENCODE)
+    summary = f"The password in {name} contains an unescaped {' and '.join(unescaped)}."
+    reason = "These characters have a meaning in a URL. This command prints the encoded password:"
+    return Finding(FAIL, "url", summary, reason, _ENCODE_COMMAND)

@@ -1,7 +1,7 @@
-"""Formats log lines, and sends all that a server process logs through one handler.
+"""Formats log lines, and configures logging for a server process.
 
-gunicorn.conf.py runs this file by its path, as it does worker.py: nothing of projectapp, and no
-Flask, is imported here.
+gunicorn.conf.py runs this file by its path, like worker.py, so it imports neither projectapp nor
+Flask.
 """
 
 import json
@@ -10,11 +10,14 @@ import threading
 from datetime import UTC, datetime
 
 FIELDS = ("method", "path", "status", "ms")
-_EVENT = ("event", "reason", "caller", "credential", "address")
+_EVENT_FIELDS = ("event", "reason", "caller", "credential", "address")
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (RFC 3339, UTC), level, logger, message, request_id, extras."""
+    """Writes one JSON object per line: time (RFC 3339, UTC), level, logger, message, request_id.
+
+    A line of a request or of a security event has more fields.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {
@@ -25,7 +28,7 @@ class JsonFormatter(logging.Formatter):
             "request_id": record.__dict__.get("request_id"),
             **{
                 name: record.__dict__[name]
-                for name in (*FIELDS, *_EVENT)
+                for name in (*FIELDS, *_EVENT_FIELDS)
                 if name in record.__dict__
             },
         }
@@ -35,7 +38,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """The same for a person at a terminal."""
+    """Writes a line for a person at a terminal: time, level, message, request id."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s%(request)s", "%H:%M:%S")
@@ -46,21 +49,21 @@ class TextFormatter(logging.Formatter):
         return super().format(record)
 
 
-def make_formatter(form: str) -> logging.Formatter:
-    """The formatter for what LOG_FORMAT names."""
-    return JsonFormatter() if form == "json" else TextFormatter()
+def make_formatter(log_format: str) -> logging.Formatter:
+    """Return the formatter for a value of LOG_FORMAT."""
+    return JsonFormatter() if log_format == "json" else TextFormatter()
 
 
-def log_everything(level: str, form: str) -> None:
-    """Log what a server says through one handler: also warnings, and what ends a thread."""
+def configure_logging(level: str, log_format: str) -> None:
+    """Log everything with one handler, including warnings and uncaught exceptions of threads."""
     handler = logging.StreamHandler()
-    handler.setFormatter(make_formatter(form))
+    handler.setFormatter(make_formatter(log_format))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(True)
-    threading.excepthook = _log_end_of_thread
+    threading.excepthook = _log_uncaught_exception
 
 
-def _log_end_of_thread(end: threading.ExceptHookArgs) -> None:
-    if end.exc_value and end.exc_type is not SystemExit:
-        error = (end.exc_type, end.exc_value, end.exc_traceback)
-        logging.getLogger("threading").error("A thread ended.", exc_info=error)
+def _log_uncaught_exception(uncaught: threading.ExceptHookArgs) -> None:
+    if uncaught.exc_value and uncaught.exc_type is not SystemExit:
+        exc_info = (uncaught.exc_type, uncaught.exc_value, uncaught.exc_traceback)
+        logging.getLogger("threading").error("A thread ended with an error.", exc_info=exc_info)

@@ -91,7 +91,7 @@ def validate(schema: Schema, data: dict[str, Any]) -> dict[str, Any]:
 def _read_whole_body(max_bytes: int) -> bytes:
     """Return the body. Raises PayloadTooLarge, or BadRequest if a part of it is missing."""
     # Werkzeug cuts a chunked body at its limit, as if it were complete: so allow one byte more.
-    request.max_content_length = max_bytes + 1
+    request.max_content_length = max_bytes + (request.content_length is None)
     try:
         body = request.get_data(cache=False)
     except RequestEntityTooLarge:

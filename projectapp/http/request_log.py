@@ -71,7 +71,7 @@ def log_refusal(status: int, client_request_id: str) -> str:
 
 def _start_request() -> None:
     # With our gunicorn worker the time that a request waited for a thread counts, too.
-    started_at = request.environ.get("projectapp.arrived", time.monotonic())
+    started_at = request.environ.get("projectapp.received_at", time.monotonic())
     set_request_state(
         RequestState(
             request_id=_choose_request_id(request.headers.get("X-Request-ID", "")),

@@ -1,0 +1,122 @@
+"""Deliberate bugs: each function puts one into the product, and the scenarios must detect it.
+
+A function replaces other functions of the product. It raises AttributeError if one of them no
+longer exists under its name. If a function exists but is no longer called, the bug has no effect,
+and `python -m faults --mutations` reports that it was missed.
+"""
+
+import functools
+import json
+import threading
+from collections.abc import Callable
+from contextlib import closing, suppress
+from types import ModuleType
+from typing import Any
+
+import psycopg2
+from psycopg2.extras import register_uuid
+
+from projectapp import database
+from projectapp.auth import access, tokens
+from projectapp.database import errors, execution
+from projectapp.database.connection import Connection
+from projectapp.http import request_data
+from projectapp.problems import ServiceUnavailable
+from projectapp.resources import views, writes
+
+COMMIT_SECONDS = 0.6  # from the response to the commit
+
+
+def acknowledge_before_commit() -> None:
+    """Answer a create before its commit, so that a crash in between loses the row."""
+    state = threading.local()
+
+    def insert_row(original: Callable[..., Any], *arguments: Any) -> Any:
+        state.is_create = True
+        try:
+            return original(*arguments)
+        finally:
+            state.is_create = False
+
+    def run(original: Callable[..., Any], used: Any, prepared: Any, parameters: Any) -> Any:
+        if not getattr(state, "is_create", False):
+            return original(used, prepared, parameters)
+        try:
+            connection = used.connector.connect_for_migrations()
+            register_uuid(None, connection)  # SQLAlchemy does this for its own connections
+            cursor = connection.cursor()
+            cursor.execute(*prepared.bind_parameters(parameters))
+            row = prepared.fetch_row(cursor)
+        except psycopg2.Error as error:
+            raise errors.classify(error, True) from error
+        timer = threading.Timer(COMMIT_SECONDS, _commit, [connection])
+        timer.daemon = True
+        timer.start()
+        return row
+
+    _replace(views, "insert_row", insert_row)
+    _replace(execution, "_run", run)
+
+
+def ignore_idempotency_key() -> None:
+    _replace(views, "read_claim", lambda original: None)
+
+
+def retry_lost_create_with_new_id() -> None:
+    """Repeat a create whose answer was lost under a new id, so that it can be stored twice."""
+
+    def partial(original: Any, function: Any, statement: Any, parameters: Any) -> Any:
+        return original(function, statement, {**parameters, "id": database.uuid7()})
+
+    _replace(writes, "partial", partial)
+
+
+def report_lost_write_as_refused() -> None:
+    """Answer 503, which means "no effect", to a write whose answer was lost."""
+
+    def resolve(original: Callable[..., Any], *_: Any) -> None:
+        raise ServiceUnavailable("Try again shortly.", 1)
+
+    _replace(execution, "_resolve_lost_answer", resolve)
+
+
+def ignore_if_match() -> None:
+    _replace(views, "allowed_versions", lambda original: None)
+
+
+def parse_json_like_python() -> None:
+    """Accept all that Python's json module accepts, such as NaN and repeated names."""
+    _replace(request_data, "parse_json", lambda original, raw: json.loads(raw))
+
+
+def skip_token_check() -> None:
+    """Accept a token that the worker has in its cache, although it may have been revoked."""
+    _replace(tokens, "token_check_sql", lambda original, caller: "")
+
+
+def show_rows_of_all_owners() -> None:
+    _replace(access, "visible_owner", lambda original, resource: None)
+
+
+_ALL = (
+    acknowledge_before_commit,
+    ignore_idempotency_key,
+    retry_lost_create_with_new_id,
+    report_lost_write_as_refused,
+    ignore_if_match,
+    parse_json_like_python,
+    skip_token_check,
+    show_rows_of_all_owners,
+)
+MUTATIONS = {mutation.__name__: mutation for mutation in _ALL}
+
+
+def _replace(module: ModuleType, name: str, replacement: Callable[..., Any]) -> None:
+    """Replace a function of the module; the replacement gets the original as its first argument."""
+    original = getattr(module, name)
+    setattr(module, name, functools.partial(replacement, original))
+
+
+def _commit(connection: Connection) -> None:
+    with suppress(psycopg2.Error), closing(connection):
+        connection.commit()

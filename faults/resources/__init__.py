@@ -1,0 +1,1 @@
+"""The resources that the scenarios can use: a module for each, with its Resource as RESOURCE."""

@@ -1,0 +1,70 @@
+"""Error responses of the worker itself, to requests that do not reach the application."""
+
+import re
+from typing import Any
+
+import gunicorn.util
+
+from config import Config
+from projectapp import problems
+from projectapp.http import cors, request_log, security_headers
+from projectapp.server.request_framing import MAX_HEAD_BYTES
+
+
+def write_problem(
+    settings: Config, gunicorn_config: Any, sock: Any, status: int, reason: str, message: str
+) -> None:
+    """Write a problem document (RFC 9457) to `sock`; takes the place of gunicorn's `write_error`.
+
+    Three things depend on the request's head, as far as it was received: a web page can read the
+    response if CORS allows it, the client's request id is returned, and a HEAD gets no body.
+    gunicorn's `message` is not sent, as it may quote the request.
+    """
+    head: bytes = getattr(sock, "head", b"").lstrip(b"\r\n")
+    request_id = request_log.log_refusal(status, _header(head, b"x-request-id") or "")
+    detail = _detail(status, head, settings, gunicorn_config)
+    body = problems.problem_json(status, detail, request_id=request_id).encode()
+    headers = {
+        "Date": gunicorn.util.http_date(),
+        "Connection": "close",
+        "X-Request-ID": request_id,
+        "Content-Type": problems.CONTENT_TYPE,
+        "Content-Length": len(body),
+        **({"Retry-After": 1} if status == 503 else {}),
+        **security_headers.HEADERS,
+        **cors.response_headers(settings.ALLOWED_ORIGINS, _header(head, b"origin")),
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    response = f"HTTP/1.1 {status} {reason}\r\n{lines}\r\n".encode()
+    gunicorn.util.write_nonblock(sock, response if head.startswith(b"HEAD ") else response + body)
+
+
+def _header(head: bytes, name: bytes) -> str | None:
+    """A header's value if its line is complete. Repeated headers are joined, as WSGI does it."""
+    values = re.findall(rb"\r\n%s:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)" % name, head, re.IGNORECASE)
+    return b",".join(values).decode("latin-1") if values else None
+
+
+def _detail(status: int, head: bytes, settings: Config, gunicorn_config: Any) -> str:
+    if status == 400 and not _is_utf8(head.partition(b"\r\n")[0]):
+        return "The path or the query is not UTF-8. Percent-encode it."
+    detail_by_status = {
+        408: f"The request was not received completely within {settings.READ_TIMEOUT} seconds.",
+        414: f"The request line is longer than {gunicorn_config.limit_request_line} bytes.",
+        417: "The only supported value of the Expect header is 100-continue.",
+        431: f"A header is longer than {gunicorn_config.limit_request_field_size} bytes, there are"
+        f" more than {gunicorn_config.limit_request_fields} headers, or all headers together are"
+        f" longer than {MAX_HEAD_BYTES} bytes.",
+        500: problems.INTERNAL_ERROR_DETAIL,
+        501: "This Transfer-Encoding is not supported. Send Content-Length, or use chunked.",
+        503: "The server is overloaded. Try again after the seconds in the Retry-After header.",
+    }
+    return detail_by_status.get(status, "The request is not valid HTTP.")
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
