@@ -138,11 +138,11 @@ def add_routes(bp: Blueprint, resource: Resource, schema: Any, query: Any, paren
     def get(row_id):
         return views.read_response(resource, row_id)
 
-    @views.replacement(write, schema)
+    @views.update(write, schema)
     def put(row_id, body):
         return views.update_response(resource, row_id, body)
 
-    @views.merge(write, schema)
+    @views.update(write, schema, merge=True)
     def patch(row_id, body):
         return views.update_response(resource, row_id, body, merge=True)
 
@@ -185,7 +185,7 @@ def kinds_app(tables, make_app):
 
 
 @pytest.fixture(scope="module")
-def guarded_kinds_app(tables, make_app):
+def auth_kinds_app(tables, make_app):
     app = make_app(AUTH="tokens")
     app.register_blueprint(make_blueprint())
     return app
@@ -202,8 +202,8 @@ def kinds(kinds_app, rows_removed):
 
 
 @pytest.fixture
-def guarded_kinds(guarded_kinds_app, rows_removed):
-    return guarded_kinds_app.test_client()
+def auth_kinds(auth_kinds_app, rows_removed):
+    return auth_kinds_app.test_client()
 
 
 def create(client: Any, path: str, headers: Any = None, **body: Any) -> Any:
@@ -317,14 +317,14 @@ def test_the_rows_of_one_parent_are_not_searched_among_all_of_the_owner():
 
 
 @pytest.fixture
-def make_tree(guarded_kinds, bearer):
+def make_tree(auth_kinds, auth_headers):
     """Create a box with a shelf with a book for alice; return them and alice's headers."""
 
     def make():
-        alice = bearer("alice", SCOPES)
-        box = create(guarded_kinds, "/boxes", alice)
-        shelf = create(guarded_kinds, f"/boxes/{box['id']}/shelves", alice)
-        book = create(guarded_kinds, f"/shelves/{shelf['id']}/books", alice)
+        alice = auth_headers("alice", SCOPES)
+        box = create(auth_kinds, "/boxes", alice)
+        shelf = create(auth_kinds, f"/boxes/{box['id']}/shelves", alice)
+        book = create(auth_kinds, f"/shelves/{shelf['id']}/books", alice)
         return box, shelf, book, alice
 
     return make
@@ -333,11 +333,11 @@ def make_tree(guarded_kinds, bearer):
 @pytest.mark.parametrize("scopes", ["shelves:all,books:read", "books:read,boxes:all", "books:all"])
 @pytest.mark.parametrize("query", ["", "count=exact", "sort=title", "page=2&page_size=1"])
 def test_a_nested_list_shows_no_row_of_another_owner(
-    guarded_kinds, make_tree, bearer, problem, scopes, query
+    auth_kinds, make_tree, auth_headers, problem, scopes, query
 ):
     _, shelf, _, _ = make_tree()
-    response = guarded_kinds.get(
-        f"/shelves/{shelf['id']}/books?{query}", headers=bearer("bob", scopes)
+    response = auth_kinds.get(
+        f"/shelves/{shelf['id']}/books?{query}", headers=auth_headers("bob", scopes)
     )
     if "shelves:all" in scopes:
         assert (response.json["items"], response.json["total"]) == ([], 0)
@@ -351,11 +351,11 @@ def owners(sql):
 
 @pytest.mark.parametrize("interrupted_table", ["shelves", "books"])
 def test_an_interrupted_assignment_is_completed_by_the_next_one(
-    guarded_kinds_app, make_tree, sql, interrupted_table
+    auth_kinds_app, make_tree, sql, interrupted_table
 ):
     make_tree()
     sql(f"ALTER TABLE {interrupted_table} ADD CHECK (owner = 'alice')")
-    with guarded_kinds_app.app_context():
+    with auth_kinds_app.app_context():
         with pytest.raises(BadRequest):
             assign_rows(BOXES, "bob", "alice")
         sql(f"ALTER TABLE {interrupted_table} DROP CONSTRAINT {interrupted_table}_owner_check")
@@ -366,20 +366,20 @@ def test_an_interrupted_assignment_is_completed_by_the_next_one(
 
 
 def test_a_keyed_create_of_a_child_is_replayed_after_its_parent_was_deleted_or_assigned(
-    guarded_kinds_app, guarded_kinds, make_tree, problem, sql
+    auth_kinds_app, auth_kinds, make_tree, problem, sql
 ):
     _, shelf, _, alice = make_tree()
     path, key = f"/shelves/{shelf['id']}/books", {**alice, "Idempotency-Key": "a"}
-    book = create(guarded_kinds, path, key)
-    with guarded_kinds_app.app_context():
+    book = create(auth_kinds, path, key)
+    with auth_kinds_app.app_context():
         assign_rows(BOXES, "bob", "alice")
-    assert create(guarded_kinds, path, key) == book
+    assert create(auth_kinds, path, key) == book
     other = {**key, "Idempotency-Key": "b"}
-    problem(guarded_kinds.post(path, json={"title": "x"}, headers=other), 404)
+    problem(auth_kinds.post(path, json={"title": "x"}, headers=other), 404)
     sql("DELETE FROM shelves")
-    assert create(guarded_kinds, path, key) == book
-    problem(guarded_kinds.post(path, json={"title": "x"}, headers=other), 404)
-    problem(guarded_kinds.post(path, json={"title": "other"}, headers=key), 422)
+    assert create(auth_kinds, path, key) == book
+    problem(auth_kinds.post(path, json={"title": "x"}, headers=other), 404)
+    problem(auth_kinds.post(path, json={"title": "other"}, headers=key), 422)
     assert sql("SELECT count(*) FROM books") == [(0,)]
     assert sql("SELECT key FROM idempotency_keys") == [("a",)]
 
@@ -387,11 +387,11 @@ def test_a_keyed_create_of_a_child_is_replayed_after_its_parent_was_deleted_or_a
 @pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "a"}])
 @pytest.mark.parametrize("change", ["DELETE FROM shelves", "UPDATE shelves SET owner = 'bob'"])
 def test_a_child_is_not_created_if_its_parent_goes_while_the_create_waits(
-    guarded_kinds_app, make_tree, problem, sql, direct_url, headers, change
+    auth_kinds_app, make_tree, problem, sql, direct_url, headers, change
 ):
     _, shelf, _, alice = make_tree()
     path, body = f"/shelves/{shelf['id']}/books", {"title": "new"}
-    client = guarded_kinds_app.test_client()
+    client = auth_kinds_app.test_client()
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     with ThreadPoolExecutor(1) as pool:
         with closing(psycopg2.connect(**parameters_of(direct_url))) as blocking:

@@ -47,14 +47,14 @@ def get_task(task_id: UUID) -> Response:
 
 
 @bp.put(f"{PATH}/<uuid:task_id>")
-@views.replacement(WRITE, TaskSchema)
+@views.update(WRITE, TaskSchema)
 def put_task(task_id: UUID, body: dict[str, Any]) -> Response:
     """Replace fields of a task."""
     return views.update_response(TASKS, task_id, body)
 
 
 @bp.patch(f"{PATH}/<uuid:task_id>")
-@views.merge(WRITE, TaskSchema)
+@views.update(WRITE, TaskSchema, merge=True)
 def patch_task(task_id: UUID, body: dict[str, Any]) -> Response:
     """Merge changes into a task (RFC 7396)."""
     return views.update_response(TASKS, task_id, body, merge=True)

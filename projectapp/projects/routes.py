@@ -46,7 +46,7 @@ def get_project(project_id: UUID) -> Response:
 
 
 @bp.put("/<uuid:project_id>")
-@views.replacement(WRITE, ProjectSchema)
+@views.update(WRITE, ProjectSchema)
 def put_project(project_id: UUID, body: dict[str, Any]) -> Response:
     """Replace fields of a project.
 
@@ -56,7 +56,7 @@ def put_project(project_id: UUID, body: dict[str, Any]) -> Response:
 
 
 @bp.patch("/<uuid:project_id>")
-@views.merge(WRITE, ProjectSchema)
+@views.update(WRITE, ProjectSchema, merge=True)
 def patch_project(project_id: UUID, body: dict[str, Any]) -> Response:
     """Merge changes into a project.
 

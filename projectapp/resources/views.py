@@ -55,7 +55,7 @@ def listing(
         responses={200: page_schema(schema)},
         query=query,
         response_headers=["Link"],
-        error_statuses=[400, *_not_found(below_parent), 503],
+        error_statuses=[400, *([404] if below_parent else []), 503],
     )
 
 
@@ -66,7 +66,7 @@ def creation(scope: str, schema: type[ResourceSchema], *, below_parent: bool = F
         body=schema(),
         request_headers=["Idempotency-Key"],
         response_headers=["ETag", "Location", "Idempotency-Replayed"],
-        error_statuses=[400, *_not_found(below_parent), 409, 413, 415, 422, 503],
+        error_statuses=[400, *([404] if below_parent else []), 409, 413, 415, 422, 503],
     )
 
 
@@ -80,20 +80,12 @@ def reading(scope: str, schema: type[ResourceSchema]) -> Endpoint:
     )
 
 
-def replacement(scope: str, schema: type[ResourceSchema]) -> Endpoint:
-    return _update(scope, schema, (JSON_TYPE,))
-
-
-def merge(scope: str, schema: type[ResourceSchema]) -> Endpoint:
-    return _update(scope, schema, PATCH_TYPES)
-
-
-def _update(scope: str, schema: type[ResourceSchema], content_types: tuple[str, ...]) -> Endpoint:
+def update(scope: str, schema: type[ResourceSchema], *, merge: bool = False) -> Endpoint:
     return Endpoint(
         scope=scope,
         responses={200: schema()},
         body=schema(partial=True),
-        content_types=content_types,
+        content_types=PATCH_TYPES if merge else (JSON_TYPE,),
         request_headers=WRITE_CONDITION_HEADERS,
         response_headers=["ETag"],
         error_statuses=[400, 404, 412, 413, 415, 503],
@@ -107,10 +99,6 @@ def deletion(scope: str) -> Endpoint:
         request_headers=WRITE_CONDITION_HEADERS,
         error_statuses=[400, 404, 409, 412, 503],
     )
-
-
-def _not_found(below_parent: bool) -> list[int]:
-    return [404] if below_parent else []
 
 
 def list_response(
