@@ -55,7 +55,7 @@ def listing(
         responses={200: page_schema(schema)},
         query=query,
         response_headers=["Link"],
-        error_statuses=[400, *([404] if below_parent else []), 503],
+        error_statuses=[*([404] if below_parent else []), 503],
     )
 
 
@@ -66,7 +66,7 @@ def creation(scope: str, schema: type[ResourceSchema], *, below_parent: bool = F
         body=schema(),
         request_headers=["Idempotency-Key"],
         response_headers=["ETag", "Location", "Idempotency-Replayed"],
-        error_statuses=[400, *([404] if below_parent else []), 409, 413, 415, 422, 503],
+        error_statuses=[*([404] if below_parent else []), 409, 413, 415, 422, 503],
     )
 
 
@@ -76,7 +76,7 @@ def reading(scope: str, schema: type[ResourceSchema]) -> Endpoint:
         responses={200: schema(), 304: None},
         request_headers=["If-None-Match"],
         response_headers=["ETag"],
-        error_statuses=[400, 404, 503],
+        error_statuses=[404, 503],
     )
 
 
@@ -88,7 +88,7 @@ def update(scope: str, schema: type[ResourceSchema], *, merge: bool = False) -> 
         content_types=PATCH_TYPES if merge else (JSON_TYPE,),
         request_headers=WRITE_CONDITION_HEADERS,
         response_headers=["ETag"],
-        error_statuses=[400, 404, 412, 413, 415, 503],
+        error_statuses=[404, 412, 413, 415, 503],
     )
 
 
@@ -97,7 +97,7 @@ def deletion(scope: str) -> Endpoint:
         scope=scope,
         responses={204: None},
         request_headers=WRITE_CONDITION_HEADERS,
-        error_statuses=[400, 404, 409, 412, 503],
+        error_statuses=[404, 409, 412, 503],
     )
 
 

@@ -172,9 +172,8 @@ def update_row(
     if not values:
         row = find_row(resource, row_id)
         return row if row and (versions is None or row.version in versions) else None
-    statements = _update_statements(
-        resource, not values.keys().isdisjoint(_searched_texts(resource)), merge
-    )
+    sets_text = not values.keys().isdisjoint(_searched_texts(resource))
+    statements = _update_statements(resource, sets_text, merge)
     parameters = {**_value_parameters(resource, values), "row_id": row_id}
     statement = statements.update
     if versions is not None:
