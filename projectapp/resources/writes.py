@@ -23,9 +23,13 @@ from projectapp.resources.idempotency import (
     insert_idempotently,
 )
 from projectapp.resources.resource import Resource
-from projectapp.resources.subqueries import DIALECT
-
-_sent_names = sa.bindparam("sent_names", type_=ARRAY(sa.Text))
+from projectapp.resources.values import (
+    comparable,
+    default_value,
+    is_sent,
+    new_value,
+    value_parameters,
+)
 
 
 def find_row(resource: Resource, row_id: UUID) -> Row | None:
@@ -49,7 +53,7 @@ def insert_row(
     and whether it is the response to an earlier request with the same `claim`. The row is None if
     the caller sees no parent with `parent_id`.
     """
-    parameters = _value_parameters(resource, values)
+    parameters = value_parameters(resource, values)
     parameters |= {"id": database.uuid7(), "owner": auth.current_owner(), "parent_id": parent_id}
     uses_defaults = not values.keys() >= _columns_with_default(resource)
     if claim:
@@ -112,11 +116,11 @@ def _new_row(resource: Resource, uses_defaults: bool) -> sa.Select[Any]:
     values: dict[str, Any] = {}
     for name in resource.fields:
         column = table.c[name]
-        default = _default(column)
+        default = default_value(column)
         if name in resource.writable:
-            values[name] = _new_value(column)
+            values[name] = new_value(column)
             if uses_defaults and default is not None:
-                values[name] = sa.case((_is_sent(name), values[name]), else_=default)
+                values[name] = sa.case((is_sent(name), values[name]), else_=default)
         elif name in ("id", "owner"):
             values[name] = sa.cast(sa.bindparam(name, type_=column.type), column.type)
         elif default is not None:
@@ -127,32 +131,6 @@ def _new_row(resource: Resource, uses_defaults: bool) -> sa.Select[Any]:
     # The lock makes the insert wait for a concurrent change of the parent's owner.
     rows = sa.select(*(value.label(name) for name, value in values.items()))
     return rows.where(parent.is_row("parent_id")).with_for_update(read=True, of=parent.table)
-
-
-def _default(column: sa.Column[Any]) -> sa.Cast[Any] | None:
-    """Return the column's default as an expression."""
-    compiler: Any = DIALECT.ddl_compiler
-    sql = compiler(DIALECT, None).get_column_default_string(column)
-    return None if sql is None else sa.cast(sa.literal_column(sql), column.type)
-
-
-def _value_parameters(resource: Resource, values: Mapping[str, Any]) -> dict[str, Any]:
-    parameters: dict[str, Any] = {f"new_{name}": values.get(name) for name in resource.writable}
-    return {**parameters, "sent_names": [*values]}
-
-
-def _new_value(column: sa.Column[Any]) -> Any:
-    """Return the parameter of a writable column, with a type: PostgreSQL does not infer it."""
-    type_: Any = column.type
-    if isinstance(type_, sa.String) and not isinstance(type_, sa.Enum):
-        type_ = sa.Text()  # a cast to the column's own type would cut a text that is too long
-    elif isinstance(type_, JSONB):
-        type_ = JSONB(none_as_null=True)
-    return sa.cast(sa.bindparam(f"new_{column.key}", type_=type_), type_)
-
-
-def _is_sent(name: str) -> sa.ColumnElement[bool]:
-    return sa.literal_column(f"'{name}'") == sa.any_(_sent_names)
 
 
 def update_row(
@@ -174,7 +152,7 @@ def update_row(
         return row if row and (versions is None or row.version in versions) else None
     sets_text = not values.keys().isdisjoint(_searched_texts(resource))
     statements = _update_statements(resource, sets_text, merge)
-    parameters = {**_value_parameters(resource, values), "row_id": row_id}
+    parameters = {**value_parameters(resource, values), "row_id": row_id}
     statement = statements.update
     if versions is not None:
         statement = statements.update_at_version
@@ -210,13 +188,13 @@ def _update_statements(resource: Resource, sets_text: bool, merge: bool) -> _Upd
     for name in resource.writable:
         if name in _searched_texts(resource) and not sets_text:
             continue
-        new = _new_value(c[name])
+        new = new_value(c[name])
         if merge and isinstance(c[name].type, JSONB):
             merged = sa.func.jsonb_merge_patch(c[name], new, type_=JSONB)
             new = sa.case((new.is_not(None), merged)) if c[name].nullable else merged
-        values[name] = sa.case((_is_sent(name), new), else_=c[name])
-        differs = _comparable(c[name]).is_distinct_from(_comparable(new))
-        differences.append(sa.and_(_is_sent(name), differs))
+        values[name] = sa.case((is_sent(name), new), else_=c[name])
+        differs = comparable(c[name]).is_distinct_from(comparable(new))
+        differences.append(sa.and_(is_sent(name), differs))
     is_changed = sa.or_(*differences)
     row = sa.update(resource.table).where(resource.is_row("row_id"))
     update = row.values(
@@ -297,11 +275,6 @@ def _searched_texts(resource: Resource) -> frozenset[str]:
         return frozenset()
     columns = (resource.table.c[name] for name in resource.writable)
     return frozenset(column.key for column in columns if isinstance(column.type, sa.String))
-
-
-def _comparable(value: Any) -> Any:
-    """Compare jsonb as text: 1 and 1.0 are equal as jsonb, but differ in the response."""
-    return sa.cast(value, sa.Text) if isinstance(value.type, JSONB) else value
 
 
 def _has_version(resource: Resource) -> sa.ColumnElement[bool]:

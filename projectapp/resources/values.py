@@ -1,0 +1,47 @@
+"""The values that a client sends for a row, as parameters of its insert or update.
+
+One statement serves every selection of fields: it has a parameter for each writable column, and
+`sent_names` with the names of the fields that the client sent.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from projectapp.resources.resource import Resource
+from projectapp.resources.subqueries import DIALECT
+
+_sent_names = sa.bindparam("sent_names", type_=ARRAY(sa.Text))
+
+
+def value_parameters(resource: Resource, values: Mapping[str, Any]) -> dict[str, Any]:
+    parameters: dict[str, Any] = {f"new_{name}": values.get(name) for name in resource.writable}
+    return {**parameters, "sent_names": [*values]}
+
+
+def new_value(column: sa.Column[Any]) -> Any:
+    """Return the parameter of a writable column, with a type: PostgreSQL does not infer it."""
+    type_: Any = column.type
+    if isinstance(type_, sa.String) and not isinstance(type_, sa.Enum):
+        type_ = sa.Text()  # a cast to the column's own type would cut a text that is too long
+    elif isinstance(type_, JSONB):
+        type_ = JSONB(none_as_null=True)
+    return sa.cast(sa.bindparam(f"new_{column.key}", type_=type_), type_)
+
+
+def is_sent(name: str) -> sa.ColumnElement[bool]:
+    return sa.literal_column(f"'{name}'") == sa.any_(_sent_names)
+
+
+def default_value(column: sa.Column[Any]) -> sa.Cast[Any] | None:
+    """Return the column's default as an expression."""
+    compiler: Any = DIALECT.ddl_compiler
+    sql = compiler(DIALECT, None).get_column_default_string(column)
+    return None if sql is None else sa.cast(sa.literal_column(sql), column.type)
+
+
+def comparable(value: Any) -> Any:
+    """Compare jsonb as text: 1 and 1.0 are equal as jsonb, but differ in the response."""
+    return sa.cast(value, sa.Text) if isinstance(value.type, JSONB) else value
