@@ -429,6 +429,18 @@ def test_migrations_have_a_url_of_their_own(sql, upgrade, proxy, direct_url):
     assert did_nothing(upgrade(url=dead, MIGRATIONS_DATABASE_URL=direct_url))
 
 
+def test_migrations_url_without_parameters_gets_those_of_libpq_variables(
+    sql, upgrade, proxy, direct_url
+):
+    dead = f"postgresql://nobody@127.0.0.1:{proxy.server_address[1]}/none?sslmode=disable"
+    proxy.refuses = True
+    server = parameters_of(direct_url)
+    environ = {"PGDATABASE": server["dbname"], "PGHOST": server["host"], "PGUSER": server["user"]}
+    environ |= {"PGPORT": server["port"], "PGPASSWORD": server.get("password", "")}
+    environ |= {"APP_ENV": "development", "MIGRATIONS_DATABASE_URL": "postgresql://"}
+    assert did_nothing(upgrade(url=dead, **environ))
+
+
 def test_the_sql_of_migrations_has_their_limits_too(app, capsys):
     with app.app_context():
         flask_migrate.upgrade(sql=True)

@@ -68,11 +68,12 @@ class Connector:
         return connection
 
     def connect_for_migrations(self) -> Connection:
-        """Return a new connection without timeouts, made with MIGRATIONS_DATABASE_URL if it is set.
+        """Connect without timeouts, with MIGRATIONS_DATABASE_URL if it is set.
 
         Raises psycopg2.Error.
         """
-        return self._open(self._config["MIGRATIONS_DATABASE_URL"] or self._get_primary())
+        server = self._config["MIGRATIONS_DATABASE_URL"]  # {} if libpq reads it from PGHOST etc.
+        return self._open(self._get_primary() if server is None else server)
 
     def ping(self, connection: Connection) -> None:
         """Check that the server still answers. Raises psycopg2.Error."""
