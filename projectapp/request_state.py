@@ -61,7 +61,6 @@ def request_state() -> RequestState:
 
 
 def set_request_state(state: RequestState) -> None:
-    """Start a request or a command with this state."""
     g.state = state
 
 

@@ -52,11 +52,11 @@ class DatabaseFault(Exception):
 
 def breaks_connection(error: BaseException | None) -> bool:
     """Whether the connection broke or leads to a standby: then its generation has ended."""
-    state = getattr(error, "pgcode", None)
-    if state is None:  # psycopg2 raises a plain DatabaseError for a broken connection, too
+    sqlstate = getattr(error, "pgcode", None)
+    if sqlstate is None:  # psycopg2 raises a plain DatabaseError for a broken connection, too
         types = (psycopg2.OperationalError, psycopg2.InterfaceError)
         return isinstance(error, types) or type(error) is psycopg2.DatabaseError
-    return state == _READ_ONLY or state.startswith(_DISCONNECT_STATES)
+    return sqlstate == _READ_ONLY or sqlstate.startswith(_DISCONNECT_STATES)
 
 
 def classify(error: Exception, was_sent: bool, tables: Iterable[Table] = ()) -> DatabaseFault:
@@ -74,38 +74,39 @@ def classify(error: Exception, was_sent: bool, tables: Iterable[Table] = ()) -> 
         error = error.orig or error
     if not isinstance(error, psycopg2.Error):
         return DatabaseFault(error)
-    state = error.pgcode
-    if breaks_connection(error) and state != _READ_ONLY:
+    sqlstate = error.pgcode
+    if breaks_connection(error) and sqlstate != _READ_ONLY:
         log.warning("database unreachable: %s", str(error).strip())
         seconds = random.randint(1, 3)  # noqa: S311 - so that clients do not all return at once
         problem = ServiceUnavailable("The database cannot be reached. Try again shortly.", seconds)
         return DatabaseFault(problem, can_retry=not was_sent, is_answer_lost=was_sent)
-    if state is None:
+    if sqlstate is None:
         return DatabaseFault(error)
-    if state == _TOKEN_REFUSED:
+    if sqlstate == _TOKEN_REFUSED:
         return DatabaseFault(InvalidToken())
     # Only the primary message: the other fields quote the row.
-    log.warning("database error %s: %s", state, error.diag.message_primary)
-    if state.startswith("23"):
-        return DatabaseFault(_classify_violation(state, error.diag.constraint_name, tables))
-    if state.startswith("22") or state == "54001":
+    log.warning("database error %s: %s", sqlstate, error.diag.message_primary)
+    if sqlstate.startswith("23"):
+        return DatabaseFault(_classify_violation(sqlstate, error.diag.constraint_name, tables))
+    if sqlstate.startswith("22") or sqlstate == "54001":  # invalid data, or too deep
         return DatabaseFault(BadRequest("The database does not accept this value."))
-    if state in ("42P01", "42703", "42883"):
+    if sqlstate in ("42P01", "42703", "42883"):  # there is no such table, column or function
         message = "The database schema is older than this release. Run: flask db upgrade."
         return DatabaseFault(ServiceUnavailable(message, 5))
-    if not state.startswith(_TRANSIENT_STATES):
+    if not sqlstate.startswith(_TRANSIENT_STATES):
         return DatabaseFault(error)
-    if state == "55P03":
+    if sqlstate == "55P03":  # a lock timeout
         return DatabaseFault(LockTimeout(error.diag.context or ""))
-    if state == "42501":
+    if sqlstate == "42501":  # no privilege
         message = "The service's database role lacks a privilege for this. See docs/roles.md."
         return DatabaseFault(ServiceUnavailable(message, 30))
-    seconds = 30 if state.startswith("53") else 1 if state == "57014" else 2
+    # 53: no disk space, memory or connections. 57014: a statement timeout.
+    seconds = 30 if sqlstate.startswith("53") else 1 if sqlstate == "57014" else 2
     problem = ServiceUnavailable("The database cannot do this now. Try again later.", seconds)
-    return DatabaseFault(problem, can_retry=state in _RETRY_STATES)
+    return DatabaseFault(problem, can_retry=sqlstate in _RETRY_STATES)
 
 
-def _classify_violation(state: str, name: str | None, tables: Iterable[Table]) -> Problem:
+def _classify_violation(sqlstate: str, name: str | None, tables: Iterable[Table]) -> Problem:
     """Return the problem of the violated constraint `name`."""
     for constraint in (c for table in tables for c in table.constraints if c.name == name):
         if isinstance(constraint, ForeignKeyConstraint):
@@ -113,6 +114,6 @@ def _classify_violation(state: str, name: str | None, tables: Iterable[Table]) -
             return UnknownReference(constraint.table.name, constraint.column_keys[0], referred)
         if constraint.info:
             return ValidationFailed({constraint.info["field"]: [constraint.info["message"]]})
-    if state in ("23505", "23503", "23P01"):
+    if sqlstate in ("23505", "23503", "23P01"):  # unique, foreign key, exclusion
         return Conflict("This conflicts with data that is already stored.")
     return BadRequest("The database does not accept this value.")

@@ -205,10 +205,10 @@ def _explain_error(error: Exception, is_connected: bool) -> str:
     cause: Any = getattr(first_error, "orig", first_error)
     if breaks_connection(cause) and not isinstance(cause, ReadOnlySqlTransaction):
         return f"{str(cause).strip()}\n{_CONNECTION_LOST if is_connected else _ASK_DOCTOR}"
-    state = getattr(cause, "pgcode", None) or ""
-    if state in _DUPLICATE_OBJECT_STATES:
+    sqlstate = getattr(cause, "pgcode", None) or ""
+    if sqlstate in _DUPLICATE_OBJECT_STATES:
         return f"{cause.diag.message_primary}\n{_DUPLICATE_OBJECT}"
-    if not state.startswith(_ENVIRONMENT_STATES):
+    if not sqlstate.startswith(_ENVIRONMENT_STATES):
         raise error
     return f"{cause.diag.message_primary}\n{_ASK_DOCTOR}"
 

@@ -72,7 +72,7 @@ def count_request(subject: str | None) -> None:
     """
     if limiter := current_app.extensions.get("rate_limiter"):
         counter = f"caller {subject}" if subject else f"address {_network_of(request.remote_addr)}"
-        _count(limiter, counter, "requests")
+        _count_or_refuse(limiter, counter, "requests")
 
 
 def count_failure() -> None:
@@ -83,10 +83,10 @@ def count_failure() -> None:
     """
     if limiter := current_app.extensions.get("rate_limiter"):
         counter = f"failures {_network_of(request.remote_addr)}"
-        _count(limiter, counter, "failed authentications")
+        _count_or_refuse(limiter, counter, "failed authentications")
 
 
-def _count(limiter: RateLimiter, counter: str, noun: str) -> None:
+def _count_or_refuse(limiter: RateLimiter, counter: str, noun: str) -> None:
     count, rate = limiter.count(counter), limiter.rate
     if not count:
         return

@@ -47,7 +47,7 @@ class Store(ABC):
                 return None
             self._last_try = now  # this thread tries for all threads
         try:
-            count = self._count(digest)
+            count = self._try_count(digest)
         except self.errors as error:
             self._last_try = time.monotonic()
             if not self._is_down:
@@ -60,7 +60,7 @@ class Store(ABC):
         return count
 
     @abstractmethod
-    def _count(self, digest: bytes) -> WindowCount: ...
+    def _try_count(self, digest: bytes) -> WindowCount: ...
 
 
 class SharedMemoryStore(Store):
@@ -86,7 +86,7 @@ class SharedMemoryStore(Store):
         # Locks of lockf() belong to the process, so the threads of a process need their own.
         self._thread_lock = threading.Lock()
 
-    def _count(self, digest: bytes) -> WindowCount:
+    def _try_count(self, digest: bytes) -> WindowCount:
         start = int.from_bytes(digest[:4], "big") % _BUCKETS * _BUCKET_BYTES
         if not self._thread_lock.acquire(timeout=LOCK_TIMEOUT_SECONDS):
             raise TimeoutError("another thread has the lock")
@@ -184,7 +184,7 @@ return {is_allowed, tostring(elapsed_seconds), previous, current, refused}
         pool.connection_class(**pool.connection_kwargs)  # raises on unknown options in the URL
         self._run_script = self._client.register_script(self._SCRIPT)
 
-    def _count(self, digest: bytes) -> WindowCount:
+    def _try_count(self, digest: bytes) -> WindowCount:
         key = f"projectapp:limits:{self.rate.window_seconds}:{digest.hex()}"
         try:
             result = self._run_script([key], self.rate)
