@@ -12,8 +12,8 @@ from joserfc import jwk
 from joserfc.errors import JoseError, SecurityWarning
 from joserfc.util import base64_to_int
 
-from config import ConfigError
 from projectapp.strict_json import parse_json
+from settings.config_error import ConfigError
 
 MAX_KEYS = 100
 # For one token. A forged token makes this service verify with all of them: 0.1 ms for each RSA key,

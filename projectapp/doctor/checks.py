@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from flask import current_app
 
-from config import is_public_host
 from projectapp.database import db, schema
 from projectapp.database.schema import OLDEST_POSTGRESQL, newest_revision
 from projectapp.doctor.facts import Facts
 from projectapp.doctor.finding import FAIL, OK, WARN, Finding
+from settings.database_url import is_public_host
 
 SLOW_ROUND_TRIP_MS = 10  # users notice it, because each request is one round trip
 MAX_CLOCK_SKEW_SECONDS = 1

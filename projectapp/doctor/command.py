@@ -19,10 +19,10 @@ import click
 from flask import Flask, current_app
 from flask.cli import AppGroup, FlaskGroup, with_appcontext
 
-from config import ConfigError
 from projectapp.doctor.finding import FAIL, OK, WARN, Finding
 from projectapp.doctor.url import check_urls
 from projectapp.request_state import RequestState, set_request_state
+from settings.config_error import ConfigError
 
 DEADLINE_SECONDS = 8  # for all checks, even if the server does not answer
 _COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}

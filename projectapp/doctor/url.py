@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterator
 
-from config import parse_database_url, setting_source
+from config import setting_source
 from projectapp.doctor.finding import FAIL, OK, WARN, Finding
+from settings.database_url import parse_database_url
 
 _ENCODE_COMMAND = (
     """python3 -c 'import getpass, urllib.parse as u; print(u.quote(getpass.getpass(), safe=""))'"""
