@@ -41,11 +41,7 @@ _CAUSES = (
         "No response: a firewall or an IP allow-list blocks the connection, or the host is down.",
         "pg_isready -h {host} -p {port} -t 3",
     ),
-    (
-        r"on socket .* No such file",
-        "No server has its socket in this folder.",
-        "ls -a {host}",
-    ),
+    (r"on socket .* No such file", "No server has its socket in this folder.", "ls -a {host}"),
     (
         r"certificate verify failed|root certificate|does not match host name",
         "The server's certificate is not signed by a CA that this machine trusts, or it is for"

@@ -82,9 +82,9 @@ def health() -> Response:
 def ready() -> Response:
     """Check that the server can serve requests.
 
-    The database must be reachable and writable. Its schema must have the revision of this release
-    or a newer one, which is normal during a rollout. If `durable` is false, a crash of the database
-    may lose confirmed writes. The operator can hide `schema`, `durable` and the reason of a 503.
+    The database must be reachable and writable. Its schema must have the revision of this release,
+    or a newer one, as during a rollout. If `durable` is false, a crash of the database may lose
+    confirmed writes. The operator can hide `schema`, `durable` and the reason of a 503.
     """
     if current_app.config["READY_DETAILS"]:
         return jsonify(status="ready", **_check_readiness())
@@ -130,7 +130,7 @@ def root() -> Response:
 
 
 def _resource_paths() -> dict[str, str]:
-    """Return the path of each resource's list by the name of the resource, such as projects."""
+    """Return the path of the list of each resource, by the name of the resource."""
     paths: dict[str, str] = {}
     for rule in current_app.url_map.iter_rules():
         endpoint = getattr(current_app.view_functions[rule.endpoint], "endpoint", None)
@@ -140,7 +140,7 @@ def _resource_paths() -> dict[str, str]:
 
 
 def _check_readiness() -> dict[str, Any]:
-    """Return the details of a ready database; raises ServiceUnavailable with the reason if not."""
+    """Return the details for /ready. Raises ServiceUnavailable with the reason if it is not."""
     if is_draining:
         raise ServiceUnavailable("This server is stopping.", 5)
     row = database.execute(_READINESS_QUERY, {"tables": list(database.db.metadata.tables)})
@@ -149,11 +149,11 @@ def _check_readiness() -> dict[str, Any]:
     )
     if obstacle:
         raise ServiceUnavailable(str(obstacle), 5)
-    current, needed = max(row.revisions, default="none"), schema.newest_revision()
-    if not row.revisions or current < needed:
+    current, needed = max(row.revisions, default=""), schema.newest_revision()
+    if current < needed:
         raise ServiceUnavailable(
-            f"The database schema has revision {current}, but this release needs {needed}."
-            " Run: flask db upgrade.",
+            f"The database schema has revision {current or 'none'}, but this release needs"
+            f" {needed}. Run: flask db upgrade.",
             5,
         )
     if row.transaction_read_only == "on":

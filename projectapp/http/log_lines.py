@@ -1,7 +1,7 @@
-"""Formats log lines, and sends all that a server process logs through one handler.
+"""Formats log lines, and sends all log records of a server process to one handler.
 
-gunicorn.conf.py runs this file by its path, as it does worker.py: nothing of projectapp, and no
-Flask, is imported here.
+gunicorn.conf.py runs this file by its path, in the master process. So it imports neither Flask nor
+projectapp.
 """
 
 import json
@@ -10,24 +10,21 @@ import threading
 from datetime import UTC, datetime
 
 FIELDS = ("method", "path", "status", "ms")
-_EVENT = ("event", "reason", "caller", "credential", "address")
+_EVENT_FIELDS = ("event", "reason", "caller", "credential", "address")
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (RFC 3339, UTC), level, logger, message, request_id, extras."""
+    """One JSON object per line. `time` is RFC 3339 in UTC."""
 
     def format(self, record: logging.LogRecord) -> str:
+        values = record.__dict__
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            "request_id": record.__dict__.get("request_id"),
-            **{
-                name: record.__dict__[name]
-                for name in (*FIELDS, *_EVENT)
-                if name in record.__dict__
-            },
+            "request_id": values.get("request_id"),
+            **{name: values[name] for name in (*FIELDS, *_EVENT_FIELDS) if name in values},
         }
         if record.exc_info:
             entry["trace"] = self.formatException(record.exc_info)
@@ -35,7 +32,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """The same for a person at a terminal."""
+    """One line of text, for a person at a terminal."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s%(request)s", "%H:%M:%S")
@@ -46,21 +43,21 @@ class TextFormatter(logging.Formatter):
         return super().format(record)
 
 
-def make_formatter(form: str) -> logging.Formatter:
-    """The formatter for what LOG_FORMAT names."""
-    return JsonFormatter() if form == "json" else TextFormatter()
+def make_formatter(log_format: str) -> logging.Formatter:
+    return JsonFormatter() if log_format == "json" else TextFormatter()
 
 
-def log_everything(level: str, form: str) -> None:
-    """Log what a server says through one handler: also warnings, and what ends a thread."""
+def log_everything(level: str, log_format: str) -> None:
+    """Send all log records to one handler, with Python's warnings and the errors of threads."""
     handler = logging.StreamHandler()
-    handler.setFormatter(make_formatter(form))
+    handler.setFormatter(make_formatter(log_format))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(True)
-    threading.excepthook = _log_end_of_thread
+    threading.excepthook = _log_thread_error
 
 
-def _log_end_of_thread(end: threading.ExceptHookArgs) -> None:
-    if end.exc_value and end.exc_type is not SystemExit:
-        error = (end.exc_type, end.exc_value, end.exc_traceback)
-        logging.getLogger("threading").error("A thread ended.", exc_info=error)
+def _log_thread_error(arguments: threading.ExceptHookArgs) -> None:
+    error, kind = arguments.exc_value, arguments.exc_type
+    if error and kind is not SystemExit:
+        exc_info = (kind, error, arguments.exc_traceback)
+        logging.getLogger("threading").error("An error ended a thread.", exc_info=exc_info)

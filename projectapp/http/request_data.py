@@ -18,15 +18,15 @@ _MAX_PARAMETERS = 50
 def read_body(schema: Schema, content_types: tuple[str, ...] = (JSON_TYPE,)) -> dict[str, Any]:
     """Return the JSON object in the body, validated by `schema`.
 
-    The state of the request keeps the object as it was sent. Raises UnsupportedMediaType,
-    PayloadTooLarge, BadRequest, or ValidationFailed, which names each invalid field.
+    The object as the client sent it becomes `raw_body` of the request state. Raises
+    UnsupportedMediaType, PayloadTooLarge, BadRequest, or ValidationFailed, which names each invalid
+    field.
     """
     if request.mimetype not in content_types:
+        header = "Accept-Patch" if request.method == "PATCH" else "Accept"
         raise UnsupportedMediaType(
             f"Send the body as {' or '.join(content_types)}.",
-            headers={
-                "Accept-Patch" if request.method == "PATCH" else "Accept": ", ".join(content_types)
-            },
+            headers={header: ", ".join(content_types)},
         )
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise UnsupportedMediaType(
@@ -50,7 +50,7 @@ def read_query(schema: Schema) -> dict[str, Any]:
     return dict(_parse_query(schema, request.query_string))
 
 
-@lru_cache(maxsize=256)  # most requests repeat a few query strings
+@lru_cache(maxsize=256)  # most requests have one of a few query strings
 def _parse_query(schema: Schema, query: bytes) -> dict[str, Any]:
     try:
         pairs = parse_qsl(query.decode(), True, errors="strict", max_num_fields=_MAX_PARAMETERS)
@@ -93,7 +93,7 @@ def _read_whole_body(max_bytes: int) -> bytes:
     length = request.content_length  # None: the body is chunked, or there is none
     if length is not None and length > max_bytes:
         raise too_large
-    # Werkzeug cuts a chunked body at its limit, as if it were complete: so allow one byte more.
+    # Werkzeug cuts a chunked body at this limit without an error. One byte more shows the cut.
     request.max_content_length = max_bytes + 1
     try:
         body = request.get_data(cache=False)
