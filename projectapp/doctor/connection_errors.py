@@ -1,13 +1,16 @@
-"""Explains why a connection failed, from the error messages of libpq and of servers.
+"""Explains why a connection failed.
 
-The patterns are libpq's messages (fe-connect.c, fe-secure-openssl.c) and those of PostgreSQL,
-PgBouncer and Supavisor.
+It knows the messages of libpq (fe-connect.c, fe-secure-openssl.c), PostgreSQL, PgBouncer and
+Supavisor.
 """
 
 import re
 
 from projectapp.doctor.finding import FAIL, Finding
 
+TOO_MANY_CONNECTIONS_REMEDY = (
+    "lower WEB_CONCURRENCY or DATABASE_POOL_SIZE, raise max_connections, or use a pooler"
+)
 _SUPABASE_POOLER = (
     "use the URL in Supabase's Connect > Session pooler:\n"
     "postgresql://postgres.REF:...@...pooler.supabase.com:5432/postgres"
@@ -18,8 +21,8 @@ _CERTIFICATE_REMEDY = (
     "without one (Heroku, Railway's public proxy): sslmode=require, encrypted but not verified"
 )
 
-# (pattern, cause, remedy): the first match wins. `{name}` is the setting, and `{user}` and so on
-# are parameters of its URL.
+# Patterns of messages, each with its cause and remedy. The first match wins. `{name}` is the
+# setting, and `{host}`, `{port}`, `{user}` and `{dbname}` are from its URL.
 _CAUSES = (
     (
         r"could not translate host name",
@@ -33,7 +36,7 @@ _CAUSES = (
     ),
     (
         r"Connection refused",
-        "The machine is there, but nothing listens on this port.",
+        "The machine answers, but nothing listens on this port.",
         "pg_isready -h {host} -p {port}",
     ),
     (
@@ -98,17 +101,17 @@ _CAUSES = (
     (
         r"too many (clients|connections)|connection slots|[Mm]ax client connections",
         "All connections that the server allows are in use.",
-        "lower WEB_CONCURRENCY or DATABASE_POOL_SIZE, raise max_connections, or use a pooler",
+        TOO_MANY_CONNECTIONS_REMEDY,
     ),
     (
         r"closed the connection unexpectedly",
         "The server closed the connection, or did not answer before the doctor's deadline.",
-        "flask doctor   # again in a moment; then read the server's log",
+        "flask doctor   # try again in a moment; then read the server's log",
     ),
     (
         r"starting up|shutting down|recovery mode|not accepting connections",
         "The server is starting or stopping.",
-        "flask doctor   # again in a moment",
+        "flask doctor   # try again in a moment",
     ),
     (
         r"hot standby|read-only|not read-write|not primary",
@@ -119,14 +122,15 @@ _CAUSES = (
 
 
 def explain_connection_error(name: str, error: object, parameters: dict[str, str]) -> Finding:
-    """Explain the error of a connection with the setting `name`, whose URL has these parameters."""
+    """Explain why connecting with the setting `name` failed. `parameters` are those of its URL."""
     message = " ".join(re.sub(r"\tIs the server .*", "", str(error)).split())
     if len(parameters.get("password", "")) > 3:
         message = message.replace(parameters["password"], "***")
     summary = f"Cannot connect with {name}: {message}"
-    values = {"host": "HOST", "port": "5432", "user": "USER", "dbname": "DATABASE", **parameters}
-    values |= {key: values[key].partition(",")[0] or "5432" for key in ("host", "port")}
-    values |= {key: _quote_identifier(values[key]) for key in ("user", "dbname")}
+    values = {key: parameters.get(key, "").partition(",")[0] for key in ("host", "port")}
+    values |= {key: _quote_identifier(parameters.get(key, "")) for key in ("user", "dbname")}
+    defaults = {"host": "HOST", "port": "5432", "user": "USER", "dbname": "DATABASE"}
+    values = {key: values[key] or default for key, default in defaults.items()}
     for pattern, cause, remedy in _CAUSES:
         if re.search(pattern, message):
             remedy = remedy.format(name=name, **values)
@@ -136,5 +140,5 @@ def explain_connection_error(name: str, error: object, parameters: dict[str, str
 
 def _quote_identifier(name: str) -> str:
     """Quote a name for SQL, if it needs quotes."""
-    is_plain = re.fullmatch(r"[a-z_][a-z0-9_]*|USER|DATABASE", name)
+    is_plain = not name or re.fullmatch(r"[a-z_][a-z0-9_]*", name)
     return name if is_plain else '"{}"'.format(name.replace('"', '""'))

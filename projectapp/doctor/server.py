@@ -65,10 +65,8 @@ FROM pg_roles WHERE rolname = current_user
 
 def check_servers(replicas: int) -> Iterator[Finding]:
     """Connect with DATABASE_URL and run all checks; then check MIGRATIONS_DATABASE_URL."""
-    connector: Connector = current_app.extensions["database"].connector
-    url, migrations_url = (
-        current_app.config[name] for name in ("DATABASE_URL", "MIGRATIONS_DATABASE_URL")
-    )
+    config, connector = current_app.config, current_app.extensions["database"].connector
+    url, migrations_url = config["DATABASE_URL"], config["MIGRATIONS_DATABASE_URL"]
     server_identity = None
     try:
         with db.engine.connect() as connection:
@@ -89,7 +87,7 @@ def check_servers(replicas: int) -> Iterator[Finding]:
 
 
 def _collect_facts(connection: Connection) -> Facts:
-    """Measure and query the server. Raises SQLAlchemyError or psycopg2.Error."""
+    """Measure the connection and query the server. Raises SQLAlchemyError or psycopg2.Error."""
     dbapi_connection: Any = connection.connection.dbapi_connection
     tables = list(db.metadata.tables)
     with watchdog.timeout(dbapi_connection, QUERIES_SECONDS):
@@ -122,7 +120,7 @@ def _collect_facts(connection: Connection) -> Facts:
 def _check_migrations_url(
     connector: Connector, parameters: dict[str, str], server_identity: str | None
 ) -> Finding:
-    """Check MIGRATIONS_DATABASE_URL; `server_identity` is that of DATABASE_URL, if known."""
+    """Check MIGRATIONS_DATABASE_URL. `server_identity` is that of DATABASE_URL, if it works."""
     name, check = "MIGRATIONS_DATABASE_URL", "migrations"
     try:
         with migrations.create_migration_engine().connect() as connection:
@@ -132,11 +130,11 @@ def _check_migrations_url(
         return explain_connection_error(name, getattr(error, "orig", error), parameters)
     if server_identity and facts.server_identity != server_identity:
         summary = f"{name} leads to another database than DATABASE_URL."
-        reason = "Migrations would change that database, and not the one of the service."
+        reason = "Migrations would change the other database, and not that of the service."
         return Finding(FAIL, check, summary, reason)
     if mode == "transaction":
         summary = f"{name} leads to a pooler in transaction mode."
-        reason = "A migration takes a lock, so that no other one runs; this pooler cannot hold it."
+        reason = "This pooler cannot hold the lock that lets only one migration run."
         remedy = f"{name}=the direct URL, or that of a pooler in session mode"
         return Finding(FAIL, check, summary, reason, remedy)
     if not facts.can_change_schema:

@@ -82,9 +82,9 @@ def health() -> Response:
 def ready() -> Response:
     """Check that the server can serve requests.
 
-    The database must be reachable and writable. Its schema must have the revision of this release,
-    or a newer one, as during a rollout. If `durable` is false, a crash of the database may lose
-    confirmed writes. The operator can hide `schema`, `durable` and the reason of a 503.
+    The database must be reachable and writable. Its schema must have the revision of this release
+    or a newer one, which is normal during a rollout. If `durable` is false, a crash of the database
+    may lose confirmed writes. The operator can hide `schema`, `durable` and the reason of a 503.
     """
     if current_app.config["READY_DETAILS"]:
         return jsonify(status="ready", **_check_readiness())
