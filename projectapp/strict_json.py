@@ -32,7 +32,7 @@ def parse_json(raw: bytes) -> Any:
         raise InvalidJSON(f"is not valid JSON: {error}.") from None
     except InvalidJSON:
         raise
-    except ValueError:  # Python limits the digits of an integer
+    except ValueError:  # a float is infinite, or int() does not accept so many digits
         raise InvalidJSON("is not valid JSON: a number is out of range.") from None
     return value
 

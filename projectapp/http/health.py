@@ -104,13 +104,12 @@ def root() -> Response:
     A browser gets a page in English or Korean. Other clients get JSON.
     """
     resources = _resource_paths()
-    has_docs = current_app.config["DOCS"]
-    docs = {"docs": "openapi.docs", "openapi": "openapi.openapi"} if has_docs else {}
-    others = {**docs, "health": "health.health", "ready": "health.ready"}
+    views = ("openapi.docs", "openapi.openapi", "health.health", "health.ready")
+    others = {v.partition(".")[2]: url_for(v) for v in views if v in current_app.view_functions}
     index = {
         "name": current_app.name,
         "version": current_app.config["VERSION"],
-        "links": {**resources, **{name: url_for(endpoint) for name, endpoint in others.items()}},
+        "links": {**resources, **others},
     }
     if request.accept_mimetypes.best_match([JSON_TYPE, HTML]) == HTML:
         accepted = (tag.partition("-")[0].lower() for tag in request.accept_languages.values())

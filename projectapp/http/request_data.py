@@ -59,11 +59,8 @@ def _parse_query(schema: Schema, query: bytes) -> dict[str, Any]:
             "The query string must be percent-encoded UTF-8,"
             f" with at most {_MAX_PARAMETERS} parameters."
         ) from None
-    list_names = {
-        field.data_key or name
-        for name, field in schema.load_fields.items()
-        if isinstance(field, fields.List)
-    }
+    lists = {n: f for n, f in schema.load_fields.items() if isinstance(f, fields.List)}
+    list_names = {field.data_key or name for name, field in lists.items()}
     values: dict[str, str] = {}
     errors = {}
     for name, value in pairs:
