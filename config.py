@@ -73,7 +73,7 @@ class Config:
     DOCS: Annotated[bool, parse_on_off] = True
     # `off`: `/ready` answers only ready or not, without reasons
     READY_DETAILS: Annotated[bool, parse_on_off] = True
-    # largest body in bytes; a larger one gets a 413
+    # the largest request body, in bytes; a larger one gets a 413
     MAX_CONTENT_LENGTH: Annotated[int, integer_between(1, 2**29)] = 2**20
     # `debug`, `info`, `warning` or `error`
     LOG_LEVEL: Annotated[str, choice("debug", "info", "warning", "error")] = "info"
@@ -121,7 +121,7 @@ class Config:
     RATE_LIMIT: Annotated[tuple[int, int] | None, parse_rate_limit] = None
     # URL of a Redis that counts the requests of several hosts together, such as `redis://...`;
     # needs `pip install 'redis~=8.1'`
-    # Default: shared memory of the host
+    # Default: the host's shared memory counts
     RATE_LIMIT_REDIS_URL: Annotated[str, parse_redis_url] = ""
 
     # == Time limits, in seconds ==

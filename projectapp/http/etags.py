@@ -63,8 +63,10 @@ def _parse_versions(etags: Iterable[str]) -> list[int]:
 def _read_etags(header: str) -> Sequence[str] | None:
     """Return the ETags of a header, "*", or None if the request does not have the header."""
     value = request.headers.get(header)
-    if value is None or value.strip() == "*":
-        return value and "*"
+    if value is None:
+        return None
+    if value.strip() == "*":
+        return "*"
     if not _ETAG_LIST.fullmatch(value):
         raise BadRequest(f'{header} must be * or a comma-separated list of ETags, such as "1".')
     return re.findall(_ETAG, value)
