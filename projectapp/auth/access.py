@@ -29,7 +29,6 @@ from typing import Any, cast
 import sqlalchemy as sa
 from flask import Flask, current_app, request
 
-from config import LOOPBACK
 from projectapp import database, rate_limit
 from projectapp.auth import tokens
 from projectapp.problems import (
@@ -41,6 +40,7 @@ from projectapp.problems import (
     Unauthorized,
 )
 from projectapp.request_state import Caller, RequestState, caller_fields, request_state
+from settings.parsers import LOOPBACK
 
 log = logging.getLogger(__name__)
 

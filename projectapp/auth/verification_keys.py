@@ -12,8 +12,8 @@ from joserfc import jwk
 from joserfc.errors import JoseError, SecurityWarning
 from joserfc.util import base64_to_int
 
-from config import ConfigError
 from projectapp.strict_json import parse_json
+from settings.config_error import ConfigError
 
 MAX_KEYS = 100
 MAX_KEYS_TRIED = 8  # for each token: a forged one costs 0.1 ms per RSA key, 0.3 ms per P-256 key

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from flask import Flask, Response, current_app, request
 
-from config import ConfigError
 from projectapp.problems import TooManyRequests
 from projectapp.rate_limit.stores import RedisStore, SharedMemoryStore, Store
 from projectapp.rate_limit.window import Rate, WindowCount
 from projectapp.request_state import caller_fields, request_state
+from settings.config_error import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -47,26 +47,22 @@ def init_app(app: Flask) -> None:
         return response
 
 
-def listing(
-    scope: str, schema: type[ResourceSchema], query: Schema, *, below_parent: bool = False
-) -> Endpoint:
+def listing(scope: str, schema: type[ResourceSchema], query: Schema) -> Endpoint:
     return Endpoint(
         scope=scope,
         responses={200: page_schema(schema)},
         query=query,
         response_headers=["Link"],
-        error_statuses=[400, *_not_found(below_parent), 503],
     )
 
 
-def creation(scope: str, schema: type[ResourceSchema], *, below_parent: bool = False) -> Endpoint:
+def creation(scope: str, schema: type[ResourceSchema]) -> Endpoint:
     return Endpoint(
         scope=scope,
         responses={201: schema()},
         body=schema(),
         request_headers=["Idempotency-Key"],
         response_headers=["ETag", "Location", "Idempotency-Replayed"],
-        error_statuses=[400, *_not_found(below_parent), 409, 413, 415, 422, 503],
     )
 
 
@@ -76,7 +72,6 @@ def reading(scope: str, schema: type[ResourceSchema]) -> Endpoint:
         responses={200: schema(), 304: None},
         request_headers=["If-None-Match"],
         response_headers=["ETag"],
-        error_statuses=[400, 404, 503],
     )
 
 
@@ -96,7 +91,6 @@ def _update(scope: str, schema: type[ResourceSchema], content_types: tuple[str, 
         content_types=content_types,
         request_headers=WRITE_CONDITION_HEADERS,
         response_headers=["ETag"],
-        error_statuses=[400, 404, 412, 413, 415, 503],
     )
 
 
@@ -105,12 +99,8 @@ def deletion(scope: str) -> Endpoint:
         scope=scope,
         responses={204: None},
         request_headers=WRITE_CONDITION_HEADERS,
-        error_statuses=[400, 404, 409, 412, 503],
+        error_statuses=[409],
     )
-
-
-def _not_found(below_parent: bool) -> list[int]:
-    return [404] if below_parent else []
 
 
 def list_response(
