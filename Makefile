@@ -1,5 +1,5 @@
 PYTHON ?= python3
-INSTALL = command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON). Name a Python from 3.11 to 3.14, such as:\
+INSTALL = command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON). Choose a Python from 3.11 to 3.14, such as:\
 	make $@ PYTHON=python3.12" >&2; exit 1; }; $(PYTHON) install.py
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest
@@ -16,7 +16,7 @@ export FLASK_SKIP_DOTENV := 1
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
 
-run: ## serve the API on PORT (default 8000); without a DATABASE_URL it starts its own PostgreSQL
+run: ## serve the API on PORT (default 8000); without a DATABASE_URL, with its own PostgreSQL
 	@$(INSTALL) requirements-devdb.lock
 	@$(BIN)/python config.py # checks the settings and the port
 	@$(BIN)/flask db upgrade
@@ -33,24 +33,24 @@ check: dev ## run all checks: format, lint, types, five fault scenarios, all tes
 	@$(FAST) --cov --cov-report= --cov-fail-under=0
 	@$(PYTEST) -m slow --cov --cov-append --cov-report=term-missing:skip-covered # one at a time, because some measure time
 
-faults: dev ## break what the service depends on, and check its promises (15 minutes)
+faults: dev ## break the network, the database and processes, and check the guarantees (15 minutes)
 	@$(BIN)/python -m faults
 	@$(BIN)/python -m faults --mutations
 
-rehearse: dev ## rehearse a deploy: replace the previous release by this code under load (40 seconds)
+rehearse: dev ## rehearse a deploy: replace the previous release with this code under load (40 seconds)
 	@$(BIN)/python -m faults.rehearsal
 
 bench: dev bench/.venv/installed bench/competitors/hono/node_modules ## compare the speed with FastAPI, Hono and hand-written views (needs wrk and node; 40 minutes)
 	@$(BIN)/python bench/suite.py
 
-bench-quick: dev ## compare the speed with hand-written views, and fail below half of it (needs wrk; 2 minutes)
+bench-quick: dev ## compare the speed with hand-written views; fail below half of theirs (needs wrk; 2 minutes)
 	@$(BIN)/python bench/suite.py --quick --seconds 1
 
 format: dev ## format the code, and fix what the linter can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-lock: $(BIN)/uv ## update requirements*.lock: the newest releases that requirements*.txt allow and that are at least AGE (3 days) old
+lock: $(BIN)/uv ## update requirements*.lock to the newest releases that requirements*.txt allow; they must be AGE (3 days) old
 	@$(COMPILE) requirements-dev.txt --output-file requirements-dev.lock
 	@$(COMPILE) requirements-devdb.txt --constraint requirements-dev.lock --output-file requirements-devdb.lock
 	@$(COMPILE) requirements.txt --constraint requirements-dev.lock --output-file requirements.lock

@@ -1,13 +1,16 @@
 """Every setting of the service, with its type, default and meaning.
 
-A setting is an annotated class attribute. Its name is the environment variable, its value is the
-default, and the comment above it is its meaning. An empty variable counts as not set. All settings
-are parsed and checked once, at the start. APP_ENV selects the class, and nothing else reads it.
+A setting is a class attribute with an annotation: `Annotated[TYPE, PARSER]` names the type of its
+value and the function that makes the value from text. Its name is the environment variable, its
+value is the default, and the comment above it is its meaning. An empty variable counts as not set.
+All settings are checked once, at the start.
 
-A file `.env` beside this one may also set them, and the environment wins. With APP_ENV=testing,
-only APP_ENV is read from that file.
+APP_ENV selects one of the three classes at the end, which change some defaults. A file `.env`
+beside this one may also set the variables, and the environment wins. With APP_ENV=testing, only
+APP_ENV is read from that file.
 
-After a change here, `python -m tests.settings_page` updates docs/settings.md and .env.example.
+After a change here, run `python -m tests.settings_page`: it updates docs/settings.md and
+.env.example.
 """
 
 import re
@@ -17,12 +20,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_origin, get_type_hints
 
 from settings.config_error import ConfigError
-from settings.database_url import is_public_host, parse_database_url
+from settings.database_url import parse_database_url
 from settings.dotenv_files import read_dotenv, read_environment
 from settings.listen_address import check_address, parse_listen_host
 from settings.origins import parse_origins
 from settings.parsers import (
-    LOOPBACK,
     IPNetwork,
     choice,
     choices,
@@ -37,22 +39,6 @@ from settings.parsers import (
     parse_scopes,
     parse_shared_secret,
 )
-
-__all__ = [
-    "LOOPBACK",
-    "ROOT",
-    "Config",
-    "ConfigError",
-    "Development",
-    "IPNetwork",
-    "Production",
-    "Testing",
-    "check_address",
-    "is_public_host",
-    "load_config",
-    "parse_database_url",
-    "setting_source",
-]
 
 ROOT = Path(__file__).absolute().parent
 
@@ -74,7 +60,7 @@ class Config:
     # the path under which the service is reached, such as `/backend`; a proxy may keep or remove
     # this path
     SCRIPT_NAME: Annotated[str, parse_path_prefix] = ""
-    # the number of worker processes
+    # gunicorn's worker processes
     WEB_CONCURRENCY: PositiveCount = 2
     # origins of the web pages that may call the API (CORS): a comma-separated or JSON list;
     # `https://*.example.com` for subdomains, `*` for all
@@ -89,7 +75,7 @@ class Config:
     # `off`: `/ready` answers only whether the service is ready. It hides the reason of a 503,
     # `schema` and `durable`
     READY_DETAILS: Annotated[bool, parse_on_off] = True
-    # the largest request body in bytes; a larger one gets a 413
+    # the largest request body, in bytes; a larger one gets a 413
     MAX_CONTENT_LENGTH: Annotated[int, integer_between(1, 2**29)] = 2**20
     # `debug`, `info`, `warning` or `error`
     LOG_LEVEL: Annotated[str, choice("debug", "info", "warning", "error")] = "info"
@@ -142,48 +128,47 @@ class Config:
 
     # == Time limits, in seconds ==
 
-    # for a client to send a request; also the longest pause while it reads the response
+    # how long a client may take to send a request; also how long it may pause while it reads the
+    # response
     READ_TIMEOUT: Seconds = 10
-    # for a request to wait for a thread; then it gets a 503. During sustained overload the limit is
-    # one eighth of this value
+    # how long a request waits for a thread (under sustained overload one eighth of this time)
+    # before it gets a 503
     QUEUE_TIMEOUT: Seconds = 2
-    # to connect to one database host
+    # how long connecting to one database host may take
     DATABASE_CONNECT_TIMEOUT: Seconds = 3
-    # for a request to wait for a free connection; then it gets a 503
+    # how long a request waits for a free connection before it gets a 503
     DATABASE_POOL_TIMEOUT: Seconds = 2
-    # that a connection may be idle before it is tested at its next use
+    # a connection that was idle for this long is tested before use
     DATABASE_PING_AFTER_IDLE: Seconds = 5
-    # for a statement to wait for a lock
+    # how long a statement waits for a lock
     DATABASE_LOCK_TIMEOUT: Seconds = 1
-    # for a statement to run; if the database has not answered one second later, the connection is
-    # closed
+    # how long a statement may run; without an answer one second later, the connection is closed
     DATABASE_STATEMENT_TIMEOUT: Seconds = 3
-    # for a transaction to be idle between two statements
+    # how long a transaction may be idle between two statements
     DATABASE_IDLE_IN_TRANSACTION_TIMEOUT: Seconds = 5
-    # that a request spends on the database, in total
+    # how long a request may use the database, in total
     REQUEST_TIMEOUT: Seconds = 8
-    # for a stop, in total: first `DRAIN_TIMEOUT`, then the running requests finish
+    # how long a stop may take, in total: first `DRAIN_TIMEOUT`, then the running requests finish
     GRACEFUL_TIMEOUT: Seconds = 20
-    # at the beginning of a stop in which `/ready` answers 503 and all requests are still served; a
-    # part of `GRACEFUL_TIMEOUT`
+    # the first part of `GRACEFUL_TIMEOUT`: `/ready` answers 503, so that load balancers turn away,
+    # and requests are still served
     DRAIN_TIMEOUT: Annotated[int, integer_between(0, 3600)] = 0
 
-    # == No settings: only the three classes below change these ==
+    # == Not settings: only the three classes below can change these ==
 
-    # data of the PostgreSQL that runs if there is no DATABASE_URL
+    # folder with the data of the PostgreSQL that runs if there is no DATABASE_URL
     EMBEDDED_POSTGRES_DIR = ROOT / "instance" / "postgres"
-    # True: the tests run
+    # True while the tests run
     TESTING = False
-    # True: AUTH=none is logged as a warning, even if HOST is this machine only
+    # True: AUTH=none is logged as a warning even if only this machine can reach HOST
     WARN_WITHOUT_AUTH = False
-    # False: errors are problem documents, in tests and under the debugger too
+    # False: an error becomes a problem document in tests and under the debugger, too
     PROPAGATE_EXCEPTIONS = False
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        for name, annotated_type in self.declared_settings().items():
-            text = environ.get(name, "").strip()
-            if text:
-                (parse,) = annotated_type.__metadata__
+        for name, annotation in self.declared_settings().items():
+            if text := environ.get(name, "").strip():
+                (parse,) = annotation.__metadata__
                 try:
                     setattr(self, name, parse(text))
                 except ValueError as error:
@@ -218,7 +203,7 @@ class Config:
 
     @classmethod
     def declared_settings(cls) -> dict[str, Any]:
-        """Return the annotated types of the settings by name, without APP_ENV."""
+        """Return the annotation of each setting by its name, without APP_ENV."""
         hints = get_type_hints(cls, include_extras=True)
         return {name: hint for name, hint in hints.items() if get_origin(hint) is Annotated}
 
@@ -240,7 +225,7 @@ JWT_KEY_SETTINGS = ("JWT_JWKS_URL", "JWT_KEY_FILE", "JWT_SECRET")
 
 
 class Development(Config):
-    """A developer's machine: CORS allows the tutorial's front ends, PostgreSQL comes from pip."""
+    """A developer's machine: CORS allows the tutorial's front ends."""
 
     APP_ENV = "development"
     ALLOWED_ORIGINS = tuple(
@@ -251,7 +236,7 @@ class Development(Config):
 
 
 class Testing(Config):
-    """The tests: they delete all rows, so they use only a test database, and nothing of `.env`."""
+    """The tests, which delete all rows: only a test database is accepted."""
 
     APP_ENV = "testing"
     EMBEDDED_POSTGRES_DIR = ROOT / "instance" / "testing"
@@ -270,13 +255,13 @@ class Testing(Config):
 
 
 class Production(Config):
-    """Production: DATABASE_URL and AUTH are required, logs are JSON, all interfaces are served."""
+    """Production: DATABASE_URL and AUTH are required."""
 
     APP_ENV = "production"
     HOST = "0.0.0.0"  # noqa: S104 - a proxy or a container must reach it
     LOG_FORMAT = "json"
-    DRAIN_TIMEOUT = 5  # long enough for a load balancer's probe
-    AUTH = None
+    DRAIN_TIMEOUT = 5  # by then a load balancer has probed /ready
+    AUTH = None  # no default
     WARN_WITHOUT_AUTH = True
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -310,16 +295,18 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
 
 
 def setting_source(name: str) -> tuple[str, str]:
-    """Return a setting's text and its source, `.env` or the environment, or two empty strings."""
+    """Return the text of a setting and its source, or two empty strings if it is not set."""
     text = _read_environment().get(name, "").strip()
+    if not text:
+        return "", ""
     is_in_file = read_dotenv(ROOT / ".env").get(name, "").strip() == text
-    return text, text and (".env" if is_in_file else "the environment")
+    return text, ".env" if is_in_file else "the environment"
 
 
 def _read_environment() -> Mapping[str, str]:
     return read_environment(ROOT / ".env", Config.declared_settings().keys())
 
 
-if __name__ == "__main__":  # `make run` first checks the settings and whether the port is free
+if __name__ == "__main__":  # `make run` first checks the settings and the port
     config = load_config()
     check_address(config.HOST, config.PORT)

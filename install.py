@@ -56,7 +56,7 @@ def main(lock):
         return
     open(INCOMPLETE, "w").close()
     for name in os.listdir(VENV):
-        # A lock that another commit installed may have installed other versions.
+        # If a lock has changed since its installation, .venv may contain other versions.
         if name.endswith(".lock") and read(VENV, name) != read(ROOT, name):
             os.remove(os.path.join(VENV, name))
     count = len(re.findall(r"(?m)^[a-z].*==", lock_text))
@@ -80,7 +80,7 @@ def read(folder, name):
 
 
 def wait_for_other_installations():
-    """Lock the folder, so that only one process installs. The lock ends with this process."""
+    """Lock the folder until the end of this process, so that only one process installs."""
     import fcntl
 
     folder = os.open(ROOT, os.O_RDONLY)
@@ -95,7 +95,7 @@ def create_venv():
     version = "{}.{}".format(*sys.version_info[:2])
     if not (3, 11) <= sys.version_info[:2] <= (3, 14):
         sys.exit(
-            "Python 3.11 to 3.14 is needed; this is Python {}. Name another one, such as:"
+            "Python 3.11 to 3.14 is needed; this is Python {}. Choose another one, such as:"
             " make run PYTHON=python3.12".format(version)
         )
     import importlib.util
@@ -110,7 +110,7 @@ def create_venv():
         sys.exit(DISK_IS_FULL)
     say("Creating .venv with Python {} ...".format(version))
     if os.path.lexists(PYTHON):
-        os.remove(PYTHON)  # first: if this run is killed, the next one creates .venv again
+        os.remove(PYTHON)  # first, so that the next run repairs .venv if this one is killed
     if os.path.exists(VENV):
         shutil.rmtree(VENV)
     os.mkdir(VENV)

@@ -1,7 +1,7 @@
 """The application: `gunicorn wsgi:app` serves it, and the `flask` command finds it here."""
 
-from config import ConfigError
 from projectapp import create_app
+from settings.config_error import ConfigError
 
 try:
     app = create_app()

@@ -4,8 +4,7 @@ It differs from a usual env.py:
 - Each migration is a transaction of its own, and revisions are numbers: 0001, 0002, ...
 - `flask db upgrade` takes no lock if the schema is up to date, or ahead of this release.
 - Otherwise one process migrates, and others wait for it (projectapp/database/migrations.py).
-- It refuses migrations of two branches, and databases of other applications
-  (migration_checks.py).
+- Migrations of two branches and databases of other applications are refused (migration_checks.py).
 - After each change, tables are protected from Supabase's public API (supabase.py).
 """
 
@@ -49,10 +48,7 @@ context_options = {
 
 
 def changes_schema() -> bool:
-    """Whether the command is one that changes the schema or alembic_version.
-
-    These are upgrade, downgrade and stamp; only they have a target revision.
-    """
+    """Whether the command is upgrade, downgrade or stamp: only these have a target revision."""
     try:
         context.get_revision_argument()
     except KeyError:
@@ -61,7 +57,7 @@ def changes_schema() -> bool:
 
 
 def read_revision(connection) -> str:
-    """Return the schema's revision, or "" for an empty database, and configure Alembic.
+    """Configure Alembic, and return the schema's revision, or "" for an empty database.
 
     Raises CommandError if the database does not belong to this service.
     """

@@ -10,9 +10,9 @@ from projectapp.problems import OutcomeUnknown, Problem, ServiceUnavailable
 
 
 def report_problems(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command: a Problem ends it with a message instead of a traceback.
+    """Decorate a command: a Problem ends it with a message, without a traceback.
 
-    Every command can be run again safely, unless the `remedy` of an OutcomeUnknown says otherwise.
+    Every command is safe to run again, except if an OutcomeUnknown has a `remedy`.
     """
 
     @functools.wraps(command)

@@ -39,19 +39,19 @@ class BadRequest(Problem):
 
 
 class ValidationFailed(Problem):
-    """Fields or parameters are invalid. The detail is the text of all their messages."""
+    """Fields or parameters are invalid. The detail contains all of their messages."""
 
     status, code = 400, "validation_error"
 
     def __init__(self, field_errors: dict[str, list[str]]) -> None:
-        # The client can send any names: this limits the size of the response.
+        # The names come from the client, so the size of the response needs a limit.
         bounded = {name[:100]: messages for name, messages in islice(field_errors.items(), 20)}
         sentences = (f"{name}: {text}" for name, texts in bounded.items() for text in texts)
         super().__init__(" ".join(sentences), bounded)
 
 
 class UnknownReference(ValidationFailed):
-    """A foreign key from `field` of `table` leads to no row, or would lead to none."""
+    """The `field` of a row of `table` would refer to a row that does not exist."""
 
     def __init__(self, table: str, field: str, referred: str) -> None:
         super().__init__({field: [f"There are no {referred} with this id."]})
@@ -61,7 +61,7 @@ class UnknownReference(ValidationFailed):
 class Unauthorized(Problem):
     """Missing or invalid credentials (RFC 6750, 3).
 
-    The header WWW-Authenticate contains `error` and the detail. Only the log contains the `reason`.
+    The client gets `error` and the detail. The `reason` is only for the log.
     """
 
     status, code = 401, "unauthorized"
@@ -72,10 +72,8 @@ class Unauthorized(Problem):
         detail: str = "The token is unknown, expired or revoked.",
         reason: str = "unknown, expired or revoked token",
     ) -> None:
-        challenge = "Bearer"
-        if self.error:
-            challenge += f' error="{self.error}", error_description="{detail}"'
-        super().__init__(detail, headers={"WWW-Authenticate": challenge})
+        challenge = f' error="{self.error}", error_description="{detail}"' if self.error else ""
+        super().__init__(detail, headers={"WWW-Authenticate": f"Bearer{challenge}"})
         self.reason = reason
 
 
@@ -98,7 +96,7 @@ class InsufficientScope(Problem):
 
 
 class NotFound(Problem):
-    """The same response for everything that is missing, so that it reveals nothing."""
+    """The same response for everything that does not exist, so that it reveals nothing."""
 
     status, code = 404, "not_found"
 
@@ -127,7 +125,7 @@ class IdempotencyKeyReused(Problem):
 
 
 class TooManyRequests(Problem):
-    """The caller exceeded RATE_LIMIT; `headers` must contain Retry-After."""
+    """The caller exceeded RATE_LIMIT. `headers` must contain Retry-After."""
 
     status, code = 429, "too_many_requests"
 
@@ -142,7 +140,7 @@ class ServiceUnavailable(Problem):
 
 
 class LockTimeout(ServiceUnavailable):
-    """Waiting for a lock took too long; `context` is PostgreSQL's text about where it waited."""
+    """Waiting for a lock took too long. PostgreSQL's `context` names the row or the statement."""
 
     def __init__(self, context: str) -> None:
         super().__init__("Another request has locked this data. Try again shortly.", 1)
@@ -152,7 +150,7 @@ class LockTimeout(ServiceUnavailable):
 class OutcomeUnknown(ServiceUnavailable):
     """The database's answer to a write was lost, and we could not find out if the write happened.
 
-    `remedy` tells the user of a command what to do, if running it again is not enough.
+    `remedy` tells the user of a command what to do if the command is not safe to run again.
     """
 
     code = "outcome_unknown"

@@ -1,7 +1,6 @@
-"""The state of one request, from its first hook to its last: one typed object in Flask's `g`.
+"""The state of one request: one typed object in Flask's `g`, which nothing else uses.
 
-Nothing else uses `g`. All packages may import this module. So `database`, for instance, reads what
-`auth` has written without importing it.
+All packages may import this module. So `database` can read what `auth` wrote, without importing it.
 """
 
 import math
@@ -18,9 +17,9 @@ class Caller(NamedTuple):
     """The authenticated client.
 
     `subject` is the owner of the rows that the caller creates, and None with AUTH=none. A scope is
-    "RESOURCE:read", "RESOURCE:write" or "RESOURCE:all", which permits reading and writing the rows
-    of every owner. `credential` names the token in the log, without revealing it. `digest` is the
-    SHA-256 of an API token, and empty for a JWT.
+    "RESOURCE:read", "RESOURCE:write" or "RESOURCE:all". "RESOURCE:all" permits reading and writing
+    the rows of all owners. `credential` names the token in the log, without revealing it. `digest`
+    is the SHA-256 of an API token, and empty for a JWT.
     """
 
     subject: str | None
@@ -37,11 +36,10 @@ class Caller(NamedTuple):
 
 @dataclass(slots=True)
 class RequestState:
-    """The state of one request or one command.
+    """The state of one request or one command. Times are seconds on the monotonic clock.
 
-    The first three fields are set when the state is created, by http/request_log.py for a request.
-    Each other field is written by one module, which its comment names. Times are seconds on the
-    monotonic clock.
+    http/request_log.py sets the first three fields of a request. The comment of each other field
+    names the module that writes it.
     """
 
     request_id: str | None = None
@@ -50,13 +48,12 @@ class RequestState:
 
     caller: Caller | None = None  # auth/access.py
     statement_prefix: str = ""  # auth/access.py: SQL to send in front of each statement
-    prefix_was_sent: bool = False  # database/execution.py: with at least one statement
+    prefix_was_sent: bool = False  # database/execution.py: a statement was executed
     raw_body: dict[str, Any] | None = None  # http/request_data.py: the JSON object of the request
     rate_limit: str | None = None  # rate_limit/limiter.py: the value of the RateLimit header
 
 
 def request_state() -> RequestState:
-    """Return the state of the current request or command."""
     state = g.get("state")
     if state is None:
         state = g.state = RequestState()
@@ -64,12 +61,11 @@ def request_state() -> RequestState:
 
 
 def set_request_state(state: RequestState) -> None:
-    """Start a request or a command with this state."""
     g.state = state
 
 
 def seconds_left() -> float:
-    """Return the seconds until the deadline of the request, or infinity outside of a request."""
+    """Return the seconds until the deadline of the request; infinity if there is no request."""
     return request_state().deadline - time.monotonic() if has_app_context() else math.inf
 
 

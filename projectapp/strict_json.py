@@ -1,7 +1,7 @@
 """A strict JSON parser for I-JSON (RFC 7493), which is a subset of JSON (RFC 8259) in UTF-8.
 
-Integers are exact; fractions have the precision of a double. Duplicate names, NaN and Infinity are
-errors. So are U+0000 and unpaired surrogates, which PostgreSQL cannot store.
+Integers are exact, and fractions have the precision of a double. Duplicate names, NaN and Infinity
+are errors. So are U+0000 and unpaired surrogates, which PostgreSQL cannot store.
 """
 
 import json
@@ -13,7 +13,7 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class InvalidJSON(ValueError):
-    """Its text needs a subject in front, as in f"The body {error}"."""
+    """Its text is the end of a sentence, as in f"The body {error}"."""
 
 
 def parse_json(raw: bytes) -> Any:
@@ -32,7 +32,7 @@ def parse_json(raw: bytes) -> Any:
         raise InvalidJSON(f"is not valid JSON: {error}.") from None
     except InvalidJSON:
         raise
-    except ValueError:  # Python limits the digits of an integer
+    except ValueError:  # a float is infinite, or int() does not accept so many digits
         raise InvalidJSON("is not valid JSON: a number is out of range.") from None
     return value
 

@@ -14,10 +14,10 @@ _TESTING = "testing"  # APP_ENV of the tests
 
 
 def read_environment(dotenv: Path, setting_names: Collection[str]) -> dict[str, str]:
-    """Return the variables of the file `dotenv` and of the environment, which wins.
+    """Return the variables of the environment and of the file `dotenv`; the environment wins.
 
-    With APP_ENV=testing, no variable of a file is in the result, except APP_ENV of `dotenv`. Raises
-    ConfigError if a file cannot be read, or if it is one that only Flask reads.
+    With APP_ENV=testing, APP_ENV is the only variable that may come from the file. Raises
+    ConfigError if the file cannot be read, or if a file that only Flask reads has a setting.
     """
     environ = dict(os.environ)
     if environ.get("APP_ENV", "").strip() != _TESTING:
@@ -27,8 +27,8 @@ def read_environment(dotenv: Path, setting_names: Collection[str]) -> dict[str, 
             _refuse_other_files(own_values, setting_names)
             return values
         environ["APP_ENV"] = _TESTING
-    # The flask command has copied its files into the environment. So a variable that has the same
-    # value in a file and in the environment may come from the file.
+    # The flask command has copied its files into the environment. A variable with the same value
+    # in a file may come from that file.
     from_files = {
         name
         for values in _read_flask_files().values()
@@ -41,7 +41,10 @@ def read_environment(dotenv: Path, setting_names: Collection[str]) -> dict[str, 
 
 
 def read_dotenv(path: Path) -> dict[str, str]:
-    """Return the variables of a `.env` file; none if it does not exist. Raises ConfigError."""
+    """Return the variables of a `.env` file, or an empty dict if it does not exist.
+
+    Raises ConfigError if the file cannot be read or parsed.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -69,15 +72,13 @@ def read_dotenv(path: Path) -> dict[str, str]:
 
 
 def _refuse_other_files(own_values: Mapping[str, str], setting_names: Collection[str]) -> None:
-    """Raise ConfigError if the flask command and the service would read different settings.
-
-    The service reads one `.env`, and the flask command also reads other files.
-    """
+    """Raise ConfigError if the flask command has read a setting that the service does not read."""
     for path, values in _read_flask_files().items():
         for name in {"APP_ENV", *setting_names} & values.keys():
-            # A person who sets APP_ENV there expects an effect, even if another file overrides it.
-            is_expected = name == "APP_ENV" or values[name] == os.environ.get(name)
-            if own_values.get(name) != values[name] and is_expected:
+            # APP_ENV is refused even if the environment has another value: its author would wait
+            # for an effect.
+            has_effect = name == "APP_ENV" or values[name] == os.environ.get(name)
+            if own_values.get(name) != values[name] and has_effect:
                 raise ConfigError(
                     f"{path} sets {name}. The flask command reads this file, and the service does"
                     " not: move the setting to .env, or set FLASK_SKIP_DOTENV=1."
@@ -85,16 +86,16 @@ def _refuse_other_files(own_values: Mapping[str, str], setting_names: Collection
 
 
 def _read_flask_files() -> dict[Path, dict[str, str]]:
-    """Return the files that the flask command has read into the environment, with their variables.
+    """Return the variables of each file that the flask command has copied into the environment.
 
-    Flask reads `.flaskenv` and `.env` in the working directory or, if one does not exist there, in
-    the nearest parent directory that has it.
+    Flask reads `.flaskenv` and `.env`, each in the working directory or in its nearest parent that
+    has the file.
     """
     if os.environ.get("FLASK_RUN_FROM_CLI") != "true":
         return {}
     paths = [Path(find_dotenv(name, usecwd=True)) for name in (".flaskenv", ".env")]
     files = {path: read_dotenv(path) for path in paths if path.name}
-    # Inside one of the files FLASK_SKIP_DOTENV has no effect, because Flask reads it too late.
+    # In one of the files FLASK_SKIP_DOTENV has no effect: then Flask has already read them.
     is_skipped = not any("FLASK_SKIP_DOTENV" in values for values in files.values()) and (
         os.environ.get("FLASK_SKIP_DOTENV", "").lower() not in ("", "0", "false", "no")
     )

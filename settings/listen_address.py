@@ -1,4 +1,4 @@
-"""HOST and PORT: what they may be, and whether the service can listen there."""
+"""Parses HOST, and checks that a server can listen on HOST and PORT."""
 
 import errno
 import ipaddress
@@ -42,16 +42,11 @@ def check_address(host: str, port: int) -> None:
 
 def _explain_bind_error(error: OSError, host: str, port: int) -> str:
     other = port + 1 if 1023 < port < 65535 else 8000
+    advice = f"another port: PORT={other} (make run PORT={other})."
     if error.errno == errno.EADDRINUSE:
-        return (
-            f"Port {port} is in use. Stop the other program, or choose another port: PORT={other}"
-            f" (make run PORT={other})."
-        )
+        return f"Port {port} is in use. Stop the other program, or choose {advice}"
     if error.errno == errno.EACCES:
-        return (
-            f"Only root may listen on port {port}. Choose another port: PORT={other}"
-            f" (make run PORT={other})."
-        )
+        return f"Only root may listen on port {port}. Choose {advice}"
     return (
         f"This machine has no address {host} ({error.strerror}). Set HOST to 127.0.0.1 to serve"
         " only this machine, or to 0.0.0.0 to serve its networks too."

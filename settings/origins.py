@@ -1,4 +1,4 @@
-"""ALLOWED_ORIGINS: origins of web pages, written as browsers send them."""
+"""Parses ALLOWED_ORIGINS into the form in which browsers send origins."""
 
 import ipaddress
 import json
@@ -14,9 +14,9 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def parse_origins(text: str) -> tuple[str, ...]:
-    """Parse a comma-separated or JSON list of origins.
+    """Parse a comma-separated or JSON list.
 
-    `https://*.example.com` means every subdomain, `*` alone every origin.
+    `https://*.example.com` means every subdomain, and `*` alone means every origin.
     """
     try:
         items = json.loads(text) if text.startswith("[") else text.split(",")
@@ -28,7 +28,7 @@ def parse_origins(text: str) -> tuple[str, ...]:
 
 
 def _parse_origin(text: str) -> str:
-    """Return an origin, or a pattern of origins, as browsers send it. Raises ValueError."""
+    """Return one item of the list, with the spelling of browsers. Raises ValueError."""
     if text == "*":
         return text
     parts = _ORIGIN.fullmatch(text)
@@ -53,12 +53,12 @@ def _host_to_ascii(host: str) -> str:
     """
 
     def fold(text: str) -> str:
-        unchanged = {"ß": "ß", "ẞ": "ß", "ς": "ς"}
-        return "".join(unchanged.get(letter, letter.casefold()) for letter in text)
+        exceptions = {"ß": "ß", "ẞ": "ß", "ς": "ς"}
+        return "".join(exceptions.get(letter, letter.casefold()) for letter in text)
 
     if not host.translate(_JOINERS).isprintable():  # invisible characters are a mistake
         raise ValueError
-    host = host.translate(_VARIATION_SELECTORS)  # they follow emoji
+    host = host.translate(_VARIATION_SELECTORS)  # invisible, too, but common after an emoji
     mapped = unicodedata.normalize("NFKC", fold(unicodedata.normalize("NFKC", fold(host))))
     labels = mapped.replace("。", ".").split(".")
     return ".".join(

@@ -1,7 +1,7 @@
-"""Parsers: each turns the text of a setting into its value, or raises ValueError.
+"""Parsers of settings: each returns the value of a text, or raises ValueError.
 
-The error's text completes the sentence "NAME must be ...". It never quotes a value that may contain
-a password.
+The text of the error completes the sentence "NAME must be ...". It never quotes a value that may
+contain a password.
 """
 
 import ipaddress
@@ -27,7 +27,7 @@ def integer_between(low: int, high: int) -> Callable[[str], int]:
 
 
 def choice(*names: str) -> Callable[[str], str]:
-    """A parser for one of these names, in any case."""
+    """Return a parser for one of these names, in upper or lower case."""
 
     def parse(text: str) -> str:
         if text.lower() not in names:
@@ -38,7 +38,7 @@ def choice(*names: str) -> Callable[[str], str]:
 
 
 def choices(*names: str) -> Callable[[str], tuple[str, ...]]:
-    """A parser for a comma-separated list of these names, or `none`."""
+    """Return a parser for `none` or a comma-separated list of these names."""
 
     def parse(text: str) -> tuple[str, ...]:
         items = tuple(item.strip().lower() for item in text.split(","))
@@ -68,17 +68,14 @@ def parse_rate_limit(text: str) -> tuple[int, int]:
 
 
 def parse_redis_url(text: str) -> str:
-    """Check the scheme of a Redis URL. The Redis client parses the rest."""
+    """Check the scheme of a URL. The Redis client parses the rest."""
     if not re.match(r"(rediss?|unix)://.", text):
         raise ValueError("a URL such as redis://:PASSWORD@HOST:6379/0, or rediss://... for TLS")
     return text
 
 
 def parse_networks(text: str) -> tuple[IPNetwork, ...]:
-    """Parse a comma-separated list of IP addresses and networks.
-
-    A network /0 is refused, because it contains every address.
-    """
+    """Parse a comma-separated list. A network /0 is refused: it contains every address."""
     try:
         networks = tuple(ipaddress.ip_network(item) for item in comma_list(text))
     except ValueError:
@@ -99,25 +96,24 @@ def parse_scopes(text: str) -> tuple[str, ...]:
 
 
 def parse_https_url(text: str) -> str:
-    """Check an https URL. http is allowed for this machine only."""
+    """Check a URL: https, or http for this machine only."""
     expected_form = ValueError(
         "a URL such as https://HOST/PATH, without a user name and a password;"
         f" http:// is allowed only for {', '.join(LOOPBACK)}"
     )
     try:
         parts = urlsplit(text)
-        is_loopback = parts.scheme == "http" and parts.hostname in LOOPBACK
+        is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
         is_complete = parts.hostname and parts.port != 0 and "@" not in parts.netloc
     except ValueError:  # an invalid port or IPv6 address
         raise expected_form from None
-    is_safe = parts.scheme == "https" or is_loopback
     if not (is_safe and is_complete and re.fullmatch(r"[!-~]+", text)) or "#" in text:
         raise expected_form
     return text
 
 
 def parse_shared_secret(text: str) -> str:
-    """Check a secret for HS256: at least 32 bytes, the size of its hash (RFC 7518, 3.2)."""
+    """Check a secret for HS256, which needs at least 32 bytes (RFC 7518, 3.2)."""
     if re.match(r"-----BEGIN |ssh-|ecdsa-", text):
         raise ValueError("a shared secret, not a public key (JWT_KEY_FILE is for those)")
     if not re.fullmatch(r"[ -~]{32,}", text):
@@ -126,10 +122,10 @@ def parse_shared_secret(text: str) -> str:
 
 
 def parse_path_prefix(text: str) -> str:
-    """Parse the path that the service is mounted at; "/" means none.
+    """Parse the path at which the service is mounted; "/" means none.
 
-    It must not begin with one of the service's own paths. Otherwise the service could not know
-    whether a proxy has removed the prefix.
+    It must not be one of the service's own paths or below one. Otherwise the service could not know
+    whether a proxy has removed the prefix from a path.
     """
     own_paths = "|".join(map(re.escape, _OWN_PATHS))
     is_path = re.fullmatch(r"(/(?!\.\.?(/|$))[\w.~-]+)*/?", text, re.ASCII)

@@ -1,6 +1,7 @@
 """Invalid input of every kind gets a clear problem: no 500, no hang, no stored row."""
 
 import gzip
+import io
 import json
 import socket
 
@@ -252,6 +253,10 @@ CHUNKED = post(b"Transfer-Encoding: chunked")
 GOOD = b'{"name": "x"}'
 MALFORMED_MESSAGES = {
     "announced over the limit": ([post(b"Content-Length: 1073741824"), b" " * 70_000], 413),
+    "announced one byte over the limit": (
+        [post(b"Content-Length: %d" % (LIMIT + 1)), GOOD, b" " * (LIMIT + 1 - len(GOOD))],
+        413,
+    ),
     "chunked over the limit": ([CHUNKED, chunks(GOOD, *[b" " * 65536] * 17), b"0\r\n\r\n"], 413),
     "chunked over the limit, garbage after it": (
         [CHUNKED, chunks(GOOD + b" " * (LIMIT - len(GOOD)), b"}garbage"), b"0\r\n\r\n"],
@@ -292,6 +297,19 @@ def test_a_malformed_http_message_gets_a_problem(send_raw, parts, status):
     assert document["status"] == status
     assert document["detail"] == document["message"] != ""
     assert f"x-request-id: {document['request_id']}".encode() in head.lower()
+
+
+def test_a_body_that_ends_before_its_content_length_gets_a_400_under_every_wsgi_server(
+    client, problem
+):
+    # gunicorn's own workers end the stream without an error. One of them serves TLS.
+    environ = {
+        "CONTENT_LENGTH": "50",
+        "wsgi.input": io.BytesIO(GOOD),
+        "wsgi.input_terminated": True,
+    }
+    response = client.post(PROJECTS, content_type="application/json", environ_overrides=environ)
+    assert "Content-Length" in problem(response, 400, "bad_request")["detail"]
 
 
 def test_a_chunked_body_within_the_limit_is_accepted(server, sql):

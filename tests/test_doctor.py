@@ -115,6 +115,9 @@ def test_remedy_quotes_names_for_sql_and_contains_the_first_of_several_hosts():
         explain_connection_error("DATABASE_URL", "timed out", target).remedy
         == "pg_isready -h h1 -p 5432 -t 3"
     )
+    unnamed = config.parse_database_url("postgresql://u@,h2/d")
+    refused = explain_connection_error("DATABASE_URL", "Connection refused", unnamed)
+    assert refused.remedy == "pg_isready -h HOST -p 5432"
     created = explain_connection_error(
         "DATABASE_URL", 'database "my-db" does not exist', target
     ).remedy

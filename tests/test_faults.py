@@ -475,7 +475,7 @@ def test_connection_that_answered_in_time_is_not_aborted_later(app):
         with watchdog.timeout(connection, 1):
             pass
         time.sleep(1.4)
-        app.extensions["database"].connector.ping(connection)
+        app.extensions["database"].connector.probe(connection)
 
 
 def test_request_to_a_database_that_never_answered_gets_503_in_time(make_app, proxy, sql, problem):

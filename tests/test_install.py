@@ -227,7 +227,7 @@ def test_unsupported_python_prints_its_remedy(clone, version):
     done = clone.install(f"sys.version_info = {version}")
     assert done.returncode == 1
     assert done.stderr == (
-        "Python 3.11 to 3.14 is needed; this is Python {}.{}. Name another one, such as:"
+        "Python 3.11 to 3.14 is needed; this is Python {}.{}. Choose another one, such as:"
         " make run PYTHON=python3.12\n".format(*version)
     )
 

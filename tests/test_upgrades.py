@@ -449,6 +449,18 @@ def test_upgrade_uses_migrations_database_url(sql, upgrade, proxy, direct_url):
     assert has_done_nothing(upgrade(url=unreachable_url, MIGRATIONS_DATABASE_URL=direct_url))
 
 
+def test_migrations_url_without_parameters_gets_those_of_libpq_variables(
+    sql, upgrade, proxy, direct_url
+):
+    unreachable_url = f"postgresql://nobody@127.0.0.1:{proxy.port}/no_such_test?sslmode=disable"
+    proxy.refuses = True
+    server = parameters_of(direct_url)
+    environ = {"PGDATABASE": server["dbname"], "PGHOST": server["host"], "PGUSER": server["user"]}
+    environ |= {"PGPORT": server["port"], "PGPASSWORD": server.get("password", "")}
+    environ |= {"APP_ENV": "development", "MIGRATIONS_DATABASE_URL": "postgresql://"}
+    assert has_done_nothing(upgrade(url=unreachable_url, **environ))
+
+
 def test_upgrade_sql_contains_the_timeouts_and_transactions(app, capsys):
     with app.app_context():
         flask_migrate.upgrade(sql=True)

@@ -23,14 +23,14 @@ def list_tasks(query: dict[str, Any]) -> Response:
 
 
 @bp.get(OF_PROJECT)
-@views.listing(READ, TaskSchema, TaskQuery, below_parent=True)
+@views.listing(READ, TaskSchema, TaskQuery)
 def list_project_tasks(project_id: UUID, query: dict[str, Any]) -> Response:
     """List the tasks of a project."""
     return views.list_response(TASKS, query, project_id)
 
 
 @bp.post(OF_PROJECT)
-@views.creation(WRITE, TaskSchema, below_parent=True)
+@views.creation(WRITE, TaskSchema)
 def create_task(project_id: UUID, body: dict[str, Any]) -> Response:
     """Create a task in a project.
 

@@ -1,16 +1,9 @@
-"""Authentication and authorization: bearer tokens (RFC 6750), scopes, and owners of rows.
+"""Who calls, and what they may do. Read `access` first: it decides on each request.
 
-`access` decides on each request; read it first. `tokens` has the API tokens, and `token_admin` and
-`cli` the commands for them. `jwt` verifies tokens of an identity provider, with keys from
-`verification_keys` and `jwks_client`.
+`tokens` has the API tokens, and `token_admin` and `cli` have the commands for them. `jwt` verifies
+tokens of an identity provider, with keys from `verification_keys` and `jwks_client`.
 """
 
-from projectapp.auth.access import (
-    authorize,
-    current_owner,
-    init_app,
-    is_visible,
-    visible_owner,
-)
+from projectapp.auth.access import authorize, current_owner, init_app, is_visible, visible_owner
 
 __all__ = ["authorize", "current_owner", "init_app", "is_visible", "visible_owner"]

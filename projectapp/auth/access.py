@@ -13,12 +13,11 @@ How a request is authenticated:
    PostgreSQL does not run the statement.
 4. The request is counted (`rate_limit`), the scope is checked, and the view runs.
 5. If the request has executed no statement, for instance because its body is invalid,
-   `_check_token` sends the check alone. So a revoked token gets a 401, and not a 400 or 403.
-   (database/execution.py sets `RequestState.prefix_was_sent` after each statement. It also does so
-   after the query for a token that is not cached, but this query finds only active tokens.)
+   `_check_token` sends the check alone. So a revoked token gets a 401, and not a 400 or 403. (The
+   query for a token that is not cached also counts as a statement: it finds only active tokens.)
 
-How rows are filtered by owner: every statement on rows with an owner contains the condition that
-`is_visible` returns. Nothing else decides which rows a caller may see or change.
+Every statement on rows with an owner contains the condition that `is_visible` returns. Nothing else
+decides which rows a caller may see or change.
 """
 
 import logging
@@ -30,7 +29,6 @@ from typing import Any, cast
 import sqlalchemy as sa
 from flask import Flask, current_app, request
 
-from config import LOOPBACK
 from projectapp import database, rate_limit
 from projectapp.auth import tokens
 from projectapp.problems import (
@@ -42,6 +40,7 @@ from projectapp.problems import (
     Unauthorized,
 )
 from projectapp.request_state import Caller, RequestState, caller_fields, request_state
+from settings.parsers import LOOPBACK
 
 log = logging.getLogger(__name__)
 
@@ -57,24 +56,23 @@ def init_app(app: Flask) -> None:
     methods = app.config["AUTH"]
     app.extensions["tokens"] = tokens.TokenCache(app)
     if "jwt" in methods:
-        from projectapp.auth import jwt  # only here: it imports cryptography, which is large
+        from projectapp.auth import jwt  # only here: the library cryptography is large
 
         read_and_write = (s for s in all_scopes(app) if s.endswith((":read", ":write")))
         default_scopes = frozenset(app.config["JWT_SCOPES"] or read_and_write)
         app.extensions["jwt"] = jwt.Verifier(app.config, default_scopes)
     is_reachable = app.config["WARN_WITHOUT_AUTH"] or app.config["HOST"] not in LOOPBACK
     if is_reachable and not methods:
-        log.warning(
-            "AUTH=none: anyone who can reach the port can read, change and delete everything."
-        )
+        message = "AUTH=none: anyone who can reach the port can read, change and delete everything."
+        log.warning(message)
 
 
 @contextmanager
 def authorize(scope: str) -> Iterator[None]:
     """Run the block, which is a whole view, for a caller who has `scope`.
 
-    Raises Unauthorized, InsufficientScope, TooManyRequests or ServiceUnavailable. The first two are
-    logged.
+    Raises Unauthorized and InsufficientScope, which it logs, TooManyRequests and
+    ServiceUnavailable.
     """
     state = request_state()
     try:
@@ -87,7 +85,7 @@ def authorize(scope: str) -> Iterator[None]:
                 raise InsufficientScope(scope)
             yield
         except (Unauthorized, ServiceUnavailable):
-            raise  # the check has failed, or the database is not available for it
+            raise  # the check has failed already, or cannot be sent
         except Problem:
             _check_token(state)  # if this fails, its 401 replaces the problem
             raise
@@ -121,13 +119,13 @@ def visible_owner(resource: str) -> str | None:
 def is_visible(owner: Any, resource: str) -> sa.ColumnElement[bool]:
     """Return the SQL condition "the caller may see this row"; `owner` is its owner column.
 
-    A statement is compiled once and serves all callers: its parameter gets a value each time the
-    statement is executed, which fails without a caller. Each resource has its own parameter, as a
-    statement may filter several resources, and the caller may have `:all` for only some of them.
+    A statement is compiled once for all callers. Its parameter gets its value, `visible_owner`, at
+    each execution. Each resource has its own parameter, because a statement may filter several
+    resources, and the caller may have `:all` for only some of them.
 
-    The values are part of the SQL that PostgreSQL gets: `NULL IS NULL OR owner = NULL`, or
-    `'ann' IS NULL OR owner = 'ann'`. Its planner evaluates the constant parts, so that the plan
-    contains no condition, or only the comparison.
+    psycopg2 writes the values into the SQL: `NULL IS NULL OR owner = NULL`, or
+    `'ann' IS NULL OR owner = 'ann'`. PostgreSQL's planner evaluates the constant parts, so that the
+    plan contains no condition, or only the comparison.
     """
     only_owner: sa.BindParameter[str | None] = sa.bindparam(
         f"visible_owner_of_{resource}", callable_=lambda: visible_owner(resource), type_=sa.Text
@@ -136,7 +134,7 @@ def is_visible(owner: Any, resource: str) -> sa.ColumnElement[bool]:
 
 
 def _authenticate() -> Caller:
-    """Return the caller that the Authorization header names. Raises Unauthorized."""
+    """Return the caller whose token the Authorization header contains. Raises Unauthorized."""
     methods = current_app.config["AUTH"]
     if not methods:
         return _ANONYMOUS
@@ -163,8 +161,8 @@ def _check_token(state: RequestState) -> None:
 def _log_failure(problem: Unauthorized | InsufficientScope) -> None:
     """Log an event with its name in OWASP's logging vocabulary.
 
-    A failed authentication is counted for the client's address. Raises TooManyRequests, without a
-    log line, if the address has had too many.
+    Counts a failed authentication for the client's address. Raises TooManyRequests, and logs
+    nothing, if the address has had too many.
     """
     caller = request_state().caller
     if isinstance(problem, Unauthorized):
@@ -174,6 +172,5 @@ def _log_failure(problem: Unauthorized | InsufficientScope) -> None:
         rate_limit.count_failure()
     else:
         event, reason = "authz_fail", problem.detail
-    log.warning(
-        "%s: %s", event, reason, extra={"event": event, "reason": reason, **caller_fields()}
-    )
+    extra = {"event": event, "reason": reason, **caller_fields()}
+    log.warning("%s: %s", event, reason, extra=extra)

@@ -18,7 +18,7 @@ tokens_cli = AppGroup("tokens", help="Manage API tokens for servers and scripts 
 
 
 class ScopeOption(click.Option):
-    """A list of the application's scopes. The help names them, as each resource adds some."""
+    """An option whose help lists the application's scopes, as each resource adds some."""
 
     def get_help_record(self, context: click.Context) -> tuple[str, str] | None:
         self.help = f"What the token permits: a comma list of {', '.join(_scopes(context))}."
@@ -117,8 +117,8 @@ def rotate(token_id: UUID, grace: timedelta) -> None:
 def revoke(token_id: str) -> None:
     """Revoke a token at once.
 
-    TOKEN_ID is an id from `flask tokens list`. If you have only the token itself, because it has
-    leaked for instance, write - instead, and the token to the standard input. As an argument it
+    TOKEN_ID is an id from `flask tokens list`. If you have only the token itself, for instance
+    because it has leaked, write - instead, and the token to the standard input. As an argument it
     would appear in the list of processes.
     """
     if token_id == "-":  # noqa: S105

@@ -1,9 +1,9 @@
 """The keys of an identity provider, fetched from its JWKS URL (RFC 7517, section 5).
 
-A worker fetches the keys in a background thread when a token first needs them. It never does this
-before the fork, which a thread does not survive. While new keys are fetched, or cannot be fetched,
-the old keys stay in use. After an idle period, however, the first requests wait for the new keys,
-because the provider may have revoked a key in that period.
+A worker fetches the keys in a background thread when a token first needs them: after the fork,
+because a thread does not survive it. While new keys are fetched, or cannot be fetched, the old keys
+stay in use. After an idle period, however, the first requests wait for the new keys, because the
+provider may have revoked a key in that period.
 """
 
 import logging
@@ -18,12 +18,10 @@ from urllib.parse import urlsplit
 from projectapp.auth.verification_keys import Keys, read_jwks
 from projectapp.problems import ServiceUnavailable
 
-# A key that the provider has revoked may be accepted for this time.
-REFRESH_AFTER_SECONDS = 300.0
-# During an outage of the provider the old keys are used for this time: not for ever, because one of
-# them may have been stolen.
+REFRESH_AFTER_SECONDS = 300.0  # a revoked key may be accepted for this time
+# How long the old keys are used if the provider is down. One of them may have been stolen.
 EXPIRE_AFTER_SECONDS = 24 * 3600.0
-MIN_FETCH_INTERVAL_SECONDS = 10.0  # however many tokens name unknown keys
+MIN_FETCH_INTERVAL_SECONDS = 10.0  # even if many tokens name unknown keys
 READ_TIMEOUT_SECONDS = 2.0  # to connect, and for each read
 FETCH_DEADLINE_SECONDS = 3.0  # for a whole fetch, and for a request that waits for it
 MAX_JWKS_BYTES = 2**18
@@ -49,8 +47,7 @@ class RemoteKeys:
     def get(self) -> Keys:
         """Return the keys of the last fetch: the same object until the keys change.
 
-        The result is empty before the first fetch, and if no fetch has succeeded for
-        EXPIRE_AFTER_SECONDS.
+        There are none before the first fetch, and after EXPIRE_AFTER_SECONDS without a fetch.
         """
         with self._fetch_done:
             age_seconds = time.monotonic() - self._fetched_at
@@ -95,10 +92,8 @@ class RemoteKeys:
             raise self._unavailable()
 
     def _unavailable(self, seconds: int = 1) -> ServiceUnavailable:
-        return ServiceUnavailable(
-            "The keys of the identity provider cannot be fetched now. Try again shortly.",
-            max(1, seconds),
-        )
+        message = "The keys of the identity provider cannot be fetched now. Try again shortly."
+        return ServiceUnavailable(message, max(1, seconds))
 
     def _fetch(self) -> None:
         keys, reason = None, ""
@@ -111,9 +106,8 @@ class RemoteKeys:
             if keys is None:
                 if not self._retry_delay_seconds:
                     log.warning("The identity provider's keys cannot be fetched: %s", reason)
-                self._retry_delay_seconds = min(
-                    max(1.0, 2 * self._retry_delay_seconds), MIN_FETCH_INTERVAL_SECONDS
-                )
+                delay = max(1.0, 2 * self._retry_delay_seconds)
+                self._retry_delay_seconds = min(delay, MIN_FETCH_INTERVAL_SECONDS)
             else:
                 if self._retry_delay_seconds:
                     log.info("The identity provider's keys can be fetched again.")
@@ -139,9 +133,8 @@ def _get(url: str) -> bytes:
     with closing(connection_class(parts.netloc, timeout=READ_TIMEOUT_SECONDS)) as connection:
         connection.connect()
         # The timeout applies to each read, and a slow server may send one byte per read. So a timer
-        # shuts down the TCP socket. It must not shut down the TLS object, which the reading thread
-        # is using.
-        end = time.monotonic() + FETCH_DEADLINE_SECONDS
+        # shuts down the TCP socket. It must not touch the TLS object, which this thread uses.
+        deadline = time.monotonic() + FETCH_DEADLINE_SECONDS
         abort_timer = threading.Timer(FETCH_DEADLINE_SECONDS, _shut_down, args=(connection.sock,))
         abort_timer.daemon = True
         abort_timer.start()
@@ -152,11 +145,11 @@ def _get(url: str) -> bytes:
                 raise HTTPException(f"the status is {response.status}")
             body = response.read(MAX_JWKS_BYTES + 1)
         except (OSError, HTTPException):
-            if time.monotonic() < end:
+            if time.monotonic() < deadline:
                 raise
         finally:
             abort_timer.cancel()
-    if time.monotonic() >= end:
+    if time.monotonic() >= deadline:
         raise TimeoutError(f"the response took {FETCH_DEADLINE_SECONDS} s or more")
     if len(body) > MAX_JWKS_BYTES:
         raise HTTPException(f"the response is longer than {MAX_JWKS_BYTES} bytes")

@@ -1,8 +1,8 @@
 """JSON Web Tokens (RFC 7519) of an identity provider, verified as RFC 8725 recommends.
 
 The library joserfc verifies the signature. This module chooses the key, and the key determines the
-permitted algorithms; the token's header alone never does. Verified tokens are cached until they
-expire or the provider's keys change: apart from SQL, verification is the slowest part of a request.
+permitted algorithms; the token's header does not. Verified tokens are cached until the provider's
+keys change, because apart from SQL, verification is the slowest part of a request.
 """
 
 import hashlib
@@ -25,24 +25,22 @@ LEEWAY_SECONDS = 30  # the clocks of the provider and of this host may differ by
 
 _MAX_TOKEN_LENGTH = 8192  # characters
 _MAX_CACHED_TOKENS = 10_000  # about 700 bytes each
-_MAX_NUMERIC_DATE = 2**53  # every JSON parser reads smaller integers exactly
+_MAX_NUMERIC_DATE = 2**53  # smaller integers are exact in every JSON parser
 _TOKEN_TYPES = ("jwt", "at+jwt")  # RFC 7519, section 5.1; RFC 9068, section 2.1
 # crit and b64 demand extensions that this service does not have (RFC 7515, section 4.1.11, and
-# RFC 7797). The others contain a key, or the URL of a key, which an attacker can choose.
+# RFC 7797). The others contain a key or its URL, and an attacker can choose them.
 _REFUSED_HEADERS = {"crit", "b64", "jku", "jwk", "x5u", "x5c"}
 # scope: RFC 8693, section 4.2. scp: Okta and Entra. permissions: Auth0.
 _SCOPE_CLAIMS = ("scope", "scp", "permissions")
 
 
 class _Registry(JWSRegistry):
-    """joserfc's registry without its own list of permitted algorithms.
+    """joserfc's registry without its list of permitted algorithms, and its warning about EdDSA.
 
-    Before joserfc is called, only keys that permit the token's algorithm are chosen. The default
-    registry would also warn about the name EdDSA.
+    `_candidate_keys` has already chosen keys that permit the token's algorithm.
     """
 
-    # The length of an 8192-bit RSA signature in base64. joserfc's default is lower.
-    max_signature_length = 1366
+    max_signature_length = 1366  # of an 8192-bit RSA key, in base64; joserfc's default is lower
 
     def get_alg(self, name: str) -> Any:
         return self.algorithms[name]
@@ -60,10 +58,10 @@ class _VerifiedToken(NamedTuple):
 
 
 class Verifier:
-    """Verifies tokens by the settings JWT_ISSUER, JWT_AUDIENCE and the one that names the keys.
+    """Verifies tokens as the settings JWT_... demand.
 
-    A token without a scope claim gets `default_scopes`. Raises ConfigError if JWT_KEY_FILE contains
-    no usable key.
+    A token without a scope claim gets `default_scopes`. Raises ConfigError if JWT_KEY_FILE cannot
+    be used.
     """
 
     def __init__(self, config: Mapping[str, Any], default_scopes: frozenset[str]) -> None:
@@ -73,8 +71,7 @@ class Verifier:
         self._algorithms = verification_keys.PUBLIC_KEY_ALGORITHMS
         self._keys: verification_keys.StaticKeys | jwks_client.RemoteKeys
         if config["JWT_JWKS_URL"]:
-            # A worker has twice as many threads. So at most half of them wait for the provider, and
-            # the others continue to serve the tokens whose keys are known.
+            # Half of the worker's threads. The others continue to serve tokens with known keys.
             max_waiters = config["DATABASE_POOL_SIZE"]
             self._keys = jwks_client.RemoteKeys(config["JWT_JWKS_URL"], max_waiters)
         elif config["JWT_KEY_FILE"]:
@@ -84,7 +81,7 @@ class Verifier:
             self._algorithms = verification_keys.SECRET_ALGORITHMS
             keys = verification_keys.read_secret(config["JWT_SECRET"])
             self._keys = verification_keys.StaticKeys(keys)
-        # The keys, and the tokens verified with them by the SHA-256 of the token.
+        # The keys, and the tokens that were verified with them, each under its SHA-256.
         self._cache: tuple[Keys, dict[bytes, _VerifiedToken]] = ((), {})
 
     def verify(self, token: str) -> Caller:
@@ -140,10 +137,8 @@ class Verifier:
             or not subject.isprintable()
         ):
             raise InvalidToken("The token has no usable sub.", "malformed sub")
-        scope_claims = [claims[name] for name in _SCOPE_CLAIMS if name in claims]
-        scopes = self._default_scopes
-        if scope_claims:
-            scopes = frozenset[str]().union(*map(_scope_list, scope_claims))
+        scope_lists = [_scope_list(claims[name]) for name in _SCOPE_CLAIMS if name in claims]
+        scopes = frozenset[str]().union(*scope_lists) if scope_lists else self._default_scopes
         not_before = max(_numeric_date(claims.get("nbf", 0)), _numeric_date(claims.get("iat", 0)))
         expires = _numeric_date(claims.get("exp"))
         return _VerifiedToken(Caller(subject, scopes, "jwt"), not_before, expires)
@@ -168,10 +163,9 @@ def _read_header(token: str) -> dict[str, Any]:
 
 
 def _candidate_keys(keys: Keys, header: dict[str, Any]) -> list[Key]:
-    """Return the keys that may have signed the token.
+    """Return the keys that permit the token's alg and may have signed it.
 
-    These are the keys with the token's kid, else the keys without a kid; if the token has no kid,
-    all keys. Each of them permits the token's alg.
+    If the token has a kid, these are the keys with this kid, or else those without a kid.
     """
     kid = header.get("kid")
     candidates = [key for key in keys if kid is None or key.kid == kid]
@@ -212,7 +206,7 @@ def _scope_list(value: Any) -> list[str]:
 
 
 def _numeric_date(value: Any) -> float:
-    """Return a NumericDate. A bool is refused, although it is an int in Python."""
+    """Check a NumericDate. A bool is refused, although it is an int in Python."""
     if type(value) not in (int, float) or not 0 <= value < _MAX_NUMERIC_DATE:
         raise InvalidToken("The token has a malformed date.", "malformed date")
     return value

@@ -1,6 +1,6 @@
 """The statements of `flask tokens`: create, list, rotate and revoke API tokens.
 
-Each write can be repeated: if its answer is lost, it is sent again, with the same result.
+A write whose answer was lost is repeated. The result is then the same.
 """
 
 from datetime import timedelta
@@ -18,7 +18,6 @@ from projectapp.problems import OutcomeUnknown
 _table = ApiToken.__table__
 _now = sa.func.now()
 _has_id = ApiToken.id == sa.bindparam("token_id")
-_COLUMNS = ("id", "name", "owner", "scopes", "digest")
 
 
 def _insert_once(insertion: Any) -> Any:
@@ -28,38 +27,31 @@ def _insert_once(insertion: Any) -> Any:
     ).returning(_table.c.id)
 
 
-_INSERT = _insert_once(
-    insert(_table).values(expires_at=_now + sa.bindparam("lifetime", type_=sa.Interval))
-)
+_lifetime = sa.bindparam("lifetime", type_=sa.Interval)
+_INSERT = _insert_once(insert(_table).values(expires_at=_now + _lifetime))
 
-# When the rotation is repeated, the new token exists, and the old one may have expired.
-_is_repeated = sa.exists(
-    sa.select(sa.literal_column("1"))
-    .select_from(_new_token := _table.alias("new_token"))
-    .where(_new_token.c.id == sa.bindparam("new_id", type_=sa.Uuid))
-)
+# When the rotation is repeated, the new token exists already, and the old one may have expired.
+_new_token, _new_id = _table.alias("new_token"), sa.bindparam("new_id", type_=sa.Uuid)
+_is_repeated = sa.exists().where(_new_token.c.id == _new_id)
 _old_token = (
     sa.select(_table)
     .where(_has_id, sa.or_(is_active, _is_repeated))
     .with_for_update()
     .cte("old_token")
 )
+_grace_ends_at = _now + sa.bindparam("grace", type_=sa.Interval)
 _expire_old = (
     sa.update(_table)
     .where(_table.c.id == _old_token.c.id)
-    .values(
-        expires_at=sa.func.least(
-            _table.c.expires_at, _now + sa.bindparam("grace", type_=sa.Interval)
-        )
-    )
+    .values(expires_at=sa.func.least(_table.c.expires_at, _grace_ends_at))
     .cte("expire_old")
 )
 _ROTATE = _insert_once(
     insert(_table)
     .from_select(
-        [*_COLUMNS, "expires_at"],
+        ["id", "name", "owner", "scopes", "digest", "expires_at"],
         sa.select(
-            sa.bindparam("new_id", type_=sa.Uuid),
+            _new_id,
             *(_old_token.c.name, _old_token.c.owner, _old_token.c.scopes),
             sa.bindparam("token_digest", type_=sa.LargeBinary),
             _now + (_old_token.c.expires_at - _old_token.c.created_at),
@@ -75,28 +67,20 @@ _REVOKE = (
     .returning(_table.c.name)
 )
 
-_STATE = sa.case(
-    (ApiToken.revoked_at.is_not(None), "revoked"), (sa.not_(is_active), "expired"), else_="active"
-)
+_is_revoked = ApiToken.revoked_at.is_not(None)
 LIST_COLUMNS = {
     "id": ApiToken.id,
     "name": ApiToken.name,
     "owner": ApiToken.owner,
     "scopes": sa.func.array_to_string(ApiToken.scopes, ","),
-    "state": _STATE,
+    "state": sa.case((_is_revoked, "revoked"), (is_active, "active"), else_="expired"),
     **{
         name: sa.func.substr(rfc3339(_table.c[f"{name}_at"]), 1, 16).concat("Z")
         for name in ("created", "expires", "last_used")
     },
 }
-_LIST = sa.select(
-    sa.func.json_agg(
-        aggregate_order_by(
-            sa.func.json_build_object(*(part for pair in LIST_COLUMNS.items() for part in pair)),
-            ApiToken.created_at.desc(),
-        )
-    )
-)
+_as_json = sa.func.json_build_object(*(part for pair in LIST_COLUMNS.items() for part in pair))
+_LIST = sa.select(sa.func.json_agg(aggregate_order_by(_as_json, ApiToken.created_at.desc())))
 
 
 def create_token(name: str, owner: str, scopes: list[str], lifetime: timedelta | None) -> str:
@@ -113,15 +97,15 @@ def create_token(name: str, owner: str, scopes: list[str], lifetime: timedelta |
 def rotate_token(token_id: UUID, grace: timedelta) -> str | None:
     """Create a token with the name, owner, scopes and lifetime of another, and return it.
 
-    The old token expires after `grace`, or earlier if it would have. Returns None if the
-    old token is not active. Raises OutcomeUnknown if the answer was lost.
+    The old token expires after `grace` or at its own time, whichever is earlier. Returns None if
+    the old token is not active. Raises OutcomeUnknown if the answer was lost.
     """
     token, new_id = new_token(), uuid7()
     new_values = {"new_id": new_id, "token_digest": hash_token(token)}
     values = {"token_id": token_id, "grace": grace, **new_values}
     # Behind a pooler, a statement whose answer was lost may still run while it is repeated. The
-    # repetition then waits for its lock, finds that the old token has expired, but does not see the
-    # new token yet. A further repetition sees it.
+    # repetition then waits for its lock, and finds that the old token has expired, but does not see
+    # the new token yet. A second repetition sees it.
     row = _insert_token(_ROTATE, values, new_id) or _insert_token(_ROTATE, values, new_id)
     return token if row else None
 
@@ -142,7 +126,7 @@ def list_tokens() -> list[dict[str, Any]]:
 
 
 def _insert_token(statement: Any, values: dict[str, Any], new_id: UUID) -> Any:
-    """Execute a statement that inserts the token `new_id`."""
+    """Execute a statement that inserts the token `new_id`. Raises OutcomeUnknown."""
     try:
         return database.write_repeatably(statement, values)
     except OutcomeUnknown as error:

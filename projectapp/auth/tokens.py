@@ -1,9 +1,9 @@
 """API tokens: random, shown once, stored as their SHA-256.
 
-A token consists of `pja_`, 43 base62 digits for 256 random bits, and 6 base62 digits for the CRC-32
-of the 43. GitHub's tokens are similar: secret scanners recognize the format, and the checksum
+A token consists of `pja_`, 43 base62 digits that encode 256 random bits, and their CRC-32 in 6
+base62 digits. As with GitHub's tokens, secret scanners recognize the format, and the checksum
 detects a typing error without a query. A token's owner and scopes never change, so each worker
-caches them. Every statement checks in the same message that the token is still active (access.py).
+caches them. Every statement checks that the token is still active, in the same message (access.py).
 """
 
 import hashlib
@@ -35,6 +35,7 @@ LAST_USED_INTERVAL_SECONDS = 600  # the minimum between two updates of last_used
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _SECRET_LENGTH, _CHECKSUM_LENGTH = 43, 6  # base62 digits for 256 and for 32 bits
 _MAX_CACHED_TOKENS = 10_000  # about 500 bytes each
+_TIMESTAMP = sa.DateTime(timezone=True)
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +50,10 @@ class ApiToken(db.Model):  # type: ignore[name-defined,misc]
     owner: Mapped[str] = mapped_column(sa.String(OWNER_LENGTH))
     scopes: Mapped[list[str]] = mapped_column(ARRAY(sa.Text))
     digest: Mapped[bytes] = mapped_column(unique=True)
-    created_at: Mapped[datetime] = mapped_column(
-        sa.DateTime(timezone=True), server_default=sa.func.now()
-    )
-    expires_at: Mapped[datetime | None] = mapped_column(sa.DateTime(timezone=True))
-    revoked_at: Mapped[datetime | None] = mapped_column(sa.DateTime(timezone=True))
-    last_used_at: Mapped[datetime | None] = mapped_column(sa.DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(_TIMESTAMP, server_default=sa.func.now())
+    expires_at: Mapped[datetime | None] = mapped_column(_TIMESTAMP)
+    revoked_at: Mapped[datetime | None] = mapped_column(_TIMESTAMP)
+    last_used_at: Mapped[datetime | None] = mapped_column(_TIMESTAMP)
 
 
 _table = ApiToken.__table__
@@ -65,15 +64,11 @@ is_active = sa.and_(
     sa.or_(ApiToken.expires_at.is_(None), ApiToken.expires_at > sa.func.now()),
 )
 _SELECT = sa.select(ApiToken.id, ApiToken.owner, ApiToken.scopes).where(_has_digest, is_active)
+_last_use, _interval = ApiToken.last_used_at, timedelta(seconds=LAST_USED_INTERVAL_SECONDS)
+_is_due = sa.or_(_last_use.is_(None), _last_use < sa.func.now() - _interval)
 _UPDATE_LAST_USED = (
     sa.update(_table)
-    .where(_has_digest, is_active)
-    .where(
-        sa.or_(
-            ApiToken.last_used_at.is_(None),
-            ApiToken.last_used_at < sa.func.now() - timedelta(seconds=LAST_USED_INTERVAL_SECONDS),
-        )
-    )
+    .where(_has_digest, is_active, _is_due)
     .values(last_used_at=sa.func.now())
     .returning(ApiToken.id)
 )
@@ -82,8 +77,7 @@ _UPDATE_LAST_USED = (
 class TokenCache:
     """A worker's cache of the callers with API tokens, and its queue of last_used_at updates.
 
-    A thread writes the updates, so that no request waits for them. The keys of the cache are the
-    digests of the tokens.
+    A thread writes the updates, so that no request waits for them. All keys are tokens' digests.
     """
 
     def __init__(self, app: Flask) -> None:
@@ -94,9 +88,9 @@ class TokenCache:
         self._writer: threading.Thread | None = None
 
     def find_caller(self, token: str) -> Caller:
-        """Return the caller with this token. Raises InvalidToken if no active token is found.
+        """Return the caller with this token. Raises InvalidToken if there is no such active token.
 
-        A cached token is returned without a query, so it may have been revoked since.
+        There is no query for a cached token, so it may have been revoked since.
         """
         digest = hash_token(token)
         caller = self._callers.get(digest)
@@ -123,18 +117,16 @@ class TokenCache:
         return caller
 
     def _record_use(self, digest: bytes) -> None:
-        """Queue an update of last_used_at, unless this worker has done so a short time ago."""
+        """Queue an update of last_used_at, at most one per LAST_USED_INTERVAL_SECONDS."""
         now = time.monotonic()
         if now >= self._last_recorded.get(digest, -math.inf) + LAST_USED_INTERVAL_SECONDS:
             self._last_recorded[digest] = now
             self._pending_uses.put(digest)
             if not (self._writer and self._writer.is_alive()):
-                self._writer = threading.Thread(
-                    target=self._write_uses, name="token-uses", daemon=True
-                )
+                self._writer = threading.Thread(target=self._write, name="token-uses", daemon=True)
                 self._writer.start()
 
-    def _write_uses(self) -> None:
+    def _write(self) -> None:
         while True:
             digest = self._pending_uses.get()
             try:
@@ -150,7 +142,6 @@ def token_check_sql(caller: Caller) -> str:
 
 
 def new_token() -> str:
-    """Return a new random token."""
     secret = _to_base62(secrets.randbits(256), _SECRET_LENGTH)
     return PREFIX + secret + _checksum(secret)
 
@@ -161,7 +152,7 @@ def hash_token(token: str) -> bytes:
 
 
 def has_valid_checksum(token: str) -> bool:
-    """Return whether the token has the right format and checksum."""
+    """Whether the token has the right format and checksum."""
     secret = token.removeprefix(PREFIX)[:-_CHECKSUM_LENGTH]
     return len(secret) == _SECRET_LENGTH and token == PREFIX + secret + _checksum(secret)
 

@@ -9,12 +9,7 @@ database's answer is lost. If the write may be executed twice, call `write_repea
 """
 
 from projectapp.database.engine import init_app
-from projectapp.database.execution import (
-    WAIT_FOR_REPLICATION,
-    Row,
-    execute,
-    write_repeatably,
-)
+from projectapp.database.execution import WAIT_FOR_REPLICATION, Row, execute, write_repeatably
 from projectapp.database.models import db, rfc3339, uuid7
 
 __all__ = [

@@ -18,8 +18,10 @@ class Connection(psycopg2.extensions.connection):  # type: ignore[misc]
 
     `is_behind_pooler` is True if the connection leads to a pooler such as PgBouncer. Its sessions
     are shared with other clients, so timeouts can only be set for one transaction.
-    `generation_ended` is an event that all connections of one generation share. When it is set, the
-    pool drops them.
+
+    When a connection breaks, the other connections are probably broken, too. So all connections
+    that were made since the last break are a generation and share the event `generation_ended`.
+    When it is set, the pool drops them.
     """
 
     is_behind_pooler = False
@@ -32,8 +34,8 @@ class Connection(psycopg2.extensions.connection):  # type: ignore[misc]
 
     def abort(self) -> None:
         """Shut down the socket. A thread that waits for the server then gets an error."""
-        # libpq may just have closed the socket, and its number may now mean another one. No one
-        # else can close the duplicate. Its inode shows whether it is still our socket.
+        # libpq may have closed the socket a moment ago, and its file descriptor may already be that
+        # of another file. The inode shows this. libpq cannot close the duplicate.
         with (
             suppress(OSError, psycopg2.Error),
             socket.socket(fileno=os.dup(self.fileno())) as duplicate,

@@ -11,26 +11,26 @@ from sqlalchemy import Engine
 from projectapp.database.connection import Connection, open_connection
 from projectapp.database.watchdog import watchdog
 
-PROBE_SECONDS = 2  # the timeout of a statement that costs PostgreSQL no time
+PROBE_SECONDS = 2  # the timeout of a trivial statement
 _RECONNECT_WAIT_SECONDS = 0.2  # how long other threads wait for the one that reconnects
 
 
 class Connector:
-    """Connects to the server whose libpq parameters `get_primary` returns.
+    """Connects to the server whose libpq parameters `get_server` returns.
 
-    `config` has the timeouts. Connecting takes no longer than `seconds_left()`. While the database
-    is unreachable, one thread at a time tries to connect. The other threads fail at once, so that
-    they are free for requests that need no database.
+    Connecting takes no longer than `seconds_left()`. While the database is unreachable, one thread
+    at a time tries to connect. The others fail after _RECONNECT_WAIT_SECONDS, so that they are free
+    for requests that need no database.
     """
 
     def __init__(
         self,
         config: Mapping[str, Any],
-        get_primary: Callable[[], dict[str, str]],
+        get_server: Callable[[], dict[str, str]],
         seconds_left: Callable[[], float],
     ) -> None:
-        self._config, self._get_primary, self._seconds_left = config, get_primary, seconds_left
-        self._generation_ended = threading.Event()  # of the connections that are made now
+        self._config, self._get_server, self._seconds_left = config, get_server, seconds_left
+        self._generation_ended = threading.Event()  # of the current generation
         self._is_unreachable = False
         self._reconnect_lock = threading.Lock()
         self._timeouts = {
@@ -55,7 +55,7 @@ class Connector:
         if is_reconnect and not self._reconnect_lock.acquire(timeout=_RECONNECT_WAIT_SECONDS):
             raise psycopg2.OperationalError("another thread is trying to reach the database")
         try:
-            connection = self._open(self._get_primary())
+            connection = self._open(self._get_server())
             connection.autocommit, connection.generation_ended = True, generation_ended
             self._set_session_timeouts(connection)
         except psycopg2.Error:
@@ -68,15 +68,12 @@ class Connector:
         return connection
 
     def connect_for_migrations(self) -> Connection:
-        """Return a new connection without timeouts, made with MIGRATIONS_DATABASE_URL if it is set.
+        """Connect without timeouts, with MIGRATIONS_DATABASE_URL if it is set.
 
         Raises psycopg2.Error.
         """
-        return self._open(self._config["MIGRATIONS_DATABASE_URL"] or self._get_primary())
-
-    def ping(self, connection: Connection) -> None:
-        """Check that the server still answers. Raises psycopg2.Error."""
-        self._probe(connection, "SELECT 1")
+        server = self._config["MIGRATIONS_DATABASE_URL"]  # {} if libpq reads it from PGHOST etc.
+        return self._open(self._get_server() if server is None else server)
 
     def limit_initialization(self, engine: Engine) -> None:
         """Add a timeout to the queries that SQLAlchemy runs on the engine's first connection."""
@@ -105,11 +102,11 @@ class Connector:
         return open_connection(defaults | server, None if seconds == math.inf else seconds)
 
     def _set_session_timeouts(self, connection: Connection) -> None:
-        """Set the timeouts of the session, or find out that it is a pooler's and leave it alone.
+        """Set the session's timeouts, except behind a pooler, whose sessions are shared.
 
-        A pooler's connection has another pid than the server process.
+        The pid that a pooler sends when a client connects is not that of the server process.
         """
-        row_count = self._probe(
+        row_count = self.probe(
             connection,
             "SELECT set_config(name, setting, false)"
             " FROM unnest(%s, %s) AS timeouts (name, setting) WHERE pg_backend_pid() = %s",
@@ -117,8 +114,8 @@ class Connector:
         )
         connection.is_behind_pooler = row_count == 0
 
-    def _probe(self, connection: Connection, sql: str, values: Any = None) -> int:
-        """Run a statement that costs no time; return the number of its rows."""
+    def probe(self, connection: Connection, sql: str = "SELECT 1", values: Any = None) -> int:
+        """Run a trivial statement; return the number of its rows. Raises psycopg2.Error."""
         seconds = min(PROBE_SECONDS, self._seconds_left())
         with watchdog.timeout(connection, seconds), connection.cursor() as cursor:
             cursor.execute(sql, values)

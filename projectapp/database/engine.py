@@ -1,7 +1,6 @@
 """The engine: a pool of connections in AUTOCOMMIT mode.
 
-A single statement is atomic in PostgreSQL. Without BEGIN and COMMIT, a request that runs one
-statement needs one round trip.
+A single statement is atomic in PostgreSQL. Without BEGIN and COMMIT it needs only one round trip.
 """
 
 import functools
@@ -38,7 +37,7 @@ class Database:
 
 def init_app(app: Flask) -> None:
     """Add Flask-SQLAlchemy to `app`. Raises SystemExit if there is no PostgreSQL to connect to."""
-    connector = Connector(app.config, _make_primary_lookup(app.config), seconds_left)
+    connector = Connector(app.config, _make_get_server(app.config), seconds_left)
     app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg2://"
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
         "creator": connector,
@@ -55,7 +54,7 @@ def init_app(app: Flask) -> None:
     db.init_app(app)
     app.extensions["database"] = database = Database(app, connector)
     engine = database.engine
-    # Connections made before a fork belong to the parent; closing them here would cut it off.
+    # Connections made before a fork belong to the parent. The child must not close them.
     os.register_at_fork(after_in_child=functools.partial(engine.dispose, close=False))
     connector.limit_initialization(engine)
     ping_after_seconds = app.config["DATABASE_PING_AFTER_IDLE"]
@@ -66,27 +65,27 @@ def init_app(app: Flask) -> None:
 
     @event.listens_for(engine, "checkout")
     def check_idle_connection(connection: Any, record: Any, proxy: Any) -> None:
-        if "idle_since" not in record.info:
+        if "idle_since" not in record.info:  # a new connection
             return
         try:
             if connection.generation_ended.is_set() or connection.has_unread_input():
                 raise InvalidatePoolError
             if time.monotonic() - record.info["idle_since"] > ping_after_seconds:
-                connector.ping(connection)
+                connector.probe(connection)
         except psycopg2.Error as error:
             raise InvalidatePoolError from error
 
 
-def _make_primary_lookup(config: Mapping[str, Any]) -> Callable[[], dict[str, str]]:
-    """Return a function that returns libpq's parameters for the primary server.
+def _make_get_server(config: Mapping[str, Any]) -> Callable[[], dict[str, str]]:
+    """Return the function that returns libpq's parameters of the server.
 
-    They are those of DATABASE_URL. Without a DATABASE_URL the function starts a PostgreSQL of its
-    own, and raises psycopg2.OperationalError if that fails.
+    Without a DATABASE_URL that function starts the PostgreSQL of development, and raises
+    psycopg2.OperationalError if it does not start.
     """
     url = config["DATABASE_URL"]
     if url is not None:
         return lambda: url
-    from projectapp.devdb import DevPostgres, DevPostgresError  # production never comes here
+    from projectapp.devdb import DevPostgres, DevPostgresError  # never in production
 
     folder, binaries = config["EMBEDDED_POSTGRES_DIR"], config["EMBEDDED_POSTGRES_BIN"]
     try:
@@ -94,11 +93,11 @@ def _make_primary_lookup(config: Mapping[str, Any]) -> Callable[[], dict[str, st
     except DevPostgresError as error:
         raise SystemExit(str(error)) from None
 
-    def start() -> dict[str, str]:
+    def get_server() -> dict[str, str]:
         try:
             server.start()
         except DevPostgresError as error:
             raise psycopg2.OperationalError(str(error)) from error
         return server.parameters
 
-    return start
+    return get_server

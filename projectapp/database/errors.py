@@ -14,6 +14,7 @@ from projectapp.problems import (
     Conflict,
     InvalidToken,
     LockTimeout,
+    Problem,
     ServiceUnavailable,
     UnknownReference,
     ValidationFailed,
@@ -21,15 +22,14 @@ from projectapp.problems import (
 
 log = logging.getLogger(__name__)
 
-# SQLSTATEs, or their first characters, from PostgreSQL's appendix A.
-# The same request may succeed later.
+# SQLSTATEs (PostgreSQL, appendix A), or their first characters. The same request may succeed later:
 _TRANSIENT_STATES = ("25", "28", "3D", "3F", "40", "42501", "53", "55", "57014", "XX")
 _READ_ONLY = "25006"
-# The statement had no effect, and may succeed at once: a serialization failure, a deadlock, or a
-# server that has become a standby.
+# The statement had no effect, and may succeed at once. The first two states are a serialization
+# failure and a deadlock. A server is read-only if it has become a standby.
 _RETRY_STATES = ("40001", "40P01", _READ_ONLY)
 _TOKEN_REFUSED = "PA401"  # noqa: S105 - raised by api_token_check
-# The server or a pooler ends the connection: connection, shutdown and system errors.
+# Connection, shutdown and system errors: the server or a pooler ends the connection.
 _DISCONNECT_STATES = ("08", "57P", "58")
 
 
@@ -37,8 +37,8 @@ class DatabaseFault(Exception):
     """A classified error. `problem` is the exception to raise.
 
     `can_retry`: the statement had no effect, so it may be executed again. `is_answer_lost`: the
-    connection broke before the answer came, so a write may have taken effect; `pid` is then the
-    server process that got the statement, or None if a pooler hides it.
+    connection broke before the answer came, so a write may have taken effect. `pid` is the server
+    process that got the statement, or None if a pooler hides it.
     """
 
     pid: int | None = None
@@ -51,73 +51,69 @@ class DatabaseFault(Exception):
 
 
 def breaks_connection(error: BaseException | None) -> bool:
-    """Whether the connection broke or leads to a standby: then drop its whole generation."""
-    state = getattr(error, "pgcode", None)
-    if state is None:  # psycopg2 raises a plain DatabaseError for a broken connection, too
+    """Whether the connection broke or leads to a standby: then its generation has ended."""
+    sqlstate = getattr(error, "pgcode", None)
+    if sqlstate is None:  # psycopg2 raises a plain DatabaseError for a broken connection, too
         types = (psycopg2.OperationalError, psycopg2.InterfaceError)
         return isinstance(error, types) or type(error) is psycopg2.DatabaseError
-    return state == _READ_ONLY or state.startswith(_DISCONNECT_STATES)
+    return sqlstate == _READ_ONLY or sqlstate.startswith(_DISCONNECT_STATES)
 
 
 def classify(error: Exception, was_sent: bool, tables: Iterable[Table] = ()) -> DatabaseFault:
     """Return the DatabaseFault of an error.
 
-    `was_sent`: the statement may have reached the server. A violated constraint of `tables` becomes
-    a ValidationFailed if its `info` has a `field` and a `message`, or an UnknownReference if it is
-    a foreign key. An error that neither the database nor the client causes is a bug of ours: then
-    `problem` is the error itself.
+    `was_sent`: the statement may have reached the server. `problem` is an UnknownReference for a
+    foreign key of `tables`, and a ValidationFailed for another constraint of theirs whose `info`
+    has a `field` and a `message`. It is the error itself if that is a bug of ours, caused neither
+    by the database nor by the client.
     """
     if isinstance(error, PoolTimeout):
-        return DatabaseFault(
-            ServiceUnavailable("Every database connection is busy. Try again shortly.", 1)
-        )
+        message = "Every database connection is busy. Try again shortly."
+        return DatabaseFault(ServiceUnavailable(message, 1))
     if isinstance(error, DBAPIError):  # from SQLAlchemy's queries on the first connection
         error = error.orig or error
     if not isinstance(error, psycopg2.Error):
         return DatabaseFault(error)
-    state = error.pgcode
-    if breaks_connection(error) and state != _READ_ONLY:
+    sqlstate = error.pgcode
+    if breaks_connection(error) and sqlstate != _READ_ONLY:
         log.warning("database unreachable: %s", str(error).strip())
         seconds = random.randint(1, 3)  # noqa: S311 - so that clients do not all return at once
         problem = ServiceUnavailable("The database cannot be reached. Try again shortly.", seconds)
         return DatabaseFault(problem, can_retry=not was_sent, is_answer_lost=was_sent)
-    if state is None:
+    if sqlstate is None:
         return DatabaseFault(error)
-    if state == _TOKEN_REFUSED:
+    if sqlstate == _TOKEN_REFUSED:
         return DatabaseFault(InvalidToken())
-    diagnostics = error.diag
     # Only the primary message: the other fields quote the row.
-    log.warning("database error %s: %s", state, diagnostics.message_primary)
-    if state.startswith("23"):
-        return DatabaseFault(_classify_violation(state, diagnostics.constraint_name, tables))
-    if state.startswith("22") or state == "54001":
+    log.warning("database error %s: %s", sqlstate, error.diag.message_primary)
+    if sqlstate.startswith("23"):
+        return DatabaseFault(_classify_violation(sqlstate, error.diag.constraint_name, tables))
+    if sqlstate.startswith("22") or sqlstate == "54001":  # invalid data, or too deep
         return DatabaseFault(BadRequest("The database does not accept this value."))
-    if state in ("42P01", "42703", "42883"):
+    if sqlstate in ("42P01", "42703", "42883"):  # there is no such table, column or function
         message = "The database schema is older than this release. Run: flask db upgrade."
         return DatabaseFault(ServiceUnavailable(message, 5))
-    if not state.startswith(_TRANSIENT_STATES):
+    if not sqlstate.startswith(_TRANSIENT_STATES):
         return DatabaseFault(error)
-    if state == "55P03":
-        return DatabaseFault(LockTimeout(diagnostics.context or ""))
-    if state == "42501":
+    if sqlstate == "55P03":  # a lock timeout
+        return DatabaseFault(LockTimeout(error.diag.context or ""))
+    if sqlstate == "42501":  # no privilege
         message = "The service's database role lacks a privilege for this. See docs/roles.md."
         return DatabaseFault(ServiceUnavailable(message, 30))
-    seconds = 30 if state.startswith("53") else 1 if state == "57014" else 2
+    # 53: no disk space, memory or connections. 57014: a statement timeout.
+    seconds = 30 if sqlstate.startswith("53") else 1 if sqlstate == "57014" else 2
     problem = ServiceUnavailable("The database cannot do this now. Try again later.", seconds)
-    return DatabaseFault(problem, can_retry=state in _RETRY_STATES)
+    return DatabaseFault(problem, can_retry=sqlstate in _RETRY_STATES)
 
 
-def _classify_violation(
-    state: str, name: str | None, tables: Iterable[Table]
-) -> Conflict | ValidationFailed | BadRequest:
+def _classify_violation(sqlstate: str, name: str | None, tables: Iterable[Table]) -> Problem:
     """Return the problem of the violated constraint `name`."""
-    for table in tables:
-        for constraint in table.constraints:
-            if constraint.name == name and isinstance(constraint, ForeignKeyConstraint):
-                referred = constraint.referred_table.name
-                return UnknownReference(table.name, constraint.column_keys[0], referred)
-            if constraint.name == name and constraint.info:
-                return ValidationFailed({constraint.info["field"]: [constraint.info["message"]]})
-    if state in ("23505", "23503", "23P01"):
+    for constraint in (c for table in tables for c in table.constraints if c.name == name):
+        if isinstance(constraint, ForeignKeyConstraint):
+            referred = constraint.referred_table.name
+            return UnknownReference(constraint.table.name, constraint.column_keys[0], referred)
+        if constraint.info:
+            return ValidationFailed({constraint.info["field"]: [constraint.info["message"]]})
+    if sqlstate in ("23505", "23503", "23P01"):  # unique, foreign key, exclusion
         return Conflict("This conflicts with data that is already stored.")
     return BadRequest("The database does not accept this value.")

@@ -1,7 +1,4 @@
-"""Execute one statement before a deadline, and report truthfully whether it took effect.
-
-Only this package and the URL parser of the settings use psycopg2.
-"""
+"""Execute one statement before a deadline, and report truthfully whether it took effect."""
 
 import random
 import time
@@ -30,8 +27,8 @@ Row = Any
 # earlier commits, too.
 WAIT_FOR_REPLICATION = select(func.pg_logical_emit_message(true(), "projectapp", ""))
 
-# Ends the server process that got a statement whose answer was lost. Otherwise the process could
-# still execute the statement. Waits up to 1000 ms. True, or no row: the process is gone.
+# Ends the server process that got a statement whose answer was lost, so that it cannot execute the
+# statement later. Waits up to 1000 ms. Returns True, or no row, if the process is gone.
 _TERMINATE_BACKEND = (
     select(func.pg_terminate_backend(column("pid"), 1000))
     .select_from(table("pg_stat_activity"))
@@ -49,9 +46,9 @@ def execute(
 
     A statement that had no effect, because of a deadlock or a failed connect, is executed once
     more. If the connection breaks after the statement was sent, its answer is lost, and a write may
-    have taken effect. Then `resolve` is called. It finds out what happened, and returns the row
-    that was lost. It is called again while the database is unreachable. Without `resolve` the
-    statement is executed once more: use that for reads, and for writes whose repeat is harmless.
+    have taken effect. Then `resolve` is called, and again while the database is unreachable. It
+    finds out what happened, and returns the lost row. Without `resolve` the statement is executed
+    once more: use that for reads, and for writes whose repeat is harmless.
 
     Raises ServiceUnavailable, OutcomeUnknown, Conflict, ValidationFailed, BadRequest, Unauthorized.
     """
@@ -110,7 +107,7 @@ def _run(database: Database, statement: CompiledStatement, parameters: Mapping[s
                     connection.generation_ended.set()
                 raise
             state.prefix_was_sent = True
-            # Before the pool gives the connection to another thread, which would get the warning.
+            # Inside the block: after it, another thread may get the connection and the warning.
             if connection.pop_replication_warning():
                 raise DatabaseFault(OutcomeUnknown())
     except (psycopg2.Error, SQLAlchemyError) as error:
@@ -127,14 +124,12 @@ def _resolve_lost_answer(resolve: Callable[[], Any], fault: DatabaseFault) -> An
 
     Raises OutcomeUnknown if the database stays unreachable.
     """
-    deadline = time.monotonic() + min(
-        current_app.config["DATABASE_STATEMENT_TIMEOUT"], seconds_left() - 1
-    )
+    timeout = current_app.config["DATABASE_STATEMENT_TIMEOUT"]
+    deadline = time.monotonic() + min(timeout, seconds_left() - 1)
     while True:
         try:
-            is_running = fault.pid and execute(_TERMINATE_BACKEND, {"pid": fault.pid}) == (False,)
-            if is_running:
-                raise OutcomeUnknown
+            if fault.pid and execute(_TERMINATE_BACKEND, {"pid": fault.pid}) == (False,):
+                raise OutcomeUnknown  # the process is still running
             return resolve()
         except OutcomeUnknown:
             raise
@@ -150,9 +145,8 @@ def _require_time_left(deadline: float, minimum_seconds: float) -> float:
     """Return the seconds until the deadline; raise DatabaseFault if there are too few."""
     seconds = deadline - time.monotonic()
     if seconds < minimum_seconds:
-        raise DatabaseFault(
-            ServiceUnavailable("The database takes too long. Try again shortly.", 1)
-        )
+        problem = ServiceUnavailable("The database takes too long. Try again shortly.", 1)
+        raise DatabaseFault(problem)
     return seconds
 
 

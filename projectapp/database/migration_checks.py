@@ -1,4 +1,4 @@
-"""Checks before a migration: the files of the migrations, and the database."""
+"""Checks before a migration: its files, and the database."""
 
 import warnings
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Runs migrations while the service is in use. migrations/env.py calls it.
 
-One process migrates at a time: it holds an advisory lock of the session that migrates, so the lock
-ends with the session. lock_timeout is short, because the service's own statements queue behind a
-DDL statement that waits for a lock. After a timeout the migration is tried again.
+One process migrates at a time. Its session holds an advisory lock, which ends with the session.
+lock_timeout is short, because the service's own statements queue behind a DDL statement that waits
+for a lock. After a timeout the migration is tried again.
 """
 
 import logging
@@ -20,7 +20,6 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from projectapp.database.connector import Connector
 from projectapp.database.errors import breaks_connection
 from projectapp.database.models import db
 from projectapp.database.pooler import detect_pool_mode
@@ -33,8 +32,8 @@ WAIT_SECONDS = 600  # for another process that migrates
 _ADVISORY_LOCK_KEY = int.from_bytes(b"projecta")  # each database has its own advisory locks
 
 _SETTINGS = {
-    # At most half of DATABASE_LOCK_TIMEOUT: statements of the service that queue behind the DDL
-    # then get their locks in time.
+    # At most half of DATABASE_LOCK_TIMEOUT, so that statements of the service that queue behind the
+    # DDL get their locks in time.
     "lock_timeout": "500ms",
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
@@ -95,9 +94,7 @@ _NEEDS_DIRECT_URL = (
 
 def create_migration_engine() -> Engine:
     """Create an engine without timeouts, pool and AUTOCOMMIT: each migration is a transaction."""
-    engine = create_engine(
-        db.engine.url, creator=_connector().connect_for_migrations, poolclass=NullPool
-    )
+    engine = create_engine(db.engine.url, creator=_open_connection, poolclass=NullPool)
 
     # CONCURRENTLY waits for older transactions and blocks no one, so it may wait without a limit.
     @event.listens_for(engine, "before_cursor_execute")
@@ -136,7 +133,7 @@ def run_exclusively(connection: Connection, migrate: Callable[[], None]) -> None
     Raises CommandError if a table stays locked for TRIES attempts, if another process migrates for
     longer than WAIT_SECONDS, or if a pooler in transaction mode cannot hold the migration lock.
     """
-    if detect_pool_mode(_connector().connect_for_migrations) == "transaction":
+    if detect_pool_mode(_open_connection) == "transaction":
         raise CommandError(_NEEDS_DIRECT_URL)
     _acquire_migration_lock(connection)
     try:
@@ -146,14 +143,13 @@ def run_exclusively(connection: Connection, migrate: Callable[[], None]) -> None
                     _execute_and_commit(connection, statement)
                 migrate()
                 _execute_and_commit(connection, protect_tables_sql())
+                return
             except OperationalError as error:
                 connection.rollback()
                 if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
                     raise
                 if not tries_left:
                     raise CommandError(_describe_lock_timeout(connection)) from None
-            else:
-                return
             log.warning(
                 "Another session holds a lock that the migration needs; %s tries left.", tries_left
             )
@@ -201,22 +197,21 @@ def _explain_error(error: Exception, is_connected: bool) -> str:
 
     Raises the error itself if it is a mistake in a migration, and KeyboardInterrupt after Ctrl-C.
     """
-    # When the connection is lost in an autocommit block, Alembic tries to end the block on it. That
-    # second error hides the first one.
+    # If the connection is lost in an autocommit block, Alembic then tries to end the block. This
+    # causes a second error, which hides the first one.
     first_error = error.__context__ if isinstance(error, PendingRollbackError) else error
     if isinstance(first_error, KeyboardInterrupt):
         raise first_error from None
     cause: Any = getattr(first_error, "orig", first_error)
     if breaks_connection(cause) and not isinstance(cause, ReadOnlySqlTransaction):
         return f"{str(cause).strip()}\n{_CONNECTION_LOST if is_connected else _ASK_DOCTOR}"
-    state = getattr(cause, "pgcode", None) or ""
-    if state in _DUPLICATE_OBJECT_STATES:
+    sqlstate = getattr(cause, "pgcode", None) or ""
+    if sqlstate in _DUPLICATE_OBJECT_STATES:
         return f"{cause.diag.message_primary}\n{_DUPLICATE_OBJECT}"
-    if not state.startswith(_ENVIRONMENT_STATES):
+    if not sqlstate.startswith(_ENVIRONMENT_STATES):
         raise error
     return f"{cause.diag.message_primary}\n{_ASK_DOCTOR}"
 
 
-def _connector() -> Connector:
-    connector: Connector = current_app.extensions["database"].connector
-    return connector
+def _open_connection() -> Any:
+    return current_app.extensions["database"].connector.connect_for_migrations()

@@ -1,7 +1,7 @@
 """Which schema a database has, and whether it belongs to this service.
 
 Another application in the same database may also have a table `alembic_version` or `projects`. So
-the name of a table does not show to which application it belongs; its columns do.
+the columns of a table show to which application it belongs; its name does not.
 """
 
 import re
@@ -40,10 +40,10 @@ SELECT coalesce(json_object_agg(name, names), '{}') AS columns FROM (
 
 
 class Obstacle(NamedTuple):
-    """Why the service cannot use a database, and what to do: two sentences."""
+    """Why the service cannot use a database, and what to do."""
 
     reason: str
-    remedy: str
+    remedy: str = _REMEDY
 
     def __str__(self) -> str:
         return f"{self.reason} {self.remedy}"
@@ -69,34 +69,30 @@ def find_encoding_obstacle(encoding: str) -> Obstacle | None:
 def find_obstacle(
     revisions: Sequence[str], columns: Mapping[str, Sequence[str]], models: MetaData | None = None
 ) -> Obstacle | None:
-    """Return why the schema belongs to another application or is damaged; None if it does not.
+    """Return why the schema belongs to another application or is damaged, or None.
 
     `revisions` and `columns` are the results of REVISIONS and COLUMNS. With `models`, a schema at
     this release's revision or ahead of it must have all their columns: a later release keeps those
-    of this one (docs/migrations.md). A command that writes or applies migrations leaves `models`
-    out, because a model may have a column that no migration has yet.
+    of this one (docs/migrations.md). A command that writes or applies migrations passes no `models`
+    because a model may have a column that no migration has yet.
     """
     tables = dict(columns)
     version_columns = tables.pop("alembic_version", ["version_num"])
     if version_columns != ["version_num"]:
         names = ", ".join(version_columns)
-        reason = f"alembic_version belongs to another application: its columns are {names}."
-        return Obstacle(reason, _REMEDY)
+        return Obstacle(f"alembic_version belongs to another application: its columns are {names}.")
     if not revisions and tables:
         table, table_columns = next(iter(tables.items()))
         names = ", ".join(table_columns)
-        reason = f"The table {table} ({names}) exists, but no recorded migration made it."
-        return Obstacle(reason, _REMEDY)
+        return Obstacle(f"The table {table} ({names}) exists, but no recorded migration made it.")
     if not revisions:
         return None
     if len(revisions) > 1 or not re.fullmatch(r"[0-9]{4}", revisions[0]):
         values = ", ".join(revisions)
-        reason = f"alembic_version belongs to another application: it contains {values}."
-        return Obstacle(reason, _REMEDY)
+        return Obstacle(f"alembic_version belongs to another application: it contains {values}.")
     mismatch = f"alembic_version contains {revisions[0]}, but there is no "
     if missing := _list_missing(_COLUMNS_OF_MIGRATION_0001, columns):
-        reason = f"{mismatch}{missing}: it belongs to another application."
-        return Obstacle(reason, _REMEDY)
+        return Obstacle(f"{mismatch}{missing}: it belongs to another application.")
     if not models or revisions[0] < newest_revision():
         return None
     needed = {name: table.c.keys() for name, table in models.tables.items()}
@@ -106,15 +102,13 @@ def find_obstacle(
     return None
 
 
-def _list_missing(
-    needed: Mapping[str, Sequence[str]], existing: Mapping[str, Sequence[str]]
-) -> str:
+def _list_missing(needed: Mapping[str, Sequence[str]], columns: Mapping[str, Sequence[str]]) -> str:
     """Return the needed columns that do not exist, as text with at most three names."""
     missing = [
         f"{table}.{name}"
         for table, names in needed.items()
         for name in names
-        if name not in existing.get(table, ())
+        if name not in columns.get(table, ())
     ]
     rest = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     return ", no ".join(missing[:3]) + rest

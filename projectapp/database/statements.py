@@ -18,7 +18,7 @@ from sqlalchemy.engine import Dialect
 class CompiledStatement:
     """A statement's SQL, the encoders of its parameters and the named tuple of its rows.
 
-    `names` are the names of the parameters that each execution will have.
+    Each execution must have the parameters `names`.
     """
 
     def __init__(self, statement: Any, dialect: Dialect, names: frozenset[str]) -> None:
@@ -36,7 +36,7 @@ class CompiledStatement:
         self._encoders = {name: encode for name, encode in encoders.items() if encode}
         # Names that psycopg2 cannot parse, and the names that the SQL has for them.
         self._escaped_names = dict(compiled.escaped_bind_names)
-        # The SQL of in_() depends on the number of its values, so it is completed when they come.
+        # The SQL of in_() depends on the number of its values, so each execution completes it.
         is_complete = not compiled.post_compile_params and not compiled.literal_execute_params
         self._incomplete = None if is_complete else compiled
 
@@ -84,12 +84,11 @@ class CompiledStatement:
 def compile_statement(
     statement: Executable, dialect: Dialect, names: frozenset[str]
 ) -> CompiledStatement:
-    """Compile a statement for parameters of these names, once for all its executions."""
+    """Compile a statement, once for all executions with parameters of these names."""
     return CompiledStatement(statement, dialect, names)
 
 
 def compile_select(statement: Executable) -> CompiledStatement:
-    """Compile a SELECT that the caller caches itself; it need not keep the statement."""
-    return CompiledStatement(
-        statement, current_app.extensions["database"].engine.dialect, frozenset()
-    )
+    """Compile a SELECT. The caller caches the result instead of the statement."""
+    dialect = current_app.extensions["database"].engine.dialect
+    return CompiledStatement(statement, dialect, frozenset())

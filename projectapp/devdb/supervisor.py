@@ -1,8 +1,7 @@
 """The supervisor: a small process that starts the server, and stops it after its last user.
 
-Each process holds a kernel lock (flock) on a file while it does one of the tasks below. The kernel
-releases the lock when the process ends, even after ``kill -9``. So nothing depends on pid files,
-which may be stale.
+Four files show who runs: each process holds a kernel lock (flock) on its file. The kernel releases
+the lock when the process ends, even after ``kill -9``, whereas a pid file may be stale.
 
 - ``users.lock``: held by each process that uses the server (shared; forked workers inherit it).
 - ``server.lock``: held by PostgreSQL's processes, which inherit it.
@@ -31,20 +30,19 @@ from pathlib import Path
 PORT = "5432"  # only a part of the socket's name: the server does not listen on TCP
 STOP_SECONDS = 20
 _START_SECONDS = 60  # a first start runs initdb, a start after a crash replays the WAL
-_POLL_SECONDS = 0.1
 _NOBODY = 65534  # the user id and group id of `nobody`
 
 
 def supervise(home: Path, binaries: Path, socket_dir: Path, temporary: bool) -> None:
     """Run the server of `home` until its last user has ended.
 
-    Prints one line of JSON when the start is over: null, or the reason why it failed.
+    After the start, prints a line of JSON: null, or the reason of a failure.
     """
     own_lock = open_lock_file(home / "keeper.lock")
     fcntl.flock(own_lock, fcntl.LOCK_EX)
     try:
         pid = _find_running_server(home) or _start_server(home, binaries, socket_dir, temporary)
-    except Exception as error:  # only the process that reads this line can report it
+    except Exception as error:  # the process that reads this line reports it
         print(json.dumps(str(error) or repr(error)), flush=True)
         return
     print(json.dumps(None), flush=True)
@@ -55,17 +53,17 @@ def supervise(home: Path, binaries: Path, socket_dir: Path, temporary: bool) -> 
                 _stop_server(home, pid)
                 if temporary:
                     shutil.rmtree(home / "data", ignore_errors=True)
-                # Before users.lock is released: the next user must find no supervisor, or it would
-                # not start one.
+                # This must precede the release of users.lock, so that the next user starts a new
+                # supervisor.
                 os.close(own_lock)
                 return
-        time.sleep(_POLL_SECONDS)
+        time.sleep(0.1)
 
 
 def _find_running_server(home: Path) -> int | None:
     """Return the pid of the postmaster that serves `home`, or None.
 
-    If the postmaster was killed, wait until its child processes have ended.
+    If the postmaster was killed, first wait until its child processes have ended.
     """
     pid_file = home / "data" / "postmaster.pid"
 
@@ -98,11 +96,10 @@ def _start_server(home: Path, binaries: Path, socket_dir: Path, temporary: bool)
     for stale in (pid_file, socket_dir / f".s.PGSQL.{PORT}.lock"):
         stale.unlink(missing_ok=True)
     quoted_dir = str(socket_dir).replace('"', '""')
-    settings = [
-        *(f"port={PORT}", "listen_addresses=", "max_connections=200"),
-        *(f'unix_socket_directories="{quoted_dir}"', "unix_socket_permissions=0700"),
-        *(("fsync=off", "synchronous_commit=off", "full_page_writes=off") if temporary else ()),
-    ]
+    settings = [f"port={PORT}", "listen_addresses=", "max_connections=200"]
+    settings += [f'unix_socket_directories="{quoted_dir}"', "unix_socket_permissions=0700"]
+    if temporary:
+        settings += ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
     options = [part for setting in settings for part in ("-c", setting)]
     with (home / "postgres.log").open("wb") as log, lock_file(home / "server.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -160,10 +157,10 @@ def create_data(home: Path, binaries: Path) -> None:
 
 
 def unprivileged_prefix() -> list[str]:
-    """Return the command prefix with which root runs PostgreSQL, which refuses to run as root.
+    """Return what root must put in front of a command, because PostgreSQL refuses to run as root.
 
-    It keeps one capability, with which PostgreSQL can reach its folder through parent folders that
-    only root may enter. For another user the prefix is empty. Raises RuntimeError without setpriv.
+    For other users it is empty. The command keeps one capability of root: to enter parent folders
+    of its data that only root may enter. Raises RuntimeError if setpriv is missing.
     """
     if os.geteuid() != 0:
         return []
@@ -194,7 +191,7 @@ def major_version(text: str) -> int:
 
 
 def open_lock_file(path: Path) -> int:
-    """Return a file descriptor; a lock on it lasts until the last copy of it is closed."""
+    """Return a file descriptor. A lock on it ends when all copies of it are closed."""
     return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
 

@@ -1,18 +1,15 @@
-"""The checks: each turns the facts about a server into a finding, or None if it has nothing to say.
+"""The checks: each returns a finding about one subject, or None if there is nothing to report."""
 
-A check names a limit, a privilege or a setting of PostgreSQL that the service depends on.
-"""
-
-import math
 from collections.abc import Callable
 
 from flask import current_app
 
-from config import is_public_host
 from projectapp.database import db, schema
 from projectapp.database.schema import OLDEST_POSTGRESQL, newest_revision
+from projectapp.doctor.connection_errors import TOO_MANY_CONNECTIONS_REMEDY
 from projectapp.doctor.facts import Facts
 from projectapp.doctor.finding import FAIL, OK, WARN, Finding
+from settings.database_url import is_public_host
 
 SLOW_ROUND_TRIP_MS = 10  # users notice it, because each request is one round trip
 MAX_CLOCK_SKEW_SECONDS = 1
@@ -25,40 +22,34 @@ _POOL_MODES = {
 
 
 def _server(facts: Facts) -> Finding:
-    how = _POOL_MODES[facts.pool_mode]
-    summary = f"Connected {how} to PostgreSQL {facts.version}, with {facts.driver}."
+    way = _POOL_MODES[facts.pool_mode]
+    summary = f"Connected {way} to PostgreSQL {facts.version}, with {facts.driver}."
     if facts.major_version < OLDEST_POSTGRESQL:
         reason = f"This service needs PostgreSQL {OLDEST_POSTGRESQL} or newer."
         return Finding(FAIL, "server", summary, reason)
     if facts.pool_mode == "transaction" and not facts.has_migrations_url:
-        reason = (
-            "The service works, but flask db upgrade does not: it takes a lock, which this pooler"
-            " cannot hold."
-        )
+        reason = "The service works, but this pooler cannot hold the lock of flask db upgrade."
         remedy = "MIGRATIONS_DATABASE_URL=the direct URL, or that of a pooler in session mode"
         return Finding(WARN, "server", summary, reason, remedy)
     return Finding(OK, "server", summary)
 
 
 def _tls(facts: Facts) -> Finding:
-    is_public = is_public_host(facts.host or "")
-    if not facts.tls_version:
-        if not is_public:
-            summary = "Not encrypted: the server is on this machine or in a private network."
-            return Finding(OK, "tls", summary)
-        summary = f"The connection is not encrypted (sslmode={facts.sslmode})."
+    mode, version, is_public = facts.sslmode, facts.tls_version, is_public_host(facts.host or "")
+    if not version and not is_public:
+        summary = "Not encrypted: the server is on this machine or in a private network."
+        return Finding(OK, "tls", summary)
+    if not version:
+        summary = f"The connection is not encrypted (sslmode={mode})."
         reason = "Anyone on the network path can read the data, and may get the password."
-        remedy = "sslmode=verify-full in the URL, or no sslmode, which means the same"
+        remedy = "set sslmode=verify-full in the URL, or remove sslmode, which means the same"
         return Finding(WARN, "tls", summary, reason, remedy)
-    if facts.sslmode != "verify-full" and is_public:
-        summary = (
-            f"{facts.tls_version}, but the server's identity is not verified"
-            f" (sslmode={facts.sslmode})."
-        )
+    if mode != "verify-full" and is_public:
+        summary = f"{version}, but the server's identity is not verified (sslmode={mode})."
         reason = "Anyone on the network path can pose as the server."
         remedy = "sslmode=verify-full; also sslrootcert=FILE, if the provider has its own CA"
         return Finding(WARN, "tls", summary, reason, remedy)
-    return Finding(OK, "tls", f"{facts.tls_version}, sslmode={facts.sslmode}.")
+    return Finding(OK, "tls", f"{version}, sslmode={mode}.")
 
 
 def _latency(facts: Facts) -> Finding:
@@ -71,12 +62,11 @@ def _latency(facts: Facts) -> Finding:
 
 
 def _clock(facts: Facts) -> Finding:
-    if abs(facts.clock_skew_seconds) <= MAX_CLOCK_SKEW_SECONDS:
+    skew = facts.clock_skew_seconds
+    if abs(skew) <= MAX_CLOCK_SKEW_SECONDS:
         return Finding(OK, "clock", "The server's clock agrees with this machine's.")
-    summary = (
-        f"The server's clock differs from this machine's by {facts.clock_skew_seconds:+.1f} s."
-    )
-    reason = "Ids contain this machine's time, but created_at the server's. Logs disagree too."
+    summary = f"The server's clock differs from this machine's by {skew:+.1f} s."
+    reason = "Ids and logs contain this machine's time, created_at contains the server's."
     remedy = "timedatectl set-ntp true   # on the machine whose clock is wrong"
     return Finding(WARN, "clock", summary, reason, remedy)
 
@@ -86,34 +76,31 @@ def _schema(facts: Facts) -> Finding | None:
     if facts.schema is None:
         summary = f"The role {role} may not use any schema of its search_path."
         remedy = f"GRANT USAGE ON SCHEMA public TO {role};"
-        return Finding(FAIL, "schema", summary, "It cannot see the tables.", remedy)
+        return Finding(FAIL, "schema", summary, "The service cannot find its tables.", remedy)
     if facts.revisions is None:  # _privileges reports it
         return None
     if obstacle := schema.find_obstacle(facts.revisions, facts.columns, db.metadata):
-        reason = "The service does not use tables that may be another's: /ready answers 503."
+        reason = "The tables may belong to another application, so /ready answers 503."
         return Finding(FAIL, "schema", obstacle.reason, reason, obstacle.remedy)
-    needed, current = newest_revision(), max(facts.revisions, default=None)
-    if current is None or current < needed:
+    needed, current = newest_revision(), max(facts.revisions, default="")
+    if current < needed:
         summary = f"The schema is at {current}; this release needs {needed}."
-        if current is None:
+        if not current:
             summary = "The database has not been migrated yet."
-        reason = "Until it is migrated, /ready answers 503."
-        if facts.can_change_schema or facts.has_migrations_url:
-            return Finding(FAIL, "schema", summary, reason, "flask db upgrade")
-        reason += f" The role {role} may not migrate it."
-        remedy = "MIGRATIONS_DATABASE_URL=a URL with a role that may; then flask db upgrade"
+        reason, remedy = "Until it is migrated, /ready answers 503.", "flask db upgrade"
+        if not (facts.can_change_schema or facts.has_migrations_url):
+            reason += f" The role {role} may not migrate it."
+            remedy = "MIGRATIONS_DATABASE_URL=a URL whose role may migrate; then flask db upgrade"
         return Finding(FAIL, "schema", summary, reason, remedy)
-    if current > needed:
-        summary = f"The schema is at {current}, newer than this release: normal during a rollout."
-        return Finding(OK, "schema", summary)
-    return Finding(OK, "schema", f"The schema is at {current}.")
+    comment = ", newer than this release: normal during a rollout" if current > needed else ""
+    return Finding(OK, "schema", f"The schema is at {current}{comment}.")
 
 
 def _indexes(facts: Facts) -> Finding | None:
     if not facts.invalid_indexes:
         return None
     summary = f"Invalid indexes: {', '.join(facts.invalid_indexes)}."
-    reason = "CREATE INDEX CONCURRENTLY was interrupted. They slow down writes and help no query."
+    reason = "Their creation was interrupted. They slow down writes, and no query can use them."
     remedy = "\n".join(f"DROP INDEX CONCURRENTLY {name};" for name in facts.invalid_indexes)
     return Finding(WARN, "indexes", summary, reason, remedy)
 
@@ -125,7 +112,7 @@ def _privileges(facts: Facts) -> Finding:
         missing = [privilege for privilege in missing if privilege not in not_needed]
     if missing:
         summary = f"The role {role} lacks {', '.join(missing)}."
-        reason = "Requests that need it fail with 503."
+        reason = "Requests that need these privileges fail with 503."
         remedy = (
             f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {facts.schema}"
             f" TO {role};\n# docs/roles.md has the other statements"
@@ -157,7 +144,7 @@ def _supabase_exposure(facts: Facts) -> Finding | None:
         return None
     tables = ", ".join(facts.exposed_tables)
     summary = f"On Supabase, anyone with the public key may use {tables}."
-    reason = "Supabase's own API serves these tables."
+    reason = "Supabase's own API serves these tables. A migration protects them."
     return Finding(FAIL, "exposure", summary, reason, "flask db upgrade")
 
 
@@ -194,7 +181,7 @@ def _failover(facts: Facts) -> Finding | None:
         )
         reason = (
             "A failover loses acknowledged writes. If the old primary still runs, it acknowledges"
-            " more writes, and they are lost too."
+            " more writes, which are lost, too."
         )
         remedy = (
             "set synchronous_standby_names (Patroni: synchronous_mode), or use a proxy or a"
@@ -227,23 +214,19 @@ def _jit(facts: Facts) -> Finding | None:
 
 
 def _connections(facts: Facts) -> Finding:
-    config, replicas = current_app.config, facts.replicas
-    factors = config["WEB_CONCURRENCY"], config["DATABASE_POOL_SIZE"], replicas
-    needed = 2 * math.prod(factors)
+    config, replicas, allowed = current_app.config, facts.replicas, facts.max_connections
+    workers, pool_size = config["WEB_CONCURRENCY"], config["DATABASE_POOL_SIZE"]
+    needed = 2 * workers * pool_size * replicas
     summary = (
-        f"{needed} connections are needed while a release rolls out (2 x {factors[0]} workers"
-        f" x {factors[1]} connections x {replicas} replicas); the server allows"
-        f" {facts.max_connections}."
+        f"{needed} connections are needed while a release rolls out (2 x {workers} workers"
+        f" x {pool_size} connections x {replicas} replicas); the server allows {allowed}."
     )
     if facts.pool_mode:
         return Finding(OK, "connections", f"{summary} The pooler shares them.")
-    if needed > facts.max_connections:
+    if needed > allowed:
         reason = "Requests that get no connection fail with 503."
-        remedy = (
-            "lower WEB_CONCURRENCY or DATABASE_POOL_SIZE, raise max_connections, or use a pooler"
-        )
-        level = FAIL if needed > 2 * facts.max_connections else WARN
-        return Finding(level, "connections", summary, reason, remedy)
+        level = FAIL if needed > 2 * allowed else WARN
+        return Finding(level, "connections", summary, reason, TOO_MANY_CONNECTIONS_REMEDY)
     return Finding(OK, "connections", summary)
 
 

@@ -1,6 +1,6 @@
-"""`flask doctor`: diagnoses database problems, and says why they matter and how to fix them.
+"""`flask doctor`: reports problems with the database, why they matter, and how to fix them.
 
-It checks in the order in which things can go wrong: the settings, the connection, the server.
+It checks the settings, then the connection, then the server.
 """
 
 import json
@@ -19,10 +19,10 @@ import click
 from flask import Flask, current_app
 from flask.cli import AppGroup, FlaskGroup, with_appcontext
 
-from config import ConfigError
 from projectapp.doctor.finding import FAIL, OK, WARN, Finding
 from projectapp.doctor.url import check_urls
 from projectapp.request_state import RequestState, set_request_state
+from settings.config_error import ConfigError
 
 DEADLINE_SECONDS = 8  # for all checks, even if the server does not answer
 _COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
@@ -46,7 +46,7 @@ def doctor_command(replicas: int, as_json: bool) -> None:
 
 
 class _DoctorOnly(AppGroup):
-    """The commands if the settings are invalid: every command but the doctor raises the error."""
+    """Commands of an application with invalid settings: all except doctor raise the error."""
 
     def __init__(self, error: ConfigError) -> None:
         super().__init__()
@@ -62,12 +62,13 @@ class _DoctorOnly(AppGroup):
 
 
 def create_doctor_app(error: ConfigError) -> Flask:
-    """Create an application that has only `flask doctor`, because the settings are invalid.
+    """Return an application that has only `flask doctor`, for invalid settings.
 
-    Raises `error`, unless the flask command is looking for the command that the user typed.
+    Raises `error` if the caller is not the flask command in search of the command that a user
+    typed.
     """
     context = click.get_current_context(silent=True)
-    # Flask's own commands, such as `flask routes`, have a context of their own.
+    # A command of Flask itself, such as `flask routes`, has its own context.
     if not context or not isinstance(context.command, FlaskGroup):
         raise error
     app = Flask(__name__)
@@ -77,7 +78,7 @@ def create_doctor_app(error: ConfigError) -> Flask:
 
 
 def _explain_refused_settings(error: ConfigError) -> Iterator[Finding]:
-    """Diagnose the URLs, whose errors can be explained at length; else report `error`."""
+    """Check the URLs, which explains their errors at length. Report `error` if they are valid."""
     has_failed = False
     with suppress(ConfigError):  # raised if `.env` cannot be read
         for finding in check_urls():
@@ -100,7 +101,7 @@ def _run_checks(replicas: int) -> Iterator[Finding]:
 
 
 def _with_deadline(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """Yield the findings of DEADLINE_SECONDS, even if a check still waits for the server then."""
+    """Yield findings for DEADLINE_SECONDS. A thread makes them, because a check may hang."""
     deadline = time.monotonic() + DEADLINE_SECONDS
     results: queue.SimpleQueue[Finding | None] = queue.SimpleQueue()
 
@@ -119,15 +120,14 @@ def _with_deadline(findings: Iterable[Finding]) -> Iterator[Finding]:
 
 
 def _print_report(findings: Iterable[Finding], as_json: bool) -> int:
-    """Print each finding as soon as it is known, and return the exit code."""
+    """Print each finding as soon as it is there, and return the exit code."""
     printed = []
     for finding in findings:
         printed.append(finding)
         if not as_json:
             _print_finding(finding)
-    errors, warnings = (
-        sum(finding.level == level for finding in printed) for level in (FAIL, WARN)
-    )
+    levels = [finding.level for finding in printed]
+    errors, warnings = levels.count(FAIL), levels.count(WARN)
     if as_json:
         report = {"ok": not errors, "findings": [asdict(finding) for finding in printed]}
         click.echo(json.dumps(report, indent=2, ensure_ascii=False))

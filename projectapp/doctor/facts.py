@@ -1,4 +1,4 @@
-"""What the doctor knows of a server when its checks begin."""
+"""The facts about a server that the checks judge."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

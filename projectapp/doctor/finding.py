@@ -7,14 +7,8 @@ OK, WARN, FAIL = "ok", "warn", "FAIL"
 
 @dataclass(frozen=True)
 class Finding:
-    """`level` is OK, WARN or FAIL, and `check` is the name of the check.
-
-    `summary` is what was found. For a problem, `reason` is its cause or its consequence, and
-    `remedy` is what to type or to do.
-    """
-
-    level: str
-    check: str
+    level: str  # OK, WARN or FAIL
+    check: str  # the subject of the check, such as tls
     summary: str
-    reason: str = ""
-    remedy: str = ""
+    reason: str = ""  # of a problem: its cause or its consequence
+    remedy: str = ""  # of a problem: what to type or to do

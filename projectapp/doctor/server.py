@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+import timeit
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -65,10 +66,8 @@ FROM pg_roles WHERE rolname = current_user
 
 def check_servers(replicas: int) -> Iterator[Finding]:
     """Connect with DATABASE_URL and run all checks; then check MIGRATIONS_DATABASE_URL."""
-    connector: Connector = current_app.extensions["database"].connector
-    url, migrations_url = (
-        current_app.config[name] for name in ("DATABASE_URL", "MIGRATIONS_DATABASE_URL")
-    )
+    config, connector = current_app.config, current_app.extensions["database"].connector
+    url, migrations_url = config["DATABASE_URL"], config["MIGRATIONS_DATABASE_URL"]
     server_identity = None
     try:
         with db.engine.connect() as connection:
@@ -89,11 +88,11 @@ def check_servers(replicas: int) -> Iterator[Finding]:
 
 
 def _collect_facts(connection: Connection) -> Facts:
-    """Measure and query the server. Raises SQLAlchemyError or psycopg2.Error."""
+    """Measure the connection and query the server. Raises SQLAlchemyError or psycopg2.Error."""
     dbapi_connection: Any = connection.connection.dbapi_connection
     tables = list(db.metadata.tables)
     with watchdog.timeout(dbapi_connection, QUERIES_SECONDS):
-        round_trips = [_measure(lambda: connection.scalar(text("SELECT 1"))) for _ in range(5)]
+        round_trips = timeit.repeat(lambda: connection.scalar(text("SELECT 1")), number=1)
         started_at = time.time()
         server = dict(connection.execute(_SERVER_QUERY, {"tables": tables}).mappings().one())
         clock_skew = server.pop("server_time") - (started_at + time.time()) / 2
@@ -122,7 +121,7 @@ def _collect_facts(connection: Connection) -> Facts:
 def _check_migrations_url(
     connector: Connector, parameters: dict[str, str], server_identity: str | None
 ) -> Finding:
-    """Check MIGRATIONS_DATABASE_URL; `server_identity` is that of DATABASE_URL, if known."""
+    """Check MIGRATIONS_DATABASE_URL. `server_identity` is that of DATABASE_URL, if it works."""
     name, check = "MIGRATIONS_DATABASE_URL", "migrations"
     try:
         with migrations.create_migration_engine().connect() as connection:
@@ -132,11 +131,11 @@ def _check_migrations_url(
         return explain_connection_error(name, getattr(error, "orig", error), parameters)
     if server_identity and facts.server_identity != server_identity:
         summary = f"{name} leads to another database than DATABASE_URL."
-        reason = "Migrations would change that database, and not the one of the service."
+        reason = "Migrations would change the other database, and not that of the service."
         return Finding(FAIL, check, summary, reason)
     if mode == "transaction":
         summary = f"{name} leads to a pooler in transaction mode."
-        reason = "A migration takes a lock, so that no other one runs; this pooler cannot hold it."
+        reason = "This pooler cannot hold the lock that lets only one migration run."
         remedy = f"{name}=the direct URL, or that of a pooler in session mode"
         return Finding(FAIL, check, summary, reason, remedy)
     if not facts.can_change_schema:
@@ -144,10 +143,3 @@ def _check_migrations_url(
         remedy = f"GRANT USAGE, CREATE ON SCHEMA {facts.schema or 'public'} TO {facts.role};"
         return Finding(FAIL, check, summary, "flask db upgrade will fail.", remedy)
     return Finding(OK, check, f"The role {facts.role} of {name} can migrate.")
-
-
-def _measure(query: Callable[[], object]) -> float:
-    """Return how many seconds a query takes."""
-    started_at = time.monotonic()
-    query()
-    return time.monotonic() - started_at

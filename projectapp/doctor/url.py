@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterator
 
-from config import parse_database_url, setting_source
+from config import setting_source
 from projectapp.doctor.finding import FAIL, OK, WARN, Finding
+from settings.database_url import parse_database_url
 
 _ENCODE_COMMAND = (
     """python3 -c 'import getpass, urllib.parse as u; print(u.quote(getpass.getpass(), safe=""))'"""
@@ -14,7 +15,7 @@ _OPTIONS_WITH_DEFAULTS = ("sslmode", "sslrootcert", "target_session_attrs")
 
 
 def check_urls() -> Iterator[Finding]:
-    """Report the source of each URL, its meaning, and the errors in its text."""
+    """Report the source of each URL, the values in it, and the errors in its text."""
     for name in ("DATABASE_URL", "MIGRATIONS_DATABASE_URL"):
         text, source = setting_source(name)
         if text:
@@ -49,13 +50,13 @@ def _check_url(name: str, text: str) -> Iterator[Finding]:
 
 
 def _list_changes(text: str, parameters: dict[str, str]) -> Iterator[str]:
-    """List how the parameters differ from the URL's text."""
-    scheme, _, query = text.partition("://")[0], *text.partition("?")[1:]
+    """List how `parameters`, which the service uses, differ from the text of the URL."""
+    scheme, query = text.partition("://")[0], text.partition("?")[2]
     keys = [pair.partition("=")[0] for pair in query.split("&") if pair]
     if scheme != "postgresql":
         yield f"{scheme}:// is read as postgresql://"
     if dropped := [key for key in keys if key not in parameters and key != "ssl"]:
-        # A key behind a password may be the rest of the password.
+        # If a password is in the query, such a key may be the rest of it.
         names = "keys" if any("password" in key for key in keys) else ", ".join(dropped)
         yield f"{names} dropped (unknown to libpq)"
     own_keys = {"sslmode" if key == "ssl" else key for key in keys}
@@ -65,7 +66,7 @@ def _list_changes(text: str, parameters: dict[str, str]) -> Iterator[str]:
 
 
 def _find_mistake(name: str, text: str) -> Finding | None:
-    """Explain a common mistake in a URL that cannot be parsed; None if it is another one."""
+    """Return a finding about a common mistake in an invalid URL, or None."""
     scheme, _, rest = text.partition("://")
     form = f"{name}=postgresql://USER:PASSWORD@HOST/DATABASE"
     if re.match(r"(psql\s|['\"])", text):
@@ -79,7 +80,7 @@ def _find_mistake(name: str, text: str) -> Finding | None:
     unescaped = [sign for sign in "@/?#" if sign in password]
     if re.search(r"%(?![0-9A-Fa-f]{2})", password):
         unescaped.append("%")
-    if unescaped in ([], ["#"]):
+    if unescaped in ([], ["#"]):  # a # is valid here
         return None
     summary = f"The password in {name} contains an unescaped {' and '.join(unescaped)}."
     reason = "These characters have a meaning in a URL. This command prints the encoded password:"

@@ -9,10 +9,8 @@ from projectapp.http.headers import REQUEST_HEADERS, RESPONSE_HEADERS
 
 # Changes-Cursor, Read-After and Last-Event-ID are in the contract, but no route uses them yet.
 _EXPOSED_HEADERS = ", ".join(
-    [
-        *(name for name in RESPONSE_HEADERS if not name.startswith("Accept")),
-        *("Changes-Cursor", "Read-After"),
-    ]
+    [name for name in RESPONSE_HEADERS if not name.startswith("Accept")]
+    + ["Changes-Cursor", "Read-After"]
 )
 _ALLOWED_HEADERS = ", ".join(
     ["Content-Type", "Authorization", *REQUEST_HEADERS, "Last-Event-ID", "Read-After"]
@@ -25,9 +23,8 @@ def init_app(app: Flask) -> None:
 
     @app.before_request
     def answer_preflight_for_unknown_path() -> Response | None:
-        # With a 404 the browser would report a CORS error, and the page could not read the 404.
-        is_unknown = request.method == "OPTIONS" and request.routing_exception
-        return Response(status=204) if is_unknown and _is_preflight() else None
+        # With a 404 here, the page would get a CORS error, and not the 404 of its own request.
+        return Response(status=204) if request.routing_exception and _is_preflight() else None
 
     @app.after_request
     def add_headers(response: Response) -> Response:
@@ -55,7 +52,7 @@ def response_headers(allowed_origins: tuple[str, ...], origin: str | None) -> di
 
 @lru_cache(maxsize=8)
 def _origins_regex(allowed_origins: tuple[str, ...]) -> re.Pattern[str]:
-    """Return a pattern of the origins, in which `*.` stands for one or more subdomains."""
+    """Return a pattern of the origins. In an origin `*.` means one or more subdomains."""
     patterns = (re.escape(o).replace(r"\*\.", r"(?:[\w-]+\.)+") for o in allowed_origins)
     return re.compile("|".join(patterns), re.IGNORECASE | re.ASCII)
 

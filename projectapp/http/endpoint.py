@@ -1,6 +1,6 @@
-"""Declares a view's scope, input and output.
+"""Declares the scope, the input and the output of a view.
 
-The same declaration is enforced at run time and shown in the OpenAPI document, so the two agree.
+The same declaration is enforced for each request and shown in the OpenAPI document.
 """
 
 import functools
@@ -20,19 +20,21 @@ HTML = "text/html"
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """Decorates a view with a declaration of its input and output.
+    """Decorates a view with a declaration.
 
-    - `scope`: the scope that the caller needs; None admits every request, even without a token.
-    - `responses`: the schema of the body by status; None means no body, or one without a schema.
+    - `scope`: the scope that the caller needs. None admits every request, even without a token.
+    - `responses`: maps each status of a success to the schema of the body. None means that there is
+      no body, or that it has no schema.
     - `query`, `body`: schemas that validate the request before the view runs. The view gets the
-      validated values as the argument of that name.
+      validated values as arguments with the same names.
     - `content_types`: of the request body if there is a `body`, otherwise of the response.
-    - `request_headers`: read by the view. `response_headers`: set by it. Both are names from
-      `projectapp.http.headers`.
-    - `error_statuses`: of the problems that the view can raise.
+    - `request_headers` are read by the view, `response_headers` are set by it. The module `headers`
+      describes them.
+    - `error_statuses`: of the problems that do not follow from the rest of the declaration, as 413
+      follows from a `body` (`openapi.py` has them all).
 
-    The first line of the view's docstring is its summary in the OpenAPI document, the rest is its
-    description.
+    In the OpenAPI document the first line of the view's docstring is its summary, and the rest is
+    its description.
     """
 
     scope: str | None
@@ -64,9 +66,7 @@ class Endpoint:
 
 
 def require_endpoint_declarations(app: Flask) -> None:
-    """Raise TypeError for a view without @Endpoint, which would be served without authorization."""
+    """Raise TypeError for a view without @Endpoint: it would be served without authorization."""
     for name, view in app.view_functions.items():
         if name != "static" and not hasattr(view, "endpoint"):
-            raise TypeError(
-                f"The view {name} needs an @Endpoint, which names the scope to call it."
-            )
+            raise TypeError(f"The view {name} needs an @Endpoint with the scope of its callers.")

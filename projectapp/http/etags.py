@@ -32,10 +32,10 @@ def format_etag(version: int) -> str:
 
 
 def allowed_versions() -> Versions | None:
-    """Return the versions that the request allows a write to change, or None for any version.
+    """Return the versions that a write may change; None means any version.
 
-    If-Match and If-None-Match must both allow a version (RFC 9110, 13.2.2). If-Match compares
-    strongly: weak ETags match nothing. If-None-Match compares weakly. An ETag that is not a version
+    If-Match and If-None-Match must both allow a version (RFC 9110, 13.2.2). In If-Match a weak ETag
+    matches nothing; in If-None-Match it matches like a strong one. An ETag that is not a version
     matches nothing. Raises BadRequest if a header is malformed.
     """
     if_match, if_none_match = _read_etags("If-Match"), _read_etags("If-None-Match")
@@ -48,7 +48,7 @@ def allowed_versions() -> Versions | None:
 
 
 def not_modified_response(version: int) -> Response | None:
-    """Return a 304 if If-None-Match contains this version (compared weakly), else None."""
+    """Return a 304 if If-None-Match contains this version, else None. Weak ETags match, too."""
     etags, current = _read_etags("If-None-Match"), format_etag(version)
     if etags is None or (etags != "*" and current not in (e.removeprefix("W/") for e in etags)):
         return None
@@ -56,16 +56,17 @@ def not_modified_response(version: int) -> Response | None:
 
 
 def _parse_versions(etags: Iterable[str]) -> list[int]:
-    matches = [re.fullmatch(r'"([1-9][0-9]{0,9})"', etag) for etag in etags]
-    versions = [int(match[1]) for match in matches if match]
-    return [version for version in versions if version < 2**31]  # PostgreSQL's integer
+    matches = (re.fullmatch(r'"([1-9][0-9]{0,9})"', etag) for etag in etags)
+    return [v for match in matches if match and (v := int(match[1])) < 2**31]  # type integer
 
 
 def _read_etags(header: str) -> Sequence[str] | None:
     """Return the ETags of a header, "*", or None if the request does not have the header."""
     value = request.headers.get(header)
-    if value is None or value.strip() == "*":
-        return value and "*"
+    if value is None:
+        return None
+    if value.strip() == "*":
+        return "*"
     if not _ETAG_LIST.fullmatch(value):
         raise BadRequest(f'{header} must be * or a comma-separated list of ETags, such as "1".')
     return re.findall(_ETAG, value)

@@ -1,4 +1,4 @@
-"""Strict marshmallow fields: no conversion of JSON types, one notation of each type in a query."""
+"""Strict marshmallow fields: they convert no JSON type, and a query has one notation per type."""
 
 import re
 from datetime import UTC, datetime
@@ -74,10 +74,7 @@ class Integer(fields.Integer):
 
 
 class Timestamp(fields.DateTime):
-    """An RFC 3339 timestamp with an offset, converted to UTC.
-
-    Digits after the microseconds are dropped.
-    """
+    """An RFC 3339 timestamp with an offset, converted to UTC and cut to microseconds."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> datetime:
         try:
@@ -94,7 +91,7 @@ class Timestamp(fields.DateTime):
 
 
 class QueryTimestamp(Timestamp):
-    """A space before the offset is read as `+`, because decoding a query turns `+` into a space."""
+    """A timestamp whose offset may begin with a space: a `+` in a query string means a space."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> datetime:
         value = re.sub(r" (?=\d\d:\d\d$)", "+", value)
@@ -102,7 +99,7 @@ class QueryTimestamp(Timestamp):
 
 
 class QueryList(fields.List[str]):
-    """A list of names from `choices`: separated by commas, or in a repeated parameter."""
+    """Names from `choices`: separated by commas, or in a repeated parameter."""
 
     def __init__(self, choices: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(fields.String(validate=OneOf(choices)), **kwargs)

@@ -104,13 +104,12 @@ def root() -> Response:
     A browser gets a page in English or Korean. Other clients get JSON.
     """
     resources = _resource_paths()
-    has_docs = current_app.config["DOCS"]
-    docs = {"docs": "openapi.docs", "openapi": "openapi.openapi"} if has_docs else {}
-    others = {**docs, "health": "health.health", "ready": "health.ready"}
+    views = ("openapi.docs", "openapi.openapi", "health.health", "health.ready")
+    others = {v.partition(".")[2]: url_for(v) for v in views if v in current_app.view_functions}
     index = {
         "name": current_app.name,
         "version": current_app.config["VERSION"],
-        "links": {**resources, **{name: url_for(endpoint) for name, endpoint in others.items()}},
+        "links": {**resources, **others},
     }
     if request.accept_mimetypes.best_match([JSON_TYPE, HTML]) == HTML:
         accepted = (tag.partition("-")[0].lower() for tag in request.accept_languages.values())
@@ -130,7 +129,7 @@ def root() -> Response:
 
 
 def _resource_paths() -> dict[str, str]:
-    """Return the path of each resource's list by the name of the resource, such as projects."""
+    """Return the path of the list of each resource, by the name of the resource."""
     paths: dict[str, str] = {}
     for rule in current_app.url_map.iter_rules():
         endpoint = getattr(current_app.view_functions[rule.endpoint], "endpoint", None)
@@ -140,7 +139,7 @@ def _resource_paths() -> dict[str, str]:
 
 
 def _check_readiness() -> dict[str, Any]:
-    """Return the details of a ready database; raises ServiceUnavailable with the reason if not."""
+    """Return the details for /ready. Raises ServiceUnavailable with the reason if it is not."""
     if is_draining:
         raise ServiceUnavailable("This server is stopping.", 5)
     row = database.execute(_READINESS_QUERY, {"tables": list(database.db.metadata.tables)})
@@ -149,11 +148,11 @@ def _check_readiness() -> dict[str, Any]:
     )
     if obstacle:
         raise ServiceUnavailable(str(obstacle), 5)
-    current, needed = max(row.revisions, default="none"), schema.newest_revision()
-    if not row.revisions or current < needed:
+    current, needed = max(row.revisions, default=""), schema.newest_revision()
+    if current < needed:
         raise ServiceUnavailable(
-            f"The database schema has revision {current}, but this release needs {needed}."
-            " Run: flask db upgrade.",
+            f"The database schema has revision {current or 'none'}, but this release needs"
+            f" {needed}. Run: flask db upgrade.",
             5,
         )
     if row.transaction_read_only == "on":

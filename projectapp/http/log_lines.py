@@ -1,7 +1,7 @@
-"""Formats log lines, and configures logging for a server process.
+"""Formats log lines, and sends all log records of a server process to one handler.
 
-gunicorn.conf.py runs this file by its path, like worker.py, so it imports neither projectapp nor
-Flask.
+gunicorn.conf.py runs this file by its path, in the master process. So it imports neither Flask nor
+projectapp.
 """
 
 import json
@@ -14,23 +14,17 @@ _EVENT_FIELDS = ("event", "reason", "caller", "credential", "address")
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes one JSON object per line: time (RFC 3339, UTC), level, logger, message, request_id.
-
-    A line of a request or of a security event has more fields.
-    """
+    """One JSON object per line. `time` is RFC 3339 in UTC."""
 
     def format(self, record: logging.LogRecord) -> str:
+        values = record.__dict__
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            "request_id": record.__dict__.get("request_id"),
-            **{
-                name: record.__dict__[name]
-                for name in (*FIELDS, *_EVENT_FIELDS)
-                if name in record.__dict__
-            },
+            "request_id": values.get("request_id"),
+            **{name: values[name] for name in (*FIELDS, *_EVENT_FIELDS) if name in values},
         }
         if record.exc_info:
             entry["trace"] = self.formatException(record.exc_info)
@@ -38,7 +32,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Writes a line for a person at a terminal: time, level, message, request id."""
+    """One line of text, for a person at a terminal."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s%(request)s", "%H:%M:%S")
@@ -50,20 +44,20 @@ class TextFormatter(logging.Formatter):
 
 
 def make_formatter(log_format: str) -> logging.Formatter:
-    """Return the formatter for a value of LOG_FORMAT."""
     return JsonFormatter() if log_format == "json" else TextFormatter()
 
 
 def configure_logging(level: str, log_format: str) -> None:
-    """Log everything with one handler, including warnings and uncaught exceptions of threads."""
+    """Send all log records to one handler, with Python's warnings and the errors of threads."""
     handler = logging.StreamHandler()
     handler.setFormatter(make_formatter(log_format))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(True)
-    threading.excepthook = _log_uncaught_exception
+    threading.excepthook = _log_thread_error
 
 
-def _log_uncaught_exception(uncaught: threading.ExceptHookArgs) -> None:
-    if uncaught.exc_value and uncaught.exc_type is not SystemExit:
-        exc_info = (uncaught.exc_type, uncaught.exc_value, uncaught.exc_traceback)
-        logging.getLogger("threading").error("A thread ended with an error.", exc_info=exc_info)
+def _log_thread_error(arguments: threading.ExceptHookArgs) -> None:
+    error, kind = arguments.exc_value, arguments.exc_type
+    if error and kind is not SystemExit:
+        exc_info = (kind, error, arguments.exc_traceback)
+        logging.getLogger("threading").error("An error ended a thread.", exc_info=exc_info)

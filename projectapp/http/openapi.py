@@ -1,7 +1,7 @@
 """The OpenAPI document, and a page that shows it.
 
-The OpenAPI 3.1 document is generated from the routes: from each view's Endpoint and docstring, and
-from the docstring of the blueprint's module, whose first line describes the tag.
+The OpenAPI 3.1 document is generated from the routes: from the Endpoint and the docstring of each
+view, and from the first line of the docstring of each blueprint's module.
 """
 
 import functools
@@ -15,12 +15,13 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Blueprint, Flask, Response, current_app, jsonify, render_template, request
 from marshmallow import Schema, fields
+from werkzeug.routing import Rule
 
-from projectapp import problems
 from projectapp.http.endpoint import HTML, Endpoint
 from projectapp.http.headers import PROBLEM_HEADERS, REQUEST_HEADERS, RESPONSE_HEADERS
 from projectapp.http.request_data import JSON_TYPE
 from projectapp.http.security_headers import content_security_policy
+from projectapp.problems import CONTENT_TYPE as PROBLEM_TYPE
 
 bp = Blueprint("openapi", __name__)
 
@@ -30,7 +31,6 @@ _DESCRIPTION = (
     " returns the allowed methods. Every path may end with a slash. Texts must not contain U+0000."
 )
 _CREDENTIAL_NAMES = {"tokens": "API token", "jwt": "JWT"}
-_RATE_LIMIT_HEADERS = ("RateLimit", "RateLimit-Policy")
 
 
 class ProblemSchema(Schema):
@@ -54,7 +54,7 @@ class ProblemSchema(Schema):
 @Endpoint(scope=None, responses={200: None})
 def openapi() -> Response:
     """Get the OpenAPI document."""
-    # A path, not a URL: behind a proxy we do not know the host that the client sees.
+    # A path, because behind a proxy we do not know the host in the client's URL.
     servers = [{"url": request.script_root or "/"}]
     return jsonify({**build_document(current_app), "servers": servers})
 
@@ -72,22 +72,16 @@ def build_document(app: Flask) -> dict[str, Any]:
     """Return the OpenAPI document of all routes of `app` except its static files."""
     views: dict[str, Any] = {k: v for k, v in app.view_functions.items() if k != "static"}
     resources = dict.fromkeys(v.endpoint.resource for v in views.values() if v.endpoint.scope)
-    description = _DESCRIPTION.format(resources=" and ".join(map(str, resources)))
-    marshmallow_plugin: Any = MarshmallowPlugin(schema_name_resolver=_request_schema_name)
-    spec = APISpec(
-        app.name,
-        app.config["VERSION"],
-        "3.1.0",
-        [marshmallow_plugin],
-        info={
-            "description": description,
-            "license": {"name": "MIT License", "identifier": "MIT"},
-        },
-    )
+    info = {
+        "description": _DESCRIPTION.format(resources=" and ".join(map(str, resources))),
+        "license": {"name": "MIT License", "identifier": "MIT"},
+    }
+    plugin: Any = MarshmallowPlugin(schema_name_resolver=_request_schema_name)
+    spec = APISpec(app.name, app.config["VERSION"], "3.1.0", [plugin], info=info)
     for name, blueprint in app.blueprints.items():
         docstring = inspect.getdoc(sys.modules[blueprint.import_name]) or ""
         spec.tag({"name": name, "description": docstring.partition("\n")[0]})
-    _register_response_schema(ProblemSchema(), spec, marshmallow_plugin)
+    _register_response_schema(ProblemSchema(), spec, plugin)
     for name, header in REQUEST_HEADERS.items():  # lazy: the document has only those that are used
         spec.components.parameter(name, "header", header, lazy=True)
     for name, header in RESPONSE_HEADERS.items():
@@ -96,11 +90,8 @@ def build_document(app: Flask) -> dict[str, Any]:
     if credentials:
         _register_security_scheme(credentials, spec)
     for rule in app.url_map.iter_rules():
-        if rule.endpoint in views:
-            view = views[rule.endpoint]
-            operation = _operation_object(view, spec, marshmallow_plugin)
-            operation["tags"] = [rule.endpoint.partition(".")[0]]
-            operation["security"] = []
+        if view := views.get(rule.endpoint):
+            operation = _operation_object(view, rule, spec, plugin)
             if view.endpoint.scope and credentials:
                 _require_scope(operation, view.endpoint.scope)
             if view.endpoint.scope and app.config["RATE_LIMIT"]:
@@ -109,7 +100,7 @@ def build_document(app: Flask) -> dict[str, Any]:
             spec.path(
                 re.sub(r"<\w+:(\w+)>", r"{\1}", rule.rule),
                 operations={method.lower(): operation for method in methods},
-                parameters=_path_parameters(rule.rule),
+                parameters=_path_parameters(rule),
             )
     document = spec.to_dict()
     for name, schema in document["components"]["schemas"].items():
@@ -119,20 +110,24 @@ def build_document(app: Flask) -> dict[str, Any]:
     return document
 
 
-def _operation_object(view: Any, spec: APISpec, marshmallow_plugin: Any) -> dict[str, Any]:
+def _operation_object(view: Any, rule: Rule, spec: APISpec, plugin: Any) -> dict[str, Any]:
     endpoint: Endpoint = view.endpoint
     summary, _, description = inspect.cleandoc(view.__doc__).partition("\n")
     parameters: list[Any] = ["X-Request-ID", *endpoint.request_headers]
     if endpoint.query:
-        converter = marshmallow_plugin.converter
-        query_parameters = converter.schema2parameters(endpoint.query, location="query")
-        parameters += map(_simplify_parameter, query_parameters)
+        query = plugin.converter.schema2parameters(endpoint.query, location="query")
+        parameters += map(_simplify_parameter, query)
     operation = {
         "operationId": view.__name__,
         "summary": summary.rstrip("."),
         "description": description.strip(),
+        "tags": [rule.endpoint.partition(".")[0]],
         "parameters": parameters,
-        "responses": _responses_object(endpoint, spec, marshmallow_plugin),
+        "responses": {
+            **_success_responses(endpoint, spec, plugin),
+            **_problem_responses(endpoint, rule),
+        },
+        "security": [],
     }
     if endpoint.body:
         content = {kind: {"schema": endpoint.body} for kind in endpoint.content_types}
@@ -140,7 +135,7 @@ def _operation_object(view: Any, spec: APISpec, marshmallow_plugin: Any) -> dict
     return operation
 
 
-def _path_parameters(rule: str) -> list[dict[str, Any]]:
+def _path_parameters(rule: Rule) -> list[dict[str, Any]]:
     """Describe the UUIDs in a path, in its order: client generators make arguments of them."""
     return [
         {
@@ -150,7 +145,7 @@ def _path_parameters(rule: str) -> list[dict[str, Any]]:
             "description": f"The id of the {name.removesuffix('_id').replace('_', ' ')}.",
             "schema": {"type": "string", "format": "uuid"},
         }
-        for name in re.findall(r"<uuid:(\w+)>", rule)
+        for name in re.findall(r"<uuid:(\w+)>", rule.rule)
     ]
 
 
@@ -167,20 +162,36 @@ def _simplify_parameter(parameter: dict[str, Any]) -> dict[str, Any]:
     return {**parameter, "schema": schema, **style}
 
 
-def _responses_object(endpoint: Endpoint, spec: APISpec, marshmallow_plugin: Any) -> dict[str, Any]:
+def _success_responses(endpoint: Endpoint, spec: APISpec, plugin: Any) -> dict[str, Any]:
     headers = {name: name for name in ("X-Request-ID", *endpoint.response_headers)}
     content_types = (JSON_TYPE,) if endpoint.body else endpoint.content_types
     responses: dict[str, Any] = {}
     for status, schema in endpoint.responses.items():
-        responses[str(status)] = {"description": HTTPStatus(status).phrase, "headers": headers}
+        response: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": headers}
         if schema or status == 200:
-            content: dict[str, Any] = {content_type: {} for content_type in content_types}
-            if schema:
-                name = _register_response_schema(schema, spec, marshmallow_plugin)
-                content[JSON_TYPE] = {"schema": name}
-            responses[str(status)]["content"] = content
-    statuses = {400, *endpoint.error_statuses}  # every request can be malformed
-    return responses | {str(status): _problem_response(status) for status in statuses}
+            response["content"] = {content_type: {} for content_type in content_types}
+        if schema:
+            name = _register_response_schema(schema, spec, plugin)
+            response["content"][JSON_TYPE] = {"schema": name}
+        responses[str(status)] = response
+    return responses
+
+
+def _problem_responses(endpoint: Endpoint, rule: Rule) -> dict[str, Any]:
+    """Return the responses to errors. Most of them follow from the declaration."""
+    has_key = "Idempotency-Key" in endpoint.request_headers
+    causes = {
+        400: True,  # every request can be malformed
+        404: rule.arguments,
+        409: has_key,
+        412: "If-Match" in endpoint.request_headers,
+        413: endpoint.body,
+        415: endpoint.body,
+        422: has_key,
+        503: endpoint.scope,  # it uses the database
+    }
+    statuses = {*endpoint.error_statuses, *(status for status, cause in causes.items() if cause)}
+    return {str(status): _problem_response(status) for status in statuses}
 
 
 def _problem_response(status: int) -> dict[str, Any]:
@@ -188,7 +199,7 @@ def _problem_response(status: int) -> dict[str, Any]:
     return {
         "description": HTTPStatus(status).phrase,
         "headers": {name: name for name in headers},
-        "content": {problems.CONTENT_TYPE: {"schema": "Problem"}},
+        "content": {PROBLEM_TYPE: {"schema": "Problem"}},
     }
 
 
@@ -213,14 +224,14 @@ def _require_scope(operation: dict[str, Any], scope: str) -> None:
 def _add_rate_limit(responses: dict[str, Any]) -> None:
     responses["429"] = _problem_response(429)
     for response in responses.values():
-        response["headers"] |= {name: name for name in _RATE_LIMIT_HEADERS}
+        response["headers"] |= {name: name for name in ("RateLimit", "RateLimit-Policy")}
 
 
-def _register_response_schema(schema: Schema, spec: APISpec, marshmallow_plugin: Any) -> str:
+def _register_response_schema(schema: Schema, spec: APISpec, plugin: Any) -> str:
     """Register a schema and return its name. Fields are required unless marked as `optional`."""
     name = type(schema).__name__.removesuffix("Schema")
     if name not in spec.components.schemas:
-        json_schema = marshmallow_plugin.converter.schema2jsonschema(schema)
+        json_schema = plugin.converter.schema2jsonschema(schema)
         json_schema["required"] = sorted(
             field.data_key or key
             for key, field in schema.fields.items()

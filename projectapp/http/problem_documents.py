@@ -7,13 +7,7 @@ from typing import Any
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from projectapp.problems import (
-    CONTENT_TYPE,
-    INTERNAL_ERROR_DETAIL,
-    NotFound,
-    Problem,
-    problem_json,
-)
+from projectapp.problems import CONTENT_TYPE, INTERNAL_ERROR_DETAIL, NotFound, Problem, problem_json
 from projectapp.request_state import request_state
 
 log = logging.getLogger(__name__)

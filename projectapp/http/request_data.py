@@ -6,7 +6,6 @@ from urllib.parse import parse_qsl
 
 from flask import current_app, request
 from marshmallow import Schema, ValidationError, fields
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from projectapp.problems import BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
 from projectapp.request_state import request_state
@@ -19,15 +18,15 @@ _MAX_PARAMETERS = 50
 def read_body(schema: Schema, content_types: tuple[str, ...] = (JSON_TYPE,)) -> dict[str, Any]:
     """Return the JSON object in the body, validated by `schema`.
 
-    The state of the request keeps the object as it was sent. Raises UnsupportedMediaType,
-    PayloadTooLarge, BadRequest, or ValidationFailed, which names each invalid field.
+    The object as the client sent it becomes `raw_body` of the request state. Raises
+    UnsupportedMediaType, PayloadTooLarge, BadRequest, or ValidationFailed, which names each invalid
+    field.
     """
     if request.mimetype not in content_types:
+        header = "Accept-Patch" if request.method == "PATCH" else "Accept"
         raise UnsupportedMediaType(
             f"Send the body as {' or '.join(content_types)}.",
-            headers={
-                "Accept-Patch" if request.method == "PATCH" else "Accept": ", ".join(content_types)
-            },
+            headers={header: ", ".join(content_types)},
         )
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise UnsupportedMediaType(
@@ -51,7 +50,7 @@ def read_query(schema: Schema) -> dict[str, Any]:
     return dict(_parse_query(schema, request.query_string))
 
 
-@lru_cache(maxsize=256)  # most requests repeat a few query strings
+@lru_cache(maxsize=256)  # most requests have one of a few query strings
 def _parse_query(schema: Schema, query: bytes) -> dict[str, Any]:
     try:
         pairs = parse_qsl(query.decode(), True, errors="strict", max_num_fields=_MAX_PARAMETERS)
@@ -60,11 +59,8 @@ def _parse_query(schema: Schema, query: bytes) -> dict[str, Any]:
             "The query string must be percent-encoded UTF-8,"
             f" with at most {_MAX_PARAMETERS} parameters."
         ) from None
-    list_names = {
-        field.data_key or name
-        for name, field in schema.load_fields.items()
-        if isinstance(field, fields.List)
-    }
+    lists = {n: f for n, f in schema.load_fields.items() if isinstance(f, fields.List)}
+    list_names = {field.data_key or name for name, field in lists.items()}
     values: dict[str, str] = {}
     errors = {}
     for name, value in pairs:
@@ -90,14 +86,18 @@ def validate(schema: Schema, data: dict[str, Any]) -> dict[str, Any]:
 
 def _read_whole_body(max_bytes: int) -> bytes:
     """Return the body. Raises PayloadTooLarge, or BadRequest if a part of it is missing."""
-    # Werkzeug cuts a chunked body at its limit, as if it were complete: so allow one byte more.
-    request.max_content_length = max_bytes + (request.content_length is None)
+    too_large = PayloadTooLarge(f"The body must have at most {max_bytes} bytes.")
+    length = request.content_length  # None: the body is chunked, or there is none
+    if length is not None and length > max_bytes:
+        raise too_large
+    # Werkzeug cuts a chunked body at this limit without an error. One byte more shows the cut.
+    request.max_content_length = max_bytes + 1
     try:
         body = request.get_data(cache=False)
-    except RequestEntityTooLarge:
-        body = None
     except Exception:  # each WSGI server has its own, for a broken chunk or a lost client
         raise BadRequest("The body could not be read to its end.") from None
-    if body is None or len(body) > max_bytes:
-        raise PayloadTooLarge(f"The body must have at most {max_bytes} bytes.")
+    if length not in (None, len(body)):  # gunicorn's own workers do not check this
+        raise BadRequest("The body is shorter than its Content-Length.")
+    if len(body) > max_bytes:
+        raise too_large
     return body

@@ -1,7 +1,7 @@
 """Request ids, and one structured log line for each request.
 
-The request id is the client's `X-Request-ID` if that is valid, otherwise a new one. The response
-always contains it.
+The request id is the client's `X-Request-ID` if it is valid, otherwise a new one. Every response
+contains it.
 """
 
 import logging
@@ -13,12 +13,7 @@ import click
 from flask import Flask, Response, current_app, has_request_context, request
 
 from projectapp.http.log_lines import FIELDS, make_formatter
-from projectapp.request_state import (
-    RequestState,
-    caller_fields,
-    request_state,
-    set_request_state,
-)
+from projectapp.request_state import RequestState, caller_fields, request_state, set_request_state
 
 access_log = logging.getLogger("projectapp.access")
 
@@ -26,7 +21,7 @@ _VALID_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 class CommandFormatter(logging.Formatter):
-    """Only the message, for a person who ran a command."""
+    """Only the message, for a person who runs a command."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = super().format(record)
@@ -41,14 +36,14 @@ def init_app(app: Flask) -> None:
     logging.basicConfig(handlers=[handler], level=level)
     for handler in logging.root.handlers:
         handler.addFilter(add_request_id)
-    # At each start, Alembic logs which SQL dialect it uses.
+    # Otherwise Alembic logs its SQL dialect at each start.
     logging.getLogger("alembic.runtime").setLevel(level if level == "DEBUG" else "WARNING")
     app.before_request(_start_request)
     app.after_request(_finish_request)
 
 
 def choose_formatter(log_format: str) -> logging.Formatter:
-    """Return the formatter of LOG_FORMAT for a server, and CommandFormatter for a command."""
+    """Return the formatter for LOG_FORMAT, or in a command CommandFormatter."""
     context = click.get_current_context(silent=True)
     if context and context.info_name != "run":  # `flask run` is a server
         return CommandFormatter()
@@ -56,7 +51,7 @@ def choose_formatter(log_format: str) -> logging.Formatter:
 
 
 def add_request_id(record: logging.LogRecord) -> bool:
-    """Add the id of the current request to a log record; a logging filter that keeps them all."""
+    """Add the id of the current request to a log record: a logging filter that drops no record."""
     if "request_id" not in record.__dict__:
         record.request_id = request_state().request_id if has_request_context() else None
     return True
@@ -70,7 +65,7 @@ def log_refusal(status: int, client_request_id: str) -> str:
 
 
 def _start_request() -> None:
-    # With our gunicorn worker the time that a request waited for a thread counts, too.
+    # Our gunicorn worker sets this before a request waits for a thread, so the wait counts, too.
     started_at = request.environ.get("projectapp.received_at", time.monotonic())
     set_request_state(
         RequestState(
@@ -85,7 +80,7 @@ def _finish_request(response: Response) -> Response:
     state = request_state()
     response.headers.add("X-Request-ID", state.request_id)
     milliseconds = round((time.monotonic() - state.started_at) * 1000, 1)
-    # The template of the route, because the path itself may contain a secret.
+    # The rule of the route, because the path itself may contain a secret.
     path = request.url_rule.rule if request.url_rule else "(unknown route)"
     extra = {"request_id": state.request_id, **caller_fields()}
     _log_request(request.method, path, response.status_code, milliseconds, **extra)

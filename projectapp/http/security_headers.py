@@ -10,7 +10,7 @@ HEADERS = {
 
 
 def content_security_policy(**sources: str) -> dict[str, str]:
-    """Return the header for a page that loads only from these `sources`, such as style="'self'"."""
+    """Return the header for a page that may load only `sources`, such as style="'self'"."""
     allowed = "".join(f"{kind}-src {source}; " for kind, source in sources.items())
     return {
         "Content-Security-Policy": f"default-src 'none'; {allowed}img-src data:; base-uri 'none';"
@@ -26,12 +26,12 @@ def init_app(app: Flask) -> None:
         headers, view_name = response.headers, request.endpoint or ""
         for name, value in HEADERS.items():
             headers.setdefault(name, value)
-        # Otherwise werkzeug's server sends its own version and Python's. gunicorn overwrites it.
+        # Without this, werkzeug's server sends its version and Python's. gunicorn overwrites it.
         headers.add("Server", app.name)
         if request.is_secure:
-            # Without includeSubDomains: other hosts of the domain are not ours.
+            # Without includeSubDomains: the other hosts of the domain are not ours.
             headers["Strict-Transport-Security"] = "max-age=31536000"
-        # Errors of an endpoint with a scope also depend on the caller.
+        # This includes the errors of an endpoint with a scope: they depend on the caller, too.
         endpoint = getattr(app.view_functions.get(view_name), "endpoint", None)
         if endpoint and endpoint.scope:
             headers.add("Cache-Control", "private, no-cache" if auth_enabled else "no-cache")

@@ -1,7 +1,8 @@
 """The client's address and scheme if the request came through a proxy of TRUSTED_PROXIES.
 
-werkzeug's ProxyFix counts hops and believes every peer; this believes only the named addresses.
-`Forwarded` (RFC 7239) is ignored: a proxy that does not know it passes on what the client sent.
+werkzeug's ProxyFix counts hops and believes every peer. This middleware believes only the addresses
+in TRUSTED_PROXIES. It ignores `Forwarded` (RFC 7239): a proxy that does not know this header passes
+on what the client sent.
 """
 
 import ipaddress
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from flask import Flask
 
-from config import IPNetwork
+from settings.parsers import IPNetwork
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -32,11 +33,10 @@ def init_app(app: Flask) -> None:
 class TrustedProxies:
     """WSGI middleware that sets REMOTE_ADDR and wsgi.url_scheme to what trusted proxies report.
 
-    Each proxy appends the address of its own client to X-Forwarded-For, so only the entries that
-    trusted proxies appended can be believed: the client is the last address that is not a trusted
-    proxy. An entry that is not an address ends the search: the address to its right counts. If
-    X-Forwarded-Proto has several values, the last one counts. A peer on a Unix socket has no
-    address and is not trusted.
+    Each proxy appends the address of its own client to X-Forwarded-For. So the client is the last
+    address that is not a trusted proxy: the client itself may have sent all entries to its left. If
+    an entry is not an address, the client is the address to its right. The last value of
+    X-Forwarded-Proto counts. A peer on a Unix socket has no address, and is not trusted.
     """
 
     def __init__(self, application: "WSGIApplication", trusted: Sequence[IPNetwork]) -> None:

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 
 from flask import Flask, Response, current_app, request
 
-from config import ConfigError
 from projectapp.problems import TooManyRequests
 from projectapp.rate_limit.stores import RedisStore, SharedMemoryStore, Store
 from projectapp.rate_limit.window import Rate, WindowCount
 from projectapp.request_state import caller_fields, request_state
+from settings.config_error import ConfigError
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RateLimiter:
-    """The rate, and the stores in order of preference: the first that is available counts."""
+    """The rate, and the stores. The first store that is available counts."""
 
     rate: Rate
     stores: list[Store]
@@ -47,15 +47,13 @@ def init_app(app: Flask) -> None:
         try:
             stores.append(RedisStore(rate, app.config["RATE_LIMIT_REDIS_URL"]))
         except (TypeError, ValueError):  # the error's text may contain the password
-            raise ConfigError(
-                "RATE_LIMIT_REDIS_URL must be a URL such as redis://:PASSWORD@HOST:6379/0."
-            ) from None
+            message = "RATE_LIMIT_REDIS_URL must be a URL such as redis://:PASSWORD@HOST:6379/0."
+            raise ConfigError(message) from None
     try:
         stores.append(SharedMemoryStore(rate, app.root_path, app.config["PORT"]))
     except OSError as error:
-        raise ConfigError(
-            f"RATE_LIMIT needs write access to /dev/shm or TMPDIR: {error}."
-        ) from None
+        message = f"RATE_LIMIT needs write access to /dev/shm or TMPDIR: {error}."
+        raise ConfigError(message) from None
     app.extensions["rate_limiter"] = RateLimiter(rate, stores)
     policy = f'"default";q={rate.quota};w={rate.window_seconds}'
 
@@ -73,8 +71,8 @@ def count_request(subject: str | None) -> None:
     Raises TooManyRequests.
     """
     if limiter := current_app.extensions.get("rate_limiter"):
-        counter = f"caller {subject}" if subject else f"address {_client_network()}"
-        _count(limiter, counter, "requests")
+        counter = f"caller {subject}" if subject else f"address {_network_of(request.remote_addr)}"
+        _count_or_refuse(limiter, counter, "requests")
 
 
 def count_failure() -> None:
@@ -84,10 +82,11 @@ def count_failure() -> None:
     them. Raises TooManyRequests.
     """
     if limiter := current_app.extensions.get("rate_limiter"):
-        _count(limiter, f"failures {_client_network()}", "failed authentications")
+        counter = f"failures {_network_of(request.remote_addr)}"
+        _count_or_refuse(limiter, counter, "failed authentications")
 
 
-def _count(limiter: RateLimiter, counter: str, counted: str) -> None:
+def _count_or_refuse(limiter: RateLimiter, counter: str, noun: str) -> None:
     count, rate = limiter.count(counter), limiter.rate
     if not count:
         return
@@ -95,32 +94,25 @@ def _count(limiter: RateLimiter, counter: str, counted: str) -> None:
     request_state().rate_limit = f'"default";r={remaining};t={reset_seconds}'
     if count.is_allowed:
         return
-    reason = f"more than {rate.quota} {counted} in {rate.window_seconds} seconds"
+    reason = f"more than {rate.quota} {noun} in {rate.window_seconds} seconds"
     if count.refused == 1:  # log only the first refusal in a window
         event = "excess_rate_limit_exceeded"
-        log.warning(
-            "%s: %s", event, reason, extra={"event": event, "reason": reason, **caller_fields()}
-        )
-    raise TooManyRequests(
-        f"There were {reason}. Try again in {reset_seconds} seconds.",
-        headers={"Retry-After": str(reset_seconds)},
-    )
-
-
-def _client_network() -> str:
-    return _network_of(request.remote_addr or "")
+        extra = {"event": event, "reason": reason, **caller_fields()}
+        log.warning("%s: %s", event, reason, extra=extra)
+    message = f"There were {reason}. Try again in {reset_seconds} seconds."
+    raise TooManyRequests(message, headers={"Retry-After": str(reset_seconds)})
 
 
 @functools.lru_cache(1024)
-def _network_of(address: str) -> str:
+def _network_of(address: str | None) -> str:
     """Return an IPv4 address as it is, and the /64 network of an IPv6 address.
 
     A single IPv6 client usually has all addresses of a /64.
     """
     try:
-        ip = ipaddress.ip_address(address)
+        ip = ipaddress.ip_address(address or "")
     except ValueError:
-        return address  # a client on a Unix socket has no address
-    if ip.version == 6 and not ip.ipv4_mapped:
-        return str(ipaddress.IPv6Network((int(ip), 64), strict=False))
-    return str((ip.version == 6 and ip.ipv4_mapped) or ip)
+        return address or ""  # a client on a Unix socket has no address
+    if ip.version == 4:
+        return str(ip)
+    return str(ip.ipv4_mapped or ipaddress.IPv6Network((int(ip), 64), strict=False))

@@ -1,7 +1,7 @@
-"""Stores of the counters: a shared-memory file for the processes of one host, Redis for several.
+"""Where counters are: in a file for the processes of one host, in Redis for several hosts.
 
-A store that has failed is not used for RETRY_AFTER_FAILURE_SECONDS, so that not every request waits
-for it.
+After a failure a store is not used for RETRY_AFTER_FAILURE_SECONDS, so that few requests wait for
+it.
 """
 
 import fcntl
@@ -47,7 +47,7 @@ class Store(ABC):
                 return None
             self._last_try = now  # this thread tries for all threads
         try:
-            count = self._count(digest)
+            count = self._try_count(digest)
         except self.errors as error:
             self._last_try = time.monotonic()
             if not self._is_down:
@@ -60,7 +60,7 @@ class Store(ABC):
         return count
 
     @abstractmethod
-    def _count(self, digest: bytes) -> WindowCount: ...
+    def _try_count(self, digest: bytes) -> WindowCount: ...
 
 
 class SharedMemoryStore(Store):
@@ -69,9 +69,8 @@ class SharedMemoryStore(Store):
     Processes share the file if they have the same user, folder, PORT and window length.
 
     The table has 4096 buckets of eight counters. In a full bucket, a new counter replaces the one
-    with the oldest window; if several have this window, the lowest of them. A caller whose counter
-    is replaced starts again at zero. So a flood of new callers resets a few counters, but causes no
-    refusal.
+    with the oldest window, and among these the lowest. A caller whose counter was replaced starts
+    again at zero. So a flood of new callers resets a few counters, but causes no refusal.
     """
 
     name = "the shared-memory file"
@@ -79,15 +78,15 @@ class SharedMemoryStore(Store):
     def __init__(self, rate: Rate, root: str, port: int) -> None:
         """Open the file. Raises OSError if this is not possible."""
         super().__init__(rate)
-        # The file's name depends on the meaning of its records: after a change of the code or of
-        # the window length, processes of the old version may still count for a while.
+        # The file's name depends on the meaning of its records, because processes with older code
+        # or another window length may still be counting.
         meaning = repr((root, rate.window_seconds, _RECORD.format, _BUCKETS))
         digest = hashlib.blake2b(meaning.encode(), digest_size=8).hexdigest()
         self._file = _open(f"projectapp-limits-{os.geteuid()}-{port}-{digest}")
         # Locks of lockf() belong to the process, so the threads of a process need their own.
         self._thread_lock = threading.Lock()
 
-    def _count(self, digest: bytes) -> WindowCount:
+    def _try_count(self, digest: bytes) -> WindowCount:
         start = int.from_bytes(digest[:4], "big") % _BUCKETS * _BUCKET_BYTES
         if not self._thread_lock.acquire(timeout=LOCK_TIMEOUT_SECONDS):
             raise TimeoutError("another thread has the lock")
@@ -128,13 +127,13 @@ class SharedMemoryStore(Store):
 
         When a process dies, the kernel releases its locks.
         """
-        end = time.monotonic() + LOCK_TIMEOUT_SECONDS
+        deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
         while True:
             try:
                 flags = fcntl.LOCK_EX | fcntl.LOCK_NB
                 return fcntl.lockf(self._file, flags, _BUCKET_BYTES, start)
             except OSError:
-                if time.monotonic() > end:
+                if time.monotonic() > deadline:
                     raise
                 time.sleep(0.0001)
 
@@ -185,7 +184,7 @@ return {is_allowed, tostring(elapsed_seconds), previous, current, refused}
         pool.connection_class(**pool.connection_kwargs)  # raises on unknown options in the URL
         self._run_script = self._client.register_script(self._SCRIPT)
 
-    def _count(self, digest: bytes) -> WindowCount:
+    def _try_count(self, digest: bytes) -> WindowCount:
         key = f"projectapp:limits:{self.rate.window_seconds}:{digest.hex()}"
         try:
             result = self._run_script([key], self.rate)

@@ -1,8 +1,8 @@
 """The sliding window counter, the algorithm of RATE_LIMIT.
 
-Time is divided into windows of fixed length, and a caller has two numbers: its requests in the
-current window and in the previous one. The previous number is reduced by the elapsed part of the
-current window, as if its requests had been evenly spread. So no list of times is needed.
+Time is divided into windows of fixed length. A caller has two numbers: its requests in the current
+window and in the previous one. The second is reduced by the elapsed part of the current window, as
+if its requests had been evenly spread. So no list of times is needed.
 """
 
 from typing import NamedTuple
@@ -12,8 +12,7 @@ class WindowCount(NamedTuple):
     """A caller's counter after a request, and whether the request is allowed.
 
     `elapsed_seconds` is the time since the start of the current window. `previous` and `current`
-    are the numbers of allowed requests in the previous and in the current window, `refused` is the
-    number of refused requests in the current window.
+    are the allowed requests in those windows, `refused` the refused requests in the current window.
     """
 
     is_allowed: bool
@@ -30,14 +29,11 @@ class Rate(NamedTuple):
     window_seconds: int
 
     def is_below_quota(self, elapsed_seconds: float, previous: int, current: int) -> bool:
-        """Return whether another request is allowed."""
+        """Whether another request is allowed."""
         return self._weighted(previous, elapsed_seconds) + current < self.quota
 
     def remaining_and_reset(self, count: WindowCount) -> tuple[int, int]:
-        """Return how many requests are allowed now, and the seconds until one more is allowed.
-
-        The seconds are a whole number, at least 1.
-        """
+        """Return how many requests are allowed now, and the whole seconds (>= 1) to one more."""
         _, elapsed, previous, current, _ = count
         # max(): the difference is negative after the quota was reduced.
         remaining = max(0, self.quota - self._weighted(previous, elapsed) - current)

@@ -47,26 +47,22 @@ def init_app(app: Flask) -> None:
         return response
 
 
-def listing(
-    scope: str, schema: type[ResourceSchema], query: Schema, *, below_parent: bool = False
-) -> Endpoint:
+def listing(scope: str, schema: type[ResourceSchema], query: Schema) -> Endpoint:
     return Endpoint(
         scope=scope,
         responses={200: page_schema(schema)},
         query=query,
         response_headers=["Link"],
-        error_statuses=[*([404] if below_parent else []), 503],
     )
 
 
-def creation(scope: str, schema: type[ResourceSchema], *, below_parent: bool = False) -> Endpoint:
+def creation(scope: str, schema: type[ResourceSchema]) -> Endpoint:
     return Endpoint(
         scope=scope,
         responses={201: schema()},
         body=schema(),
         request_headers=["Idempotency-Key"],
         response_headers=["ETag", "Location", "Idempotency-Replayed"],
-        error_statuses=[*([404] if below_parent else []), 409, 413, 415, 422, 503],
     )
 
 
@@ -76,7 +72,6 @@ def reading(scope: str, schema: type[ResourceSchema]) -> Endpoint:
         responses={200: schema(), 304: None},
         request_headers=["If-None-Match"],
         response_headers=["ETag"],
-        error_statuses=[404, 503],
     )
 
 
@@ -88,7 +83,6 @@ def update(scope: str, schema: type[ResourceSchema], *, merge: bool = False) -> 
         content_types=PATCH_TYPES if merge else (JSON_TYPE,),
         request_headers=WRITE_CONDITION_HEADERS,
         response_headers=["ETag"],
-        error_statuses=[404, 412, 413, 415, 503],
     )
 
 
@@ -97,7 +91,7 @@ def deletion(scope: str) -> Endpoint:
         scope=scope,
         responses={204: None},
         request_headers=WRITE_CONDITION_HEADERS,
-        error_statuses=[404, 409, 412, 503],
+        error_statuses=[409],
     )
 
 
