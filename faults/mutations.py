@@ -65,10 +65,21 @@ def ignore_idempotency_key() -> None:
 def retry_lost_create_with_new_id() -> None:
     """Repeat a create whose answer was lost under a new id, so that it can be stored twice."""
 
-    def partial(original: Any, function: Any, statement: Any, parameters: Any) -> Any:
-        return original(function, statement, {**parameters, "id": database.uuid7()})
+    inserts = {}
 
-    _replace(writes, "partial", partial)
+    def insert_statements(original: Callable[..., Any], *arguments: Any) -> Any:
+        insert, repeat = original(*arguments)
+        inserts[repeat] = insert
+        return insert, repeat
+
+    def execute(original: Callable[..., Any], statement: Any, *arguments: Any) -> Any:
+        if statement in inserts:
+            parameters, *arguments = arguments
+            statement, arguments = inserts[statement], [{**parameters, "id": database.uuid7()}]
+        return original(statement, *arguments)
+
+    _replace(writes, "_insert_statements", insert_statements)
+    _replace(database, "execute", execute)
 
 
 def report_lost_write_as_refused() -> None:
