@@ -17,7 +17,7 @@ from projectapp.http import (
 )
 from projectapp.resources import views
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 
 def create_app(config: settings.Config | None = None) -> Flask:
