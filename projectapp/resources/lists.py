@@ -69,7 +69,7 @@ def find_page(
     return page_from_row(database.execute(statement, values), values, count_mode, list_start)
 
 
-@lru_cache(maxsize=256)  # about 10 KiB each
+@lru_cache(maxsize=256)  # about 14 KiB each
 def _page(
     resource: Resource,
     filter_names: frozenset[str],
