@@ -198,7 +198,6 @@ class ClientConnections:
 
     def cap_deadlines(self, deadline: float) -> None:
         """Wait for requests until `deadline` at most. Responses keep their deadlines."""
-        deadline = min(deadline, self._deadline_in(self.stop_linger_seconds))
         for conn in self.waiting:
             if conn.sock.on_ready in (self._receive, self.receive_request):
                 conn.sock.deadline = min(conn.sock.deadline, deadline)

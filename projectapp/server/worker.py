@@ -146,7 +146,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 listener.close()
 
     def _cap_keepalive(self, deadline: float) -> None:
-        super()._cap_keepalive(deadline)
+        deadline = min(deadline, time.monotonic() + self.clients.stop_linger_seconds)
+        super()._cap_keepalive(deadline)  # the connections of plain gthread, with TLS
         self.clients.cap_deadlines(deadline)
 
 
