@@ -234,7 +234,7 @@ def on_exit(server):
 
 
 def post_fork(server, worker):
-    # The master's signal handlers, which the worker has until it sets its own, fill this copy.
+    # Until the worker sets its signal handlers, the master's handlers fill its copy of this queue.
     worker.early_signals = server.SIG_QUEUE
     worker.log.error_log.addFilter(redact_request)
     worker.load_wsgi = functools.partial(load_or_halt, server, worker)
@@ -243,7 +243,7 @@ def post_fork(server, worker):
 def redact_request(record):
     """Remove the invalid request that gunicorn quotes: a malformed header may contain a token."""
     record.msg = re.sub(r"(Invalid request from [^'\"]*).*", r"\1...", str(record.msg), flags=re.S)
-    return True
+    return True  # log the line
 
 
 def load_or_halt(server, worker):
