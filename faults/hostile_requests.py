@@ -172,9 +172,9 @@ def _write(
 
 
 def _check_pipelining(hostile: HostileClient) -> None:
-    """Check that the server executes a create behind a valid request.
+    """Check that the server executes a create that follows a valid request.
 
-    Only then does it prove something that no create behind a broken request is executed.
+    If it did not, the checks of creates that follow broken requests would prove nothing.
     """
     marker = hostile.new_marker("may-")
     attempt = hostile.record_request("POST", hostile.create_path, marker, may_succeed=True)
@@ -186,7 +186,7 @@ def _check_pipelining(hostile: HostileClient) -> None:
         connection.read_response()
         response = connection.read_response()
         hostile.record_response(attempt, response)
-        hostile.check_status("behind a valid request", "POST", response, [OK])
+        hostile.check_status("after a valid request", "POST", response, [OK])
 
 
 def _check_equal_bodies(hostile: HostileClient) -> None:

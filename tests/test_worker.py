@@ -129,7 +129,7 @@ def large_list(sql):
 # Slow clients.
 
 
-def test_two_hundred_slow_clients_do_not_delay_others(serve, large_list):
+def test_two_hundred_slow_clients_do_not_hold_up_others(serve, large_list):
     body = post(b"Content-Length: 1000")
     first_bytes_of_clients = [GET[:5], body, b"", LARGE_LISTS]  # the last ones never read
     with serve(WEB_CONCURRENCY="2") as server, ExitStack() as connections:
