@@ -183,11 +183,7 @@ def _check_changes(row_id: str, changes: list[Attempt], row: StoredRow | None) -
 
 
 def _check_tags(
-    row_id: str,
-    tags: list[str],
-    acknowledged_changes: list[Attempt],
-    unknown: set[str],
-    version: int,
+    row_id: str, tags: list[str], appends: list[Attempt], unknown: set[str], version: int
 ) -> Findings:
     """Check that the append that made version v wrote tag number v - 1. No other tag may exist.
 
@@ -199,13 +195,11 @@ def _check_tags(
     for tag, count in Counter(tags).items():
         if count > 1:
             findings.duplicated.append(f"{row_id} has the tag {tag} {count} times")
-    for attempt in acknowledged_changes:
+    for attempt in appends:
         if tags[attempt.version - 2 : attempt.version - 1] != [attempt.operation]:
             sentence = f"the tag {attempt.operation} of version {attempt.version} of {row_id}"
             findings.lost.append(sentence)
-    for tag in sorted(
-        set(tags) - {attempt.operation for attempt in acknowledged_changes} - unknown
-    ):
+    for tag in sorted(set(tags) - {attempt.operation for attempt in appends} - unknown):
         sentence = f"{row_id} has the tag {tag}, and its append was refused"
         findings.contradictions.append(sentence)
     return findings
