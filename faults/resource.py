@@ -75,7 +75,7 @@ class Resource:
         return tags if first == "tags:" else None
 
     def fill_in(self, template: bytes) -> bytes | None:
-        """Replace <title>, <text>, <flag>, <json> by field names; None if it lacks one."""
+        """Replace <title>, <text>, <flag> and <json> by field names; None if a field is missing."""
         fields = {b"<title>": self.title_field, b"<text>": self.text_field}
         for placeholder, name in {**fields, b"<flag>": self.flag_field}.items():
             template = template.replace(placeholder, name.encode())
