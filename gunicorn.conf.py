@@ -15,8 +15,10 @@ from gunicorn.glogging import Logger
 from gunicorn.http.errors import InvalidHeader
 from gunicorn.systemd import listen_fds
 
-for name in [name for name in sys.modules if name.partition(".")[0] in ("config", "settings")]:
-    del sys.modules[name]  # a reload runs this file again, and then needs their new code
+# A reload runs this file again, and needs the new code of these modules.
+for module in [*sys.modules]:
+    if module.partition(".")[0] in ("config", "settings"):
+        del sys.modules[module]
 from config import ROOT, check_address, load_config  # noqa: E402
 
 settings = load_config()
@@ -25,7 +27,7 @@ settings = load_config()
 def load_object(path, name):
     """Run a file in projectapp/ and return an object of it.
 
-    A reload runs the file again, so it gets the new code. Python imports a module only once.
+    An import would return the old code after a reload, because Python imports a module only once.
     """
     return runpy.run_path(str(ROOT / "projectapp" / path))[name]
 
@@ -34,7 +36,7 @@ def load_object(path, name):
 
 
 class logger_class(Logger):
-    """Sends gunicorn's lines where all others go, unless --error-logfile names another place."""
+    """gunicorn's log. It goes where all other lines go, unless --error-logfile names a file."""
 
     def setup(self, cfg):
         super().setup(cfg)
@@ -44,7 +46,7 @@ class logger_class(Logger):
 
 
 load_object("http/log_lines.py", "configure_logging")(settings.LOG_LEVEL, settings.LOG_FORMAT)
-# In development the lines of `when_ready` replace gunicorn's own, which are for operators.
+# In development `when_ready` prints what a person needs, so gunicorn's own lines are left out.
 is_terse = settings.APP_ENV == "development" and settings.LOG_LEVEL == "info"
 loglevel = "warning" if is_terse else settings.LOG_LEVEL
 
@@ -52,8 +54,8 @@ loglevel = "warning" if is_terse else settings.LOG_LEVEL
 
 host = f"[{settings.HOST}]" if ":" in settings.HOST else settings.HOST
 bind = f"{host}:{settings.PORT}"
-raw_env = [f"SCRIPT_NAME={settings.SCRIPT_NAME}"]  # where gunicorn looks for it
-control_socket_disable = True  # its path is per user, so a second service would steal it
+raw_env = [f"SCRIPT_NAME={settings.SCRIPT_NAME}"]  # gunicorn takes it from the environment
+control_socket_disable = True  # two services of one user would use the same socket
 
 # Processes, threads and connections.
 
@@ -76,7 +78,8 @@ limit_request_line = 8190  # gunicorn's maximum; room for a cursor, a search and
 limit_request_fields = 50
 limit_request_field_size = 8190
 sendfile = False  # sendfile blocks the thread until the client has read
-# Only TRUSTED_PROXIES decides which proxies are trusted: forwarded_allow_ips trusts Unix sockets.
+# The application evaluates forwarded headers, by TRUSTED_PROXIES. gunicorn must not: its
+# forwarded_allow_ips trusts each Unix socket.
 secure_scheme_headers = {}
 forwarder_headers = ""
 
@@ -91,7 +94,7 @@ def on_starting(server):
     inherits_sockets = server.master_pid or listen_fds(unset_environment=False)
     if uses_own_address(server) and not inherits_sockets:
         check_address(settings.HOST, settings.PORT)
-    server.dev_postgres = None  # an attribute of the server, since a reload runs this file again
+    server.dev_postgres = None  # here, because a reload resets the globals of this file
     if settings.DATABASE_URL is None:
         server.dev_postgres = start_dev_postgres()
 
@@ -99,8 +102,8 @@ def on_starting(server):
 def start_dev_postgres():
     """Start the development database. Raises SystemExit.
 
-    The import loads all of projectapp. Its modules are removed from Python's list of modules, or
-    the workers of a reload would inherit the old code from the master.
+    The import loads all of projectapp into the master. Its modules are removed again from
+    `sys.modules`, so that the workers after a reload import the new code.
     """
     modules_before = {*sys.modules}
     from projectapp.devdb import DevPostgres, DevPostgresError
@@ -124,7 +127,7 @@ def uses_own_address(server):
 
 
 def when_ready(server):
-    """Say where the API and its data are: in development for a person, else in the log."""
+    """Show where the API and its data are: to a person in development, else in the log."""
     url = ", ".join(map(str, server.LISTENERS)) or f"http://{bind}"
     url = re.sub(r"//(0\.0\.0\.0|\[::\])", "//localhost", url) + settings.SCRIPT_NAME
     if settings.APP_ENV != "development":
@@ -152,19 +155,20 @@ def on_reload(server):
 
 
 def reload_safely(server):
-    """Handle SIGHUP: replace the workers only if the new code and settings start elsewhere."""
+    """Handle SIGHUP: replace the workers, if a separate process can start with the new code."""
     try:
         check_start(server)
         new_settings = load_config()
-        if uses_own_address(server) and new_settings.PORT != settings.PORT:
-            check_address(new_settings.HOST, new_settings.PORT)
-        elif uses_own_address(server) and new_settings.HOST != settings.HOST:
-            raise SystemExit("a reload cannot change HOST; restart the service.")
+        if uses_own_address(server):
+            if new_settings.PORT != settings.PORT:
+                check_address(new_settings.HOST, new_settings.PORT)
+            elif new_settings.HOST != settings.HOST:
+                raise SystemExit("a reload cannot change HOST; restart the service.")
         type(server).handle_hup(server)
     except SystemExit as error:
-        if os.getpid() != server.pid:  # a new worker has exited, not the master
+        if os.getpid() != server.pid:  # this process is a new worker, which must exit
             raise
-        server.app.cfg = server.cfg
+        server.app.cfg = server.cfg  # a reload that failed may have replaced it
         server.log.error("The reload is refused, and the old workers keep serving: %s", error)
 
 
@@ -174,7 +178,7 @@ def check_start(server):
     An error in the master would end it. An error in a new worker would come too late: the old
     workers would be stopped already. A signal to stop ends the check.
     """
-    arguments = [*server.START_CTX["args"][2:], "--check-config"]
+    arguments = [*server.START_CTX["args"][2:], "--check-config"]  # without "python gunicorn"
     signals = []
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
@@ -190,7 +194,7 @@ def check_start(server):
             signals += server.wait_for_signals(0.1)
             if STOP_SIGNALS & {*signals}:
                 break
-        for number in signals:
+        for number in signals:  # the master handles them after the check
             server.SIG_QUEUE.put(number)
         if process.poll() is None:
             process.kill()
@@ -207,17 +211,18 @@ def drain(server):
 
     During an upgrade the server stops at once, because another master serves the same port.
     """
-    if server.reexec_pid == server.master_pid == 0:
+    is_upgrade = server.reexec_pid or server.master_pid
+    if not is_upgrade:
         server.kill_workers(signal.SIGUSR2)
         deadline = time.monotonic() + settings.DRAIN_TIMEOUT
-        while server.WORKERS and (seconds := deadline - time.monotonic()) > 0:
-            signals = server.wait_for_signals(seconds)
+        while server.WORKERS and (seconds_left := deadline - time.monotonic()) > 0:
+            signals = server.wait_for_signals(seconds_left)
             if signal.SIGINT in signals or signal.SIGQUIT in signals:
                 server.handle_quit()
             if signal.SIGTERM in signals:
                 break
             server.reap_workers()
-    raise StopIteration
+    raise StopIteration  # gunicorn's way to stop
 
 
 def on_exit(server):
@@ -229,16 +234,16 @@ def on_exit(server):
 
 
 def post_fork(server, worker):
-    # The worker's copy of the queue: it gets the signals that arrive before the worker's handlers.
+    # Until the worker sets its signal handlers, the master's handlers fill its copy of this queue.
     worker.early_signals = server.SIG_QUEUE
     worker.log.error_log.addFilter(redact_request)
     worker.load_wsgi = functools.partial(load_or_halt, server, worker)
 
 
 def redact_request(record):
-    """Remove what gunicorn quotes of an invalid request: a malformed header may contain a token."""
+    """Remove the invalid request that gunicorn quotes: a malformed header may contain a token."""
     record.msg = re.sub(r"(Invalid request from [^'\"]*).*", r"\1...", str(record.msg), flags=re.S)
-    return True
+    return True  # log the line
 
 
 def load_or_halt(server, worker):
@@ -246,7 +251,7 @@ def load_or_halt(server, worker):
     try:
         type(worker).load_wsgi(worker)
     except SystemExit as error:
-        if worker.age > 1:  # gunicorn would end with a traceback if a second worker halted it, too
+        if worker.age > 1:  # if two workers halted gunicorn, it would end with a traceback
             raise
         worker.log.error(str(error))
         sys.exit(server.APP_LOAD_ERROR)
@@ -266,4 +271,4 @@ def pre_request(worker, req):
         raise InvalidHeader("HOST", req=req)
     prefix = settings.SCRIPT_NAME
     if prefix and not f"{req.path}/".startswith(f"{prefix}/"):
-        req.path = prefix + req.path  # a proxy has removed the prefix, or a probe does not send it
+        req.path = prefix + req.path  # a proxy has removed the prefix, or a probe has not sent it

@@ -6,7 +6,7 @@ from settings.config_error import ConfigError
 try:
     app = create_app()
 except ConfigError as error:
-    # Invalid settings end every process with a one-line message, except `flask doctor`.
+    # Raises the error again, except for `flask doctor`, which explains it.
     from projectapp.doctor.command import create_doctor_app
 
     app = create_doctor_app(error)

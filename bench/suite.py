@@ -40,7 +40,7 @@ ID_PREFIX = "00000000-0000-7000-8000-000000"  # six digits follow
 CONNECTIONS, WORKERS, DATABASE_POOL_SIZE = 8, 2, 4
 PORT = 21100
 
-# As in production, with a log line for each request; without authentication, as the competitors.
+# As in production, with a log line for each request. Like the competitors, without authentication.
 SETTINGS = {
     "APP_ENV": "production",
     "AUTH": "none",
@@ -49,8 +49,8 @@ SETTINGS = {
     "DATABASE_POOL_SIZE": str(DATABASE_POOL_SIZE),
 }
 
-# Every hundredth row contains the searched word, never at the beginning of the name: so all have
-# the same rank, and the newest come first.
+# Every hundredth row contains the searched word, never at the beginning of the name. So all these
+# rows have the same rank, and the newest come first.
 FILL = """
 INSERT INTO projects (id, name, description, is_active, attributes, created_at, updated_at)
 SELECT ('00000000-0000-7000-8000-' || lpad((100000 + n)::text, 12, '0'))::uuid,
@@ -60,9 +60,9 @@ SELECT ('00000000-0000-7000-8000-' || lpad((100000 + n)::text, 12, '0'))::uuid,
   at, at
 FROM (SELECT n, now() - n / 5 * interval '1 second' AS at FROM generate_series(0, 99999) AS n) AS _
 """
-# New rows have UUIDs of versions 4 and 7, which are greater.
+# The ids of new rows are greater: they are UUIDs of versions 4 and 7.
 DELETE_NEW_ROWS = "DELETE FROM projects WHERE id > '00000000-0000-7000-8000-000000199999'"
-# Index-only scans need pages that VACUUM has marked as all-visible. It marks only what is on disk.
+# Index-only scans need pages that VACUUM has marked as all-visible. It marks only pages on disk.
 SETTLE = ("CHECKPOINT", "VACUUM ANALYZE projects")
 RESTORE = {
     "create": [DELETE_NEW_ROWS],
@@ -102,7 +102,7 @@ class Bench:
         self.environ = migrate(self.server, **SETTINGS)
         self.connection = psycopg2.connect(**self.server.parameters)
         self.connection.autocommit = True
-        # So that it does not run during a round.
+        # autovacuum must not run during a round.
         self.run("ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()")
         self.run(FILL, *SETTLE)
         self.proxy = Proxy(self.server.parameters)
@@ -123,7 +123,7 @@ class Bench:
     @contextmanager
     def serving(self, names: Sequence[str], far: bool) -> Iterator[dict[str, str]]:
         """Start competitors and yield their URLs; if `far`, the database is behind the proxy."""
-        # Without sslmode, which asyncpg does not know.
+        # asyncpg does not know `sslmode`.
         far_url = self.proxy.url.partition("?")[0]
         url = far_url if far else self.environ["DATABASE_URL"]
         processes, urls = [], {}
@@ -180,9 +180,9 @@ class Bench:
             counts = []
             for name, base in urls.items():
                 self.load(base, workload, 1, 1)  # opens the connections
-                before = self.proxy.trips
+                before = self.proxy.round_trips
                 count, _ = self.load(base, workload, 1, 2)
-                counts.append(f"{(self.proxy.trips - before) / count:.2f}")
+                counts.append(f"{(self.proxy.round_trips - before) / count:.2f}")
                 if name == OWN:
                     self.statements[workload] = make_pgbench_script(self.proxy.queries[-1])
             print_row(WORKLOADS[workload], *counts)

@@ -26,7 +26,7 @@ from faults.runner import Options, run_scenario, temporary_directory
 from faults.scenarios import SCENARIOS, Scenario
 
 SMOKE = {1, 5, 9, 22, 28}
-SECONDS, SHORT_SECONDS = 15.0, 8.0
+LOAD_SECONDS, SHORT_LOAD_SECONDS = 15.0, 8.0
 
 
 def main() -> int:
@@ -34,19 +34,19 @@ def main() -> int:
     options = Options(
         load_resource(arguments.resource), arguments.seconds, arguments.seed, arguments.keep
     )
-    chosen = [scenario for scenario in SCENARIOS if scenario.number in arguments.scenarios]
+    scenarios = [scenario for scenario in SCENARIOS if scenario.number in arguments.scenarios]
     start = time.monotonic()
     with temporary_directory(options.keep) as folder:
         template = make_template(folder)
         if arguments.mutations:
-            number = itertools.count()
+            numbers = itertools.count()
 
             def run(scenario: Scenario) -> Result:
-                return run_scenario(scenario, template, folder / f"run{next(number)}", options)
+                return run_scenario(scenario, template, folder / f"run{next(numbers)}", options)
 
             return not check_mutations(run)
-        chosen.sort(key=lambda scenario: scenario.number)
-        results = _run_all(chosen, template, folder, options)
+        scenarios.sort(key=lambda scenario: scenario.number)
+        results = _run_all(scenarios, template, folder, options)
     failed = sum(bool(result.failures) for result in results)
     acknowledged = sum(result.findings.acknowledged for result in results)
     print(
@@ -76,7 +76,9 @@ def _run_all(
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
     numbers = {scenario.number for scenario in SCENARIOS}
-    parser.add_argument("--scenarios", default=numbers, help="such as 1,5,9; default: all")
+    parser.add_argument(
+        "--scenarios", type=_parse_numbers, default=numbers, help="such as 1,5,9; default: all"
+    )
     parser.add_argument("--smoke", action="store_true", help="run a few scenarios in 2 minutes")
     parser.add_argument(
         "--mutations", action="store_true", help="check that the scenarios detect deliberate bugs"
@@ -88,16 +90,17 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))  # noqa: S311
     parser.add_argument("--keep", action="store_true", help="keep logs, ledgers and data")
     arguments = parser.parse_args()
-    if isinstance(arguments.scenarios, str):
-        texts = arguments.scenarios.split(",")
-        arguments.scenarios = {int(text) for text in texts if text.isdigit()}
     if arguments.smoke:
         arguments.scenarios = SMOKE
     if not arguments.scenarios & numbers:
         parser.error("--scenarios needs at least one of " + ", ".join(map(str, sorted(numbers))))
     is_short = arguments.smoke or arguments.mutations
-    arguments.seconds = arguments.seconds or (SHORT_SECONDS if is_short else SECONDS)
+    arguments.seconds = arguments.seconds or (SHORT_LOAD_SECONDS if is_short else LOAD_SECONDS)
     return arguments
+
+
+def _parse_numbers(text: str) -> set[int]:
+    return {int(number) for number in text.split(",") if number.isdigit()}
 
 
 if __name__ == "__main__":

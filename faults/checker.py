@@ -33,7 +33,7 @@ class Findings:
     acknowledged: int = 0  # writes
     lost: list[str] = field(default_factory=list)
     duplicated: list[str] = field(default_factory=list)
-    contradictions: list[str] = field(default_factory=list)  # of responses, or of the table to them
+    contradictions: list[str] = field(default_factory=list)  # in the responses and the table
     unauthorized: list[str] = field(default_factory=list)  # served without permission
 
     def merge(self, other: "Findings") -> None:
@@ -148,15 +148,15 @@ def _check_creates(
 
 
 def _check_changes(row_id: str, changes: list[Attempt], row: StoredRow | None) -> Findings:
-    """Check that versions increase, that each has one winner, and that the last one is stored."""
+    """Check that versions increase, that one change made each, and that the last is stored."""
     findings = Findings()
-    won = [a for a in changes if a.outcome == "ok" and a.kind != "delete"]
+    acknowledged_changes = [a for a in changes if a.outcome == "ok" and a.kind != "delete"]
     unknown = {attempt.operation for attempt in changes if attempt.outcome == "info"}
-    for etag, count in Counter(attempt.if_match for attempt in won).items():
+    for etag, count in Counter(attempt.if_match for attempt in acknowledged_changes).items():
         if count > 1:
             sentence = f"{row_id}: {count} changes of version {etag} were acknowledged"
             findings.contradictions.append(sentence)
-    for attempt in won:
+    for attempt in acknowledged_changes:
         if attempt.version != int((attempt.if_match or "").strip('"')) + 1:
             sentence = f"{row_id}: a change of {attempt.if_match} made {attempt.etag}"
             findings.contradictions.append(sentence)
@@ -164,16 +164,16 @@ def _check_changes(row_id: str, changes: list[Attempt], row: StoredRow | None) -
         return findings  # _check_creates decides whether it may be gone
     if any(attempt.kind == "delete" and attempt.outcome == "ok" for attempt in changes):
         findings.lost.append(f"the delete of {row_id} was acknowledged and the row exists")
-    last = max(won, key=lambda attempt: attempt.version, default=None)
+    last = max(acknowledged_changes, key=lambda attempt: attempt.version, default=None)
     version, marker = (last.version, last.operation) if last else (1, row.title)
     if row.version < version:
         sentence = f"{row_id} has version {row.version}; {version} was acknowledged"
         findings.lost.append(sentence)
     if row.tags is not None:
-        findings.merge(_check_tags(row_id, row.tags, won, unknown, row.version))
+        findings.merge(_check_tags(row_id, row.tags, acknowledged_changes, unknown, row.version))
         return findings
-    possible = unknown if row.version > version else {marker}
-    if row.version >= version and row.text not in possible:
+    possible_markers = unknown if row.version > version else {marker}
+    if row.version >= version and row.text not in possible_markers:
         sentence = f"{row_id}, version {row.version}, contains {row.text}, not {marker}"
         findings.contradictions.append(sentence)
     if row.version > version + len(unknown):
@@ -183,11 +183,11 @@ def _check_changes(row_id: str, changes: list[Attempt], row: StoredRow | None) -
 
 
 def _check_tags(
-    row_id: str, tags: list[str], won: list[Attempt], unknown: set[str], version: int
+    row_id: str, tags: list[str], appends: list[Attempt], unknown: set[str], version: int
 ) -> Findings:
-    """Check that the append that made version v is tag number v - 1, and that no tag is left over.
+    """Check that the append that made version v wrote tag number v - 1. No other tag may exist.
 
-    This includes the order: an append that began after the end of another has a higher version.
+    This also checks the order: an append that began after another had ended has a higher version.
     """
     findings = Findings()
     if len(tags) != version - 1:
@@ -195,11 +195,11 @@ def _check_tags(
     for tag, count in Counter(tags).items():
         if count > 1:
             findings.duplicated.append(f"{row_id} has the tag {tag} {count} times")
-    for attempt in won:
+    for attempt in appends:
         if tags[attempt.version - 2 : attempt.version - 1] != [attempt.operation]:
             sentence = f"the tag {attempt.operation} of version {attempt.version} of {row_id}"
             findings.lost.append(sentence)
-    for tag in sorted(set(tags) - {attempt.operation for attempt in won} - unknown):
+    for tag in sorted(set(tags) - {attempt.operation for attempt in appends} - unknown):
         sentence = f"{row_id} has the tag {tag}, and its append was refused"
         findings.contradictions.append(sentence)
     return findings
@@ -228,7 +228,7 @@ def _check_tokens(attempts: list[Attempt], findings: Findings) -> None:
         if revocation and revocation.done_at and attempt.sent_at > revocation.done_at and is_served:
             age = attempt.sent_at - revocation.done_at
             findings.unauthorized.append(f"a {request} with a token revoked {age:.2f} s before")
-        # A delete whose answer was lost is repeated: 204 if there is no row then.
+        # The service repeats a delete whose answer was lost, and returns 204 if the row is gone.
         is_absent = attempt.status == 404 or (attempt.method == "DELETE" and attempt.status == 204)
         if attempt.kind == "trespass" and is_served and not is_absent:
             findings.unauthorized.append(f"a {request} of {attempt.caller} on {attempt.path}")

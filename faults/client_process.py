@@ -18,7 +18,7 @@ from faults.resource import load_resource
 from faults.writers import Writer
 
 PERMANENT_ROWS = 40  # rows that no client changes
-LONGEST_SECONDS = 600.0  # then the process ends, whatever its standard input does
+LONGEST_SECONDS = 600.0  # the process ends after this in any case
 
 
 def main(
@@ -32,7 +32,7 @@ def main(
     shared_rows: int,
     callers: Sequence[tuple[str | None, Sequence[str], str | None]],
 ) -> None:
-    """Run all clients. The names of their operations begin with `name`; `seed` chooses them.
+    """Run all clients. The names of their operations begin with `name`; `seed` selects them.
 
     Each caller has `shared_rows` rows to which its clients append. The writers work for the callers
     in turn, and the walker for the first of them.

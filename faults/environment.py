@@ -30,10 +30,10 @@ _CLIENTS_START_SECONDS, _CLIENTS_STOP_SECONDS = 120, 60
 
 
 class Environment:
-    """Everything runs when the scenario begins, and is ended when the scenario ends.
+    """All parts run when the scenario begins, and stop when it ends.
 
-    `seconds` is how long the load of the scenario should last. `folder` belongs to the scenario.
-    The service is that of the release in `code`.
+    `seconds` is how long the load of the scenario should last. Only this scenario uses `folder`.
+    `code` is the folder of the release that serves.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Environment:
         self.cluster = Cluster(copy_data(template, folder / "data"), scenario.postgres_settings)
         self.ledgers = folder / "ledgers"
         self.ledgers.mkdir()
-        self.fault_count = 0  # how often the fault verifiably happened; 0 makes the scenario void
+        self.fault_count = 0  # how often the fault has happened; with 0 the scenario fails
         self.recovered_at: float | None = None  # on the monotonic clock
         self.failures: list[str] = []  # sentences
-        self.notes: list[str] = []  # for the reader of the results; they fail nothing
+        self.notes: list[str] = []  # for the reader of the results; the scenario does not fail
         self.callers: list[Caller] = []  # the clients work for them in turn
         self._ledger_count = 0
         self.service = Service(folder / "service.log", scenario.mutation, code)
@@ -81,14 +81,14 @@ class Environment:
         self._exits.close()
 
     def on_exit(self, function: Callable[[], object]) -> None:
-        """Call a function when the scenario ends; these functions are called in reverse order."""
+        """Call the function when the scenario ends, before the functions of earlier calls."""
         self._exits.callback(function)
 
     def database_url(self, port: int | str, host: str = "127.0.0.1", options: str = "") -> str:
         return f"postgresql://postgres@{host}:{port}/postgres?sslmode=disable{options}"
 
     def restart_service(self, database_url: str) -> None:
-        """Start the service on this database; the one that runs is killed."""
+        """Kill the service, and start it on this database."""
         self.service.end()
         self.service.database_url = database_url
         self.service.start()
@@ -99,7 +99,8 @@ class Environment:
     ) -> Iterator[None]:
         """Run clients while the block runs; then let them finish their last operations.
 
-        `weights` are those of writers.OPERATIONS; the writers of a caller append to `shared_rows`.
+        `weights` says how often each of writers.OPERATIONS is chosen. The writers of a caller
+        append to the same rows; `shared_rows` is their number.
         """
         self._ledger_count += 1
         plan = {
@@ -129,7 +130,7 @@ class Environment:
             end_process(clients)
 
     def _wait_for_writes(self) -> None:
-        """Go on with the load on a busy machine, until there are enough writes."""
+        """Wait until there are enough writes, which takes longer on a busy machine."""
         deadline = time.monotonic() + _CLIENTS_STOP_SECONDS
         while time.monotonic() < deadline:
             writes = sum(attempt.is_acknowledged_write for attempt in self.read_attempts())
@@ -139,11 +140,11 @@ class Environment:
 
     @property
     def load_name(self) -> str:
-        """The beginning of the names of all operations of the present load."""
+        """The beginning of the names of all operations of the current load."""
         return f"{self.scenario.number}.{self._ledger_count}"
 
     def shared_row(self, n: int) -> str:
-        """Return the title of the n-th row that the clients of the present load append to."""
+        """Return the title of the n-th row that the clients of the current load append to."""
         return f"{self.load_name}-shared{n}"
 
     def read_attempts(self) -> list[Attempt]:
@@ -151,7 +152,7 @@ class Environment:
         return read_attempts(self.ledgers)
 
     def new_ledger(self) -> Ledger:
-        """Make a ledger for requests of the scenario itself; it is checked with the others."""
+        """Make a ledger for requests of the scenario itself. The checks read all ledgers."""
         self._ledger_count += 1
         return Ledger(self.ledgers / f"scenario-{self._ledger_count}.jsonl")
 
@@ -174,12 +175,12 @@ class Environment:
 
     @property
     def noise_seconds(self) -> float:
-        """How much later than its limit a response may come: 20 times the median of a create.
+        """The seconds that are added to each limit: 20 times the median of a create.
 
-        These creates come before the fault. It is a fifth of a second on an idle machine.
+        These creates are from before the fault. On an idle machine the result is about 0.2.
         """
-        setup = [a for a in self.read_attempts() if "-permanent" in a.operation]
-        durations = [attempt.duration_seconds for attempt in setup if attempt.duration_seconds]
+        creates = [a for a in self.read_attempts() if "-permanent" in a.operation]
+        durations = [attempt.duration_seconds for attempt in creates if attempt.duration_seconds]
         return 20 * statistics.median(durations) if durations else 0.0
 
     def sleep_share(self, share: float) -> None:

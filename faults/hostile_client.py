@@ -18,7 +18,7 @@ from faults.service import DATABASE_POOL_SIZE, WORKERS
 
 JSON = "Content-Type: application/json"
 MERGE_PATCH = "Content-Type: application/merge-patch+json"
-OK = 200  # as a right status it includes 201 and 204
+OK = 200  # as an expected status it includes 201 and 204
 MINIMUM_SERVED, P99_SECONDS = 0.99, 1.0  # of the normal requests
 # For the response and for the end of the connection. The service itself waits 10 seconds for the
 # rest of a request and 5 seconds for another one.
@@ -33,7 +33,7 @@ _LOG_ERRORS = ("Traceback", "unhandled ", "database error 22", "Error handling r
 
 
 class HostileRequest(NamedTuple):
-    """A request; its response must have one of the `right` statuses.
+    """A request; its response must have one of the `expected` statuses.
 
     Placeholders in `head`: <list> the path of all rows, <create> the path to POST to, <path> the
     path of a row, <PATH> the same with the id in upper case, <length> the body's length. In `body`,
@@ -44,7 +44,7 @@ class HostileRequest(NamedTuple):
     method: str
     head: bytes
     body: bytes
-    right: Collection[int]
+    expected: Collection[int]  # statuses
     # The server cannot know where the next request begins. It must answer once and close the
     # connection; it must not execute what follows.
     breaks_framing: bool = False
@@ -75,7 +75,7 @@ class HostileClient:
 
     def send(self, request: HostileRequest) -> None:
         """Send a request, and check the response and what the server does with the connection."""
-        may_succeed = OK in request.right
+        may_succeed = OK in request.expected
         path = self.read_path
         if request.method not in _READ_METHODS:
             path = self.new_row() if may_succeed else self.write_path
@@ -88,7 +88,7 @@ class HostileClient:
                 connection.half_close()
             response = connection.read_response(request.method)
             self.record_response(attempt, response)
-            self.check_status(request.name, request.method, response, request.right)
+            self.check_status(request.name, request.method, response, request.expected)
             if request.breaks_framing:
                 connection.sock.settimeout(_CLOSE_SECONDS)
                 self._check_closed(request, connection.read_to_end())
@@ -126,14 +126,14 @@ class HostileClient:
         )
 
     def check_status(
-        self, name: str, method: str, response: Response | int, right: Collection[int]
+        self, name: str, method: str, response: Response | int, expected: Collection[int]
     ) -> None:
         status = response.status if isinstance(response, Response) else response
         status = OK if status in (201, 204) else status
         self.statuses[status] += 1
-        if status not in right:
-            expected = " or ".join(_WORDS.get(s, str(s)) for s in right)
-            self.add_wrong(name, method, f"{_WORDS.get(status, status)}, not {expected}")
+        if status not in expected:
+            words = " or ".join(_WORDS.get(s, str(s)) for s in expected)
+            self.add_wrong(name, method, f"{_WORDS.get(status, status)}, not {words}")
 
     def add_wrong(self, name: str, method: str, sentence: str) -> None:
         self.wrong.setdefault(name, []).append(f"{sentence} ({method})")

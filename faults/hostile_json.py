@@ -1,4 +1,4 @@
-"""Tables for scenarios 28, 29 and 32: by right statuses, the cases by name.
+"""Tables for scenarios 28, 29 and 32: by expected statuses, the cases by name.
 
 In a body @ is a text field with a marker; <title>, <text>, <flag> and <json> are the names of the
 resource's fields. In a path <list> is the path of all rows.

@@ -34,7 +34,7 @@ ROUTES = [*READS, *((method, path) for method, path, _ in WRITES[:3]), ("DELETE"
 IF_MATCH = 'If-Match: "1"'
 CHUNKED = "Transfer-Encoding: chunked"
 
-# By right statuses: the cases by name. hostile_json, hostile_values and hostile_framing have them.
+# By expected statuses: the cases by name. They are in hostile_json, _values and _framing.
 Table = Mapping[int | tuple[int, ...], Mapping[str, Any]]
 
 
@@ -43,22 +43,24 @@ def send_chunks(env: Environment) -> None:
     with attack(env) as hostile:
         for method, path, content_type in WRITES:
             head = make_head(method, path, f"{content_type}\r\n{IF_MATCH}\r\n{CHUNKED}")
-            for name, body, right in _cases(env, hostile_framing.CHUNKS):
-                hostile.send(HostileRequest(name, method, head, body, right, breaks_framing=True))
-            for name, body, right in _cases(env, hostile_framing.UNFINISHED):
-                hostile.send(HostileRequest(name, method, head, body, right, half_closes=True))
+            for name, body, expected in _cases(env, hostile_framing.CHUNKS):
+                hostile.send(
+                    HostileRequest(name, method, head, body, expected, breaks_framing=True)
+                )
+            for name, body, expected in _cases(env, hostile_framing.UNFINISHED):
+                hostile.send(HostileRequest(name, method, head, body, expected, half_closes=True))
             for table, half_closes in (
                 (hostile_framing.UNFINISHED_CHUNKS, True),
                 (hostile_framing.WELL_CHUNKED, False),
             ):
-                for name, (body, *chunked), right in _cases(env, table):
+                for name, (body, *chunked), expected in _cases(env, table):
                     hostile.send(
                         HostileRequest(
                             name,
                             method,
                             head,
                             env.resource.fill_in(body),
-                            right,
+                            expected,
                             half_closes=half_closes,
                             chunked=chunked,
                         )
@@ -70,8 +72,8 @@ def smuggle_requests(env: Environment) -> None:
     with attack(env) as hostile:
         _send_heads(env, hostile, hostile_framing.SMUGGLED)
         for name, text in hostile_framing.NOT_HTTP.items():
-            right = (400, 505, CLOSED)
-            hostile.send(HostileRequest(name, "GET", text, b"", right, breaks_framing=True))
+            expected = (400, 505, CLOSED)
+            hostile.send(HostileRequest(name, "GET", text, b"", expected, breaks_framing=True))
         _check_pipelining(hostile)
 
 
@@ -114,11 +116,11 @@ def send_repeated_names(env: Environment) -> None:
 @scenario(32, "invalid ids", is_database_fault=False)
 def send_invalid_ids(env: Environment) -> None:
     with attack(env) as hostile:
-        for name, path, right in _cases(env, hostile_json.IDS):
+        for name, path, expected in _cases(env, hostile_json.IDS):
             for method in ("GET", "HEAD", "DELETE"):
-                hostile.send(HostileRequest(name, method, make_head(method, path), b"", right))
+                hostile.send(HostileRequest(name, method, make_head(method, path), b"", expected))
             for method, _, content_type in WRITES[1:]:
-                hostile.send(_write(name, method, path, content_type, b"{@}", right))
+                hostile.send(_write(name, method, path, content_type, b"{@}", expected))
         _check_equal_bodies(hostile)
         path, name = UPPER_CASE_ROW, "upper case"
         for method in ("GET", "HEAD", "OPTIONS"):
@@ -132,47 +134,47 @@ def send_invalid_ids(env: Environment) -> None:
 def _send_all(env: Environment, bodies: Table, queries: Table) -> None:
     """Send every body to every route that reads one, and every query to the list."""
     with attack(env) as hostile:
-        for name, body, right in _cases(env, bodies):
+        for name, body, expected in _cases(env, bodies):
             for method, path, content_type in WRITES:
-                hostile.send(_write(name, method, path, content_type, body, right))
-        for name, query, right in _cases(env, queries):
+                hostile.send(_write(name, method, path, content_type, body, expected))
+        for name, query, expected in _cases(env, queries):
             for method in ("GET", "HEAD"):
                 head = make_head(method, f"{LIST}?{query.decode('latin-1')}")
-                hostile.send(HostileRequest(name, method, head, b"", right))
+                hostile.send(HostileRequest(name, method, head, b"", expected))
 
 
 def _send_heads(env: Environment, hostile: HostileClient, table: Table) -> None:
     """Send every head of the table to every route; <line> stands for the method and the path."""
-    for name, text, right in _cases(env, table):
+    for name, text, expected in _cases(env, table):
         for method, path in ROUTES:
             head = text.replace("<line>", f"{method} {path}").encode("latin-1")
-            hostile.send(HostileRequest(name, method, head, b"", right, breaks_framing=True))
+            hostile.send(HostileRequest(name, method, head, b"", expected, breaks_framing=True))
 
 
 def _cases(env: Environment, table: Table) -> Iterator[tuple[str, Any, Collection[int]]]:
-    """Yield the name, the content and the right statuses of each case.
+    """Yield the name, the content and the expected statuses of each case.
 
     Field names are filled into bytes. Cases for which the resource has no field are left out.
     """
     for statuses, cases in table.items():
-        right = (statuses,) if isinstance(statuses, int) else statuses
+        expected = (statuses,) if isinstance(statuses, int) else statuses
         for name, content in cases.items():
             filled = env.resource.fill_in(content) if isinstance(content, bytes) else content
             if filled is not None:
-                yield name, filled, right
+                yield name, filled, expected
 
 
 def _write(
-    name: str, method: str, path: str, fields: str, body: bytes, right: Collection[int]
+    name: str, method: str, path: str, fields: str, body: bytes, expected: Collection[int]
 ) -> HostileRequest:
     fields += "\r\nContent-Length: <length>" + ("" if method == "POST" else f"\r\n{IF_MATCH}")
-    return HostileRequest(name, method, make_head(method, path, fields), body, right)
+    return HostileRequest(name, method, make_head(method, path, fields), body, expected)
 
 
 def _check_pipelining(hostile: HostileClient) -> None:
-    """Check that the server executes a create behind a valid request.
+    """Check that the server executes a create that follows a valid request.
 
-    Only then does it prove something that no create behind a broken request is executed.
+    If it did not, the checks of creates that follow broken requests would prove nothing.
     """
     marker = hostile.new_marker("may-")
     attempt = hostile.record_request("POST", hostile.create_path, marker, may_succeed=True)
@@ -184,7 +186,7 @@ def _check_pipelining(hostile: HostileClient) -> None:
         connection.read_response()
         response = connection.read_response()
         hostile.record_response(attempt, response)
-        hostile.check_status("behind a valid request", "POST", response, [OK])
+        hostile.check_status("after a valid request", "POST", response, [OK])
 
 
 def _check_equal_bodies(hostile: HostileClient) -> None:

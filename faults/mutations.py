@@ -63,8 +63,7 @@ def ignore_idempotency_key() -> None:
 
 
 def retry_lost_create_with_new_id() -> None:
-    """Repeat a create whose answer was lost under a new id, so that it can be stored twice."""
-
+    """If the answer to a create is lost, repeat it with a new id: so it can be stored twice."""
     inserts = {}
 
     def insert_statements(original: Callable[..., Any], *arguments: Any) -> Any:

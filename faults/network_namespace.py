@@ -18,12 +18,12 @@ from faults.processes import end_process, start_process, wait_until
 
 SERVICE_ADDRESS, DATABASE_ADDRESS = "10.231.0.1", "10.231.0.2"  # not visible outside
 _CLONE_NEWNET = 0x40000000
-_LONGEST_SECONDS = "600"  # then the database's namespace ends, whatever else happens
+_LONGEST_SECONDS = "600"  # the database's namespace ends after this in any case
 _OWN_NAMESPACE = Path("/proc/thread-self/ns/net")
 
 
 def skip_reason() -> str:
-    """Return why this machine cannot do it, or an empty string."""
+    """Return why this machine cannot run the scenario, or an empty string."""
     if os.geteuid() != 0:
         return "skipped: only root can make a network namespace"
     missing = [tool for tool in ("ip", "unshare", "nsenter") if not shutil.which(tool)]
@@ -37,8 +37,8 @@ def separate_database(env: Environment) -> None:
     env.on_exit(lambda: (_check(_libc.setns(original, _CLONE_NEWNET)), os.close(original)))
     holder = start_process(["unshare", "--net", "sleep", _LONGEST_SECONDS], env.folder / "net.log")
     env.on_exit(lambda: end_process(holder))
-    theirs = Path(f"/proc/{holder.pid}/ns/net")
-    wait_until(lambda: os.readlink(theirs) != os.readlink(_OWN_NAMESPACE), 5, "a network namespace")
+    other = Path(f"/proc/{holder.pid}/ns/net")
+    wait_until(lambda: os.readlink(other) != os.readlink(_OWN_NAMESPACE), 5, "a network namespace")
     env.cluster.command_prefix = ["nsenter", "--net", "--target", str(holder.pid)]
     env.cluster.address = DATABASE_ADDRESS
     with (env.cluster.home / "pg_hba.conf").open("a") as rules:

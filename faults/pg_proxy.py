@@ -41,7 +41,7 @@ class Proxy:
         self.upstream, self.port = parameters, free_port()
         # What the proxy has seen and done:
         self.queries: list[str] = []  # the texts of all simple queries
-        self.trips = 0  # how often a client sent something and got an answer, in any protocol
+        self.round_trips = 0  # how often a client sent something and got an answer, in any protocol
         self.links: list[_Client] = []  # all client connections, also closed ones
         self.farewells = 0  # connections that PostgreSQL has terminated (SQLSTATE 57P01)
         self.harmed: Counter[Harm] = Counter()  # queries
@@ -52,8 +52,7 @@ class Proxy:
         self.silent = False  # hold all packets (TCP acknowledges them) until this is False again
         self.pooler = False  # change the process id that clients get, as a transaction pooler does
         self.tls: ssl.SSLContext | None = None  # accept TLS; the embedded server cannot
-        # What it does to queries that contain a text. It removes a text from these lists when a
-        # query contains it, and considers only the first text of a list.
+        # What it does to a query that contains the first text of a list. Then it removes the text.
         self.drop: list[str] = []  # Harm.DROP_QUERY
         self.lose: list[str] = []  # Harm.LOSE_ANSWER
         self.mute: str | None = None  # swallow the query; the connection stays open
@@ -213,7 +212,7 @@ class _Client(_End):
     def data_received(self, data: bytes) -> None:
         self.is_waiting = True
         self.buffer += data
-        whole = b""
+        messages = b""
         while message := self.take_message(has_type=self._is_started):
             if not self._is_started:
                 code = int.from_bytes(message[4:8], "big")
@@ -228,15 +227,15 @@ class _Client(_End):
                     continue
                 harm = self.proxy.choose_harm(query)
                 if harm is Harm.LOSE_ANSWER:
-                    self.peer.is_losing = True
+                    self.peer.is_losing_answer = True
                 elif harm:
                     if harm is Harm.RESET:
-                        self.forward(whole + message)
-                    self.suffer(harm)
+                        self.forward(messages + message)
+                    self.record_harm_and_reset(harm)
                     return
-            whole += message
-        if whole:
-            self.forward(whole)
+            messages += message
+        if messages:
+            self.forward(messages)
 
     async def _start_tls(self) -> None:
         self.transport.write(b"S")
@@ -244,13 +243,13 @@ class _Client(_End):
             self.transport, self, self.proxy.tls, server_side=True
         )
 
-    def suffer(self, harm: Harm) -> None:
+    def record_harm_and_reset(self, harm: Harm) -> None:
         self.proxy.harmed[harm] += 1
         self.proxy.meanwhile()
         self.reset()
 
     def reset(self) -> None:
-        """Send an RST to the client; PostgreSQL gets an ordinary end after the queries so far."""
+        """Send an RST to the client. PostgreSQL gets the queries so far, then a normal close."""
         if not self.transport.is_closing():
             linger = struct.pack("ii", 1, 0)
             tcp = self.transport.get_extra_info("socket")
@@ -262,20 +261,20 @@ class _Server(_End):
     """PostgreSQL's end."""
 
     peer: _Client
-    is_losing = False  # the answer to the present query
+    is_losing_answer = False  # to the current query
 
     def __init__(self, client: _Client) -> None:
         super().__init__(client.proxy)
         self.peer = client
 
     def data_received(self, data: bytes) -> None:
-        self.proxy.trips += self.peer.is_waiting
+        self.proxy.round_trips += self.peer.is_waiting
         self.peer.is_waiting = False
-        if self.is_losing:
+        if self.is_losing_answer:
             self.buffer += data
             while message := self.take_message():
                 if message[:1] == b"Z":  # ReadyForQuery: the query is committed
-                    self.peer.suffer(Harm.LOSE_ANSWER)
+                    self.peer.record_harm_and_reset(Harm.LOSE_ANSWER)
                     return
             return
         if self.proxy.pooler:

@@ -20,7 +20,7 @@ PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 
 
 def skip_reason() -> str:
-    """Return why this machine cannot do it, or an empty string."""
+    """Return why this machine cannot run the scenario, or an empty string."""
     return "" if PROGRAM else "skipped: pgbouncer is not installed"
 
 

@@ -41,12 +41,12 @@ def terminate_backends(env: Environment) -> None:
 def kill_backend(env: Environment) -> None:
     with env.load():
         env.sleep_share(0.3)
-        before = env.cluster.backend_pids()
-        os.kill(env.random.choice(before), signal.SIGKILL)
+        pids_before = env.cluster.backend_pids()
+        os.kill(env.random.choice(pids_before), signal.SIGKILL)
         time.sleep(0.05)
         wait_until(lambda: _accepts_queries(env), 30, "PostgreSQL's recovery")
         env.mark_recovered()
-        env.fault_count = len(set(before) - set(env.cluster.backend_pids()))
+        env.fault_count = len(set(pids_before) - set(env.cluster.backend_pids()))
         env.sleep_share(0.4)
 
 
@@ -70,13 +70,13 @@ def lose_commits(env: Environment) -> None:
 def _restart(env: Environment, mode: str) -> None:
     with env.load():
         env.sleep_share(0.3)
-        before = set(env.cluster.backend_pids())
+        pids_before = set(env.cluster.backend_pids())
         env.cluster.stop(mode)
         time.sleep(OUTAGE_SECONDS)
         env.cluster.start()
         env.mark_recovered()
         env.sleep_share(0.4)
-        env.fault_count = len(before - set(env.cluster.backend_pids()))
+        env.fault_count = len(pids_before - set(env.cluster.backend_pids()))
 
 
 def _accepts_queries(env: Environment) -> bool:

@@ -74,9 +74,9 @@ def stop_service(env: Environment) -> None:
         env.sleep_share(0.3)
     attempts = env.read_attempts()
     running = [a for a in attempts if a.sent_at < stopped_at <= (a.done_at or stopped_at)]
-    cut = [attempt for attempt in running if attempt.status is None]
+    unanswered = [attempt for attempt in running if attempt.status is None]
     env.check(running, "no request ran when the stop came")
-    env.check(not cut, f"{len(cut)} of {len(running)} running requests got no answer")
+    env.check(not unanswered, f"{len(unanswered)} of {len(running)} running requests got no answer")
     resets = [a for a in attempts if a.sent_at >= stopped_at and a.outcome == "info"]
     env.notes.append(
         f"{len(running)} requests ran, the stop took {seconds:.1f} s, {len(resets)} resets after it"

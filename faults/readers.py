@@ -44,7 +44,7 @@ def probe(client: Client, name: str, stop: Event) -> None:
 
     Every fourth probe is another request that needs no database, but a thread of the service.
     """
-    others = (  # method, path, content, content type, right statuses: 503 if no thread is free
+    others = (  # method, path, content, content type, expected statuses: 503 if no thread is free
         ("GET", "/api/v1/nothing", None, "", {404, 503}),
         ("DELETE", client.resource.path, None, "", {405, 503}),
         # With AUTH an anonymous client gets 401.

@@ -8,8 +8,8 @@ from typing import Any
 
 from faults import resources
 
-_JSON_TAGS = 900  # so many tags fit into a JSON field
-_TAG_LENGTH = 12  # the longest tag and a space, in characters
+_MAX_JSON_TAGS = 900
+_TAG_LENGTH = 12  # of the longest tag and a space, in characters
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Resource:
 
     @property
     def path(self) -> str:
-        """The path of all rows; the path of a row has its id behind it."""
+        """The path of all rows; the path of one row is this, a slash and its id."""
         return f"/api/v1/{self.name}"
 
     @property
@@ -42,8 +42,8 @@ class Resource:
         return own + (self.parent.scopes if self.parent else [])
 
     @property
-    def most_tags(self) -> int:
-        return _JSON_TAGS if self.json_field else self.text_length // _TAG_LENGTH
+    def max_tags(self) -> int:
+        return _MAX_JSON_TAGS if self.json_field else self.text_length // _TAG_LENGTH
 
     def create_path(self, parent_id: str | None) -> str:
         """Return the path to POST to."""
@@ -68,14 +68,14 @@ class Resource:
         return {self.text_field: " ".join(["tags:", *tags])}
 
     def read_tags(self, row: Mapping[str, Any]) -> list[str] | None:
-        """Return the tags of a row, given by its fields; None if the row is not for tags."""
+        """Return the tags in the fields of a row; None if the row is not for tags."""
         if self.json_field:
             return row[self.json_field].get("tags")
         first, *tags = (row[self.text_field] or "").split(" ")
         return tags if first == "tags:" else None
 
     def fill_in(self, template: bytes) -> bytes | None:
-        """Replace <title>, <text>, <flag> and <json> by field names; None without such a field."""
+        """Replace <title>, <text>, <flag> and <json> by field names; None if a field is missing."""
         fields = {b"<title>": self.title_field, b"<text>": self.text_field}
         for placeholder, name in {**fields, b"<flag>": self.flag_field}.items():
             template = template.replace(placeholder, name.encode())

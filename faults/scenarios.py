@@ -19,7 +19,7 @@ class Scenario:
     service_settings: Mapping[str, str] = field(default_factory=dict)
     is_database_fault: bool = True  # the database fails, so the times of all responses are checked
     minimum_writes: int = 100  # with fewer acknowledged writes the scenario proves nothing
-    # Whether acknowledged writes may be lost: then the loss is only a note; or must be lost.
+    # Whether acknowledged writes must not, may or must be lost. With `allowed` a loss is a note.
     data_loss: Literal["forbidden", "allowed", "required"] = "forbidden"
     mutation: str = ""  # a name in mutations.MUTATIONS: the service runs with this bug
     skip_reason: Callable[[], str] = lambda: ""  # why the scenario cannot run on this machine

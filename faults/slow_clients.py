@@ -47,14 +47,14 @@ def disconnect(env: Environment) -> None:
     attempts: list[Attempt] = []
     with attack(env) as hostile:
         for _ in range(ROUNDS):
-            for how in _DISCONNECTIONS:
+            for ending in _DISCONNECTIONS:
                 for method, path, content_type in WRITES:
                     for part, data in _parts(hostile, method, path, content_type).items():
-                        _send_part(hostile, f"{part}, then {how}", method, data, how)
+                        _send_part(hostile, f"{part}, then {ending}", method, data, ending)
                 attempts += [
-                    _send_whole(hostile, method, how) for method in ("POST", "PUT", "DELETE")
+                    _send_whole(hostile, method, ending) for method in ("POST", "PUT", "DELETE")
                 ]
-                attempts.append(_send_whole(hostile, "POST", how, has_key=True))
+                attempts.append(_send_whole(hostile, "POST", ending, has_key=True))
         time.sleep(0.5)
         keys = [attempt.key for attempt in attempts if attempt.key]
         first, second = ([hostile.client.create(key, key=key) for key in keys] for _ in range(2))
@@ -85,16 +85,16 @@ def _parts(hostile: HostileClient, method: str, path: str, content_type: str) ->
     }
 
 
-def _send_part(hostile: HostileClient, name: str, method: str, data: bytes, how: str) -> None:
+def _send_part(hostile: HostileClient, name: str, method: str, data: bytes, ending: str) -> None:
     with RawConnection(hostile.env.service.port) as connection:
         connection.send(data)
-        _DISCONNECTIONS[how](connection)
-        if how == "a half-close":
+        _DISCONNECTIONS[ending](connection)
+        if ending == "a half-close":
             response = connection.read_response(method)
             hostile.check_status(name, method, response, (400, 408, CLOSED))
 
 
-def _send_whole(hostile: HostileClient, method: str, how: str, has_key: bool = False) -> Attempt:
+def _send_whole(hostile: HostileClient, method: str, ending: str, has_key: bool = False) -> Attempt:
     """Send a whole request, and disconnect; only after a half-close there is a response."""
     marker = hostile.new_marker("may-")
     path = hostile.create_path if method == "POST" else hostile.new_row()
@@ -108,11 +108,11 @@ def _send_whole(hostile: HostileClient, method: str, how: str, has_key: bool = F
     fields += '\r\nIf-Match: "1"' if method != "POST" else ""
     with RawConnection(hostile.env.service.port) as connection:
         connection.send(make_head(method, path, fields) + body)
-        _DISCONNECTIONS[how](connection)
+        _DISCONNECTIONS[ending](connection)
         response: Response | int = CLOSED
-        if how == "a half-close":
+        if ending == "a half-close":
             response = connection.read_response(method)
-            hostile.check_status(f"all, then {how}", method, response, (OK, CLOSED))
+            hostile.check_status(f"all, then {ending}", method, response, (OK, CLOSED))
         hostile.record_response(attempt, response)
     return attempt
 
@@ -143,9 +143,9 @@ def send_slowly(env: Environment) -> None:
         end = time.monotonic()
         growth = max(_peak_bytes(pid) - size for pid, size in sizes.items())
     for name, seconds in dropped.items():
-        left = CLIENTS - len(seconds)
-        failure = f"{left} of {CLIENTS} clients ({name}) were not dropped in {DROP_SECONDS} s"
-        env.check(not left, failure)
+        remaining = CLIENTS - len(seconds)
+        failure = f"{remaining} of {CLIENTS} clients ({name}) were not dropped in {DROP_SECONDS} s"
+        env.check(not remaining, failure)
     times = ", ".join(f"{name} {max(dropped[name], default=0):.1f} s" for name in kinds)
     env.notes.append(f"the last were dropped after: {times}; a worker grew {growth >> 20} MiB")
     check_normal_clients(env, start, end)
@@ -176,7 +176,7 @@ def _send_until_dropped(
     connections: dict[str, list[RawConnection]],
     start: float,
 ) -> dict[str, list[float]]:
-    """Go on sending; return by kind after how many seconds each client was dropped."""
+    """Continue to send; return by kind after how many seconds each client was dropped."""
     dropped: dict[str, list[float]] = {name: [] for name in kinds}
     dropped_ports: set[int] = set()
     second = 1
@@ -197,7 +197,7 @@ def _send_until_dropped(
 
 @scenario(24, "bodies of a gigabyte", is_database_fault=False)
 def send_huge_bodies(env: Environment) -> None:
-    accepted, waited = Counter[str](), Counter[str]()  # the most bytes and seconds by case
+    max_bytes, max_seconds = Counter[str](), Counter[str]()  # by case
     with attack(env) as hostile:
         env.sleep_share(0.2)  # warm up, so that only the bodies can make a worker grow
         sizes = _reset_peaks(env)
@@ -216,26 +216,26 @@ def send_huge_bodies(env: Environment) -> None:
                 if name == "streamed in chunks":
                     pieces = repeat(make_chunks(b"x" * PIECE_BYTES, PIECE_BYTES, b""))
                 size, seconds = _send_without_end(hostile, name, method, head, pieces)
-                accepted[name] = max(accepted[name], size)
-                waited[name] = max(waited[name], seconds)
+                max_bytes[name] = max(max_bytes[name], size)
+                max_seconds[name] = max(max_seconds[name], seconds)
         growth = max(_peak_bytes(pid) - size for pid, size in sizes.items())
         env.check(set(sizes) == set(env.service.worker_pids()), "a worker died")
     env.check(growth < GROWTH_BYTES, f"a worker grew by {growth / 2**20:.1f} MiB")
-    for name, seconds in waited.items():
+    for name, seconds in max_seconds.items():
         limit = REFUSAL_SECONDS + env.noise_seconds
         env.check(seconds < limit, f"{name}: a response took {seconds:.2f} s")
-        mebibytes = accepted[name] >> 20
-        env.check(accepted[name] < LIMIT_BYTES, f"{name}: the server accepted {mebibytes} MiB")
+        mebibytes = max_bytes[name] >> 20
+        env.check(max_bytes[name] < LIMIT_BYTES, f"{name}: the server accepted {mebibytes} MiB")
     env.notes.append(
-        f"the slowest 413 took {max(waited.values()):.3f} s, the server accepted at most"
-        f" {max(accepted.values()) >> 20} MiB, a worker grew {growth / 2**20:.1f} MiB"
+        f"the slowest 413 took {max(max_seconds.values()):.3f} s, the server accepted at most"
+        f" {max(max_bytes.values()) >> 20} MiB, a worker grew {growth / 2**20:.1f} MiB"
     )
 
 
 def _send_without_end(
     hostile: HostileClient, name: str, method: str, head: bytes, pieces: Iterator[bytes]
 ) -> tuple[int, float]:
-    """Send a body and go on after the response; return the bytes, and the response's seconds."""
+    """Send a body, also after the response; return the bytes sent and the response's seconds."""
     with RawConnection(hostile.env.service.port) as connection:
         marker = hostile.new_marker()
         attempt = hostile.record_request(method, hostile.create_path, marker, may_succeed=False)

@@ -37,13 +37,13 @@ def revoke_tokens(env: Environment) -> None:
         env.sleep_share(0.2)
     harmed, attempts = env.proxy.harmed, env.read_attempts()
     env.check(len(harmed) == 2, f"void: only these connections were harmed: {dict(harmed)}")
-    revoked = {attempt.token for attempt in attempts if attempt.kind == "revoke"}
-    refused = [attempt.token for attempt in attempts if attempt.status == 401]
-    env.fault_count = len(revoked.intersection(refused))
+    revoked_tokens = {attempt.token for attempt in attempts if attempt.kind == "revoke"}
+    refused_tokens = [attempt.token for attempt in attempts if attempt.status == 401]
+    env.fault_count = len(revoked_tokens.intersection(refused_tokens))
     foreign = sum(attempt.kind == "trespass" and attempt.status == 404 for attempt in attempts)
     env.notes.append(
-        f"{len(revoked)} tokens were revoked, {len(refused)} requests with them got 401;"
-        f" {foreign} requests for other callers' rows got 404"
+        f"{len(revoked_tokens)} tokens were revoked, {len(refused_tokens)} requests with them got"
+        f" 401; {foreign} requests for other callers' rows got 404"
     )
 
 
@@ -67,8 +67,8 @@ def _issue_tokens(env: Environment, owner: str) -> Caller:
     return env.new_caller(owner, tokens)
 
 
-def _revoke_one_each(env: Environment) -> None:
-    """Revoke a token of each caller; the clients go on using it."""
+def _revoke_token_of_each_caller(env: Environment) -> None:
+    """Revoke a token of each caller; the clients continue to send it."""
     ledger = env.new_ledger()
     for n, caller in enumerate(env.callers):
         token, *rest = caller.tokens
@@ -87,7 +87,7 @@ def _revoke_one_each(env: Environment) -> None:
 
 def _kill_worker(env: Environment) -> None:
     send_signal(signal.SIGKILL, env.random.choice(env.service.worker_pids()))
-    _revoke_one_each(env)
+    _revoke_token_of_each_caller(env)
     wait_until(env.service.has_all_workers, 10, "a new worker")
     env.sleep_share(0.1)
 
@@ -95,14 +95,14 @@ def _kill_worker(env: Environment) -> None:
 def _harm_connections(env: Environment, harm: Harm) -> None:
     env.proxy.harm_some_queries(harm, 0.05)
     env.sleep_share(0.1)
-    _revoke_one_each(env)
+    _revoke_token_of_each_caller(env)
     env.sleep_share(0.1)
     env.proxy.harm_some_queries(None)
 
 
 def _restart_database(env: Environment) -> None:
-    """Revoke tokens just before a crash; PostgreSQL must not forget it."""
-    _revoke_one_each(env)
+    """Revoke tokens just before a crash; PostgreSQL must keep the revocations."""
+    _revoke_token_of_each_caller(env)
     env.cluster.stop("immediate")
     time.sleep(OUTAGE_SECONDS)
     env.cluster.start()

@@ -97,7 +97,7 @@ class Writer:
         if tags is None:
             self.client.ledger.add_violation(read, f"{path} has lost its tags")
             return None
-        if len(tags) >= self.resource.most_tags:
+        if len(tags) >= self.resource.max_tags:
             return None
         method = self.random.choice(["PATCH", "PUT"])
         content = self.resource.tags_body([*tags, marker])

@@ -3,7 +3,7 @@
 import click
 from flask import Flask
 
-import config as settings
+from config import ROOT, Config, load_config
 from projectapp import auth, database, projects, rate_limit
 from projectapp.http import (
     cors,
@@ -20,13 +20,13 @@ from projectapp.resources import views
 __version__ = "0.3.0"
 
 
-def create_app(config: settings.Config | None = None) -> Flask:
+def create_app(config: Config | None = None) -> Flask:
     """Create the application, by default with the configuration that APP_ENV selects.
 
     Raises ConfigError, which is a SystemExit, if a setting is missing or invalid.
     """
-    config = config or settings.load_config()
-    # static/ contains only what the documentation page needs.
+    config = config or load_config()
+    # Only the documentation page needs the files in static/.
     app = Flask(__name__, static_folder="static" if config.DOCS else None)
     app.config.from_object(config)
     app.config["VERSION"] = __version__
@@ -34,7 +34,7 @@ def create_app(config: settings.Config | None = None) -> Flask:
     app.url_map.merge_slashes = False  # a redirect would break a browser's preflight
 
     # before_request hooks run in this order, after_request hooks in the reverse order. So the log
-    # is first: its time includes the other hooks, and its line has the final status.
+    # comes first: it measures the time of all hooks, and logs the final status.
     request_log.init_app(app)
     trusted_proxies.init_app(app)
     security_headers.init_app(app)
@@ -44,13 +44,13 @@ def create_app(config: settings.Config | None = None) -> Flask:
     rate_limit.init_app(app)
     views.init_app(app)
 
-    # In the order of the documentation.
+    # The documentation shows the endpoints in this order.
     app.register_blueprint(projects.bp)
     app.register_blueprint(health.bp)
     if config.DOCS:
         app.register_blueprint(openapi.bp)
     endpoint.require_endpoint_declarations(app)
-    auth.init_app(app)  # it reads the scopes of the endpoints
+    auth.init_app(app)  # last, because it reads the scopes of all endpoints
     if click.get_current_context(silent=True):
         add_commands(app)
     return app
@@ -64,6 +64,6 @@ def add_commands(app: Flask) -> None:
     from projectapp.doctor.command import doctor_command
     from projectapp.resources.cli import idempotency_cli
 
-    Migrate(app, database.db, directory=str(settings.ROOT / "migrations"))
+    Migrate(app, database.db, directory=str(ROOT / "migrations"))
     for command in (doctor_command, idempotency_cli, tokens_cli):
         app.cli.add_command(command)

@@ -185,16 +185,16 @@ def test_during_overload_health_gets_200_at_once_and_ready_is_not_refused(
 def test_second_burst_gets_503_sooner_although_the_queue_was_empty(server, lock_projects, clients):
     """Between two bursts no request waits, but no thread is idle either."""
     with lock_projects():
-        for least_seconds, most_seconds in (
+        for min_seconds, max_seconds in (
             (TIMEOUT_SECONDS, 40),
             (SHORT_TIMEOUT_SECONDS, TIMEOUT_SECONDS),
             (SHORT_TIMEOUT_SECONDS, TIMEOUT_SECONDS),
         ):
-            is_first = least_seconds == TIMEOUT_SECONDS
+            is_first = min_seconds == TIMEOUT_SECONDS
             futures = send_requests(clients, server, count=12)
             wait_for_responses(futures, 10 if is_first else 12)  # two of the first have a thread
             shortest_seconds = min(future.result()[3] for future in futures if future.done())
-            assert 0.9 * least_seconds < shortest_seconds < most_seconds
+            assert 0.9 * min_seconds < shortest_seconds < max_seconds
 
 
 def test_refused_head_request_gets_no_body_and_closes_the_connection(

@@ -122,7 +122,7 @@ def post_fork(server, worker):
 
 
 def press_ctrl_c(server) -> None:
-    """Press Ctrl-C. The server must end long before GRACEFUL_TIMEOUT."""
+    """Send SIGINT to all processes, as Ctrl-C does. The server must not use GRACEFUL_TIMEOUT."""
     os.killpg(server.process.pid, signal.SIGINT)
     server.process.wait(timeout=30)
 
@@ -233,7 +233,7 @@ def test_clients_in_the_backlog_at_sigterm_get_200(serve):
 
 
 def is_pending(number: int, pid: int) -> bool:
-    """Whether the signal was sent to the process, but is not delivered yet."""
+    """Return whether the process has not handled the signal yet."""
     pending_signals = int(re.findall(r"ShdPnd:\t(\w+)", status_of(pid))[0], 16)
     return bool(pending_signals >> (number - 1) & 1)
 

@@ -27,14 +27,14 @@ from tests.test_serving import children, until
 
 pytestmark = pytest.mark.slow
 
-# For how long a client waits for a response. The limits of the service are longer, unless a test is
-# about a limit. So a test fails if its request has to wait for a limit.
+# How long a client waits for a response. The limits of the service are longer, except in tests of a
+# limit. So a test fails if its request has to wait until a limit.
 CLIENT_TIMEOUT_SECONDS = 40
 
 GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 GET_AND_CLOSE = GET.replace(b"x\r\n", b"x\r\nConnection: close\r\n")
 LIST_AND_CLOSE = GET_AND_CLOSE.replace(b"/health", b"/api/v1/projects?page_size=1")
-# Four, because the kernel's buffers take one list even if the client does not read.
+# Four, because the kernel buffers one list even if the client does not read.
 LARGE_LISTS = GET.replace(b"/health", b"/api/v1/projects?page_size=100") * 4
 
 
@@ -89,7 +89,7 @@ def time_request(server):
     return time.monotonic() - started
 
 
-# So few threads that four clients would hold all of them, if clients could hold threads.
+# Two threads: four clients would block both, if a client could block a thread.
 FEW_THREADS = {
     "WEB_CONCURRENCY": "1",
     "DATABASE_POOL_SIZE": "1",
@@ -304,8 +304,8 @@ INVALID_REQUESTS = {
     "over the limit, endless": (CHUNKED + chunks(*[b" " * 65536] * 17), 413),
     "one chunk over the limit": (CHUNKED + b"40000000\r\n" + b" " * (LIMIT + 2000), 413),
     "bad size": (CHUNKED + b"zz\r\n", 400),
-    "no line end behind a chunk": (CHUNKED + b"1\r\naXX", 400),
-    "line of a size too long": (CHUNKED + b"1;" + b"a" * 70_000, 400),
+    "no line end after a chunk": (CHUNKED + b"1\r\naXX", 400),
+    "chunk size line too long": (CHUNKED + b"1;" + b"a" * 70_000, 400),
     "trailers too long": (CHUNKED + b"0\r\n" + b"X-A: a\r\n" * 9000, 400),
     "bare line feeds": (GET.replace(b"\r", b""), 400),
     "no HTTP": (b"hello\r\n", 400),
@@ -517,7 +517,7 @@ def test_expect_100_continue_gets_one_100_before_the_body(server, sql):
         assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(GOOD)
         assert statuses(receive(connection)) == [201]
-    assert statuses(exchange(server, head + GOOD)) == [201]  # it does not wait for the 100
+    assert statuses(exchange(server, head + GOOD)) == [201]  # a client need not wait for the 100
     http_1_0 = head.replace(b"HTTP/1.1", b"HTTP/1.0")
     assert statuses(exchange(server, http_1_0, GOOD, pause=0.2)) == [201]
     assert sql("SELECT count(*) FROM projects") == [(3,)]

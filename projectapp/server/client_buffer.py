@@ -14,22 +14,22 @@ from gunicorn.http.errors import NoMoreData
 from projectapp.server.request_framing import MAX_HEAD_BYTES, follow_request
 
 RECEIVE_BYTES = 2**16
-# A client that sends a body that is too large to its end can still read the 413.
+# A client that sends all of a body that is too large can still read the 413.
 MAX_DISCARDED_BYTES = 2**24
 
 
 class BufferedClient:
-    """Stands in for a client's socket: reads come from a buffer, writes go to one.
+    """A client's socket with two buffers: a thread reads from one and writes to the other.
 
-    So a thread never waits for the client. The event loop fills and empties the buffers. It follows
-    a request until it is complete, or until its body is longer than `max_body_bytes`.
+    So a thread never waits for the client. The event loop fills and empties the buffers. It waits
+    for a request until it is complete, or until its body is longer than `max_body_bytes`.
     """
 
     def __init__(self, sock: socket.socket, max_body_bytes: int) -> None:
         self.sock = sock
         self.max_body_bytes = max_body_bytes
         self.received = bytearray()
-        self.readable_bytes = 0  # the part of `received` that a thread may read: one request
+        self.readable_bytes = 0  # of `received`: the current request, which a thread may read
         self.pending_output = bytearray()
         self.keep_alive = False
 
@@ -37,14 +37,14 @@ class BufferedClient:
         self.framing: Iterator[int] = iter(())
         self.is_complete = False
         self.received_at = 0.0  # when it was complete, on the monotonic clock
-        self.head = b""  # for a response that the application does not make
+        self.head = b""  # for unparsed_responses.py
 
         # For the event loop.
         self.on_ready: Callable[[Any], None] = self.ignore  # called when the socket is ready
         self.watched_events = 0
         self.deadline = 0.0  # on the monotonic clock
         self.buffered_bytes = 0  # its part of ClientConnections.buffered_bytes
-        self.kernel_queue_bytes = 0
+        self.kernel_queue_bytes = 0  # sent, but not acknowledged by the client
         self.discarded_bytes = 0
 
     # What gunicorn calls in a thread, as on a socket.
@@ -85,8 +85,9 @@ class BufferedClient:
     def receive(self) -> bool:
         """Receive data. Return whether a thread should handle the request now.
 
-        That is when it is complete, or so broken that waiting for the rest makes no sense. Raises
-        OSError if the client has gone, LimitRequestHeaders if the head is too long.
+        It should if the request is complete, or if it will be refused, so that waiting for the rest
+        makes no sense. Raises OSError if the client has gone, LimitRequestHeaders if the head is
+        too long.
         """
         try:
             size = next(self.framing, None) if self.received else 0
@@ -97,16 +98,17 @@ class BufferedClient:
                     raise ConnectionResetError
                 size = next(self.framing, None) if data else None
         except BlockingIOError:
-            size = 0
+            return False
         if size == 0:
             return False
-        self.is_complete, self.readable_bytes = size is not None, size or len(self.received)
+        self.is_complete = size is not None
+        self.readable_bytes = size or len(self.received)
         self.save_head()
         self.received_at = time.monotonic()
         return True
 
     def save_head(self) -> None:
-        """Copy what is there of the request's head: a thread removes it from `received`."""
+        """Copy the head as far as it has arrived: a thread removes it from `received`."""
         end = self.received.find(b"\r\n\r\n", 2, MAX_HEAD_BYTES)
         self.head = bytes(self.received[: MAX_HEAD_BYTES if end < 0 else end + 2])
 
@@ -118,10 +120,10 @@ class BufferedClient:
         except BlockingIOError:
             pass
         except OSError:
-            self.pending_output.clear()  # the client has gone, and the next receive() raises
+            self.pending_output.clear()  # the client has gone: the next receive() raises
 
-    def is_making_progress(self) -> bool:
-        """Whether the kernel's send queue has become shorter since the last call."""
+    def check_send_progress(self) -> bool:
+        """Return whether the kernel's send queue has become shorter since the last call."""
         previous_bytes = self.kernel_queue_bytes
         with suppress(OSError):
             queue_bytes = ioctl(self.sock, TIOCOUTQ, bytes(4))
@@ -129,7 +131,7 @@ class BufferedClient:
         return self.kernel_queue_bytes < previous_bytes
 
     def discard_input(self) -> bool:
-        """Read and discard data. Return whether there may be more, and more may be discarded."""
+        """Read and discard data. Return False at the end of the data and at the limit."""
         data = b""
         with suppress(OSError):
             data = self.sock.recv(RECEIVE_BYTES)

@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import partial
 from http import HTTPStatus
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
@@ -29,8 +28,8 @@ class ClientConnections:
     """The connections of a worker. `conn` is gunicorn's TConn; its `sock` is a BufferedClient.
 
     While a thread handles a request, its connection is in `requests`. While the service waits for
-    the client, the connection is in `waiting`: `on_ready` is called when the socket is ready, and
-    after `deadline` the connection is closed or gets a 408.
+    the client, the connection is in `waiting`: the event loop calls `on_ready` when the socket is
+    ready. After `deadline` it closes the connection, with a 408 if a request is incomplete.
     """
 
     def __init__(self, worker: Any, settings: Config) -> None:
@@ -83,28 +82,28 @@ class ClientConnections:
         client = conn.sock
         # Unread bytes mean that gunicorn has found another end of the request. Then the connection
         # is closed, so that the rest is not read as the next request (request smuggling).
-        unread = client.readable_bytes or conn.parser.unreader.buf.getvalue()
-        client.keep_alive = not (unread or future.exception()) and future.result()
-        self._send(conn)
+        has_unread_bytes = client.readable_bytes or conn.parser.unreader.buf.getvalue()
+        client.keep_alive = not (has_unread_bytes or future.exception()) and future.result()
+        self._continue_after_flush(conn)
 
     def _refuse(self, conn: Any, status: HTTPStatus) -> None:
         client = conn.sock
         client.keep_alive = False
         client.save_head()
         gunicorn.util.write_error(client, status.value, status.phrase, "")
-        self._flush_and_send(conn)
-
-    def _flush_and_send(self, conn: Any) -> None:
-        conn.sock.flush()
         self._send(conn)
 
     def _send(self, conn: Any) -> None:
-        """After a flush: wait to send the rest, receive the next request, or close."""
+        conn.sock.flush()
+        self._continue_after_flush(conn)
+
+    def _continue_after_flush(self, conn: Any) -> None:
+        """Wait to send the rest, receive the next request, or close the connection."""
         client = conn.sock
         if client.pending_output:
-            client.is_making_progress()  # stores the length of the kernel's queue for the sweep
+            client.check_send_progress()  # the sweep compares with this call
             deadline = time.monotonic() + self.read_timeout_seconds
-            return self._wait_for(conn, EVENT_WRITE, self._flush_and_send, deadline)
+            return self._wait_for(conn, EVENT_WRITE, self._send, deadline)
         if not client.keep_alive:
             return self._close_gracefully(conn)
         if client.received:
@@ -134,7 +133,7 @@ class ClientConnections:
             self._close(max(self.waiting, key=lambda conn: conn.sock.buffered_bytes))
 
     def _watch_events(self, conn: Any, events: int) -> None:
-        """Watch for `events`. Most requests change nothing, so they need no system call."""
+        """Watch the socket for `events`. Most requests need no system call: they change nothing."""
         client = conn.sock
         if events == client.watched_events:
             return
@@ -142,11 +141,8 @@ class ClientConnections:
         if client.watched_events:
             poller.unregister(client.sock)
         if events:
-            poller.register(client.sock, events, partial(self._handle_event, conn))
+            poller.register(client.sock, events, lambda sock: client.on_ready(conn))
         client.watched_events = events
-
-    def _handle_event(self, conn: Any, sock: socket.socket) -> None:
-        conn.sock.on_ready(conn)
 
     # Close a connection.
 
@@ -170,11 +166,11 @@ class ClientConnections:
         self.waiting.pop(conn, None)
         self.buffered_bytes -= client.buffered_bytes
         self.worker.nr_conns -= 1
-        client.on_ready = client.ignore  # its event may be in the list that is dispatched now
+        client.on_ready = client.ignore  # the loop may be about to dispatch an event of it
         client.sock.close()
 
     def enforce_limits(self) -> None:
-        """Refuse requests that wait too long for a thread. Close late and excess connections."""
+        """Refuse requests that wait too long for a thread. Close late and surplus connections."""
         for conn in self.requests.cancel_late_requests():
             self._refuse(conn, HTTPStatus.SERVICE_UNAVAILABLE)
         now = time.monotonic()
@@ -186,19 +182,18 @@ class ClientConnections:
             self._close(next(iter(self.waiting)))
 
     def _sweep(self, now: float) -> None:
-        """Close connections past their deadline. A half request gets a 408 first."""
+        """Close connections past their deadline. An incomplete request gets a 408 first."""
         for conn in [conn for conn in self.waiting if conn.sock.deadline < now]:
             client = conn.sock
             if client.on_ready == self._receive and client.received:
                 self._refuse(conn, HTTPStatus.REQUEST_TIMEOUT)
-            elif client.on_ready == self._flush_and_send and client.is_making_progress():
+            elif client.on_ready == self._send and client.check_send_progress():
                 client.deadline = now + self.read_timeout_seconds
             elif conn in self.waiting:  # a refusal above may have closed it, to free memory
                 self._close(conn)
 
     def cap_deadlines(self, deadline: float) -> None:
-        """Wait for requests until `deadline` at most. Responses keep their deadlines."""
-        deadline = min(deadline, self._deadline_in(self.stop_linger_seconds))
+        """Wait for requests no longer than until `deadline`. Responses keep their deadlines."""
         for conn in self.waiting:
             if conn.sock.on_ready in (self._receive, self.receive_request):
                 conn.sock.deadline = min(conn.sock.deadline, deadline)

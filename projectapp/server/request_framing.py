@@ -1,6 +1,6 @@
 """Finds the end of a request in incoming bytes (RFC 9112).
 
-Parsing and validation are left to gunicorn.
+gunicorn parses and validates the request.
 """
 
 import re
@@ -20,10 +20,10 @@ def follow_request(
 ) -> Iterator[int]:
     """Follow one request while `received` grows: yield 0 until it is complete, then its length.
 
-    The iterator ends without a length if gunicorn or the application will refuse the request, so
-    that waiting for the rest makes no sense: its framing is invalid, or its body is longer than
-    `max_body_bytes`. Raises LimitRequestHeaders if the head is too long. Uses `send` for a 100
-    Continue, if the client expects one.
+    The iterator ends without a length if gunicorn or the application will refuse the request: its
+    framing is invalid, or its body is longer than `max_body_bytes`. Then waiting for the rest makes
+    no sense. Raises LimitRequestHeaders if the head is too long. Sends a 100 Continue with `send`
+    if the client expects it.
     """
     while (end := received.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)) < 0:
         if len(received) >= MAX_HEAD_BYTES:
@@ -36,8 +36,9 @@ def follow_request(
         yield 0
     body_start = end + 4
     lines = _FRAMING_HEADER.findall(received, 0, end + 2)
-    if not lines:
+    if not lines:  # no body: the usual case
         yield body_start
+        return
     headers = {name.lower(): value.strip(b" \t") for name, value in lines}
     length, coding = headers.get(b"content-length"), headers.get(b"transfer-encoding")
     has_duplicates = len(headers) < len(lines)

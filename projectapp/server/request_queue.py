@@ -11,16 +11,15 @@ from typing import Any
 
 from config import Config
 
-# Each refusal takes the event loop some time. Its next turn continues with the others.
+# A refusal takes the event loop some time. The next turn of the loop refuses the others.
 MAX_REFUSALS_PER_TURN = 8
 
 
 class RequestQueue:
-    """The requests that wait for a thread or are in one.
+    """The requests that wait for a thread, and those that a thread handles.
 
-    Only the event loop calls the methods, so there is no lock.
-
-    The event loop calls `on_done(conn, future)` when a request has ended or is cancelled.
+    Only the event loop calls the methods, so there is no lock. It also calls `on_done(conn,
+    future)` when a request has ended or is cancelled.
     """
 
     def __init__(
@@ -28,7 +27,7 @@ class RequestQueue:
     ) -> None:
         self.worker = worker
         self.on_done = on_done
-        # /health has its own thread: it is answered while all others wait for the database.
+        # /health has its own thread, so it is answered while all others wait for the database.
         self.health_pool = ThreadPoolExecutor(1)
         self.futures: dict[Any, Future[bool]] = {}  # by connection, the oldest first
         self.last_idle_thread_at = 0.0
@@ -49,10 +48,10 @@ class RequestQueue:
     def cancel_late_requests(self) -> list[Any]:
         """Cancel requests that have waited too long for a thread. Return their connections.
 
-        A request may wait QUEUE_TIMEOUT. When no thread has been idle for QUEUE_TIMEOUT, it may
-        wait an eighth of it. Requests that a thread has started cannot be cancelled. A worker that
-        stops cancels none, because its queue does not grow. Requests of /ready stay, because a
-        load balancer that removed an overloaded server would overload the next one.
+        A request may wait for QUEUE_TIMEOUT, or an eighth of it if no thread has been idle for
+        QUEUE_TIMEOUT. These requests are not cancelled: one that a thread has started; those of a
+        worker that stops, because its queue does not grow; and /ready, because a load balancer
+        that removed an overloaded server would overload the next one.
         """
         now = time.monotonic()
         if len(self.futures) < self.worker.cfg.threads or not self.worker.alive:

@@ -9,16 +9,17 @@ from config import Config
 from projectapp import problems
 from projectapp.http import cors, request_log, security_headers
 from projectapp.server.request_framing import MAX_HEAD_BYTES
+from projectapp.server.utf8_request import is_utf8
 
 
 def write_problem(
     settings: Config, gunicorn_config: Any, sock: Any, status: int, reason: str, message: str
 ) -> None:
-    """Write a problem document (RFC 9457) to `sock`; takes the place of gunicorn's `write_error`.
+    """Write a problem document (RFC 9457) to `sock`; replaces gunicorn's `write_error`.
 
-    Three things depend on the request's head, as far as it was received: a web page can read the
-    response if CORS allows it, the client's request id is returned, and a HEAD gets no body.
-    gunicorn's `message` is not sent, as it may quote the request.
+    The head of the request, as far as it has arrived, decides three things: whether CORS allows a
+    web page to read the response, which request id it has, and whether it has a body (not for
+    HEAD). gunicorn's `message` may quote the request, so it is not sent.
     """
     head: bytes = getattr(sock, "head", b"").lstrip(b"\r\n")
     request_id = request_log.log_refusal(status, _header(head, b"x-request-id") or "")
@@ -40,13 +41,13 @@ def write_problem(
 
 
 def _header(head: bytes, name: bytes) -> str | None:
-    """A header's value if its line is complete. Repeated headers are joined, as WSGI does it."""
+    """Return the value of a header whose line is complete. Join repeated headers, as WSGI does."""
     values = re.findall(rb"\r\n%s:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)" % name, head, re.IGNORECASE)
     return b",".join(values).decode("latin-1") if values else None
 
 
 def _detail(status: int, head: bytes, settings: Config, gunicorn_config: Any) -> str:
-    if status == 400 and not _is_utf8(head.partition(b"\r\n")[0]):
+    if status == 400 and not is_utf8(head.partition(b"\r\n")[0]):
         return "The path or the query is not UTF-8. Percent-encode it."
     detail_by_status = {
         408: f"The request was not received completely within {settings.READ_TIMEOUT} seconds.",
@@ -60,11 +61,3 @@ def _detail(status: int, head: bytes, settings: Config, gunicorn_config: Any) ->
         503: "The server is overloaded. Try again after the seconds in the Retry-After header.",
     }
     return detail_by_status.get(status, "The request is not valid HTTP.")
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -2,7 +2,7 @@
 
 gunicorn's gthread blocks a thread while a client is slow to send or to read, so a few slow clients
 block the server. Here the event loop does all waiting for clients, with deadlines and memory
-limits; threads get complete requests and return complete responses: docs/decisions/0008.
+limits; threads get complete requests and return complete responses (docs/decisions/0008).
 
 gunicorn.conf.py runs this file by its path in the master, and again at a reload. Python does not
 reload modules that the master has imported, so projectapp is imported in the worker only.
@@ -28,7 +28,7 @@ from config import load_config
 
 settings = load_config()
 
-ORPHAN_SECONDS = 1.0  # for how long a worker starts requests after its master has died
+ORPHAN_SECONDS = 1.0  # a worker whose master has died starts requests for this long
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -40,15 +40,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.has_tls = self.cfg.is_ssl
-        self.early_signals: SimpleQueue[int] = SimpleQueue()  # that came before the handlers
-        self.last_start_allowed = math.inf  # on the monotonic clock
-        self.thread = threading.local()
+        self.early_signals: SimpleQueue[int] = SimpleQueue()  # gunicorn.conf.py replaces it
+        self.start_deadline = math.inf  # no request starts later; on the monotonic clock
+        self.thread_local = threading.local()
 
     # Start.
 
     def init_process(self) -> None:
-        # Without this gunicorn would print an error that is logged already, and Python would print
-        # a ConfigError as text.
+        # Log each error once, in the format of the log: gunicorn would also print it, and Python
+        # would print a ConfigError as plain text.
         try:
             super().init_process()
         except SystemExit as error:
@@ -82,7 +82,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         application: Any = self.wsgi  # type: ignore[has-type]
 
         def add_received_at(environ: dict[str, Any], start_response: Any) -> Any:
-            environ["projectapp.received_at"] = self.thread.received_at
+            environ["projectapp.received_at"] = self.thread_local.received_at
             return application(environ, start_response)
 
         self.wsgi = add_received_at
@@ -96,9 +96,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def handle(self, conn: Any) -> bool:
         """Run a request. Return whether the connection can be kept alive."""
-        if time.monotonic() > self.last_start_allowed:
+        if time.monotonic() > self.start_deadline:
             return False
-        self.thread.received_at = time.monotonic() if self.has_tls else conn.sock.received_at
+        self.thread_local.received_at = time.monotonic() if self.has_tls else conn.sock.received_at
         keep_alive = super().handle(conn)
         if not self.has_tls:
             conn.sock.flush()
@@ -106,11 +106,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def handle_request(self, req: Any, conn: Any) -> bool:
         if not (self.has_tls or conn.sock.is_complete):
-            req.force_close()  # the request is incomplete, so the next one's start is unknown
+            req.force_close()  # its end is unknown, and so is the start of the next request
         return super().handle_request(req, conn)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        # Check deadlines more often while the worker stops or requests wait for a thread.
+        # While the worker stops or requests wait for a thread, check the deadlines more often.
         is_urgent = not self.alive or len(self.clients.requests.futures) > self.cfg.threads
         super().wait_for_and_dispatch_events(min(timeout, 0.1) if is_urgent else timeout)
 
@@ -133,7 +133,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self.alive = False
             # Another master may serve the port soon, so this worker must not take long.
             self.clients.stop_linger_seconds = ORPHAN_SECONDS
-            self.last_start_allowed = time.monotonic() + ORPHAN_SECONDS
+            self.start_deadline = time.monotonic() + ORPHAN_SECONDS
         return self.alive
 
     def set_accept_enabled(self, enabled: bool) -> None:
@@ -146,7 +146,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 listener.close()
 
     def _cap_keepalive(self, deadline: float) -> None:
-        super()._cap_keepalive(deadline)
+        deadline = min(deadline, time.monotonic() + self.clients.stop_linger_seconds)
+        super()._cap_keepalive(deadline)  # the connections of plain gthread, with TLS
         self.clients.cap_deadlines(deadline)
 
 
