@@ -43,9 +43,9 @@ def silence_database(env: Environment, writers: int) -> None:
     """Hold all packets between the service and PostgreSQL for a while."""
     with env.load(writers=writers):
         env.sleep_share(0.2)
-        env.proxy.silent = True
+        env.proxy.is_silent = True
         time.sleep(SILENCE_SECONDS)
-        env.proxy.silent = False
+        env.proxy.is_silent = False
         env.mark_recovered()
         env.sleep_share(0.4)
     env.fault_count = env.proxy.held_packets

@@ -42,21 +42,25 @@ class Proxy:
         # What the proxy has seen and done:
         self.queries: list[str] = []  # the texts of all simple queries
         self.round_trips = 0  # how often a client sent something and got an answer, in any protocol
-        self.links: list[_Client] = []  # all client connections, also closed ones
-        self.farewells = 0  # connections that PostgreSQL has terminated (SQLSTATE 57P01)
+        self.clients: list[_Client] = []  # all client connections, also closed ones
+        self.terminated_connections = (
+            0  # connections that PostgreSQL has terminated (SQLSTATE 57P01)
+        )
         self.harmed: Counter[Harm] = Counter()  # queries
         self.held_packets = 0
         # What the proxy does to all connections:
         self.delay = 0.0  # seconds for each packet, in both directions
         self.refuses = False  # close new connections at once
-        self.silent = False  # hold all packets (TCP acknowledges them) until this is False again
+        self.is_silent = False  # hold all packets (TCP acknowledges them) until this is False again
         self.pooler = False  # change the process id that clients get, as a transaction pooler does
         self.tls: ssl.SSLContext | None = None  # accept TLS; the embedded server cannot
         # What it does to a query that contains the first text of a list. Then it removes the text.
         self.drop: list[str] = []  # Harm.DROP_QUERY
         self.lose: list[str] = []  # Harm.LOSE_ANSWER
-        self.mute: str | None = None  # swallow the query; the connection stays open
-        self.meanwhile: Callable[[], object] = lambda: None  # called after a harm, before the reset
+        self.swallow: str | None = None  # swallow the query; the connection stays open
+        self.before_reset: Callable[[], object] = lambda: (
+            None
+        )  # called after a harm, before the reset
         self._random, self._random_harm, self._chance = random.Random(seed), None, 0.0  # noqa: S311
         # select is precise to a microsecond; epoll would wait two milliseconds instead of one.
         self.loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
@@ -104,7 +108,7 @@ class Proxy:
         self._listener = await self.loop.create_server(lambda: _Client(self), ADDRESS, self.port)
 
     async def _cut(self) -> None:
-        for client in self.links:
+        for client in self.clients:
             client.reset()
             if client.peer:
                 client.peer.transport.abort()
@@ -152,7 +156,7 @@ class _End(asyncio.Protocol):
 
     def forward(self, data: bytes | None) -> None:
         """Send the data, or the end of the connection (None), in the order of the calls."""
-        if self._held or self.proxy.silent:
+        if self._held or self.proxy.is_silent:
             self.proxy.held_packets += data is not None
             if not self._held:
                 self.proxy.loop.call_later(_POLL_SECONDS, self._release)
@@ -163,7 +167,7 @@ class _End(asyncio.Protocol):
             self._send(data)
 
     def _release(self) -> None:
-        if self.proxy.silent:
+        if self.proxy.is_silent:
             self.proxy.loop.call_later(_POLL_SECONDS, self._release)
             return
         held, self._held = self._held, []
@@ -189,7 +193,7 @@ class _Client(_End):
         if self.proxy.refuses:
             transport.close()
             return
-        self.proxy.links.append(self)
+        self.proxy.clients.append(self)
         transport.pause_reading()
         self._opening = self.proxy.loop.create_task(self._open())
 
@@ -223,7 +227,7 @@ class _Client(_End):
             elif message[:1] == b"Q":
                 query = message[5:-1].decode(errors="replace")
                 self.proxy.queries.append(query)
-                if self.proxy.mute and self.proxy.mute in query:
+                if self.proxy.swallow and self.proxy.swallow in query:
                     continue
                 harm = self.proxy.choose_harm(query)
                 if harm is Harm.LOSE_ANSWER:
@@ -245,7 +249,7 @@ class _Client(_End):
 
     def record_harm_and_reset(self, harm: Harm) -> None:
         self.proxy.harmed[harm] += 1
-        self.proxy.meanwhile()
+        self.proxy.before_reset()
         self.reset()
 
     def reset(self) -> None:
@@ -280,4 +284,4 @@ class _Server(_End):
         if self.proxy.pooler:
             data = _KEY_DATA.sub(b"K\0\0\0\x0c\x7f\0\0\0", data)
         self.forward(data)
-        self.proxy.farewells += b"57P01" in data
+        self.proxy.terminated_connections += b"57P01" in data

@@ -193,13 +193,13 @@ def test_the_remedy_for_an_unknown_outcome_gives_one_working_token(
     arguments = (
         CREATE if command == "create" else ("tokens", "rotate", old_token[1], "--grace", "0m")
     )
-    proxy.meanwhile = lambda: setattr(proxy, "refuses", True)
+    proxy.before_reset = lambda: setattr(proxy, "refuses", True)
     break_connection(proxy, fault, "INSERT INTO api_tokens")
     code, out, err = flask(*arguments, DATABASE_STATEMENT_TIMEOUT="2", DATABASE_LOCK_TIMEOUT="1")
     assert (code, out) == (1, "")
     assert OUTCOME_UNKNOWN in err
     remedy = re.search(r"Run: flask (tokens rotate [0-9a-f-]{36} --grace 0m)\.", err)[1]
-    proxy.refuses, proxy.meanwhile = False, lambda: None
+    proxy.refuses, proxy.before_reset = False, lambda: None
     code, token, err = flask(*remedy.split())
     assert code == (0 if fault == "lose" else 1), err
     if code:
@@ -227,7 +227,7 @@ def test_a_command_with_an_unknown_outcome_reports_it_and_can_be_run_again(
         " VALUES ('', 'x', '', now() - interval '25 hours', gen_random_uuid(), 1, '{}')"
     )
     arguments = [argument.format(old_token_id=old_token[1]) for argument in arguments]
-    proxy.meanwhile = lambda: setattr(proxy, "refuses", True)
+    proxy.before_reset = lambda: setattr(proxy, "refuses", True)
     break_connection(proxy, "lose", words)
     code, out, err = flask(*arguments, DATABASE_STATEMENT_TIMEOUT="2", DATABASE_LOCK_TIMEOUT="1")
     assert (code, out) == (1, "")

@@ -205,7 +205,7 @@ def test_dropped_query_key_behind_a_password_is_not_printed(monkeypatch):
 
 
 def test_doctor_reports_an_unreachable_host_within_its_deadline(run_doctor, proxy):
-    proxy.silent = True
+    proxy.is_silent = True
     started_at = time.monotonic()
     url = proxy.url.replace("postgres@", f"postgres:{SECRET}@")
     seconds = {"DATABASE_CONNECT_TIMEOUT": "2"}
@@ -222,7 +222,7 @@ def test_doctor_reports_a_server_that_stops_answering_within_its_deadline(
     run_doctor, proxy, monkeypatch
 ):
     monkeypatch.setattr(server, "QUERIES_SECONDS", 3)
-    proxy.mute = "rolsuper"
+    proxy.swallow = "rolsuper"
     started_at = time.monotonic()
     code, _ = run_doctor(DATABASE_URL=proxy.url)
     assert time.monotonic() - started_at < 40
@@ -233,7 +233,7 @@ def test_doctor_stops_at_its_deadline_if_the_migrations_url_does_not_answer(
     run_doctor, sql, proxy, monkeypatch
 ):
     monkeypatch.setattr(command, "DEADLINE_SECONDS", 8)
-    proxy.mute = "pg_catalog.version"
+    proxy.swallow = "pg_catalog.version"
     started_at = time.monotonic()
     code, findings = run_doctor(MIGRATIONS_DATABASE_URL=proxy.url)
     assert time.monotonic() - started_at < 40

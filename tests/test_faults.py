@@ -122,7 +122,7 @@ def test_undelivered_change_without_if_match_does_not_overwrite_a_later_change(
     proxied_client, client, proxy, url, problem
 ):
     proxy.drop.append("UPDATE projects SET")
-    proxy.meanwhile = make_change(client, url)
+    proxy.before_reset = make_change(client, url)
     answer = proxied_client.put(url, json={"name": "New name"})
     problem(answer, 503, "outcome_unknown")
     assert int(answer.headers["Retry-After"]) > 0
@@ -133,7 +133,7 @@ def test_undelivered_change_with_if_match_gets_412_after_another_change(
     proxied_client, client, proxy, url, problem
 ):
     proxy.drop.append("UPDATE projects SET")
-    proxy.meanwhile = make_change(client, url)
+    proxy.before_reset = make_change(client, url)
     answer = proxied_client.put(url, json={"name": "New name"}, headers={"If-Match": '"1"'})
     problem(answer, 412)
     assert answer.headers["ETag"] == '"2"'
@@ -144,7 +144,7 @@ def test_lost_answer_of_an_overwritten_change_gets_503_outcome_unknown(
     proxied_client, client, proxy, url, problem, headers
 ):
     proxy.lose.append("UPDATE projects SET")
-    proxy.meanwhile = make_change(client, url)
+    proxy.before_reset = make_change(client, url)
     problem(
         proxied_client.put(url, json={"name": "New name"}, headers=headers),
         503,
@@ -157,11 +157,11 @@ def test_lost_change_whose_values_are_still_stored_gets_200_but_503_with_if_matc
     proxied_client, client, proxy, url, problem
 ):
     proxy.lose += ["UPDATE projects SET"]
-    proxy.meanwhile = lambda: client.put(url, json={"description": "Another's"})
+    proxy.before_reset = lambda: client.put(url, json={"description": "Another's"})
     answer = proxied_client.put(url, json={"name": "New name"})
     assert (answer.status_code, answer.json["name"], answer.json["version"]) == (200, "New name", 3)
     proxy.lose += ["UPDATE projects SET"]
-    proxy.meanwhile = lambda: client.put(url, json={"description": "Another's again"})
+    proxy.before_reset = lambda: client.put(url, json={"description": "Another's again"})
     answer = proxied_client.put(url, json={"name": "Newer name"}, headers={"If-Match": '"3"'})
     problem(answer, 503, "outcome_unknown")
 
@@ -171,7 +171,7 @@ def test_lost_answer_of_a_change_gets_503_outcome_unknown_if_the_row_was_deleted
     proxied_client, client, proxy, url, problem, headers
 ):
     proxy.lose.append("UPDATE projects SET")
-    proxy.meanwhile = lambda: client.delete(url)
+    proxy.before_reset = lambda: client.delete(url)
     problem(
         proxied_client.put(url, json={"name": "New name"}, headers=headers),
         503,
@@ -184,7 +184,7 @@ def test_lost_answer_of_a_change_with_several_versions_in_if_match_is_not_repeat
     proxied_client, client, proxy, url, problem
 ):
     proxy.lose.append("UPDATE projects SET")
-    proxy.meanwhile = make_change(client, url)
+    proxy.before_reset = make_change(client, url)
     answer = proxied_client.put(
         url, json={"name": "New name"}, headers={"If-Match": '"1", "2", "3"'}
     )
@@ -260,7 +260,7 @@ def test_undelivered_delete_with_if_match_gets_412_after_another_change(
     proxied_client, client, proxy, url, problem
 ):
     proxy.drop.append("DELETE")
-    proxy.meanwhile = make_change(client, url)
+    proxy.before_reset = make_change(client, url)
     problem(proxied_client.delete(url, headers={"If-Match": '"1"'}), 412)
     assert proxied_client.get(url).status_code == 200
 
@@ -279,7 +279,7 @@ def test_lost_answer_gets_503_outcome_unknown_while_the_database_is_unreachable(
         proxy.refuses = True
 
     proxy.lose.append("INSERT")
-    proxy.meanwhile = refuse_connections
+    proxy.before_reset = refuse_connections
     started_at = time.monotonic()
     answer = short_timeout_client.post(PROJECTS, json={"name": "x"}, headers=headers)
     assert time.monotonic() - started_at < LATE_SECONDS
@@ -357,7 +357,7 @@ def test_idle_connection_that_the_server_closed_is_not_used_for_a_write(proxied_
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE application_name = 'projectapp' AND datname = current_database()"
     )
-    wait_until(lambda: proxy.farewells)
+    wait_until(lambda: proxy.terminated_connections)
     assert proxied_client.post(PROJECTS, json={"name": "x"}).status_code == 201
     assert len([query for query in proxy.queries if "INSERT" in query]) == 1
 
@@ -368,9 +368,9 @@ def test_write_to_a_read_only_server_gets_503_and_replaces_the_connections(
     options = "&options=-c%20default_transaction_read_only%3Don"
     client = make_app(DATABASE_URL=proxy.url + options).test_client()
     client.get(PROJECTS)
-    before = len(proxy.links)
+    before = len(proxy.clients)
     problem(client.post(PROJECTS, json={"name": "x"}), 503, "unavailable")
-    assert len(proxy.links) > before
+    assert len(proxy.clients) > before
 
 
 def test_read_only_error_of_one_connection_drops_its_whole_generation(make_app, sql):
@@ -460,12 +460,12 @@ def test_timeouts_behind_a_pooler_are_not_left_in_the_session(make_app, proxy, s
 def test_request_to_a_database_that_stops_answering_gets_503_in_time(
     short_timeout_client, proxy, problem, method
 ):
-    proxy.silent = True
+    proxy.is_silent = True
     body = {"json": {"name": "x"}} if method == "POST" else {}
     answer, seconds = measure(lambda: short_timeout_client.open(PROJECTS, method=method, **body))
     problem(answer, 503, "unavailable" if method == "GET" else "outcome_unknown")
     assert 2.9 < seconds < LATE_SECONDS
-    proxy.silent = False
+    proxy.is_silent = False
     assert short_timeout_client.get(PROJECTS).status_code == 200
 
 
@@ -480,7 +480,7 @@ def test_connection_that_answered_in_time_is_not_aborted_later(app):
 
 def test_request_to_a_database_that_never_answered_gets_503_in_time(make_app, proxy, sql, problem):
     client = make_app(DATABASE_URL=proxy.url, **SHORT_STATEMENT_TIMEOUT).test_client()
-    proxy.mute = "pg_catalog.version()"
+    proxy.swallow = "pg_catalog.version()"
     answer, seconds = measure(lambda: client.get(PROJECTS))
     problem(answer, 503, "unavailable")
     assert seconds < LATE_SECONDS
@@ -493,7 +493,7 @@ def test_silent_idle_connection_is_pinged_and_gets_503_in_time(make_app, proxy, 
     client = client.test_client()
     client.get(PROJECTS)
     time.sleep(1.1)
-    proxy.silent = True
+    proxy.is_silent = True
     proxy.queries.clear()
     answer, seconds = measure(lambda: client.get(PROJECTS))
     problem(answer, 503, "unavailable")
@@ -507,7 +507,7 @@ def test_while_the_database_is_unreachable_one_request_connects_and_others_get_5
     proxy.refuses = True
     client = make_app(DATABASE_URL=proxy.url).test_client()
     assert client.get(PROJECTS).status_code == 503
-    proxy.refuses, proxy.silent = False, True
+    proxy.refuses, proxy.is_silent = False, True
     with ThreadPoolExecutor(4) as pool:
         requests = [pool.submit(lambda: client.get(PROJECTS).status_code) for _ in range(4)]
         try:
@@ -515,7 +515,7 @@ def test_while_the_database_is_unreachable_one_request_connects_and_others_get_5
             statuses = [request.result() for request in requests if request.done()]
             assert statuses == [503] * 3  # the fourth request is still connecting
         finally:
-            proxy.silent = False
+            proxy.is_silent = False
     assert sorted(request.result() for request in requests) == [200, 503, 503, 503]
     assert client.get(PROJECTS).status_code == 200
 

@@ -421,7 +421,7 @@ def test_a_create_with_a_lost_answer_whose_parent_goes_gets_503_outcome_unknown(
     """The child is stored with `lose`; a 404 would say that it is not."""
     box, _, _, alice = make_tree()
     getattr(proxy, fault).append("INSERT INTO shelves")
-    proxy.meanwhile = lambda: sql(change)
+    proxy.before_reset = lambda: sql(change)
     path = f"/boxes/{box['id']}/shelves"
     problem(proxied_kinds.post(path, json={"title": "new"}, headers=alice), 503, "outcome_unknown")
     stored = sql("SELECT count(*) FROM shelves WHERE title = 'new'")

@@ -452,7 +452,7 @@ def test_write_whose_answer_is_lost_while_its_token_is_revoked_gets_503_outcome_
     client = make_app(AUTH="tokens", DATABASE_URL=proxy.url).test_client()
     header = auth_headers()
     assert client.get(PROJECTS, headers=header).status_code == 200
-    proxy.meanwhile = lambda: sql("UPDATE api_tokens SET revoked_at = now()")
+    proxy.before_reset = lambda: sql("UPDATE api_tokens SET revoked_at = now()")
     proxy.drop.append("INSERT INTO projects")
     answer = client.post(PROJECTS, json={"name": "x"}, headers=header)
     problem(answer, 503, "outcome_unknown")
