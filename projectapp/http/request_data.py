@@ -86,18 +86,17 @@ def validate(schema: Schema, data: dict[str, Any]) -> dict[str, Any]:
 
 def _read_whole_body(max_bytes: int) -> bytes:
     """Return the body. Raises PayloadTooLarge, or BadRequest if a part of it is missing."""
-    too_large = PayloadTooLarge(f"The body must have at most {max_bytes} bytes.")
     length = request.content_length  # None: the body is chunked, or there is none
-    if length is not None and length > max_bytes:
-        raise too_large
-    # Werkzeug cuts a chunked body at this limit without an error. One byte more shows the cut.
-    request.max_content_length = max_bytes + 1
-    try:
-        body = request.get_data(cache=False)
-    except Exception:  # each WSGI server has its own, for a broken chunk or a lost client
-        raise BadRequest("The body could not be read to its end.") from None
+    body = b""
+    if length is None or length <= max_bytes:
+        # Werkzeug cuts a chunked body at this limit without an error. One byte more shows the cut.
+        request.max_content_length = max_bytes + 1
+        try:
+            body = request.get_data(cache=False)
+        except Exception:  # each WSGI server has its own, for a broken chunk or a lost client
+            raise BadRequest("The body could not be read to its end.") from None
+    if max(length or 0, len(body)) > max_bytes:
+        raise PayloadTooLarge(f"The body must have at most {max_bytes} bytes.")
     if length not in (None, len(body)):  # gunicorn's own workers do not check this
         raise BadRequest("The body is shorter than its Content-Length.")
-    if len(body) > max_bytes:
-        raise too_large
     return body
