@@ -127,7 +127,7 @@ def all_projects(sql):
 
 def restore(sql, projects):
     columns = "id, name, description, is_active, attributes, version, created_at, updated_at, owner"
-    sql("TRUNCATE projects")
+    sql("TRUNCATE projects CASCADE")
     sql(
         f"INSERT INTO projects ({columns})"  # noqa: S608
         f" SELECT {columns} FROM jsonb_populate_recordset(NULL::projects, %s)",
@@ -260,7 +260,7 @@ def test_estimated_total_counts_only_the_callers_projects(auth_client, auth_head
     bobs = auth_client.get(PROJECTS, headers=auth_headers("bob")).json
     assert bobs["total_is_estimate"]
     assert 25_000 < bobs["total"] < 35_000
-    sql("TRUNCATE projects")
+    sql("TRUNCATE projects CASCADE")
     sql("ANALYZE projects")
 
 
@@ -277,7 +277,7 @@ def test_total_of_an_empty_list_is_exact_although_others_have_many_projects(
     for query in ("?page=2", "?page=2&name=Secret", "?page=2&q=Secret", "?page=2&sort=name"):
         page = auth_client.get(f"{PROJECTS}{query}", headers=auth_headers("bob")).json
         assert (page["total"], "total_is_estimate" in page) == (0, False)
-    sql("TRUNCATE projects")
+    sql("TRUNCATE projects CASCADE")
     sql("ANALYZE projects")
 
 
@@ -415,5 +415,5 @@ def test_tokens_create_help_and_error_list_the_scopes_of_every_resource(app_with
         ["--name", "CI", "--owner", "alice", "--scope", "projects:delete"],
     ):
         output = runner.invoke(args=["tokens", "create", *arguments]).output
-        listed = "a comma list of projects:all, projects:read, projects:write, tasks:all,"
+        listed = "a comma-separated list of projects:all, projects:read, projects:write, tasks:all,"
         assert listed in " ".join(output.split())

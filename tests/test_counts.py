@@ -21,7 +21,7 @@ def rows_read_by(client, query):
 
 
 INSERT_PROJECTS = """
-TRUNCATE projects;
+TRUNCATE projects CASCADE;
 INSERT INTO projects (id, name, is_active, attributes, created_at)
 SELECT gen_random_uuid(), CASE WHEN n % 2 = 0 THEN 'even ' ELSE 'odd ' END || n, n % 100 > 0,
   jsonb_build_object('half', n % 2), '2026-01-01Z'::timestamptz + n * interval '1 s'

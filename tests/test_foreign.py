@@ -156,7 +156,7 @@ def test_schema_with_a_missing_column_is_not_ready(make_database, problem):
 def test_later_schema_with_more_columns_is_served(make_database):
     database = make_database()
     database.flask("db", "upgrade")
-    database.sql("ALTER TABLE projects ADD COLUMN colour text")
+    database.sql("ALTER TABLE projects ADD COLUMN later_colour text")
     database.sql("UPDATE alembic_version SET version_num = '9999'")
     assert "The schema is at 9999, ahead of this release" in database.flask("db", "upgrade")[1]
     assert database.client.get("/ready").json["schema"] == "9999"

@@ -10,7 +10,7 @@ from tests.plans import executed
 # Ten rows have the same timestamp. The older two thirds are archived; only they have the words
 # "long ago". The owner "many" has a third of all rows, the owner "few" a hundred.
 INSERT_PROJECTS = """
-TRUNCATE projects;
+TRUNCATE projects CASCADE;
 INSERT INTO projects (id, name, description, is_active, attributes, created_at, updated_at, owner)
 SELECT gen_random_uuid(),
   (ARRAY['번역', 'project', '検索', 'Search'])[1 + n % 4] || ' ' || md5(n::text),

@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from projectapp import database
-from projectapp.http.fields import JSONObject, QueryBoolean
+from projectapp.http.fields import JSONObject, QueryBoolean, StrictBoolean
 from projectapp.problems import BadRequest
 from projectapp.resources import views
 from projectapp.resources.lists import _list_spec, _served_columns
@@ -108,7 +108,7 @@ class ShelfSchema(ResourceSchema):
 class BookSchema(ResourceSchema):
     shelf_id = fields.UUID(dump_only=True)
     title = fields.String()
-    is_read = fields.Boolean()
+    is_read = StrictBoolean()
 
 
 def make_blueprint() -> Blueprint:

@@ -212,7 +212,7 @@ def test_doctor_reports_no_failure_with_the_two_roles(two_roles):
         "ALTER TABLE projects DROP CONSTRAINT projects_name_not_empty_check",
         "DROP TABLE projects",
         "DROP FUNCTION row_estimate",
-        "TRUNCATE projects",
+        "TRUNCATE projects CASCADE",
         "TRUNCATE idempotency_keys",
         "INSERT INTO alembic_version VALUES ('9999')",
         "UPDATE alembic_version SET version_num = '9999'",
@@ -337,7 +337,11 @@ def test_one_role_is_replaced_by_two_while_the_service_runs(page_setup, by_super
     assert client.post(PROJECTS, json={"name": "First"}, headers=WITH_KEY).json == first.json
     assert client.get(PROJECTS).json["total"] == 6
     with page_setup.connect(page_setup.serve) as serving_sql:
-        for statement in ("CREATE TABLE mine ()", "DROP TABLE projects", "TRUNCATE projects"):
+        for statement in (
+            "CREATE TABLE mine ()",
+            "DROP TABLE projects",
+            "TRUNCATE projects CASCADE",
+        ):
             with pytest.raises(InsufficientPrivilege):
                 serving_sql(statement)
     page_setup.run_page_sql("REVOKE projects_migrate FROM projects_old", role)

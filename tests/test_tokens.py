@@ -91,9 +91,9 @@ def test_expires_option_sets_the_lifetime(flask, sql, expires, days):
         (
             "--scope",
             "projects:admin",
-            "Must be a comma list of projects:all, projects:read, projects:write.",
+            "Must be a comma-separated list of projects:all, projects:read, projects:write.",
         ),
-        ("--scope", "", "Must be a comma list of"),
+        ("--scope", "", "Must be a comma-separated list of"),
         ("--expires", "soon", "such as 90d"),
         ("--expires", "-1d", "such as 90d"),
         ("--name", "", "1 to 100 printable characters"),

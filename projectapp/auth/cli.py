@@ -21,7 +21,9 @@ class ScopeOption(click.Option):
     """An option whose help lists the application's scopes, as each resource adds some."""
 
     def get_help_record(self, context: click.Context) -> tuple[str, str] | None:
-        self.help = f"What the token permits: a comma list of {', '.join(_scopes(context))}."
+        self.help = (
+            f"What the token permits: a comma-separated list of {', '.join(_scopes(context))}."
+        )
         return super().get_help_record(context)
 
 
@@ -33,7 +35,7 @@ def _parse_scopes(context: click.Context, parameter: Any, value: str) -> list[st
     scopes = sorted({item.strip() for item in value.split(",")})
     permitted = _scopes(context)
     if not set(scopes) <= set(permitted):
-        raise click.BadParameter(f"Must be a comma list of {', '.join(permitted)}.")
+        raise click.BadParameter(f"Must be a comma-separated list of {', '.join(permitted)}.")
     return scopes
 
 

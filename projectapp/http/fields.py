@@ -65,7 +65,9 @@ class Integer(fields.Integer):
     """A JSON integer that fits PostgreSQL's type `integer`. Strings and fractions are invalid."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(strict=True, validate=Range(-(2**31), 2**31 - 1), **kwargs)
+        message = "Must be from {min} to {max}."
+        limits = Range(-(2**31), 2**31 - 1, error=message)
+        super().__init__(strict=True, validate=limits, **kwargs)
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
         if type(value) is not int:

@@ -33,7 +33,7 @@ class Position(NamedTuple):
 
 class InvalidCursor(ValidationFailed):
     def __init__(self) -> None:
-        message = "Not a cursor of this list with this sort, these filters and this search."
+        message = "Invalid, or of another list, sort, filter or search. Read the first page again."
         super().__init__({"cursor": [message]})
 
 

@@ -25,6 +25,10 @@ def doc(description: str, **more: Any) -> dict[str, Any]:
     return {"description": description, **more}
 
 
+# marshmallow's own types convert what they get: "7" and 7.5 to 7, a time without an offset to UTC.
+_LOSSY = (fields.Integer, fields.Boolean, fields.DateTime, fields.AwareDateTime, fields.Dict)
+
+
 class ResourceSchema(Schema):
     """A row of a resource. Read-only fields in a body are ignored."""
 
@@ -47,6 +51,9 @@ class ResourceSchema(Schema):
         super().__init__(**options)
         # In the order of the JSON objects: inherited fields would come first.
         self.fields |= {name: self.fields.pop(name) for name in READ_ONLY[1:]}
+        for name, field in self.load_fields.items():
+            if type(field) in _LOSSY:
+                raise TypeError(f"{name} needs a strict type of projectapp/http/fields.py.")
 
     @pre_load
     def drop_read_only(self, data: Mapping[str, Any], **_: Any) -> dict[str, Any]:

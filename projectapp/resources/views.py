@@ -185,7 +185,8 @@ def _no_match(
     if not row:
         return NotFound()
     return PreconditionFailed(
-        f"The current version is {row.version}.", headers={"ETag": format_etag(row.version)}
+        f"Nothing was changed, because the current version is {row.version}. Read the data again.",
+        headers={"ETag": format_etag(row.version)},
     )
 
 
