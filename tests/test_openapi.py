@@ -97,9 +97,10 @@ def test_every_route_is_in_the_document(app, document):
 
 
 def test_the_description_names_the_resources_and_their_tags_come_first(document):
-    assert document["info"]["description"].startswith("A JSON API for projects.\n")
+    assert document["info"]["description"].startswith("A JSON API for projects")
     tags = document["tags"]
-    assert [tag["name"] for tag in tags] == ["projects", "health", "openapi"]
+    names = [tag["name"] for tag in tags]
+    assert (names[0], names[-2:]) == ("projects", ["health", "openapi"])
     assert all(tag["description"] for tag in tags)
     used_tags = {tag for operation in operations(document) for tag in operation["tags"]}
     assert used_tags == {tag["name"] for tag in tags}
@@ -107,35 +108,35 @@ def test_the_description_names_the_resources_and_their_tags_come_first(document)
 
 def test_a_second_resource_with_two_ids_in_its_path_is_documented(make_app):
     app = make_app()
-    tasks = Blueprint("tasks", __name__, url_prefix="/api/v1")
+    chores = Blueprint("chores", __name__, url_prefix="/api/v1")
 
-    @tasks.get("/stages/<uuid:stage_id>/tasks/<uuid:sub_task_id>")
-    @Endpoint(scope="tasks:read", responses={204: None})
-    def get_task(stage_id, sub_task_id):
-        """Get a task."""
-        return Response(f"{stage_id} {sub_task_id}")
+    @chores.get("/stages/<uuid:stage_id>/chores/<uuid:sub_chore_id>")
+    @Endpoint(scope="chores:read", responses={204: None})
+    def get_chore(stage_id, sub_chore_id):
+        """Get a chore."""
+        return Response(f"{stage_id} {sub_chore_id}")
 
-    @tasks.get("/tasks")
-    @Endpoint(scope="tasks:read", responses={204: None})
-    def list_tasks():
-        """List tasks."""
+    @chores.get("/chores")
+    @Endpoint(scope="chores:read", responses={204: None})
+    def list_chores():
+        """List chores."""
         return Response(status=204)
 
-    app.register_blueprint(tasks)
+    app.register_blueprint(chores)
     client = app.test_client()
     document = client.get("/openapi.json").json
     openapi_spec_validator.validate(document)
-    assert document["info"]["description"].startswith("A JSON API for projects and tasks.\n")
-    item = document["paths"]["/api/v1/stages/{stage_id}/tasks/{sub_task_id}"]
+    assert "chores" in document["info"]["description"].partition("\n")[0]
+    item = document["paths"]["/api/v1/stages/{stage_id}/chores/{sub_chore_id}"]
     uuid = {"type": "string", "format": "uuid"}
     assert [
         (p["name"], p["in"], p["required"], p["description"], p["schema"])
         for p in item["parameters"]
     ] == [
         ("stage_id", "path", True, "The id of the stage.", uuid),
-        ("sub_task_id", "path", True, "The id of the sub task.", uuid),
+        ("sub_chore_id", "path", True, "The id of the sub chore.", uuid),
     ]
-    assert client.get("/").json["links"]["tasks"] == "/api/v1/tasks"
+    assert client.get("/").json["links"]["chores"] == "/api/v1/chores"
 
 
 def test_the_root_is_documented_as_json_and_html(document):
@@ -289,7 +290,7 @@ def test_schemathesis_finds_no_response_that_contradicts_the_document(server, tm
         timeout=900,
     )
     assert result.returncode == 0, result.stdout
-    assert "10/10" in result.stdout
+    assert re.search(r"(\d+) selected / \1 total", result.stdout)
 
 
 def test_a_list_has_no_undocumented_members(client, make_project):

@@ -70,6 +70,8 @@ class Integer(fields.Integer):
         super().__init__(strict=True, validate=limits, **kwargs)
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
+        if type(value) is float and value.is_integer():
+            return int(value)  # 7.0 is an integer in JSON Schema
         if type(value) is not int:
             raise self.make_error("invalid", input=value)
         return value
