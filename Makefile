@@ -25,7 +25,7 @@ run: ## serve the API on PORT (default 8000); without a DATABASE_URL, with its o
 test: dev ## run the fast tests (2 minutes)
 	@$(FAST)
 
-check: dev ## run all checks: format, lint, types, five fault scenarios, all tests with coverage (12 minutes)
+check: dev ## run all checks: format, lint, types, five fault scenarios, all tests with coverage (16 minutes)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy

@@ -22,7 +22,7 @@ from projectapp.database import errors, execution
 from projectapp.database.connection import Connection
 from projectapp.http import request_data
 from projectapp.problems import ServiceUnavailable
-from projectapp.resources import views, writes
+from projectapp.resources import inserts, views
 
 COMMIT_SECONDS = 0.6  # from the response to the commit
 
@@ -64,20 +64,20 @@ def ignore_idempotency_key() -> None:
 
 def retry_lost_create_with_new_id() -> None:
     """If the answer to a create is lost, repeat it with a new id: so it can be stored twice."""
-    inserts = {}
+    insert_of = {}
 
     def insert_statements(original: Callable[..., Any], *arguments: Any) -> Any:
         insert, repeat = original(*arguments)
-        inserts[repeat] = insert
+        insert_of[repeat] = insert
         return insert, repeat
 
     def execute(original: Callable[..., Any], statement: Any, *arguments: Any) -> Any:
-        if statement in inserts:
+        if statement in insert_of:
             parameters, *arguments = arguments
-            statement, arguments = inserts[statement], [{**parameters, "id": database.uuid7()}]
+            statement, arguments = insert_of[statement], [{**parameters, "id": database.uuid7()}]
         return original(statement, *arguments)
 
-    _replace(writes, "_insert_statements", insert_statements)
+    _replace(inserts, "_insert_statements", insert_statements)
     _replace(database, "execute", execute)
 
 

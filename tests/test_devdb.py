@@ -66,7 +66,7 @@ def start_user(home):
 
 
 def wait_until_unlocked(server, *locks):
-    """Return whether nobody holds these locks within a minute."""
+    """Return whether all these locks are free within a minute."""
     supervisor.wait_until(lambda: are_unlocked(server, *locks), 60)
     return are_unlocked(server, *locks)
 

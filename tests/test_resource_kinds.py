@@ -437,3 +437,13 @@ def test_a_create_of_a_child_with_a_lost_answer_is_stored_once_and_gets_201(
     getattr(proxy, fault).append("INSERT INTO shelves")
     create(proxied_kinds, f"/boxes/{box['id']}/shelves", {**alice, **headers}, title="new")
     assert sql("SELECT owner FROM shelves WHERE title = 'new'") == [("alice",)]
+
+
+@pytest.mark.parametrize("type_", ["Integer", "Boolean", "DateTime", "AwareDateTime", "Dict"])
+def test_a_schema_with_a_type_that_converts_values_is_refused(type_):
+    schema = ResourceSchema.from_dict({"count": getattr(fields, type_)()})
+    with pytest.raises(
+        TypeError, match=r"^count needs a strict type of projectapp/http/fields\.py"
+    ):
+        schema()
+    ResourceSchema.from_dict({"count": getattr(fields, type_)(dump_only=True)})()

@@ -71,14 +71,17 @@ def test_no_two_modules_import_each_other():
     sorter.prepare()  # raises CycleError
 
 
-def test_no_module_has_more_than_300_lines():
+def test_no_module_has_more_than_250_lines():
     for name, path in modules():
-        assert len(path.read_text().splitlines()) <= 300, name
+        assert len(path.read_text().splitlines()) <= 250, name
 
 
 def test_modules_with_statements_do_not_import_flask():
-    modules = {"lists", "owners", "page_statement", "resource", "search", "segments", "writes"}
-    paths = [PACKAGE / "resources" / f"{module}.py" for module in (*modules, "subqueries")]
+    names = (
+        *("inserts", "lists", "owners", "page_statement", "resource", "search", "segments"),
+        *("subqueries", "values", "writes"),
+    )
+    paths = [PACKAGE / "resources" / f"{name}.py" for name in names]
     assert not [(p, n) for p in paths for n in imports(p) if n.startswith("flask")]
 
 

@@ -164,6 +164,10 @@ def test_an_invalid_due_at_gets_a_400(client, make_project, problem, value):
     assert "due_at" in problem(response, 400, "validation_error")["details"]
 
 
+def test_an_integer_with_a_fraction_of_zero_is_an_integer(make_task):
+    assert make_task(priority=7.0)["priority"] == 7
+
+
 @pytest.mark.parametrize("value", [2**31, 1.5, "1", True, None])
 def test_an_invalid_priority_gets_a_400(client, make_project, problem, value):
     path = f"{PROJECTS}/{make_project()['id']}/tasks"

@@ -80,7 +80,7 @@ class CompiledStatement:
         return self._make_row(row)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)  # a resource has about 15 statements
 def compile_statement(
     statement: Executable, dialect: Dialect, names: frozenset[str]
 ) -> CompiledStatement:

@@ -25,16 +25,11 @@ from projectapp.http.request_data import JSON_TYPE
 from projectapp.problems import NotFound, PreconditionFailed
 from projectapp.resources.cursors import decode_cursor, encode_cursor, link_header
 from projectapp.resources.idempotency import read_claim
+from projectapp.resources.inserts import insert_row
 from projectapp.resources.lists import find_page
 from projectapp.resources.resource import Resource
 from projectapp.resources.schemas import ResourceSchema, page_schema
-from projectapp.resources.writes import (
-    delete_row,
-    find_row,
-    insert_row,
-    is_parent_visible,
-    update_row,
-)
+from projectapp.resources.writes import delete_row, find_row, is_parent_visible, update_row
 
 PATCH_TYPES = ("application/merge-patch+json", JSON_TYPE)
 

@@ -1,4 +1,4 @@
-"""Reads and writes one row of any resource.
+"""Reads, updates and deletes one row of any resource; inserts.py inserts one.
 
 Each function runs one statement in one round trip, and more only if the result of a write is lost.
 A row is returned as `version`, an integer, and `body`, its JSON text. The statements are built once
@@ -11,25 +11,14 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from projectapp import auth, database
+from projectapp import database
 from projectapp.database import Row
 from projectapp.http.etags import NO_VERSION, Versions
 from projectapp.problems import Conflict, OutcomeUnknown, UnknownReference
-from projectapp.resources.idempotency import (
-    IdempotencyClaim,
-    build_idempotent_insert,
-    insert_idempotently,
-)
 from projectapp.resources.resource import Resource
-from projectapp.resources.values import (
-    comparable,
-    default_value,
-    is_sent,
-    new_value,
-    value_parameters,
-)
+from projectapp.resources.values import comparable, is_sent, new_value, value_parameters
 
 
 def find_row(resource: Resource, row_id: UUID) -> Row | None:
@@ -38,99 +27,18 @@ def find_row(resource: Resource, row_id: UUID) -> Row | None:
 
 @lru_cache
 def _find_statement(resource: Resource) -> sa.Select[Any]:
-    return sa.select(*_result_columns(resource)).where(resource.is_row("row_id"))
+    return sa.select(*result_columns(resource)).where(resource.is_row("row_id"))
 
 
-def insert_row(
-    resource: Resource,
-    values: Mapping[str, Any],
-    claim: IdempotencyClaim | None = None,
-    parent_id: UUID | None = None,
-) -> tuple[Row | None, bool]:
-    """Insert a row; a field that is not in `values` gets its column's default.
-
-    The owner is the caller or, for a child, the owner of the parent. Returns the row with its `id`,
-    and whether it is the response to an earlier request with the same `claim`. The row is None if
-    the caller sees no parent with `parent_id`.
-    """
-    parameters = value_parameters(resource, values)
-    parameters |= {"id": database.uuid7(), "owner": auth.current_owner(), "parent_id": parent_id}
-    uses_defaults = not values.keys() >= _columns_with_default(resource)
-    if claim:
-        statement = _idempotent_insert_statement(resource, uses_defaults)
-        return insert_idempotently(
-            statement,
-            parameters,
-            claim,
-            can_insert=lambda: is_parent_visible(resource, parent_id),
-        )
-    insert_statement, repeat = _insert_statements(resource, uses_defaults)
-
-    def resolve() -> Row:
-        row = database.execute(repeat, parameters)
-        if not row:  # the parent may have been visible when the row was inserted
-            raise OutcomeUnknown
-        return row
-
-    return database.execute(insert_statement, parameters, resolve), False
+def result_columns(resource: Resource) -> tuple[Any, Any]:
+    """Return the columns `version` and `body` that statements return for a row."""
+    c = resource.table.c
+    return c.version, resource.as_json(c).label("body")
 
 
 def is_parent_visible(resource: Resource, parent_id: UUID | None) -> bool:
     """Return whether the caller sees the parent; True without a `parent_id`."""
     return not (resource.parent and parent_id) or bool(find_row(resource.parent, parent_id))
-
-
-@lru_cache
-def _insert_statements(resource: Resource, uses_defaults: bool) -> tuple[sa.Insert, sa.Insert]:
-    """Return the statement that inserts a row, and the one to run if its result is lost.
-
-    The second inserts the row with the same id, unless it is stored. Unlike a SELECT, it writes in
-    both cases, so its commit waits until the row is replicated.
-    """
-    rows = _new_row(resource, uses_defaults)
-    new = insert(resource.table).from_select(rows.selected_columns.keys(), rows)
-    result = (resource.table.c.id, *_result_columns(resource))
-    repeated = new.on_conflict_do_update(index_elements=["id"], set_={"id": new.excluded.id})
-    return new.returning(*result), repeated.returning(*result)
-
-
-@lru_cache
-def _idempotent_insert_statement(resource: Resource, uses_defaults: bool) -> sa.Select[Any]:
-    rows = _new_row(resource, uses_defaults)
-    return build_idempotent_insert(resource.table, rows, resource.as_json)
-
-
-@lru_cache
-def _columns_with_default(resource: Resource) -> frozenset[str]:
-    """Return the writable columns that have a default."""
-    columns = resource.table.c
-    return frozenset(name for name in resource.writable if columns[name].server_default is not None)
-
-
-def _new_row(resource: Resource, uses_defaults: bool) -> sa.Select[Any]:
-    """Select the values of a new row, as columns with their types: PostgreSQL infers none here.
-
-    With `uses_defaults`, a field that the client did not send gets its column's default.
-    """
-    table, parent = resource.table, resource.parent
-    values: dict[str, Any] = {}
-    for name in resource.fields:
-        column = table.c[name]
-        default = default_value(column)
-        if name in resource.writable:
-            values[name] = new_value(column)
-            if uses_defaults and default is not None:
-                values[name] = sa.case((is_sent(name), values[name]), else_=default)
-        elif name in ("id", "owner"):
-            values[name] = sa.cast(sa.bindparam(name, type_=column.type), column.type)
-        elif default is not None:
-            values[name] = default
-    if not parent:
-        return sa.select(*(value.label(name) for name, value in values.items()))
-    values |= {"owner": parent.table.c.owner, str(resource.parent_key): parent.table.c.id}
-    # The lock makes the insert wait for a concurrent change of the parent's owner.
-    rows = sa.select(*(value.label(name) for name, value in values.items()))
-    return rows.where(parent.is_row("parent_id")).with_for_update(read=True, of=parent.table)
 
 
 def update_row(
@@ -202,10 +110,10 @@ def _update_statements(resource: Resource, sets_text: bool, merge: bool) -> _Upd
         version=c.version + sa.cast(is_changed, sa.Integer),
         # Not now(), the statement's start: it may be before the change that held the row's lock.
         updated_at=sa.case((is_changed, sa.func.clock_timestamp()), else_=c.updated_at),
-    ).returning(*_result_columns(resource))
+    ).returning(*result_columns(resource))
     # An UPDATE, not a SELECT: it waits for concurrent changes and for replication.
     read_back = row.values(id=c.id).returning(
-        *_result_columns(resource), sa.not_(is_changed).label("has_new_values")
+        *result_columns(resource), sa.not_(is_changed).label("has_new_values")
     )
     return _UpdateStatements(update, update.where(_has_version(resource)), read_back)
 
@@ -261,11 +169,6 @@ def _delete_statements(resource: Resource) -> tuple[Any, Any]:
     rows = sa.delete(resource.table).where(resource.is_row("row_id"))
     delete = rows.returning(resource.table.c.id)
     return delete, delete.where(_has_version(resource))
-
-
-def _result_columns(resource: Resource) -> tuple[Any, Any]:
-    c = resource.table.c
-    return c.version, resource.as_json(c).label("body")
 
 
 @lru_cache
