@@ -12,7 +12,8 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import psycopg2
-from suite import CONNECTIONS, FILL, RESTORE, WORKLOADS
+from report import WORKLOADS
+from suite import CONNECTIONS, FILL, RESTORE
 from workers import ROOT, migrate, start_gunicorn, stop
 
 sys.path.insert(0, str(ROOT))
@@ -29,7 +30,7 @@ PRODUCTION = {
 }
 
 
-def private_mebibytes(pid: str) -> float:
+def private_mebibytes(pid: str | int) -> float:
     """Return the memory that a process does not share, in MiB."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return sum(map(int, re.findall(r"^Private_(?:Clean|Dirty): +(\d+)", rollup, re.M))) / 1024
@@ -53,7 +54,11 @@ def measure_memory(environ: dict[str, str], connection: psycopg2.extensions.conn
     workers = children.read_text().split()
 
     def make_row(answered: int) -> list[str]:
-        return [str(answered), *(f"{private_mebibytes(pid):.1f}" for pid in workers)]
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'projectapp'")
+            backends = [private_mebibytes(pid) for (pid,) in cursor.fetchall()]
+        own = (f"{private_mebibytes(pid):.1f}" for pid in workers)
+        return [str(answered), *own, f"{max(backends, default=0):.1f}"]
 
     rows, answered, start = [make_row(0)], 0, 0
     try:
@@ -70,7 +75,8 @@ def measure_memory(environ: dict[str, str], connection: psycopg2.extensions.conn
             raise RuntimeError("A worker was replaced.")
     finally:
         stop(gunicorn)
-    print_table(["requests", *(f"worker {n}, MiB" for n in range(1, 1 + len(workers)))], rows)
+    columns = [f"worker {n}, MiB" for n in range(1, 1 + len(workers))]
+    print_table(["requests", *columns, "largest server process of PostgreSQL, MiB"], rows)
 
 
 def measure_starts(environ: dict[str, str]) -> None:

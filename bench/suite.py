@@ -11,12 +11,24 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from shutil import which
+from typing import NamedTuple
 
 import psycopg2
-from chart import draw
 from check_same_answers import find_differences
+from cpu import cpu_seconds
+from report import (
+    OWN,
+    RUNS,
+    WORKLOADS,
+    Measurement,
+    print_report,
+    print_row,
+    ratios,
+    save,
+)
 from workers import ROOT, migrate
 
 sys.path.insert(0, str(ROOT))
@@ -25,17 +37,6 @@ from faults.pg_proxy import Proxy
 from projectapp.devdb import DevPostgres
 
 FOLDERS = {"bin": Path(sys.executable).parent, "bench_bin": ROOT / "bench/.venv/bin"}
-WORKLOADS = {
-    "one": "reading one",
-    "ten": "ten and a total",
-    "hundred": "a hundred and a total",
-    "filtered": "ten archived",
-    "deep": "page 5000",
-    "search": "a search for two syllables",
-    "create": "creating",
-    "keyed": "creating with a key",
-    "change": "changing with If-Match",
-}
 ID_PREFIX = "00000000-0000-7000-8000-000000"  # six digits follow
 CONNECTIONS, WORKERS, DATABASE_POOL_SIZE = 8, 2, 4
 PORT = 21100
@@ -70,25 +71,34 @@ RESTORE = {
     "change": ["UPDATE projects SET version = 1 WHERE version > 1"],
 }
 
+HANDWRITTEN = "Flask by hand"
+BEFORE = "projectapp before"  # another checkout of projectapp: --against
+
 _PLAIN_GUNICORN = (
     f"{{bin}}/gunicorn --workers={WORKERS} --threads={DATABASE_POOL_SIZE} --config=/dev/null"
     " --worker-class=gthread --no-control-socket --bind=127.0.0.1:{port}"
 )
 # Commands. {bin} is the folder of the project's programs, {bench_bin} that of bench/.venv.
-COMPETITORS = {
-    "projectapp": "{bin}/gunicorn wsgi:app",
+COMMANDS = {
+    OWN: "{bin}/gunicorn wsgi:app",
+    BEFORE: "{bin}/gunicorn wsgi:app",
     "projectapp on granian": f"{{bench_bin}}/granian --interface=wsgi --workers={WORKERS}"
     f" --no-access-log --blocking-threads={DATABASE_POOL_SIZE} --log-level=error --port={{port}}"
     " wsgi:app",
     "Flask by hand": f"{_PLAIN_GUNICORN} bench.competitors.handwritten:app",
+    "Flask by hand, prepared": f"env PREPARE=1 {_PLAIN_GUNICORN} bench.competitors.handwritten:app",
     "Flask-SQLAlchemy": f"{_PLAIN_GUNICORN} bench.competitors.tutorial:app",
     "FastAPI": f"{{bench_bin}}/uvicorn --workers={WORKERS} --no-access-log --log-level=warning"
     " --port={port} bench.competitors.fastapi_app:app",
     "Hono": "node bench/competitors/hono/server.mjs",
 }
-OWN, HANDWRITTEN = "projectapp", "Flask by hand"
 PGBENCH = "pgbench"  # only PostgreSQL, with the statements that projectapp sends
 MINIMUM_RATIO = 0.5  # to HANDWRITTEN; below it `make bench-quick` fails. Noise is smaller.
+
+
+class Service(NamedTuple):
+    url: str
+    pid: int
 
 
 class Bench:
@@ -108,6 +118,9 @@ class Bench:
         self.proxy = Proxy(self.server.parameters)
         stack.callback(self.proxy.close)
         self.statements: dict[str, str] = {}
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT pg_read_file('postmaster.pid')")
+            self.postgres_pid = int(cursor.fetchone()[0].split()[0])
 
     def run(self, *statements: str) -> None:
         with self.connection.cursor() as cursor:
@@ -121,46 +134,57 @@ class Bench:
             self.run(*RESTORE[workload], *SETTLE)
 
     @contextmanager
-    def serving(self, names: Sequence[str], far: bool) -> Iterator[dict[str, str]]:
-        """Start competitors and yield their URLs; if `far`, the database is behind the proxy."""
+    def serving(
+        self, folders: Mapping[str, Path], is_far: bool = False
+    ) -> Iterator[dict[str, Service]]:
+        """Start competitors in their folders; if `is_far`, the database is behind the proxy."""
         # asyncpg does not know `sslmode`.
         far_url = self.proxy.url.partition("?")[0]
-        url = far_url if far else self.environ["DATABASE_URL"]
-        processes, urls = [], {}
+        url = far_url if is_far else self.environ["DATABASE_URL"]
+        processes, services = [], {}
         try:
-            for port, name in enumerate(names, PORT):
-                command = [part.format(port=port, **FOLDERS) for part in COMPETITORS[name].split()]
+            for port, (name, folder) in enumerate(folders.items(), PORT):
+                command = [part.format(port=port, **FOLDERS) for part in COMMANDS[name].split()]
                 environ = {**self.environ, "DATABASE_URL": url, "PORT": str(port)}
                 no_output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-                processes.append(subprocess.Popen(command, cwd=ROOT, env=environ, **no_output))
-                urls[name] = f"http://127.0.0.1:{port}"
-            for name, base in urls.items():
-                wait_until_ready(name, base)
-            yield urls
+                process = subprocess.Popen(command, cwd=folder, env=environ, **no_output)
+                processes.append(process)
+                services[name] = Service(f"http://127.0.0.1:{port}", process.pid)
+            for name, service in services.items():
+                wait_until_ready(name, service.url)
+            yield services
         finally:
             for process in processes:
                 process.send_signal(signal.SIGTERM)
             for process in processes:
                 process.wait(30)
 
-    def load(self, base: str, workload: str, seconds: float, start: int) -> tuple[int, float]:
+    def load(self, url: str, workload: str, seconds: float, start: int) -> tuple[int, float]:
         """Return how many requests were answered, and how many a second."""
         self.proxy.queries.clear()
         command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", "bench/load.lua"]
-        text = run_command([*command, base, "--", workload, str(start)])
+        text = run_command([*command, url, "--", workload, str(start)])
         refused = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
         if refused or "Socket errors" in text:
-            raise RuntimeError(f"{base} {workload}: {text}")
-        self.restore(workload)
+            raise RuntimeError(f"{url} {workload}: {text}")
         [(count, rate)] = re.findall(r"(\d+) requests in .*Requests/sec: +([\d.]+)", text, re.S)
         return int(count), float(rate)
 
-    def run_pgbench(self, workload: str, seconds: float, far: bool) -> float:
-        """Return pgbench's transactions a second, with projectapp's statement for the workload."""
+    def measure(self, service: Service, workload: str, seconds: float, start: int) -> Measurement:
+        pids = (service.pid, self.postgres_pid)
+        before = [cpu_seconds(pid) for pid in pids]
+        count, rate = self.load(service.url, workload, seconds, start)
+        after = [cpu_seconds(pid) for pid in pids]
+        self.restore(workload)
+        us = (1e6 * (b - a) / count for a, b in zip(before, after, strict=True))
+        return Measurement(rate, *us)
+
+    def run_pgbench(self, workload: str, seconds: float, is_far: bool) -> Measurement:
+        """Measure pgbench's transactions with projectapp's statement for the workload."""
         script = self.folder / f"{workload}.sql"
         script.write_text(self.statements[workload])
         server = {**self.server.parameters}
-        if far:
+        if is_far:
             server |= {"host": "127.0.0.1", "port": str(self.proxy.port)}
         text = run_command(
             [
@@ -170,54 +194,52 @@ class Bench:
             ]
         )
         self.restore(workload)
-        return float(re.findall(r"tps = ([\d.]+)", text)[0])
+        return Measurement(float(re.findall(r"tps = ([\d.]+)", text)[0]), 0, 0)
 
-    def count_round_trips(self, urls: Mapping[str, str], workloads: Sequence[str]) -> None:
+    def count_round_trips(self, services: Mapping[str, Service], workloads: Sequence[str]) -> None:
         """Print the round trips of a request, and record projectapp's statements for pgbench."""
-        print_row("round trips", *urls)
-        print_row(*["---"] * (1 + len(urls)))
+        print_row("round trips", *services)
+        print_row(*["---"] * (1 + len(services)))
         for workload in workloads:
             counts = []
-            for name, base in urls.items():
-                self.load(base, workload, 1, 1)  # opens the connections
-                before = self.proxy.round_trips
-                count, _ = self.load(base, workload, 1, 2)
-                counts.append(f"{(self.proxy.round_trips - before) / count:.2f}")
+            for name, (url, _) in services.items():
+                self.load(url, workload, 1, 1)  # opens the connections
                 if name == OWN:
-                    self.statements[workload] = make_pgbench_script(self.proxy.queries[-1])
+                    self.statements[workload] = make_pgbench_script(self.proxy.queries)
+                self.restore(workload)
+                before = self.proxy.round_trips
+                count, _ = self.load(url, workload, 1, 2)
+                counts.append(f"{(self.proxy.round_trips - before) / count:.2f}")
+                self.restore(workload)
             print_row(WORKLOADS[workload], *counts)
 
     def compare(
         self,
-        urls: Mapping[str, str],
+        services: Mapping[str, Service],
         workloads: Sequence[str],
         rounds: int,
         seconds: float,
-        far: bool,
-    ) -> dict[str, dict[str, list[float]]]:
-        """Print a table; return the requests a second of all rounds by workload and competitor."""
-        rates: dict[str, dict[str, list[float]]] = {}
-        others = [name for name in urls if name != OWN] + ([PGBENCH] if self.statements else [])
-        print_row("workload", "a second", *(f"to {name}" for name in others))
-        print_row(*["---"] * (2 + len(others)))
+        is_far: bool = False,
+    ) -> dict[str, dict[str, list[Measurement]]]:
+        """Measure in interleaved rounds: each round measures all competitors once."""
+        results: dict[str, dict[str, list[Measurement]]] = {}
+        names = [*services, *([PGBENCH] if self.statements else [])]
         for workload in workloads:
-            by_competitor = rates[workload] = {name: [] for name in (OWN, *others)}
+            results[workload] = {name: [] for name in names}
             for number in range(rounds):
-                for name in sorted(by_competitor, reverse=bool(number % 2)):
+                for name in names[:: -1 if number % 2 else 1]:
                     if name == PGBENCH:
-                        rate = self.run_pgbench(workload, seconds, far)
+                        measurement = self.run_pgbench(workload, seconds, is_far)
                     else:
-                        _, rate = self.load(urls[name], workload, seconds, 1 + number)
-                    by_competitor[name].append(rate)
-            own = by_competitor[OWN]
-            ratios = [divide(own, by_competitor[name]) for name in others]
-            median = f"{statistics.median(own):.0f}"
-            print_row(WORKLOADS[workload], median, *map(describe_spread, ratios))
-        return rates
+                        measurement = self.measure(services[name], workload, seconds, 1 + number)
+                    results[workload][name].append(measurement)
+            print(f"{WORKLOADS[workload]}: done", file=sys.stderr)
+        return results
 
 
-def make_pgbench_script(query: str) -> str:
-    """Make a script that repeats the statement, each time with another id or key."""
+def make_pgbench_script(messages: Sequence[str]) -> str:
+    """Make a script that repeats the last statement, each time with another id or key."""
+    query = messages[-1]
     query = re.sub(r"(-0000000?)\d{6}'", r"\1:n'", query)
     query = re.sub(r"'[0-9a-f]{8}-[0-9a-f-]{27}'(::uuid)?", "gen_random_uuid()", query)
     query = re.sub(r"'\d+-\d+'", "':key'", query)
@@ -240,57 +262,59 @@ def wait_until_ready(name: str, base: str) -> None:
     raise RuntimeError(f"{name} does not answer")
 
 
-def divide(dividends: Sequence[float], divisors: Sequence[float]) -> list[float]:
-    return [a / b for a, b in zip(dividends, divisors, strict=True)]
-
-
-def describe_spread(ratios: Sequence[float]) -> str:
-    """Return the median and the quartiles."""
-    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return f"{median:.2f} ({low:.2f}..{high:.2f})"
-
-
-def print_row(*cells: str) -> None:
-    print(f"| {' | '.join(cells)} |", flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="compare only with Flask by hand")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2)
     parser.add_argument("--workloads", nargs="*", default=[*WORKLOADS], choices=WORKLOADS)
+    parser.add_argument(
+        "--delays",
+        nargs="*",
+        default=["0", "1", "5"],
+        help="ms that each packet from and to the database is delayed; default: 0 1 5",
+    )
+    parser.add_argument(
+        "--against", type=Path, metavar="FOLDER", help="compare with another checkout of projectapp"
+    )
     options = parser.parse_args()
     missing = [tool for tool in ("wrk", *([] if options.quick else ["node"])) if not which(tool)]
     if missing:
         sys.exit(f"Install {' and '.join(missing)} first (Debian: wrk, nodejs).")
+    names = [OWN, HANDWRITTEN] if options.quick else [n for n in COMMANDS if n != BEFORE]
+    folders = dict.fromkeys(names, ROOT)
+    if options.against:
+        folders[BEFORE] = options.against
+    measurement = (options.workloads, options.rounds, options.seconds)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         bench = Bench(Path(folder), stack)
-        measurement = (options.workloads, options.rounds, options.seconds)
         if options.quick:
-            with bench.serving([OWN, HANDWRITTEN], far=False) as urls:
-                rates = bench.compare(urls, *measurement, far=False)
-            slow = [WORKLOADS[name] for name, results in rates.items() if is_slow(results)]
+            with bench.serving(folders) as services:
+                results = bench.compare(services, *measurement)
+            print_report([{"0": results}])
+            slow = [WORKLOADS[name] for name, rounds in results.items() if is_slow(rounds)]
             sys.exit(
                 f"Less than {MINIMUM_RATIO} of Flask by hand: {', '.join(slow)}." if slow else 0
             )
-        with bench.serving([*COMPETITORS], far=True) as urls:
+        with bench.serving(folders, is_far=True) as services:
+            urls = {name: service.url for name, service in services.items()}
             if differences := find_differences(urls, f"{ID_PREFIX}100777"):
                 sys.exit("\n".join(differences))
             bench.run(DELETE_NEW_ROWS, "TRUNCATE idempotency_keys", *SETTLE)
-            bench.count_round_trips(urls, options.workloads)
-        with bench.serving([*COMPETITORS], far=False) as urls:
-            print()
-            rates = bench.compare(urls, *measurement, far=False)
-        draw(ROOT / "docs/benchmarks.svg", rates, WORKLOADS)
-        with bench.serving([*COMPETITORS], far=True) as urls:
-            for bench.proxy.delay in (0.001, 0.005):
-                print(f"\n{bench.proxy.delay * 1000:.0f} ms a packet\n")
-                bench.compare(urls, *measurement, far=True)
+            bench.count_round_trips(services, options.workloads)
+        run = {}
+        for delay in options.delays:
+            bench.proxy.delay = float(delay) / 1000
+            is_far = bench.proxy.delay > 0
+            with bench.serving(folders, is_far) as services:
+                run[delay] = bench.compare(services, *measurement, is_far)
+    save(run, RUNS / f"{datetime.now(UTC):%Y-%m-%dT%H%M}.json")
+    print_report([run])
 
 
-def is_slow(rates: Mapping[str, list[float]]) -> bool:
-    return statistics.median(divide(rates[OWN], rates[HANDWRITTEN])) < MINIMUM_RATIO
+def is_slow(rounds: Mapping[str, Sequence[Measurement]]) -> bool:
+    own_to_other = ratios(rounds[OWN], rounds[HANDWRITTEN], lambda m: m.rate)
+    return statistics.median(own_to_other) < MINIMUM_RATIO
 
 
 if __name__ == "__main__":

@@ -54,12 +54,15 @@ def migrate(server: DevPostgres, **settings: str) -> dict[str, str]:
 
 
 def start_gunicorn(
-    environ: dict[str, str], path: str = "/health", pause_seconds: float = 0.05
+    environ: dict[str, str],
+    path: str = "/health",
+    pause_seconds: float = 0.05,
+    checkout: Path = ROOT,
 ) -> subprocess.Popen[bytes]:
     """Start gunicorn on PORT of the environment; return when it answers a GET of `path`."""
     gunicorn = subprocess.Popen(
         [Path(sys.executable).with_name("gunicorn"), "wsgi:app"],
-        cwd=ROOT,
+        cwd=checkout,
         env=environ,
         stderr=subprocess.DEVNULL,
     )

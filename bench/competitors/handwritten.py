@@ -1,4 +1,7 @@
-"""The same API by hand: Flask and psycopg2, one statement for a request, JSON by PostgreSQL."""
+"""The same API by hand: Flask and psycopg2, one statement for a request, JSON by PostgreSQL.
+
+With the environment variable PREPARE, each connection prepares its statements.
+"""
 
 import hashlib
 import os
@@ -26,10 +29,10 @@ SELECT json_build_object(
   'items', (
     SELECT coalesce(json_agg({PROJECT}), '[]') FROM (
       SELECT * FROM projects WHERE {{where}}
-      ORDER BY created_at DESC, id DESC LIMIT %(size)s OFFSET %(skipped)s
+      ORDER BY created_at DESC, id DESC LIMIT %(size)s::int OFFSET %(skipped)s
     ) AS page),
   'total', (SELECT count(*) FROM projects WHERE {{where}}),
-  'page', %(page)s, 'page_size', %(size)s)::text
+  'page', %(page)s::int, 'page_size', %(size)s::int)::text
 """  # noqa: S608 - constants
 INSERT = f"""
 INSERT INTO projects (id, name, description, is_active, attributes)
@@ -39,7 +42,7 @@ RETURNING version, {PROJECT}::text
 INSERT_WITH_KEY = f"""
 WITH new AS (
   SELECT %(id)s::uuid AS id, %(name)s AS name, %(description)s AS description,
-    %(is_active)s AS is_active, %(attributes)s::jsonb AS attributes, 1 AS version,
+    %(is_active)s::boolean AS is_active, %(attributes)s::jsonb AS attributes, 1 AS version,
     now() AS created_at, now() AS updated_at, NULL::text AS owner
 ), claimed AS (
   INSERT INTO idempotency_keys (scope, key, fingerprint, created_at, id, version, body)
@@ -49,7 +52,7 @@ WITH new AS (
   INSERT INTO projects (id, name, description, is_active, attributes)
   SELECT id, name, description, is_active, attributes FROM new JOIN claimed USING (id)
 )
-SELECT id, body, %(fingerprint)s FROM claimed
+SELECT id, body, %(fingerprint)s::bytea FROM claimed
 """  # noqa: S608 - constants
 SELECT_KEY = "SELECT id, body, fingerprint FROM idempotency_keys WHERE scope = '' AND key = %(key)s"
 RULES = {
@@ -60,8 +63,11 @@ RULES = {
 }
 DEFAULTS = {"name": None, "description": None, "is_active": True, "attributes": {}}
 
+PREPARE = "PREPARE" in os.environ
+
 app = Flask(__name__)
 pool = ThreadedConnectionPool(4, 4, os.environ["DATABASE_URL"])  # it keeps the minimum open
+prepared: dict[Any, dict[str, str]] = {}  # by connection and statement
 
 
 def fetch_one(statement: str, values: Any) -> Any:
@@ -69,10 +75,25 @@ def fetch_one(statement: str, values: Any) -> Any:
     try:
         connection.autocommit = True
         with connection.cursor() as cursor:
+            if PREPARE:
+                statement = prepare(cursor, statement)
             cursor.execute(statement, values)
             return cursor.fetchone()
     finally:
         pool.putconn(connection)
+
+
+def prepare(cursor: Any, statement: str) -> str:
+    """Prepare the statement if its connection has not; return the EXECUTE for the same values."""
+    names = prepared.setdefault(cursor.connection, {})
+    if statement not in names:
+        parameters = [*dict.fromkeys(re.findall(r"%\(\w+\)s|%s", statement))]
+        numbers = {parameter: f"${n}" for n, parameter in enumerate(parameters, 1)}
+        sql = re.sub(r"%\(\w+\)s|%s", lambda match: numbers[match[0]], statement)
+        name = f"statement_{len(names)}"
+        cursor.execute(f"PREPARE {name} AS {sql}")
+        names[statement] = f"EXECUTE {name} ({', '.join(parameters)})"
+    return names[statement]
 
 
 def uuid7() -> str:
@@ -144,7 +165,7 @@ def patch_project(project_id: UUID) -> Response:
     sets = "".join(f"{name} = %({name})s, " for name in values)
     row = fetch_one(
         f"UPDATE projects SET {sets} version = version + 1, updated_at = now()"  # noqa: S608 - RULES
-        " WHERE id = %(id)s AND (%(etag)s IS NULL OR '\"' || version || '\"' = %(etag)s)"
+        " WHERE id = %(id)s AND (%(etag)s::text IS NULL OR '\"' || version || '\"' = %(etag)s)"
         f" RETURNING version, {PROJECT}::text",
         {**values, "id": str(project_id), "etag": if_match},
     )
