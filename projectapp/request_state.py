@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from flask import g, has_app_context, request
+from flask import g, has_app_context
 
 OWNER_LENGTH = 255  # characters: the maximum of `sub` in OpenID Connect Core 1.0, section 2
 
@@ -38,11 +38,12 @@ class Caller(NamedTuple):
 class RequestState:
     """The state of one request or one command. Times are seconds on the monotonic clock.
 
-    http/request_log.py sets the first three fields of a request. The comment of each other field
+    http/request_log.py sets the first four fields of a request. The comment of each other field
     names the module that writes it.
     """
 
     request_id: str | None = None
+    address: str | None = None  # of the client
     started_at: float = 0.0
     deadline: float = math.inf  # no statement starts after it
 
@@ -51,6 +52,12 @@ class RequestState:
     prefix_was_sent: bool = False  # database/execution.py: a statement was executed
     raw_body: dict[str, Any] | None = None  # http/request_data.py: the JSON object of the request
     rate_limit: str | None = None  # rate_limit/limiter.py: the value of the RateLimit header
+
+    def caller_fields(self) -> dict[str, Any]:
+        """Return the log fields `address` and, after authentication, `caller` and `credential`."""
+        caller = self.caller
+        fields = {"caller": caller.subject, "credential": caller.credential} if caller else {}
+        return {**fields, "address": self.address}
 
 
 def request_state() -> RequestState:
@@ -67,10 +74,3 @@ def set_request_state(state: RequestState) -> None:
 def seconds_left() -> float:
     """Return the seconds until the deadline of the request; infinity if there is no request."""
     return request_state().deadline - time.monotonic() if has_app_context() else math.inf
-
-
-def caller_fields() -> dict[str, Any]:
-    """Return the log fields `address` and, after authentication, `caller` and `credential`."""
-    caller = request_state().caller
-    fields = {"caller": caller.subject, "credential": caller.credential} if caller else {}
-    return {"address": request.remote_addr, **fields}

@@ -8,6 +8,7 @@ import json
 import logging
 import threading
 from datetime import UTC, datetime
+from typing import Any
 
 FIELDS = ("method", "path", "status", "ms")
 _EVENT_FIELDS = ("event", "reason", "caller", "credential", "address")
@@ -18,16 +19,35 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         values = record.__dict__
-        entry = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            "request_id": values.get("request_id"),
-            **{name: values[name] for name in (*FIELDS, *_EVENT_FIELDS) if name in values},
-        }
+        fields = {name: values[name] for name in (*FIELDS, *_EVENT_FIELDS) if name in values}
         if record.exc_info:
-            entry["trace"] = self.formatException(record.exc_info)
+            fields["trace"] = self.formatException(record.exc_info)
+        return self.format_line(
+            record.created,
+            record.levelname,
+            record.name,
+            record.getMessage(),
+            values.get("request_id"),
+            fields,
+        )
+
+    @staticmethod
+    def format_line(
+        created: float,
+        level: str,
+        logger: str,
+        message: str,
+        request_id: str | None,
+        fields: dict[str, Any],
+    ) -> str:
+        entry = {
+            "time": datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds"),
+            "level": level.lower(),
+            "logger": logger,
+            "message": message,
+            "request_id": request_id,
+            **fields,
+        }
         return json.dumps(entry)
 
 
