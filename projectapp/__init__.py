@@ -15,6 +15,7 @@ from projectapp.http import (
     security_headers,
     trusted_proxies,
 )
+from projectapp.http.application import Application
 from projectapp.resources import views
 
 __version__ = "0.3.0"
@@ -27,7 +28,7 @@ def create_app(config: Config | None = None) -> Flask:
     """
     config = config or load_config()
     # Only the documentation page needs the files in static/.
-    app = Flask(__name__, static_folder="static" if config.DOCS else None)
+    app = Application(__name__, static_folder="static" if config.DOCS else None)
     app.config.from_object(config)
     app.config["VERSION"] = __version__
     app.url_map.strict_slashes = False

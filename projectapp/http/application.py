@@ -1,0 +1,75 @@
+"""Flask with less work per request. What extensions, hooks and views see is the same."""
+
+import re
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any
+from uuid import UUID
+
+import flask
+from werkzeug.datastructures import Headers
+from werkzeug.routing import Rule
+
+_UUID = re.compile("([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})")
+_MAX_ROUTES = 256
+_CORRECTED_HEADERS = {"location", "content-location"}
+
+# The host, the method and the path without its UUIDs.
+_Key = tuple[str | None, ...]
+# The rule, and the names of its UUIDs.
+_Routes = dict[_Key, tuple[Rule, tuple[str, ...]]]
+
+
+class Response(flask.Response):
+    def get_wsgi_headers(self, environ: Any) -> Headers:
+        """Return the headers of the response without a copy if none of them has to be corrected."""
+        names = {name.lower() for name, _ in self.headers}
+        has_body = self.status_code >= 200 and self.status_code not in (204, 304)
+        if has_body and "content-length" in names and names.isdisjoint(_CORRECTED_HEADERS):
+            return self.headers
+        return super().get_wsgi_headers(environ)
+
+
+class Application(flask.Flask):
+    response_class = Response
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._routes: _Routes = {}
+
+    def create_url_adapter(self, request: flask.Request | None) -> Any:
+        if request is None or "HTTP_UPGRADE" in request.environ:  # WebSocket rules are other rules
+            return super().create_url_adapter(request)
+        create_adapter = partial(super().create_url_adapter, request)
+        return _LazyURLAdapter(create_adapter, request.environ, self._routes)
+
+
+class _LazyURLAdapter:
+    """Looks up the route of a path; for everything else it creates werkzeug's MapAdapter."""
+
+    def __init__(
+        self, create_adapter: Callable[[], Any], environ: dict[str, Any], routes: _Routes
+    ) -> None:
+        self._create_adapter, self._environ, self._routes = create_adapter, environ, routes
+
+    @cached_property
+    def _adapter(self) -> Any:
+        return self._create_adapter()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._adapter, name)
+
+    def match(self, *arguments: Any, **options: Any) -> Any:
+        if arguments or options != {"return_rule": True}:
+            return self._adapter.match(*arguments, **options)
+        environ = self._environ
+        parts = _UUID.split(environ["PATH_INFO"])
+        key = (environ.get("HTTP_HOST"), environ["REQUEST_METHOD"], *parts[::2])
+        ids = map(UUID, parts[1::2])
+        if route := self._routes.get(key):
+            rule, names = route
+            return rule, dict(zip(names, ids, strict=True))
+        rule, values = self._adapter.match(return_rule=True)
+        if [*values.values()] == [*ids] and len(self._routes) < _MAX_ROUTES:
+            self._routes[key] = rule, tuple(values)
+        return rule, values
