@@ -4,6 +4,7 @@ import re
 from functools import lru_cache
 
 from flask import Flask, Response, request
+from flask.globals import request_ctx
 
 from projectapp.http.headers import REQUEST_HEADERS, RESPONSE_HEADERS
 
@@ -28,8 +29,8 @@ def init_app(app: Flask) -> None:
 
     @app.after_request
     def add_headers(response: Response) -> Response:
-        headers = response_headers(allowed_origins, request.headers.get("Origin"))
-        if _is_preflight() and "Access-Control-Allow-Origin" in headers:
+        headers = response_headers(allowed_origins, request_ctx.request.environ.get("HTTP_ORIGIN"))
+        if "Access-Control-Allow-Origin" in headers and _is_preflight():
             headers["Access-Control-Allow-Methods"] = _ALLOWED_METHODS
             headers["Access-Control-Allow-Headers"] = _ALLOWED_HEADERS
             headers["Access-Control-Max-Age"] = "600"
@@ -58,4 +59,6 @@ def _origins_regex(allowed_origins: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _is_preflight() -> bool:
-    return request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+    environ = request_ctx.request.environ
+    is_options = environ["REQUEST_METHOD"] == "OPTIONS"
+    return is_options and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
