@@ -1,18 +1,17 @@
 """Flask with less work per request. What extensions, hooks and views see is the same."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from typing import Any
 from uuid import UUID
 
 import flask
-from werkzeug.datastructures import Headers
 from werkzeug.routing import Rule
 
 _UUID = re.compile("([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})")
 _MAX_ROUTES = 256
-_CORRECTED_HEADERS = {"location", "content-location"}
+_PLAIN_PATH = re.compile(r"/[\w.~/-]*", re.ASCII)  # needs no percent-encoding
 
 # The host, the method and the path without its UUIDs.
 _Key = tuple[str | None, ...]
@@ -21,13 +20,28 @@ _Routes = dict[_Key, tuple[Rule, tuple[str, ...]]]
 
 
 class Response(flask.Response):
-    def get_wsgi_headers(self, environ: Any) -> Headers:
-        """Return the headers of the response without a copy if none of them has to be corrected."""
-        names = {name.lower() for name, _ in self.headers}
-        has_body = self.status_code >= 200 and self.status_code not in (204, 304)
-        if has_body and "content-length" in names and names.isdisjoint(_CORRECTED_HEADERS):
-            return self.headers
-        return super().get_wsgi_headers(environ)
+    def get_wsgi_response(
+        self, environ: dict[str, Any]
+    ) -> tuple[Iterable[bytes], str, list[tuple[str, str]]]:
+        """Return a complete response as it is.
+
+        werkzeug copies the headers, to correct some of them, and wraps the body, for HEAD and for
+        functions that run when the response is closed. Most responses need none of this.
+        """
+        headers = list(self.headers)
+        values = {name.lower(): value for name, value in headers}
+        if (
+            self.is_sequence
+            and "content-length" in values
+            and "content-location" not in values
+            and _PLAIN_PATH.fullmatch(values.get("location", "/"))
+            and environ["REQUEST_METHOD"] != "HEAD"
+            and self.status_code >= 200
+            and self.status_code not in (204, 304)
+            and not self._on_close
+        ):
+            return list(self.iter_encoded()), self.status, headers
+        return super().get_wsgi_response(environ)
 
 
 class Application(flask.Flask):
