@@ -16,7 +16,6 @@ from projectapp.http import (
     trusted_proxies,
 )
 from projectapp.http.application import Application
-from projectapp.resources import views
 
 __version__ = "0.3.0"
 
@@ -43,7 +42,6 @@ def create_app(config: Config | None = None) -> Flask:
     problem_documents.init_app(app)
     database.init_app(app)
     rate_limit.init_app(app)
-    views.init_app(app)
 
     # The documentation shows the endpoints in this order.
     app.register_blueprint(projects.bp)

@@ -1,32 +1,37 @@
-"""Flask with less work per request. What extensions, hooks and views see is the same."""
+"""Flask with less work for each request. Hooks, views, signals and extensions notice no difference.
+
+- Routing: a table has the routes of paths that werkzeug has matched before.
+- Responses: a complete response is passed on as it is.
+"""
 
 import re
 from collections.abc import Callable, Iterable
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import flask
 from werkzeug.routing import Rule
 
+from projectapp.http.request_data import PATCH_TYPES
+
 _UUID = re.compile("([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})")
-_MAX_ROUTES = 256
+_MAX_ROUTES = 256  # in the table: clients choose the Host header
 _PLAIN_PATH = re.compile(r"/[\w.~/-]*", re.ASCII)  # needs no percent-encoding
 
-# The host, the method and the path without its UUIDs.
-_Key = tuple[str | None, ...]
-# The rule, and the names of its UUIDs.
-_Routes = dict[_Key, tuple[Rule, tuple[str, ...]]]
+# Maps the host, the method and the path without its UUIDs to the rule and the names of the UUIDs.
+# The host is in the key because an invalid one gets a 400.
+_Routes = dict[tuple[str | None, ...], tuple[Rule, tuple[str, ...]]]
 
 
 class Response(flask.Response):
     def get_wsgi_response(
         self, environ: dict[str, Any]
     ) -> tuple[Iterable[bytes], str, list[tuple[str, str]]]:
-        """Return a complete response as it is.
+        """Return the body, the status and the headers for the WSGI server.
 
-        werkzeug copies the headers, to correct some of them, and wraps the body, for HEAD and for
-        functions that run when the response is closed. Most responses need none of this.
+        werkzeug copies the headers, because it may have to correct some of them, and wraps the
+        body, because functions may have to run at its end. Most responses need neither.
         """
         headers = list(self.headers)
         values = {name.lower(): value for name, value in headers}
@@ -52,14 +57,23 @@ class Application(flask.Flask):
         self._routes: _Routes = {}
 
     def create_url_adapter(self, request: flask.Request | None) -> Any:
-        if request is None or "HTTP_UPGRADE" in request.environ:  # WebSocket rules are other rules
+        if request is None or "HTTP_UPGRADE" in request.environ:  # WebSockets have other rules
             return super().create_url_adapter(request)
         create_adapter = partial(super().create_url_adapter, request)
         return _LazyURLAdapter(create_adapter, request.environ, self._routes)
 
+    def make_default_options_response(self) -> Response:
+        response = cast(Response, super().make_default_options_response())
+        if "PATCH" in response.allow:
+            response.headers["Accept-Patch"] = ", ".join(PATCH_TYPES)  # RFC 5789, 3.1
+        return response
+
 
 class _LazyURLAdapter:
-    """Looks up the route of a path; for everything else it creates werkzeug's MapAdapter."""
+    """Matches a path by the table if possible. For everything else it creates werkzeug's adapter.
+
+    The table is only for rules whose variable parts are all UUIDs.
+    """
 
     def __init__(
         self, create_adapter: Callable[[], Any], environ: dict[str, Any], routes: _Routes
@@ -74,16 +88,16 @@ class _LazyURLAdapter:
         return getattr(self._adapter, name)
 
     def match(self, *arguments: Any, **options: Any) -> Any:
-        if arguments or options != {"return_rule": True}:
+        if arguments or options != {"return_rule": True}:  # this is not Flask's own call
             return self._adapter.match(*arguments, **options)
         environ = self._environ
-        parts = _UUID.split(environ["PATH_INFO"])
+        parts = _UUID.split(environ.get("PATH_INFO", ""))
         key = (environ.get("HTTP_HOST"), environ["REQUEST_METHOD"], *parts[::2])
-        ids = map(UUID, parts[1::2])
+        ids = [UUID(part) for part in parts[1::2]]
         if route := self._routes.get(key):
             rule, names = route
             return rule, dict(zip(names, ids, strict=True))
         rule, values = self._adapter.match(return_rule=True)
-        if [*values.values()] == [*ids] and len(self._routes) < _MAX_ROUTES:
+        if [*values.values()] == ids and len(self._routes) < _MAX_ROUTES:
             self._routes[key] = rule, tuple(values)
         return rule, values

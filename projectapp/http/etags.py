@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from flask import Response, request
+from flask import request
 
+from projectapp.http.application import Response
 from projectapp.problems import BadRequest
 
 _ETAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'

@@ -13,6 +13,7 @@ from projectapp.request_state import request_state
 from projectapp.strict_json import InvalidJSON, parse_json
 
 JSON_TYPE = "application/json"
+PATCH_TYPES = ("application/merge-patch+json", JSON_TYPE)
 _MAX_PARAMETERS = 50
 
 
