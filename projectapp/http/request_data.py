@@ -5,11 +5,10 @@ from typing import Any, cast
 from urllib.parse import parse_qsl
 
 from flask import current_app, request
-from flask.globals import request_ctx
 from marshmallow import Schema, ValidationError, fields
 
 from projectapp.problems import BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
-from projectapp.request_state import request_state
+from projectapp.request_state import current_request, request_state
 from projectapp.strict_json import InvalidJSON, parse_json
 
 JSON_TYPE = "application/json"
@@ -88,7 +87,7 @@ def validate(schema: Schema, data: dict[str, Any]) -> dict[str, Any]:
 
 def _read_whole_body(max_bytes: int) -> bytes:
     """Return the body. Raises PayloadTooLarge, or BadRequest if a part of it is missing."""
-    request = request_ctx.request
+    request = current_request()
     length = request.content_length
     body = b""
     try:

@@ -13,10 +13,14 @@ from typing import Any
 
 import click
 from flask import Flask, Response, current_app, has_request_context
-from flask.globals import request_ctx
 
 from projectapp.http.log_lines import FIELDS, make_formatter
-from projectapp.request_state import RequestState, request_state, set_request_state
+from projectapp.request_state import (
+    RequestState,
+    current_request,
+    request_state,
+    set_request_state,
+)
 
 access_log = logging.getLogger("projectapp.access")
 
@@ -70,7 +74,7 @@ def log_refusal(status: int, client_request_id: str) -> str:
 
 def _start_request() -> None:
     # Our gunicorn worker sets this before a request waits for a thread, so the wait counts, too.
-    environ = request_ctx.request.environ
+    environ = current_request().environ
     started_at = environ.get("projectapp.received_at") or time.monotonic()
     set_request_state(
         RequestState(
@@ -83,7 +87,7 @@ def _start_request() -> None:
 
 
 def _finish_request(response: Response) -> Response:
-    state, request = request_state(), request_ctx.request
+    state, request = request_state(), current_request()
     response.headers.add("X-Request-ID", state.request_id)
     milliseconds = round((time.monotonic() - state.started_at) * 1000, 1)
     # The rule of the route, because the path itself may contain a secret.

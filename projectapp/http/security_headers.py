@@ -1,7 +1,8 @@
 """Security and caching headers on every response."""
 
 from flask import Flask, Response
-from flask.globals import request_ctx
+
+from projectapp.request_state import current_request
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -24,7 +25,7 @@ def init_app(app: Flask) -> None:
 
     @app.after_request
     def add_headers(response: Response) -> Response:
-        headers, request = response.headers, request_ctx.request
+        headers, request = response.headers, current_request()
         names = {name.lower() for name, _ in headers}
         for name, value in HEADERS.items():
             if name.lower() not in names:
