@@ -40,6 +40,7 @@ class JsonFormatter(logging.Formatter):
         request_id: str | None,
         fields: dict[str, Any],
     ) -> str:
+        """Return the line of a record. `created` is the Unix time in seconds."""
         entry = {
             "time": datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds"),
             "level": level.lower(),

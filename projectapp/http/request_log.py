@@ -105,7 +105,7 @@ def _log_request(
     request_id: str | None,
     caller_fields: dict[str, Any],
 ) -> None:
-    """Log a request, if possible without a LogRecord: that would take a tenth of a request."""
+    """Write the line of a request, if possible without a LogRecord, which would take 20 us more."""
     if not access_log.isEnabledFor(logging.INFO):
         return
     values = (method, path, status, milliseconds)
@@ -123,7 +123,7 @@ def _log_request(
 
 
 def _find_json_handler() -> Any:
-    """Return our JSON handler if only this handler, as we have set it up, gets the log lines."""
+    """Return the handler of the lines if it is the only one, writes JSON, and is unchanged."""
     handlers: list[logging.Handler] = []
     logger: logging.Logger | None = access_log
     while logger:
