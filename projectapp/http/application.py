@@ -6,6 +6,7 @@
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, cast
 from uuid import UUID
@@ -69,20 +70,20 @@ class Application(flask.Flask):
         return response
 
 
+@dataclass
 class _LazyURLAdapter:
     """Matches a path by the table if possible. For everything else it creates werkzeug's adapter.
 
     The table is only for rules whose variable parts are all UUIDs.
     """
 
-    def __init__(
-        self, create_adapter: Callable[[], Any], environ: dict[str, Any], routes: _Routes
-    ) -> None:
-        self._create_adapter, self._environ, self._routes = create_adapter, environ, routes
+    create_adapter: Callable[[], Any]
+    environ: dict[str, Any]
+    routes: _Routes
 
     @cached_property
     def _adapter(self) -> Any:
-        return self._create_adapter()
+        return self.create_adapter()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._adapter, name)
@@ -90,14 +91,14 @@ class _LazyURLAdapter:
     def match(self, *arguments: Any, **options: Any) -> Any:
         if arguments or options != {"return_rule": True}:  # this is not Flask's own call
             return self._adapter.match(*arguments, **options)
-        environ = self._environ
+        environ = self.environ
         parts = _UUID.split(environ.get("PATH_INFO", ""))
         key = (environ.get("HTTP_HOST"), environ["REQUEST_METHOD"], *parts[::2])
         ids = [UUID(part) for part in parts[1::2]]
-        if route := self._routes.get(key):
+        if route := self.routes.get(key):
             rule, names = route
             return rule, dict(zip(names, ids, strict=True))
         rule, values = self._adapter.match(return_rule=True)
-        if [*values.values()] == ids and len(self._routes) < _MAX_ROUTES:
-            self._routes[key] = rule, tuple(values)
+        if [*values.values()] == ids and len(self.routes) < _MAX_ROUTES:
+            self.routes[key] = rule, tuple(values)
         return rule, values

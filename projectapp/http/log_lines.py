@@ -10,7 +10,7 @@ import threading
 from datetime import UTC, datetime
 from typing import Any
 
-FIELDS = ("method", "path", "status", "ms")
+FIELDS = ("request_id", "method", "path", "status", "ms")
 _EVENT_FIELDS = ("event", "reason", "caller", "credential", "address")
 
 
@@ -22,34 +22,20 @@ class JsonFormatter(logging.Formatter):
         fields = {name: values[name] for name in (*FIELDS, *_EVENT_FIELDS) if name in values}
         if record.exc_info:
             fields["trace"] = self.formatException(record.exc_info)
-        return self.format_line(
-            record.created,
-            record.levelname,
-            record.name,
-            record.getMessage(),
-            values.get("request_id"),
-            fields,
-        )
+        message = record.getMessage()
+        return self.format_line(record.created, record.levelname, record.name, message, **fields)
 
     @staticmethod
-    def format_line(
-        created: float,
-        level: str,
-        logger: str,
-        message: str,
-        request_id: str | None,
-        fields: dict[str, Any],
-    ) -> str:
+    def format_line(created: float, level: str, logger: str, message: str, **fields: Any) -> str:
         """Return the line of a record. `created` is the Unix time in seconds."""
         entry = {
             "time": datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds"),
             "level": level.lower(),
             "logger": logger,
             "message": message,
-            "request_id": request_id,
-            **fields,
+            "request_id": None,
         }
-        return json.dumps(entry)
+        return json.dumps(entry | fields)
 
 
 class TextFormatter(logging.Formatter):
