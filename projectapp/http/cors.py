@@ -25,11 +25,8 @@ def init_app(app: Flask) -> None:
     @app.before_request
     def answer_preflight_for_unknown_path() -> Response | None:
         # With a 404 here, the page would get a CORS error, and not the 404 of its own request.
-        return (
-            Response(status=204)
-            if current_request().routing_exception and _is_preflight()
-            else None
-        )
+        is_unknown_path = current_request().routing_exception is not None
+        return Response(status=204) if is_unknown_path and _is_preflight() else None
 
     @app.after_request
     def add_headers(response: Response) -> Response:

@@ -115,7 +115,7 @@ def _log_request(*values: Any, **caller_fields: Any) -> None:
 
 
 def _find_json_handler() -> Any:
-    """Return the handler of the lines if it is the only one, writes JSON, and is unchanged."""
+    """Return the only handler of the log if it writes JSON and is unchanged, else None."""
     handlers: list[logging.Handler] = []
     logger: logging.Logger | None = access_log
     while logger:
