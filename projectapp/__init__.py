@@ -15,7 +15,7 @@ from projectapp.http import (
     security_headers,
     trusted_proxies,
 )
-from projectapp.resources import views
+from projectapp.http.application import Application
 
 __version__ = "0.3.0"
 
@@ -27,7 +27,7 @@ def create_app(config: Config | None = None) -> Flask:
     """
     config = config or load_config()
     # Only the documentation page needs the files in static/.
-    app = Flask(__name__, static_folder="static" if config.DOCS else None)
+    app = Application(__name__, static_folder="static" if config.DOCS else None)
     app.config.from_object(config)
     app.config["VERSION"] = __version__
     app.url_map.strict_slashes = False
@@ -42,7 +42,6 @@ def create_app(config: Config | None = None) -> Flask:
     problem_documents.init_app(app)
     database.init_app(app)
     rate_limit.init_app(app)
-    views.init_app(app)
 
     # The documentation shows the endpoints in this order.
     app.register_blueprint(projects.bp)

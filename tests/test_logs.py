@@ -1,12 +1,13 @@
 """Request ids, and the log lines of a server and of a command."""
 
+import io
 import json
 import logging
 import os
 import re
 import signal
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import click
 import pytest
@@ -64,6 +65,101 @@ def test_a_log_line_has_the_caller_the_credential_and_the_address(
     assert re.fullmatch("token [0-9a-f-]{36}", with_token["credential"])
     assert with_token["address"] == without_token["address"] == "127.0.0.1"
     assert "caller" not in without_token
+
+
+@contextmanager
+def json_log():
+    """Log like a server with LOG_FORMAT=json: to one handler, without those of pytest."""
+    handler = logging.StreamHandler(io.StringIO())
+    handler.setFormatter(JsonFormatter())
+    handler.addFilter(add_request_id)
+    handlers, level = logging.root.handlers, logging.root.level
+    logging.root.handlers = [handler]
+    logging.root.setLevel(logging.INFO)
+    try:
+        yield handler
+    finally:
+        logging.root.handlers = handlers
+        logging.root.setLevel(level)
+
+
+def read_lines(handler):
+    """Return the lines of a log without their times, and empty it."""
+    lines = handler.stream.getvalue().splitlines()
+    handler.setStream(io.StringIO())
+    entries = [json.loads(line) for line in lines]
+    for entry in entries:
+        entry["message"] = entry["message"].replace(str(entry.pop("ms")), "N")
+    return [list(entry.items())[1:] for entry in entries]
+
+
+NAME = 'a"b\\번역\n{}%s'
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/health"), ("GET", PROJECTS), ("GET", "/\n"), ('"', "/health")]
+)
+def test_line_without_a_record_is_the_same_as_with_one(
+    auth_client, auth_headers, method, path, request
+):
+    headers = {"X-Request-ID": "abc", **auth_headers(owner=NAME)}
+    address = {"REMOTE_ADDR": 'unix:"'}
+    lines, records = [], []
+    make_record = logging.getLogRecordFactory()
+    request.addfinalizer(lambda: logging.setLogRecordFactory(make_record))
+    logging.setLogRecordFactory(lambda *values: records.append(values) or make_record(*values))
+    with json_log() as handler:
+        for number_of_records in (0, 1):
+            auth_client.open(path, method=method, headers=headers, environ_overrides=address)
+            lines.append(read_lines(handler))
+            assert len(records) == number_of_records
+            logging.root.addHandler(logging.NullHandler())  # so the second request has a record
+    assert len(lines[0]) == 1
+    assert lines[0] == lines[1]
+
+
+def test_handler_or_filter_of_a_user_gets_the_record_of_a_request(client):
+    records = []
+
+    def keep(record):
+        records.append(record)
+        return False
+
+    class Keeper(logging.Handler):
+        emit = staticmethod(keep)
+
+    with json_log() as handler:
+        for target, kind, addition in [
+            (logging.root, "Handler", Keeper()),
+            (logging.getLogger("projectapp"), "Handler", Keeper()),
+            (logging.getLogger("projectapp.access"), "Filter", keep),
+            (handler, "Filter", keep),
+        ]:
+            getattr(target, f"add{kind}")(addition)
+            client.get("/health")
+            getattr(target, f"remove{kind}")(addition)
+            assert [(record.path, record.status) for record in records] == [("/health", 200)]
+            records.clear()
+
+
+def test_level_and_formatter_of_a_user_apply_to_the_line_of_a_request(client):
+    with json_log() as handler:
+        handler.setLevel(logging.WARNING)
+        client.get("/health")
+        handler.setLevel(logging.NOTSET)
+        logging.root.setLevel(logging.WARNING)
+        client.get("/health")
+        logging.root.setLevel(logging.INFO)
+        handler.setFormatter(logging.Formatter("%(path)s %(filename)s"))
+        client.get("/health")
+        assert handler.stream.getvalue() == "/health request_log.py\n"
+
+
+def test_request_whose_line_cannot_be_written_succeeds(client, capsys):
+    with json_log() as handler:
+        handler.stream.close()
+        assert client.get("/health").status_code == 200
+    assert "I/O operation on closed file" in capsys.readouterr().err
 
 
 def make_record(**attributes):

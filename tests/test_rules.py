@@ -98,7 +98,7 @@ def test_each_field_of_the_request_state_is_written_by_the_module_that_its_comme
     source = (PACKAGE / "request_state.py").read_text()
     named = dict(re.findall(r"^    (\w+): .* = .*  # (\w+/\w+\.py)", source, re.M))
     fields = {field.name for field in dataclasses.fields(RequestState)}
-    assert fields - named.keys() == {"request_id", "started_at", "deadline"}
+    assert fields - named.keys() == {"request_id", "address", "started_at", "deadline"}
     written, at_creation = set(), set()
     for path in PACKAGE.rglob("*.py"):
         module = path.relative_to(PACKAGE).as_posix()

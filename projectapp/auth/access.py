@@ -39,7 +39,7 @@ from projectapp.problems import (
     ServiceUnavailable,
     Unauthorized,
 )
-from projectapp.request_state import Caller, RequestState, caller_fields, request_state
+from projectapp.request_state import Caller, RequestState, request_state
 from settings.parsers import LOOPBACK
 
 log = logging.getLogger(__name__)
@@ -164,13 +164,13 @@ def _log_failure(problem: Unauthorized | InsufficientScope) -> None:
     Counts a failed authentication for the client's address. Raises TooManyRequests, and logs
     nothing, if the address has had too many.
     """
-    caller = request_state().caller
+    state = request_state()
     if isinstance(problem, Unauthorized):
         event, reason = "authn_fail", problem.reason
-        if caller:
-            current_app.extensions["tokens"].forget(caller)
+        if state.caller:
+            current_app.extensions["tokens"].forget(state.caller)
         rate_limit.count_failure()
     else:
         event, reason = "authz_fail", problem.detail
-    extra = {"event": event, "reason": reason, **caller_fields()}
+    extra = {"event": event, "reason": reason, **state.caller_fields()}
     log.warning("%s: %s", event, reason, extra=extra)

@@ -9,6 +9,6 @@
 - problem_documents turns an exception into a problem document
 - cors, security_headers and request_log add their headers; request_log writes the log line
 
-`headers` lists the headers of the API, and `log_lines` formats log lines. `health` and `openapi`
-have routes.
+`application` is the Flask that runs these steps. `headers` lists the headers of the API, and
+`log_lines` formats log lines. `health` and `openapi` have routes.
 """

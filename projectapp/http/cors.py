@@ -3,9 +3,10 @@
 import re
 from functools import lru_cache
 
-from flask import Flask, Response, request
+from flask import Flask, Response
 
 from projectapp.http.headers import REQUEST_HEADERS, RESPONSE_HEADERS
+from projectapp.request_state import current_request
 
 # Changes-Cursor, Read-After and Last-Event-ID are in the contract, but no route uses them yet.
 _EXPOSED_HEADERS = ", ".join(
@@ -24,12 +25,13 @@ def init_app(app: Flask) -> None:
     @app.before_request
     def answer_preflight_for_unknown_path() -> Response | None:
         # With a 404 here, the page would get a CORS error, and not the 404 of its own request.
-        return Response(status=204) if request.routing_exception and _is_preflight() else None
+        is_unknown_path = current_request().routing_exception is not None
+        return Response(status=204) if is_unknown_path and _is_preflight() else None
 
     @app.after_request
     def add_headers(response: Response) -> Response:
-        headers = response_headers(allowed_origins, request.headers.get("Origin"))
-        if _is_preflight() and "Access-Control-Allow-Origin" in headers:
+        headers = response_headers(allowed_origins, current_request().environ.get("HTTP_ORIGIN"))
+        if "Access-Control-Allow-Origin" in headers and _is_preflight():
             headers["Access-Control-Allow-Methods"] = _ALLOWED_METHODS
             headers["Access-Control-Allow-Headers"] = _ALLOWED_HEADERS
             headers["Access-Control-Max-Age"] = "600"
@@ -58,4 +60,6 @@ def _origins_regex(allowed_origins: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _is_preflight() -> bool:
-    return request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+    environ = current_request().environ
+    is_options = environ["REQUEST_METHOD"] == "OPTIONS"
+    return is_options and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ

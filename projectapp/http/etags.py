@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from flask import Response, request
-
+from projectapp.http.application import Response
 from projectapp.problems import BadRequest
+from projectapp.request_state import current_request
 
 _ETAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _ETAG_LIST = re.compile(rf"[ \t,]*{_ETAG}(?:[ \t]*,[ \t,]*{_ETAG})*[ \t,]*")
@@ -62,7 +62,7 @@ def _parse_versions(etags: Iterable[str]) -> list[int]:
 
 def _read_etags(header: str) -> Sequence[str] | None:
     """Return the ETags of a header, "*", or None if the request does not have the header."""
-    value = request.headers.get(header)
+    value = current_request().headers.get(header)
     if value is None:
         return None
     if value.strip() == "*":

@@ -8,8 +8,9 @@ import json
 import logging
 import threading
 from datetime import UTC, datetime
+from typing import Any
 
-FIELDS = ("method", "path", "status", "ms")
+FIELDS = ("request_id", "method", "path", "status", "ms")
 _EVENT_FIELDS = ("event", "reason", "caller", "credential", "address")
 
 
@@ -18,17 +19,23 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         values = record.__dict__
-        entry = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            "request_id": values.get("request_id"),
-            **{name: values[name] for name in (*FIELDS, *_EVENT_FIELDS) if name in values},
-        }
+        fields = {name: values[name] for name in (*FIELDS, *_EVENT_FIELDS) if name in values}
         if record.exc_info:
-            entry["trace"] = self.formatException(record.exc_info)
-        return json.dumps(entry)
+            fields["trace"] = self.formatException(record.exc_info)
+        message = record.getMessage()
+        return self.format_line(record.created, record.levelname, record.name, message, **fields)
+
+    @staticmethod
+    def format_line(created: float, level: str, logger: str, message: str, **fields: Any) -> str:
+        """Return the line of a record. `created` is the Unix time in seconds."""
+        entry = {
+            "time": datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds"),
+            "level": level.lower(),
+            "logger": logger,
+            "message": message,
+            "request_id": None,
+        }
+        return json.dumps(entry | fields)
 
 
 class TextFormatter(logging.Formatter):

@@ -4,9 +4,10 @@ import logging
 from http import HTTPStatus
 from typing import Any
 
-from flask import Flask, Response
+from flask import Flask
 from werkzeug.exceptions import HTTPException
 
+from projectapp.http.application import Response
 from projectapp.problems import CONTENT_TYPE, INTERNAL_ERROR_DETAIL, NotFound, Problem, problem_json
 from projectapp.request_state import request_state
 

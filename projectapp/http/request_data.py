@@ -8,10 +8,11 @@ from flask import current_app, request
 from marshmallow import Schema, ValidationError, fields
 
 from projectapp.problems import BadRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
-from projectapp.request_state import request_state
+from projectapp.request_state import current_request, request_state
 from projectapp.strict_json import InvalidJSON, parse_json
 
 JSON_TYPE = "application/json"
+PATCH_TYPES = ("application/merge-patch+json", JSON_TYPE)
 _MAX_PARAMETERS = 50
 
 
@@ -86,17 +87,20 @@ def validate(schema: Schema, data: dict[str, Any]) -> dict[str, Any]:
 
 def _read_whole_body(max_bytes: int) -> bytes:
     """Return the body. Raises PayloadTooLarge, or BadRequest if a part of it is missing."""
-    length = request.content_length  # None: the body is chunked, or there is none
+    request = current_request()
+    length = request.content_length
     body = b""
-    if length is None or length <= max_bytes:
-        # Werkzeug cuts a chunked body at this limit without an error. One byte more shows the cut.
-        request.max_content_length = max_bytes + 1
-        try:
+    try:
+        if length is None:  # the body is chunked, or there is none
+            # Werkzeug cuts it at this limit without an error. One byte more shows the cut.
+            request.max_content_length = max_bytes + 1
             body = request.get_data(cache=False)
-        except Exception:  # each WSGI server has its own, for a broken chunk or a lost client
-            raise BadRequest("The body could not be read to its end.") from None
+        elif length <= max_bytes:
+            body = request.environ["wsgi.input"].read(length)
+    except Exception:  # each WSGI server has its own, for a broken chunk or a lost client
+        raise BadRequest("The body could not be read to its end.") from None
     if max(length or 0, len(body)) > max_bytes:
         raise PayloadTooLarge(f"The body must have at most {max_bytes} bytes.")
-    if length not in (None, len(body)):  # gunicorn's own workers do not check this
+    if length not in (None, len(body)):  # the client was lost
         raise BadRequest("The body is shorter than its Content-Length.")
     return body

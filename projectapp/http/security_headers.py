@@ -1,6 +1,8 @@
 """Security and caching headers on every response."""
 
-from flask import Flask, Response, request
+from flask import Flask, Response
+
+from projectapp.request_state import current_request
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -23,16 +25,18 @@ def init_app(app: Flask) -> None:
 
     @app.after_request
     def add_headers(response: Response) -> Response:
-        headers, view_name = response.headers, request.endpoint or ""
+        headers, request = response.headers, current_request()
+        names = {name.lower() for name, _ in headers}
         for name, value in HEADERS.items():
-            headers.setdefault(name, value)
+            if name.lower() not in names:
+                headers.add(name, value)
         # Without this, werkzeug's server sends its version and Python's. gunicorn overwrites it.
         headers.add("Server", app.name)
         if request.is_secure:
             # Without includeSubDomains: the other hosts of the domain are not ours.
             headers["Strict-Transport-Security"] = "max-age=31536000"
         # This includes the errors of an endpoint with a scope: they depend on the caller, too.
-        endpoint = getattr(app.view_functions.get(view_name), "endpoint", None)
+        endpoint = getattr(app.view_functions.get(request.endpoint or ""), "endpoint", None)
         if endpoint and endpoint.scope:
             headers.add("Cache-Control", "private, no-cache" if auth_enabled else "no-cache")
             if auth_enabled:

@@ -10,12 +10,12 @@ import ipaddress
 import logging
 from dataclasses import dataclass
 
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, current_app
 
 from projectapp.problems import TooManyRequests
 from projectapp.rate_limit.stores import RedisStore, SharedMemoryStore, Store
 from projectapp.rate_limit.window import Rate, WindowCount
-from projectapp.request_state import caller_fields, request_state
+from projectapp.request_state import request_state
 from settings.config_error import ConfigError
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,8 @@ def count_request(subject: str | None) -> None:
     Raises TooManyRequests.
     """
     if limiter := current_app.extensions.get("rate_limiter"):
-        counter = f"caller {subject}" if subject else f"address {_network_of(request.remote_addr)}"
+        state = request_state()
+        counter = f"caller {subject}" if subject else f"address {_network_of(state.address)}"
         _count_or_refuse(limiter, counter, "requests")
 
 
@@ -82,7 +83,7 @@ def count_failure() -> None:
     them. Raises TooManyRequests.
     """
     if limiter := current_app.extensions.get("rate_limiter"):
-        counter = f"failures {_network_of(request.remote_addr)}"
+        counter = f"failures {_network_of(request_state().address)}"
         _count_or_refuse(limiter, counter, "failed authentications")
 
 
@@ -91,13 +92,14 @@ def _count_or_refuse(limiter: RateLimiter, counter: str, noun: str) -> None:
     if not count:
         return
     remaining, reset_seconds = rate.remaining_and_reset(count)
-    request_state().rate_limit = f'"default";r={remaining};t={reset_seconds}'
+    state = request_state()
+    state.rate_limit = f'"default";r={remaining};t={reset_seconds}'
     if count.is_allowed:
         return
     reason = f"more than {rate.quota} {noun} in {rate.window_seconds} seconds"
     if count.refused == 1:  # log only the first refusal in a window
         event = "excess_rate_limit_exceeded"
-        extra = {"event": event, "reason": reason, **caller_fields()}
+        extra = {"event": event, "reason": reason, **state.caller_fields()}
         log.warning("%s: %s", event, reason, extra=extra)
     message = f"There were {reason}. Try again in {reset_seconds} seconds."
     raise TooManyRequests(message, headers={"Retry-After": str(reset_seconds)})

@@ -22,6 +22,9 @@ MAX_LINK_BYTES = 2048  # common proxies refuse responses with a long head
 
 _VERSION = 1
 _CHECKSUM_BYTES = 8
+# json.dumps() would make a new encoder for each call with these options.
+_encode_content = json.JSONEncoder(ensure_ascii=False).encode
+_encode_key = json.JSONEncoder(sort_keys=True, default=str).encode
 
 
 class Position(NamedTuple):
@@ -40,7 +43,7 @@ class InvalidCursor(ValidationFailed):
 def encode_cursor(position: Position, list_key: Any) -> str:
     """Encode a position in the list that `list_key`, a JSON value, identifies."""
     content = [_VERSION, position.is_backward, *position.sort_values]
-    raw = json.dumps(content, ensure_ascii=False).encode()
+    raw = _encode_content(content).encode()
     return urlsafe_b64encode(_checksum(raw, list_key) + raw).decode().rstrip("=")
 
 
@@ -59,7 +62,7 @@ def decode_cursor(cursor: str, list_key: Any) -> Position:
 
 
 def _checksum(raw: bytes, list_key: Any) -> bytes:
-    key = hashlib.sha256(json.dumps(list_key, sort_keys=True, default=str).encode()).digest()
+    key = hashlib.sha256(_encode_key(list_key).encode()).digest()
     return hashlib.blake2b(raw, key=key, digest_size=_CHECKSUM_BYTES).digest()
 
 

@@ -51,14 +51,14 @@ class ResourceSchema(Schema):
         super().__init__(**options)
         # In the order of the JSON objects: inherited fields would come first.
         self.fields |= {name: self.fields.pop(name) for name in READ_ONLY[1:]}
+        self._read_only = self.fields.keys() - self.load_fields.keys()
         for name, field in self.load_fields.items():
             if type(field) in _LOSSY:
                 raise TypeError(f"{name} needs a strict type of projectapp/http/fields.py.")
 
     @pre_load
     def drop_read_only(self, data: Mapping[str, Any], **_: Any) -> dict[str, Any]:
-        read_only = self.fields.keys() - self.load_fields.keys()
-        return {name: value for name, value in data.items() if name not in read_only}
+        return {name: value for name, value in data.items() if name not in self._read_only}
 
 
 class PageSchema(Schema):

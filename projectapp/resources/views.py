@@ -8,11 +8,12 @@ from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
-from flask import Flask, Response, request
+from flask import request
 from marshmallow import Schema
 
 from projectapp import auth
 from projectapp.database import Row
+from projectapp.http.application import Response
 from projectapp.http.endpoint import Endpoint
 from projectapp.http.etags import (
     WRITE_CONDITION_HEADERS,
@@ -21,7 +22,7 @@ from projectapp.http.etags import (
     format_etag,
     not_modified_response,
 )
-from projectapp.http.request_data import JSON_TYPE
+from projectapp.http.request_data import JSON_TYPE, PATCH_TYPES
 from projectapp.problems import NotFound, PreconditionFailed
 from projectapp.resources.cursors import decode_cursor, encode_cursor, link_header
 from projectapp.resources.idempotency import read_claim
@@ -30,16 +31,6 @@ from projectapp.resources.lists import find_page
 from projectapp.resources.resource import Resource
 from projectapp.resources.schemas import ResourceSchema, page_schema
 from projectapp.resources.writes import delete_row, find_row, is_parent_visible, update_row
-
-PATCH_TYPES = ("application/merge-patch+json", JSON_TYPE)
-
-
-def init_app(app: Flask) -> None:
-    @app.after_request
-    def add_accept_patch(response: Response) -> Response:
-        if request.method == "OPTIONS" and "PATCH" in response.allow:
-            response.headers["Accept-Patch"] = ", ".join(PATCH_TYPES)  # RFC 5789, 3.1
-        return response
 
 
 def listing(scope: str, schema: type[ResourceSchema], query: Schema) -> Endpoint:
