@@ -11,6 +11,7 @@ database's answer is lost. If the write may be executed twice, call `write_repea
 from projectapp.database.engine import init_app
 from projectapp.database.execution import WAIT_FOR_REPLICATION, Row, execute, write_repeatably
 from projectapp.database.models import db, rfc3339, uuid7
+from projectapp.database.prepared import plan_once
 
 __all__ = [
     "WAIT_FOR_REPLICATION",
@@ -18,6 +19,7 @@ __all__ = [
     "db",
     "execute",
     "init_app",
+    "plan_once",
     "rfc3339",
     "uuid7",
     "write_repeatably",
