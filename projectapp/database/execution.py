@@ -95,8 +95,13 @@ def _run(database: Database, statement: CompiledStatement, parameters: Mapping[s
         try:
             # One second more than PostgreSQL's own timeout, so that PostgreSQL reports it first.
             seconds = min(database.statement_timeout + 1, _require_time_left(state.deadline, 1))
-            with watchdog.timeout(connection, seconds):
-                row = _send(database, connection, statement, sql, values)
+            watchdog.start(connection, seconds)
+            try:
+                # One message is one transaction, so SET LOCAL leaves nothing behind.
+                set_local = database.connector.set_local_sql if connection.is_behind_pooler else ""
+                row = _send(connection, statement, set_local + state.statement_prefix, sql, values)
+            finally:
+                watchdog.stop(connection)
             state.prefix_was_sent = True
             if connection.pop_replication_warning():
                 raise DatabaseFault(OutcomeUnknown())
@@ -116,34 +121,32 @@ def _run(database: Database, statement: CompiledStatement, parameters: Mapping[s
 
 
 def _send(
-    database: Database, connection: Connection, statement: CompiledStatement, sql: str, values: Any
+    connection: Connection, statement: CompiledStatement, prefix: str, sql: str, values: Any
 ) -> Any:
-    """Send the statement in one message, which is one transaction and one round trip.
+    """Send `prefix` and the statement in one message; return the row.
 
-    It is sent again, as text, if the session does not have the prepared statement that it should.
+    If the session does not have the prepared statement that it should have, nothing was executed.
+    Then the text is sent.
     """
-    prefix = request_state().statement_prefix
-    if connection.is_behind_pooler:  # SET LOCAL leaves nothing behind in the session
-        prefix = database.connector.set_local_sql + prefix
-    elif form := statement.prepared_form(values):
-        prepare_sql = connection.prepared_statements.add(form)
-        if prepare_sql is not None:
-            try:
-                message = prepare_sql + prefix + form.execute_sql
-                return _fetch_row(connection, statement, message, values)
-            except psycopg2.Error as error:
-                if not connection.prepared_statements.has_lost(error):
-                    raise
-            prefix = FORGET_SQL + prefix
+    form = None if connection.is_behind_pooler else statement.prepared_form(values)
+    prepare_sql = connection.prepared_statements.add(form) if form else None
+    if form and prepare_sql is not None:
+        try:
+            message = prepare_sql + prefix + form.execute_sql
+            return _fetch_row(connection, statement, message, values)
+        except psycopg2.Error as error:
+            if not connection.prepared_statements.has_lost(error):
+                raise
+        prefix = FORGET_SQL + prefix
     return _fetch_row(connection, statement, prefix + sql, values)
 
 
 def _fetch_row(
     connection: Connection, statement: CompiledStatement, message: str, values: Any
 ) -> Any:
-    with connection.cursor() as cursor:
-        cursor.execute(message, values)
-        return statement.fetch_row(cursor)
+    cursor = connection.cursor()  # the end of the function also closes it, which frees the result
+    cursor.execute(message, values)
+    return statement.fetch_row(cursor)
 
 
 def _resolve_lost_answer(resolve: Callable[[], Any], fault: DatabaseFault) -> Any:
