@@ -128,14 +128,13 @@ def _send(
     If the session does not have the prepared statement that it should have, nothing was executed.
     Then the text is sent.
     """
-    form = None if connection.is_behind_pooler else statement.prepared_form(values)
-    prepare_sql = connection.prepared_statements.add(form) if form else None
-    if form and prepare_sql is not None:
+    prepared_statements = connection.prepared_statements
+    form = None if connection.is_behind_pooler else statement.next_prepared_form()
+    if form and (message := prepared_statements.message(form, values, prefix)):
         try:
-            message = prepare_sql + prefix + form.execute_sql
             return _fetch_row(connection, statement, message, values)
         except psycopg2.Error as error:
-            if not connection.prepared_statements.has_lost(error):
+            if not prepared_statements.forget_if_lost(error):
                 raise
         prefix = FORGET_SQL + prefix
     return _fetch_row(connection, statement, prefix + sql, values)

@@ -6,49 +6,69 @@ sometimes frequent. So only statements of `plan_once` are prepared (docs/decisio
 """
 
 import re
+import time
 from collections.abc import Collection, Mapping
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import ARRAY, NullType
 
 MAX_PREPARED = 32  # for each connection: a plan takes 30 to 210 KB of PostgreSQL's memory
-_MIN_UNUSED = 1000  # statements that the connection executes before it forgets one that is not used
-_OPTION = "parameters_planned_as_null"
+# PostgreSQL plans again after ANALYZE. An empty table may have a million rows before that.
+MAX_AGE_SECONDS = 10
+_OPTION = "planned_values"
 
 # SQLSTATEs of EXECUTE and PREPARE. A session has lost a statement (DISCARD, DEALLOCATE), or has one
 # already, or the type of a result has changed. PostgreSQL has then executed nothing.
-_FORGET_STATES = ("26000", "42P05", "0A000")
+_LOST_STATES = ("26000", "42P05", "0A000")
 FORGET_SQL = "DEALLOCATE ALL; "
 
 Statement = TypeVar("Statement", bound=Any)
 
 
-def plan_once(statement: Statement, null_parameters: Collection[str] = ()) -> Statement:
+def plan_once(
+    statement: Statement, planned_values: Mapping[str, Collection[Any]] = MappingProxyType({})
+) -> Statement:
     """Mark a statement whose generic plan is as good as a plan for the values of its parameters.
 
-    The plan is made for NULL in the `null_parameters`. An execution in which one of them has
-    another value does not use it.
+    `planned_values` are parameters whose values the plan depends on: there is one plan for each of
+    these values. An execution with another value is sent as text, and so has a plan of its own.
     """
-    marked: Statement = statement.execution_options(**{_OPTION: frozenset(null_parameters)})
+    marked: Statement = statement.execution_options(**{_OPTION: planned_values})
     return marked
 
 
 class PreparedForm(NamedTuple):
-    """How a statement is prepared and executed: `prepare_sql` for each session, before the rest.
+    """How a marked statement is prepared and executed.
 
-    Both SQL texts take the values that the statement's own text takes.
+    The SQL has psycopg2's parameters, as the text of the statement does. `body` has those that are
+    constants or in `planned_values`; the others are `$1`, `$2` and so on, with `types`, and are
+    `arguments` of EXECUTE.
     """
 
     name: str
-    prepare_sql: str
-    execute_sql: str
-    null_parameters: frozenset[str]
+    body: str
+    types: str
+    arguments: str
+    planned_values: Mapping[str, Collection[Any]]
 
-    def fits(self, values: Mapping[str, Any]) -> bool:
-        """Whether the plan is one for these values of the statement's parameters."""
-        return all(values[name] is None for name in self.null_parameters)
+    def name_for(self, values: Mapping[str, Any]) -> str:
+        """Return the name in the session for these values; "" if there is no plan for them."""
+        name = self.name
+        for parameter, planned_values in self.planned_values.items():
+            value = values[parameter]
+            if value not in planned_values:
+                return ""
+            name = f"{name}_{value}".lower()
+        return name
+
+    def prepare_sql(self, name: str) -> str:
+        return f"PREPARE {name} {self.types} AS {self.body}; "
+
+    def execute_sql(self, name: str) -> str:
+        return f"EXECUTE {name} {self.arguments}"
 
 
 def build_prepared_form(
@@ -56,69 +76,70 @@ def build_prepared_form(
 ) -> PreparedForm | None:
     """Return the prepared form of a marked statement, or None if it is to be sent as text.
 
-    `sql` has psycopg2's parameters, `%(name)s`, and they have these `types`. Those in `constants`
-    always have the same value, so their values become a part of the prepared statement.
+    `types` are the types of all parameters in `sql`. Those in `constants` always have the same
+    value.
     """
-    null_parameters = statement.get_execution_options().get(_OPTION)
+    planned_values = statement.get_execution_options().get(_OPTION)
     names = [name for name in types if name not in constants]
-    if null_parameters is None or any(isinstance(types[name], NullType) for name in names):
+    if planned_values is None or any(isinstance(types[name], NullType) for name in names):
         return None
-    names = [name for name in names if name not in null_parameters]
+    names = [name for name in names if name not in planned_values]
     type_sql = {name: dialect.type_compiler_instance.process(types[name]) for name in names}
     numbers = {name: f"${number}" for number, name in enumerate(names, 1)}
-    texts = {**dict.fromkeys(null_parameters, "NULL"), **numbers}
-    body = re.sub(r"%\((\w+)\)s", lambda match: texts.get(match[1], match[0]), sql)
-    # Workers have the same names, but a connection has only one of them.
-    name = f"s{blake2b(sql.encode(), digest_size=8).hexdigest()}"
-    # psycopg2 writes a list as ARRAY[...], which gets its own type; other values are untyped texts.
-    values = (
+    # psycopg2 writes a list as ARRAY[...], which has a type; other values are untyped texts.
+    arguments = (
         f"%({name})s::{type_sql[name]}" if isinstance(types[name], ARRAY) else f"%({name})s"
         for name in names
     )
     return PreparedForm(
-        name,
-        f"PREPARE {name} ({', '.join(type_sql.values())}) AS {body}; ",
-        f"EXECUTE {name} ({', '.join(values)})",
-        null_parameters,
+        name=f"s{blake2b(sql.encode(), digest_size=8).hexdigest()}",
+        body=re.sub(r"%\((\w+)\)s", lambda match: numbers.get(match[1], match[0]), sql),
+        types=f"({', '.join(type_sql.values())})",
+        arguments=f"({', '.join(arguments)})",
+        planned_values=planned_values,
     )
 
 
 class PreparedStatements:
     """Which statements the session of a connection has prepared: at most MAX_PREPARED.
 
-    If this is wrong, because a message failed before or after PREPARE or because another command
-    changed the session, the next use of the statement fails without an effect, and `has_lost` says
-    so.
+    If this is wrong, because a message failed before its PREPARE or because another command changed
+    the session, EXECUTE or PREPARE fails, and `forget_if_lost` says so.
     """
 
     def __init__(self) -> None:
-        self._use_count = 0
-        self._last_uses: dict[str, int] = {}  # by name; the oldest use is the first
+        self._names: set[str] = set()
+        self._renew_at = 0.0  # on the monotonic clock
 
-    def add(self, form: PreparedForm) -> str | None:
-        """Return what the session needs before EXECUTE: SQL, or "" if it knows the statement.
+    def message(self, form: PreparedForm, values: Mapping[str, Any], prefix: str) -> str | None:
+        """Return the message that executes a statement, with `prefix` in front of it.
 
-        Returns None if the statement is to be sent as text, because the session has MAX_PREPARED
-        others which are in use.
+        Returns None if the text is to be sent: there is no plan for these values, or the session
+        has MAX_PREPARED other statements.
         """
-        self._use_count += 1
-        is_known = self._last_uses.pop(form.name, None) is not None
-        sql = "" if is_known else form.prepare_sql
-        if len(self._last_uses) >= MAX_PREPARED:
-            oldest, last_use = next(iter(self._last_uses.items()))
-            if self._use_count - last_use < _MIN_UNUSED:
-                return None
-            del self._last_uses[oldest]
-            sql = f"DEALLOCATE {oldest}; {sql}"
-        self._last_uses[form.name] = self._use_count
-        return sql
+        if not (name := form.name_for(values)):
+            return None
+        sql = prefix + form.execute_sql(name)
+        now = time.monotonic()
+        if now < self._renew_at and name in self._names:
+            return sql
+        forget_sql = ""
+        if now >= self._renew_at:
+            self._names.clear()
+            self._renew_at = now + MAX_AGE_SECONDS
+            forget_sql = FORGET_SQL
+        if len(self._names) == MAX_PREPARED:
+            return None
+        # Even if the message fails, it has probably failed after this statement.
+        self._names.add(name)
+        return forget_sql + form.prepare_sql(name) + sql
 
-    def has_lost(self, error: Any) -> bool:
-        """Whether the error says that the session has other statements; then forget them all.
+    def forget_if_lost(self, error: Any) -> bool:
+        """Whether the error says that the session has other statements. Then forget them.
 
-        FORGET_SQL must be sent in front of the next statement.
+        Nothing was executed. FORGET_SQL must be sent in front of the next statement.
         """
-        if error.pgcode not in _FORGET_STATES:
-            return False
-        self._last_uses.clear()
-        return True
+        is_lost = error.pgcode in _LOST_STATES
+        if is_lost:
+            self._names.clear()
+        return is_lost

@@ -46,7 +46,8 @@ class CompiledStatement:
         # The SQL of in_() depends on the number of its values, so each execution completes it.
         is_complete = not compiled.post_compile_params and not compiled.literal_execute_params
         self._incomplete = None if is_complete else compiled
-        self._prepared_form, self._was_executed = None, False
+        self._was_executed = False
+        self._prepared_form = None
         if is_complete and not self._escaped_names:
             types = {name: bind.type for name, bind in binds.items()}
             self._prepared_form = build_prepared_form(
@@ -75,16 +76,14 @@ class CompiledStatement:
                 values[escaped_name] = values.pop(name)
         return sql, values
 
-    def prepared_form(self, values: Mapping[str, Any]) -> PreparedForm | None:
-        """Return the prepared form for the values of `bind_parameters`; None to send the text.
+    def next_prepared_form(self) -> PreparedForm | None:
+        """Return how to prepare the next execution, or None to send the text.
 
         The first execution sends the text, so that a statement that is used once is not prepared.
         """
-        if not self._was_executed:
-            self._was_executed = True
-            return None
-        form = self._prepared_form
-        return form if form and form.fits(values) else None
+        form = self._prepared_form if self._was_executed else None
+        self._was_executed = True
+        return form
 
     def fetch_row(self, cursor: Any) -> Any:
         """Return the next row as a named tuple of Python values, or None."""

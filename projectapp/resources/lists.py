@@ -84,8 +84,10 @@ def _page(
     render_json = resource.as_json if has_all_fields else resource.selected_as_json
     statement = page_statement(spec, render_json, count_mode, start, skips_many)
     if _is_plain(spec, filter_names) and not skips_many:
-        # Only for a caller who sees all rows.
-        statement = database.plan_once(statement, [auth.owner_parameter(resource.name)])
+        # The plan is for callers who see all rows, and for a state, which may be rare.
+        planned_values: dict[str, Any] = dict.fromkeys(filter_names, (False, True))
+        planned_values[auth.owner_parameter(resource.name)] = (None,)
+        statement = database.plan_once(statement, planned_values)
     return compile_select(statement)
 
 
