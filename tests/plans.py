@@ -1,11 +1,12 @@
 """The statements that a request sends to PostgreSQL, and how PostgreSQL executes them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partialmethod
 from typing import Any, NamedTuple
 from unittest.mock import patch
+from uuid import uuid4
 
 from flask import Flask
 from flask.testing import FlaskClient
@@ -101,3 +102,44 @@ def executed(
 ) -> list[dict[str, Any]]:
     """Return the nodes of the plan of a GET's statement that were executed."""
     return flatten(explain(client, path, "FORMAT JSON", headers)[0][0]["Plan"])
+
+
+def compare_plans(client: FlaskClient, requests: Sequence[tuple[str, str, Any]]) -> None:
+    """Assert that the prepared statement of the last request reads no more than its text.
+
+    The `requests` must send the same statement: the first as text, the last as EXECUTE. Each is a
+    method, a path and the options of the client.
+    """
+    for method, path, options in requests:
+        with recorded() as statements:
+            response = client.open(path, method=method, **options)
+        assert response.status_code < 300, response.text
+    [statement] = statements
+    assert statement.prepare_sql, (path, "is not prepared")
+    # The rows and keys of the requests exist already.
+    new = {"id": uuid4(), "key": str(uuid4())}
+    parameters = {**statement.parameters, **{n: new[n] for n in new if n in statement.parameters}}
+    statement = statement._replace(parameters=parameters)
+    for_all, for_values = (
+        explain_sent(client.application, statement, "BUFFERS, FORMAT JSON", mode)[0][0]["Plan"]
+        for mode in ("force_generic_plan", "force_custom_plan")
+    )
+    context = (path, statement.prepare_sql, for_all, for_values)
+    assert count_rows(for_all) <= count_rows(for_values), context
+    assert count_buffers(for_all) <= 1.1 * count_buffers(for_values) + 20, context
+
+
+def count_rows(plan: dict[str, Any]) -> int:
+    """Return how many rows a plan read from tables, before they were filtered."""
+    counts = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
+    return sum(
+        node["Actual Loops"] * node.get(count, 0)
+        for node in flatten(plan)
+        if "Relation Name" in node and node["Node Type"] != "ModifyTable"
+        for count in counts
+    )
+
+
+def count_buffers(plan: dict[str, Any]) -> int:
+    """Return how many pages of tables and indexes a plan used."""
+    return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
