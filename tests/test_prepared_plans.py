@@ -34,6 +34,12 @@ def loaded_client(request, app, direct_url):
     return app.test_client()
 
 
+@pytest.fixture(autouse=True)
+def _no_maximum(monkeypatch):
+    """All statements of a test are prepared."""
+    monkeypatch.setattr(prepared, "MAX_PREPARED", 1000)
+
+
 def list_paths(client):
     """Yield the paths of lists: first pages, later pages, and pages by cursor."""
     for sort in SORTS:
@@ -46,8 +52,7 @@ def list_paths(client):
                 yield links(client.get(f"{path}cursor={cursor}"))["prev"]
 
 
-def test_a_prepared_list_reads_no_more_than_its_text(loaded_client, monkeypatch):
-    monkeypatch.setattr(prepared, "MAX_PREPARED", 1000)
+def test_a_prepared_list_reads_no_more_than_its_text(loaded_client):
     paths = list(list_paths(loaded_client))
     assert len(paths) > 3 * 3 * len(SORTS)
     for path in paths:
