@@ -43,13 +43,14 @@ def plan_once(
 class PreparedForm(NamedTuple):
     """How a marked statement is prepared and executed.
 
-    The SQL has psycopg2's parameters, as the text of the statement does. `body` has those that are
-    constants or in `planned_values`; the others are `$1`, `$2` and so on, with `types`, and are
-    `arguments` of EXECUTE.
+    `text` and `arguments` have psycopg2's parameters, `%(name)s`. PREPARE has `$1`, `$2` and so on
+    with `types` for the parameters in `numbers`. It has the values of the others, which are
+    constants or in `planned_values`.
     """
 
     name: str
-    body: str
+    text: str
+    numbers: Mapping[str, str]
     types: str
     arguments: str
     planned_values: Mapping[str, Collection[Any]]
@@ -65,7 +66,8 @@ class PreparedForm(NamedTuple):
         return name
 
     def prepare_sql(self, name: str) -> str:
-        return f"PREPARE {name} {self.types} AS {self.body}; "
+        body = re.sub(r"%\((\w+)\)s", lambda match: self.numbers.get(match[1], match[0]), self.text)
+        return f"PREPARE {name} {self.types} AS {body}; "
 
     def execute_sql(self, name: str) -> str:
         return f"EXECUTE {name} {self.arguments}"
@@ -85,18 +87,20 @@ def build_prepared_form(
         return None
     names = [name for name in names if name not in planned_values]
     type_sql = {name: dialect.type_compiler_instance.process(types[name]) for name in names}
-    numbers = {name: f"${number}" for number, name in enumerate(names, 1)}
+    declared_types = f"({', '.join(type_sql.values())})"
+    digest = blake2b((declared_types + sql).encode(), digest_size=8)
     # psycopg2 writes a list as ARRAY[...], which has a type; other values are untyped texts.
     arguments = (
         f"%({name})s::{type_sql[name]}" if isinstance(types[name], ARRAY) else f"%({name})s"
         for name in names
     )
     return PreparedForm(
-        name=f"s{blake2b(sql.encode(), digest_size=8).hexdigest()}",
-        body=re.sub(r"%\((\w+)\)s", lambda match: numbers.get(match[1], match[0]), sql),
-        types=f"({', '.join(type_sql.values())})",
+        name=f"s{digest.hexdigest()}",
+        text=sql,
+        numbers={name: f"${number}" for number, name in enumerate(names, 1)},
+        types=declared_types,
         arguments=f"({', '.join(arguments)})",
-        planned_values=planned_values,
+        planned_values=dict(sorted(planned_values.items())),  # a name has the values in this order
     )
 
 
