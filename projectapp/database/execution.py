@@ -103,6 +103,7 @@ def _run(database: Database, statement: CompiledStatement, parameters: Mapping[s
             finally:
                 watchdog.stop(connection)
             state.prefix_was_sent = True
+            # Before `put_back`: then another thread may get the connection and its warning.
             if connection.pop_replication_warning():
                 raise DatabaseFault(OutcomeUnknown())
         except psycopg2.Error as error:

@@ -6,7 +6,8 @@ statement costs in Python (docs/decisions/0022). SQLAlchemy's engine borrows its
 
 import time
 from collections import deque
-from threading import Condition
+from contextlib import suppress
+from threading import Semaphore
 
 import psycopg2
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -30,32 +31,33 @@ class ConnectionPool:
 
     def forget_connections(self) -> None:
         """Begin without connections, and close none: after a fork they belong to the parent."""
-        # A stack of idle connections. None stands for a connection that may be opened.
-        self._idle: deque[Connection | None] = deque([None] * self._size)
-        self._has_idle = Condition()
-        self._waiting_threads = 0
+        self._idle: deque[Connection] = deque()  # a stack
+        self._unused = Semaphore(self._size)  # idle connections, and those that may be opened
 
     def take(self) -> Connection:
         """Return a connection that no other thread uses, until `put_back`.
 
         Raises psycopg2.Error, and sqlalchemy.exc.TimeoutError if all are in use for too long.
         """
+        if not self._unused.acquire(timeout=self._timeout_seconds):
+            raise PoolTimeout("all connections are in use")
         try:
-            connection = self._idle.pop()
-        except IndexError:
-            connection = self._wait_for_idle()
-        try:
-            if connection and not self._is_usable(connection):
-                connection.close()
-                connection = None
-            return connection or self._connector()
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return self._connector()
+            if self._is_usable(connection):
+                return connection
+            connection.close()
+            return self._connector()
         except BaseException:
-            self._push(None)
+            self._unused.release()
             raise
 
     def put_back(self, connection: Connection) -> None:
         connection.idle_since = time.monotonic()
-        self._push(connection)
+        self._idle.append(connection)
+        self._unused.release()
 
     def lend(self) -> Connection:
         """Take a connection for SQLAlchemy's engine. Its method `close` puts it back."""
@@ -65,35 +67,9 @@ class ConnectionPool:
 
     def close_idle(self) -> None:
         """Close the idle connections. Those that are needed later are opened again."""
-        for _ in range(self._size):
-            try:
-                connection = self._idle.popleft()
-            except IndexError:
-                return
-            if connection:
-                connection.close()
-            self._push(None)
-
-    def _push(self, connection: Connection | None) -> None:
-        self._idle.append(connection)
-        # A thread that begins to wait after this line finds the connection that was just appended.
-        if self._waiting_threads:
-            with self._has_idle:
-                self._has_idle.notify()
-
-    def _wait_for_idle(self) -> Connection | None:
-        deadline = time.monotonic() + self._timeout_seconds
-        with self._has_idle:
-            self._waiting_threads += 1
-            try:
-                while True:
-                    try:
-                        return self._idle.pop()
-                    except IndexError:
-                        if not self._has_idle.wait(deadline - time.monotonic()):
-                            raise PoolTimeout("all connections are in use") from None
-            finally:
-                self._waiting_threads -= 1
+        while self._idle:
+            with suppress(IndexError):  # another thread has taken the last one
+                self._idle.pop().close()
 
     def _is_usable(self, connection: Connection) -> bool:
         """Whether an idle connection still works. If not, its generation has ended."""
