@@ -6,6 +6,9 @@
 Make each statement a constant of its module: it is compiled once and cached. Each statement is a
 transaction of its own. For a write, also pass `resolve`, which finds out what happened if the
 database's answer is lost. If the write may be executed twice, call `write_repeatably` instead.
+
+`plan_once` marks a statement that finds its rows by a key or in the order of an index. It is then
+prepared: PostgreSQL plans it once for each connection.
 """
 
 from projectapp.database.engine import init_app
