@@ -43,7 +43,7 @@ def acknowledge_before_commit() -> None:
             return original(used, prepared, parameters)
         try:
             connection = used.connector.connect_for_migrations()
-            register_uuid(None, connection)  # SQLAlchemy does this for its own connections
+            register_uuid(None, connection)  # the service does this for its own connections
             cursor = connection.cursor()
             cursor.execute(*prepared.bind_parameters(parameters))
             row = prepared.fetch_row(cursor)

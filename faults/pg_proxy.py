@@ -21,6 +21,7 @@ from faults.processes import ADDRESS, free_port
 
 _SSL_REQUEST, _GSSENC_REQUEST = 80877103, 80877104
 _WRITE = re.compile(r"\b(INSERT INTO|UPDATE \w+ SET|DELETE FROM|COMMIT)\b", re.IGNORECASE)
+_PREPARE, _EXECUTE = re.compile(r"\bPREPARE (\w+) "), re.compile(r"\bEXECUTE (\w+) \(")
 _KEY_DATA = re.compile(rb"K\0\0\0\x0c....", re.DOTALL)  # BackendKeyData up to the process id
 _POLL_SECONDS = 0.02
 
@@ -40,7 +41,9 @@ class Proxy:
         """`seed` decides which queries `harm_some_queries` chooses."""
         self.upstream, self.port = parameters, free_port()
         # What the proxy has seen and done:
-        self.queries: list[str] = []  # the texts of all simple queries
+        # The texts of all simple queries. An EXECUTE is preceded by the message that prepared it.
+        self.queries: list[str] = []
+        self._prepared: dict[str, str] = {}  # that message; a name stands for the same SQL always
         self.round_trips = 0  # how often a client sent something and got an answer, in any protocol
         self.clients: list[_Client] = []  # all client connections, also closed ones
         self.terminated_connections = (
@@ -88,6 +91,15 @@ class Proxy:
         if self._random_harm is Harm.LOSE_ANSWER and not _WRITE.search(query):
             return None
         return self._random_harm if self._random.random() < self._chance else None
+
+    def record_query(self, query: str) -> str:
+        """Record a query; return it as it is recorded."""
+        if prepared := _PREPARE.search(query):
+            self._prepared[prepared[1]] = query
+        elif executed := _EXECUTE.search(query):
+            query = f"{self._prepared.get(executed[1], '')} {query}"
+        self.queries.append(query)
+        return query
 
     def cut(self) -> None:
         """Reset every connection, as a server that goes away does."""
@@ -225,8 +237,7 @@ class _Client(_End):
                     self._opening = self.proxy.loop.create_task(self._start_tls())
                     return
             elif message[:1] == b"Q":
-                query = message[5:-1].decode(errors="replace")
-                self.proxy.queries.append(query)
+                query = self.proxy.record_query(message[5:-1].decode(errors="replace"))
                 if self.proxy.swallow and self.proxy.swallow in query:
                     continue
                 harm = self.proxy.choose_harm(query)

@@ -343,16 +343,17 @@ def test_every_statement_on_projects_names_the_owner(
                 body = {"json": BODIES[method]} if method in BODIES else {}
                 auth_client.open(path, method=method, headers=auth_headers(), **body)
     on_projects = [
-        (statement, parameters)
-        for statement, parameters in sent
-        if re.search(r"\b(FROM|UPDATE|INTO) projects\b", statement)
+        statement
+        for statement in sent
+        if re.search(r"\b(FROM|UPDATE|INTO) projects\b", statement.text)
     ]
     assert len(on_projects) > 15
-    for statement, parameters in on_projects:
-        assert (
-            parameters["owner" if "INTO projects" in statement else "visible_owner_of_projects"]
-            == "alice"
-        )
+    assert [statement for statement in on_projects if statement.prepare_sql]
+    for sql, parameters, prepare_sql in on_projects:
+        is_insert = "INTO projects" in prepare_sql + sql
+        name = "owner" if is_insert else "visible_owner_of_projects"
+        assert parameters[name] == "alice"
+        assert f"%({name})s" in sql
 
 
 @pytest.fixture

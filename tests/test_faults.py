@@ -4,9 +4,9 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
-from sqlalchemy import event
 
 from projectapp import database
 from projectapp.database.watchdog import watchdog
@@ -317,19 +317,9 @@ def test_replication_warning_is_removed_before_the_connection_is_reused(
     client, app, problem, replication_warning
 ):
     """Otherwise the next request on this connection would get a 503."""
-    notices_left = []
-
-    def record_notices(connection, record):
-        notices_left.append(connection.notices[:])
-
-    with app.app_context():
-        engine = database.db.engine
-    event.listen(engine, "checkin", record_notices)
-    try:
-        problem(client.post(PROJECTS, json={"name": "x"}), 503, "outcome_unknown")
-    finally:
-        event.remove(engine, "checkin", record_notices)
-    assert notices_left == [[]]
+    problem(client.post(PROJECTS, json={"name": "x"}), 503, "outcome_unknown")
+    with app.app_context(), closing(database.db.engine.raw_connection()) as connection:
+        assert connection.dbapi_connection.notices == []
 
 
 # PostgreSQL refuses a statement, or a connection is gone.
@@ -388,13 +378,14 @@ def test_read_only_error_of_one_connection_drops_its_whole_generation(make_app, 
     first.close()
 
     def return_second():
-        while not engine.pool.checkedin():
-            time.sleep(0.001)
+        wait_until(generation_ended.is_set)
         second.close()
 
+    generation_ended = second.dbapi_connection.generation_ended
     with ThreadPoolExecutor(1) as executor:
-        event.listen(engine, "checkin", lambda *_: executor.submit(return_second), once=True)
+        returned = executor.submit(return_second)
         assert client.post(PROJECTS, json={"name": "x"}).status_code == 201
+        returned.result()
 
 
 # Timeouts.
@@ -480,7 +471,7 @@ def test_connection_that_answered_in_time_is_not_aborted_later(app):
 
 def test_request_to_a_database_that_never_answered_gets_503_in_time(make_app, proxy, sql, problem):
     client = make_app(DATABASE_URL=proxy.url, **SHORT_STATEMENT_TIMEOUT).test_client()
-    proxy.swallow = "pg_catalog.version()"
+    proxy.swallow = "set_config"
     answer, seconds = measure(lambda: client.get(PROJECTS))
     problem(answer, 503, "unavailable")
     assert seconds < LATE_SECONDS

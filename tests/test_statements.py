@@ -100,11 +100,13 @@ def test_a_request_with_a_token_takes_one_round_trip(
     client.get(PROJECTS, headers=header)
     if status == 401:
         header = {"Authorization": f"{header['Authorization'][:-1]}_"}
-    proxy.queries.clear()
     options = {} if body is None else {"json": body}
-    response = client.open(PROJECTS + path.format(**ids), method=method, headers=header, **options)
-    assert response.status_code == status, response.text
-    assert len(queries_of_requests(proxy)) == (0 if status == 401 else 1), proxy.queries
+    url = PROJECTS + path.format(**ids)
+    for _ in range(1 if method == "DELETE" else 3):  # as text, as PREPARE and as EXECUTE
+        proxy.queries.clear()
+        response = client.open(url, method=method, headers=header, **options)
+        assert response.status_code == status, response.text
+        assert len(queries_of_requests(proxy)) == (0 if status == 401 else 1), proxy.queries
 
 
 def test_only_the_first_request_with_a_token_takes_a_second_round_trip(
@@ -121,8 +123,8 @@ def test_only_the_first_request_with_a_token_takes_a_second_round_trip(
 
 def test_a_keyed_create_and_its_replay_take_one_round_trip_each(counted_requests):
     client, _, proxy = counted_requests
-    for trips in (1, 2):
-        client.post(PROJECTS, json={"name": "x"}, headers={"Idempotency-Key": "a"})
+    for trips, key in enumerate("aabbcc", 1):
+        client.post(PROJECTS, json={"name": "x"}, headers={"Idempotency-Key": key})
         assert len(proxy.queries) == trips
 
 
@@ -192,10 +194,33 @@ def test_the_type_of_a_column_converts_parameters_and_results(
     parameter = sa.cast(sa.bindparam("value", type_=kind), kind)
     statement = sa.select(parameter.label("value"), sa.cast(parameter, sa.Text).label("text"))
     with app.app_context():
-        row = database.execute(statement, {"value": value})
-    assert row.text == stored
-    assert row.value == expected
-    assert type(row.value) is type(expected)
+        for marked in (statement, database.plan_once(statement)):
+            for _ in range(3):  # as text, as PREPARE and as EXECUTE
+                row = database.execute(marked, {"value": value})
+                assert row.text == stored
+                assert row.value == expected
+                assert type(row.value) is type(expected)
+
+
+def test_constants_and_percent_signs_become_a_part_of_a_prepared_statement(app, client):
+    text = "50% it's \\ %s"
+    statement = database.plan_once(
+        sa.select(
+            sa.literal(text).label("constant"),
+            sa.literal_column("'%' || '%%s'").label("percent"),
+            sa.bindparam("value", type_=sa.Text).label("value"),
+        )
+    )
+    with app.app_context():
+        for value in ("%", "%s", "%(value)s"):
+            assert database.execute(statement, {"value": value}) == (text, "%%%s", value)
+
+
+def test_a_statement_with_a_parameter_of_unknown_type_is_not_prepared(app, client):
+    statement = database.plan_once(sa.select(sa.bindparam("value").label("value")))
+    with app.app_context():
+        for _ in range(3):
+            assert database.execute(statement, {"value": 1}) == (1,)
 
 
 def test_in_accepts_any_number_of_values(app, make_project):

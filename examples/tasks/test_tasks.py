@@ -9,6 +9,7 @@ import pytest
 from projectapp.resources.lists import _list_spec
 from projectapp.tasks.models import TASKS as RESOURCE
 from tests.conftest import PROJECTS, parameters_of
+from tests.plans import compare_plans
 
 MISSING = "01900000-0000-7000-8000-000000000000"
 TASKS = "/api/v1/tasks"
@@ -183,3 +184,16 @@ def test_due_at_is_returned_in_utc(make_task):
 def test_an_index_serves_every_filter_of_a_projects_list(client):
     spec = _list_spec(RESOURCE, frozenset({"project_id"}), (), is_restricted=True)
     assert all(filter_.follows_order for filter_ in spec.filters)
+
+
+def test_a_prepared_list_of_tasks_reads_no_more_than_its_text(client, make_project, sql):
+    sql(
+        "INSERT INTO tasks (id, project_id, title, is_done, created_at)"
+        " SELECT gen_random_uuid(), %s, md5(n::text), n %% 10 <> 0, now() + n / 10 * interval '1 s'"
+        " FROM generate_series(1, 50000) AS n",
+        make_project()["id"],
+    )
+    sql("VACUUM ANALYZE tasks")
+    for sort in ("-created_at", "title", "-is_done,title"):
+        for state in ("", "&is_done=true", "&is_done=false"):
+            compare_plans(client, [("GET", f"{TASKS}?sort={sort}{state}", {})] * 3)

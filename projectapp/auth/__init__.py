@@ -4,6 +4,20 @@
 tokens of an identity provider, with keys from `verification_keys` and `jwks_client`.
 """
 
-from projectapp.auth.access import authorize, current_owner, init_app, is_visible, visible_owner
+from projectapp.auth.access import (
+    authorize,
+    current_owner,
+    init_app,
+    is_visible,
+    owner_parameter,
+    visible_owner,
+)
 
-__all__ = ["authorize", "current_owner", "init_app", "is_visible", "visible_owner"]
+__all__ = [
+    "authorize",
+    "current_owner",
+    "init_app",
+    "is_visible",
+    "owner_parameter",
+    "visible_owner",
+]

@@ -125,12 +125,18 @@ def is_visible(owner: Any, resource: str) -> sa.ColumnElement[bool]:
 
     psycopg2 writes the values into the SQL: `NULL IS NULL OR owner = NULL`, or
     `'ann' IS NULL OR owner = 'ann'`. PostgreSQL's planner evaluates the constant parts, so that the
-    plan contains no condition, or only the comparison.
+    plan contains no condition, or only the comparison. The plan of a prepared statement contains
+    the whole condition, except for NULL (`plan_once` with this parameter).
     """
     only_owner: sa.BindParameter[str | None] = sa.bindparam(
-        f"visible_owner_of_{resource}", callable_=lambda: visible_owner(resource), type_=sa.Text
+        owner_parameter(resource), callable_=lambda: visible_owner(resource), type_=sa.Text
     )
     return sa.or_(only_owner.is_(None), owner == only_owner)
+
+
+def owner_parameter(resource: str) -> str:
+    """Return the name of the parameter of `is_visible`."""
+    return f"visible_owner_of_{resource}"
 
 
 def _authenticate() -> Caller:

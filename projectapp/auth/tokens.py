@@ -63,7 +63,9 @@ is_active = sa.and_(
     ApiToken.revoked_at.is_(None),
     sa.or_(ApiToken.expires_at.is_(None), ApiToken.expires_at > sa.func.now()),
 )
-_SELECT = sa.select(ApiToken.id, ApiToken.owner, ApiToken.scopes).where(_has_digest, is_active)
+_SELECT = database.plan_once(
+    sa.select(ApiToken.id, ApiToken.owner, ApiToken.scopes).where(_has_digest, is_active)
+)
 _last_use, _interval = ApiToken.last_used_at, timedelta(seconds=LAST_USED_INTERVAL_SECONDS)
 _is_due = sa.or_(_last_use.is_(None), _last_use < sa.func.now() - _interval)
 _UPDATE_LAST_USED = (

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg2
-from sqlalchemy import Engine
+from psycopg2.extras import register_uuid
 
 from projectapp.database.connection import Connection, open_connection
 from projectapp.database.watchdog import watchdog
@@ -57,7 +57,8 @@ class Connector:
         try:
             connection = self._open(self._get_server())
             connection.autocommit, connection.generation_ended = True, generation_ended
-            self._set_session_timeouts(connection)
+            register_uuid(None, connection)
+            self._set_session_limits(connection)
         except psycopg2.Error:
             self._is_unreachable = True
             raise
@@ -75,17 +76,6 @@ class Connector:
         server = self._config["MIGRATIONS_DATABASE_URL"]  # {} if libpq reads it from PGHOST etc.
         return self._open(self._get_server() if server is None else server)
 
-    def limit_initialization(self, engine: Engine) -> None:
-        """Add a timeout to the queries that SQLAlchemy runs on the engine's first connection."""
-        initialize = engine.dialect.initialize
-
-        def initialize_in_time(connection: Any) -> None:
-            seconds = min(PROBE_SECONDS, self._seconds_left())
-            with watchdog.timeout(connection.connection.dbapi_connection, seconds):
-                initialize(connection)
-
-        engine.dialect.initialize = initialize_in_time  # type: ignore[method-assign]
-
     def _open(self, server: dict[str, str]) -> Connection:
         seconds, hosts = self._seconds_left(), server.get("host", "").count(",") + 1
         # libpq applies connect_timeout to each address. Its minimum is 2 seconds.
@@ -101,16 +91,19 @@ class Connector:
         }
         return open_connection(defaults | server, None if seconds == math.inf else seconds)
 
-    def _set_session_timeouts(self, connection: Connection) -> None:
-        """Set the session's timeouts, except behind a pooler, whose sessions are shared.
+    def _set_session_limits(self, connection: Connection) -> None:
+        """Set the session's timeouts and its kind of plans, but not in the sessions of a pooler.
 
-        The pid that a pooler sends when a client connects is not that of the server process.
+        They are shared. The pid that a pooler sends when a client connects is not that of the
+        server process.
         """
+        # With `auto` PostgreSQL would compare the estimated costs of custom and generic plans.
+        limits = {**self._timeouts, "plan_cache_mode": "force_generic_plan"}
         row_count = self.probe(
             connection,
             "SELECT set_config(name, setting, false)"
-            " FROM unnest(%s, %s) AS timeouts (name, setting) WHERE pg_backend_pid() = %s",
-            (list(self._timeouts), list(self._timeouts.values()), connection.pid),
+            " FROM unnest(%s, %s) AS limits (name, setting) WHERE pg_backend_pid() = %s",
+            (list(limits), list(limits.values()), connection.pid),
         )
         connection.is_behind_pooler = row_count == 0
 

@@ -6,17 +6,17 @@ A single statement is atomic in PostgreSQL. Without BEGIN and COMMIT it needs on
 import functools
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg2
 from flask import Flask
-from sqlalchemy import event
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy import Engine, event
+from sqlalchemy.pool import NullPool
 
 from projectapp.database.connector import Connector
 from projectapp.database.models import db
+from projectapp.database.pool import ConnectionPool
 from projectapp.request_state import seconds_left
 
 
@@ -26,54 +26,41 @@ class Database:
     `is_available` is False if the last statement could not be executed.
     """
 
+    engine: Engine
+
     def __init__(self, app: Flask, connector: Connector) -> None:
         self.is_available = True
         self.connector = connector
         self.statement_timeout: int = app.config["DATABASE_STATEMENT_TIMEOUT"]
         self.pool_timeout: int = app.config["DATABASE_POOL_TIMEOUT"]
-        with app.app_context():
-            self.engine = db.engine
+        self.pool = ConnectionPool(
+            connector,
+            app.config["DATABASE_POOL_SIZE"],
+            self.pool_timeout,
+            app.config["DATABASE_PING_AFTER_IDLE"],
+        )
+        # Connections made before a fork belong to the parent. The child must not close them.
+        os.register_at_fork(after_in_child=self.pool.forget_connections)
 
 
 def init_app(app: Flask) -> None:
     """Add Flask-SQLAlchemy to `app`. Raises SystemExit if there is no PostgreSQL to connect to."""
     connector = Connector(app.config, _make_get_server(app.config), seconds_left)
+    app.extensions["database"] = database = Database(app, connector)
     app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg2://"
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
-        "creator": connector,
+        "creator": database.pool.lend,
+        "poolclass": NullPool,  # closes a connection after each use, which puts it back
         "isolation_level": "AUTOCOMMIT",
         "pool_reset_on_return": None,  # there is nothing to roll back in AUTOCOMMIT
-        "pool_size": app.config["DATABASE_POOL_SIZE"],
-        "max_overflow": 0,
-        "pool_timeout": app.config["DATABASE_POOL_TIMEOUT"],
-        "pool_use_lifo": True,
         "hide_parameters": True,  # parameters contain users' data
         "use_native_hstore": False,  # saves the query for the type's oid
         "json_serializer": functools.partial(json.dumps, ensure_ascii=False),
     }
     db.init_app(app)
-    app.extensions["database"] = database = Database(app, connector)
-    engine = database.engine
-    # Connections made before a fork belong to the parent. The child must not close them.
-    os.register_at_fork(after_in_child=functools.partial(engine.dispose, close=False))
-    connector.limit_initialization(engine)
-    ping_after_seconds = app.config["DATABASE_PING_AFTER_IDLE"]
-
-    @event.listens_for(engine, "checkin")
-    def record_idle_start(connection: Any, record: Any) -> None:
-        record.info["idle_since"] = time.monotonic()
-
-    @event.listens_for(engine, "checkout")
-    def check_idle_connection(connection: Any, record: Any, proxy: Any) -> None:
-        if "idle_since" not in record.info:  # a new connection
-            return
-        try:
-            if connection.generation_ended.is_set() or connection.has_unread_input():
-                raise InvalidatePoolError
-            if time.monotonic() - record.info["idle_since"] > ping_after_seconds:
-                connector.probe(connection)
-        except psycopg2.Error as error:
-            raise InvalidatePoolError from error
+    with app.app_context():
+        database.engine = db.engine
+    event.listen(database.engine, "engine_disposed", lambda _: database.pool.close_idle())
 
 
 def _make_get_server(config: Mapping[str, Any]) -> Callable[[], dict[str, str]]:

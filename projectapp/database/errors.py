@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 import psycopg2
 from sqlalchemy import ForeignKeyConstraint, Table
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from projectapp.problems import (
@@ -70,8 +69,6 @@ def classify(error: Exception, was_sent: bool, tables: Iterable[Table] = ()) -> 
     if isinstance(error, PoolTimeout):
         message = "Every database connection is busy. Try again shortly."
         return DatabaseFault(ServiceUnavailable(message, 1))
-    if isinstance(error, DBAPIError):  # from SQLAlchemy's queries on the first connection
-        error = error.orig or error
     if not isinstance(error, psycopg2.Error):
         return DatabaseFault(error)
     sqlstate = error.pgcode

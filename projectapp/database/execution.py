@@ -3,18 +3,19 @@
 import random
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from types import MappingProxyType
 from typing import Any
 
 import psycopg2
 from flask import current_app
 from sqlalchemy import Executable, bindparam, column, func, select, table, true
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from projectapp.database.connection import Connection
 from projectapp.database.engine import Database
 from projectapp.database.errors import DatabaseFault, breaks_connection, classify
 from projectapp.database.models import db
+from projectapp.database.prepared import FORGET_SQL
 from projectapp.database.statements import CompiledStatement, compile_statement
 from projectapp.database.watchdog import watchdog
 from projectapp.problems import OutcomeUnknown, ServiceUnavailable, Unauthorized
@@ -88,35 +89,64 @@ def _run(database: Database, statement: CompiledStatement, parameters: Mapping[s
     sql, values = statement.bind_parameters(parameters)
     state = request_state()
     connection: Any = None
-    deadline = time.monotonic() + seconds_left()
-    _require_time_left(deadline, 1 + database.pool_timeout)
+    _require_time_left(state.deadline, 1 + database.pool_timeout)
     try:
-        with closing(database.engine.raw_connection()) as pooled_connection:
+        connection = database.pool.take()
+        try:
             # One second more than PostgreSQL's own timeout, so that PostgreSQL reports it first.
-            seconds = min(database.statement_timeout + 1, _require_time_left(deadline, 1))
-            connection = pooled_connection.dbapi_connection
-            # One message is one transaction and one round trip, so SET LOCAL leaves nothing behind.
-            set_local = database.connector.set_local_sql if connection.is_behind_pooler else ""
-            message = set_local + state.statement_prefix + sql
+            seconds = min(database.statement_timeout + 1, _require_time_left(state.deadline, 1))
+            watchdog.start(connection, seconds)
             try:
-                with watchdog.timeout(connection, seconds), connection.cursor() as cursor:
-                    cursor.execute(message, values)
-                    row = statement.fetch_row(cursor)
-            except psycopg2.Error as error:
-                if breaks_connection(error):
-                    connection.generation_ended.set()
-                raise
+                # One message is one transaction, so SET LOCAL leaves nothing behind.
+                set_local = database.connector.set_local_sql if connection.is_behind_pooler else ""
+                row = _send(connection, statement, set_local + state.statement_prefix, sql, values)
+            finally:
+                watchdog.stop(connection)
             state.prefix_was_sent = True
-            # Inside the block: after it, another thread may get the connection and the warning.
+            # Before `put_back`: then another thread may get the connection and its warning.
             if connection.pop_replication_warning():
                 raise DatabaseFault(OutcomeUnknown())
-    except (psycopg2.Error, SQLAlchemyError) as error:
+        except psycopg2.Error as error:
+            if breaks_connection(error):
+                connection.generation_ended.set()
+            raise
+        finally:
+            database.pool.put_back(connection)
+    except (psycopg2.Error, PoolTimeout) as error:
         fault = classify(error, connection is not None, db.metadata.tables.values())
         fault.pid = connection.pid if connection and not connection.is_behind_pooler else None
         if fault.problem is error:
             raise
         raise fault from error
     return row
+
+
+def _send(
+    connection: Connection, statement: CompiledStatement, prefix: str, sql: str, values: Any
+) -> Any:
+    """Send `prefix` and the statement in one message; return the row.
+
+    If the session does not have the prepared statement that it should have, nothing was executed.
+    Then the text is sent.
+    """
+    prepared_statements = connection.prepared_statements
+    form = None if connection.is_behind_pooler else statement.next_prepared_form()
+    if form and (message := prepared_statements.message(form, values, prefix)):
+        try:
+            return _fetch_row(connection, statement, message, values)
+        except psycopg2.Error as error:
+            if not prepared_statements.forget_if_lost(error):
+                raise
+        prefix = FORGET_SQL + prefix
+    return _fetch_row(connection, statement, prefix + sql, values)
+
+
+def _fetch_row(
+    connection: Connection, statement: CompiledStatement, message: str, values: Any
+) -> Any:
+    cursor = connection.cursor()  # the end of the function also closes it, which frees the result
+    cursor.execute(message, values)
+    return statement.fetch_row(cursor)
 
 
 def _resolve_lost_answer(resolve: Callable[[], Any], fault: DatabaseFault) -> Any:

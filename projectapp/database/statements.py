@@ -14,6 +14,8 @@ from flask import current_app
 from sqlalchemy import Executable
 from sqlalchemy.engine import Dialect
 
+from projectapp.database.prepared import PreparedForm, build_prepared_form
+
 
 class CompiledStatement:
     """A statement's SQL, the encoders of its parameters and the named tuple of its rows.
@@ -28,10 +30,15 @@ class CompiledStatement:
         self._sql, self._make_row, self._dialect = str(compiled), row._make, dialect
         self._types = [column.type for column in columns]
         self._decoders: dict[int, Callable[[Any], Any]] | None = None
-        self._binds = dict(compiled.binds)
+        binds = compiled.binds
+        # A value comes with the execution, or from a function, or is part of the statement.
+        self._names = [name for name, bind in binds.items() if bind.required or name in names]
+        others = {name: bind for name, bind in binds.items() if name not in self._names}
+        self._functions = [(name, bind.callable) for name, bind in others.items() if bind.callable]
+        self._constants = {name: bind.value for name, bind in others.items() if not bind.callable}
         encoders = {
             name: bind.type.dialect_impl(dialect).bind_processor(dialect)
-            for name, bind in self._binds.items()
+            for name, bind in binds.items()
         }
         self._encoders = {name: encode for name, encode in encoders.items() if encode}
         # Names that psycopg2 cannot parse, and the names that the SQL has for them.
@@ -39,16 +46,23 @@ class CompiledStatement:
         # The SQL of in_() depends on the number of its values, so each execution completes it.
         is_complete = not compiled.post_compile_params and not compiled.literal_execute_params
         self._incomplete = None if is_complete else compiled
+        self._was_executed = False
+        self._prepared_form = None
+        if is_complete and not self._escaped_names:
+            types = {name: bind.type for name, bind in binds.items()}
+            self._prepared_form = build_prepared_form(
+                statement, self._sql, types, self._constants, dialect
+            )
 
     def bind_parameters(self, parameters: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """Return the SQL and the encoded values, as psycopg2's cursor.execute() takes them.
 
         Raises KeyError if a parameter is missing.
         """
-        values = {
-            name: parameters[name] if bind.required or name in parameters else bind.effective_value
-            for name, bind in self._binds.items()
-        }
+        values = {name: parameters[name] for name in self._names}
+        for name, function in self._functions:
+            values[name] = function()
+        values |= self._constants
         sql, encoders = self._sql, self._encoders
         if self._incomplete:
             state = self._incomplete.construct_expanded_state(values, escape_names=False)
@@ -61,6 +75,15 @@ class CompiledStatement:
             if name in values:  # the parameter of an in_() is replaced by one for each value
                 values[escaped_name] = values.pop(name)
         return sql, values
+
+    def next_prepared_form(self) -> PreparedForm | None:
+        """Return how to prepare the next execution, or None to send the text.
+
+        The first execution sends the text, so that a statement that is used once is not prepared.
+        """
+        form = self._prepared_form if self._was_executed else None
+        self._was_executed = True
+        return form
 
     def fetch_row(self, cursor: Any) -> Any:
         """Return the next row as a named tuple of Python values, or None."""

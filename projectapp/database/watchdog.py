@@ -24,15 +24,22 @@ class Watchdog:
     @contextmanager
     def timeout(self, connection: Connection, seconds: float) -> Iterator[None]:
         """Abort the connection if the `with` block takes longer than `seconds`."""
+        self.start(connection, seconds)
+        try:
+            yield
+        finally:
+            self.stop(connection)
+
+    def start(self, connection: Connection, seconds: float) -> None:
+        """Abort the connection unless `stop` is called in `seconds`. Faster than `timeout`."""
         if not self._started:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
             self._started = True
         self._deadlines[connection] = time.monotonic() + seconds
-        try:
-            yield
-        finally:
-            with self._lock:  # or it could be aborted while it already serves the next request
-                del self._deadlines[connection]
+
+    def stop(self, connection: Connection) -> None:
+        with self._lock:  # or it could be aborted while it already serves the next request
+            del self._deadlines[connection]
 
     def _watch(self) -> None:
         while True:

@@ -64,6 +64,7 @@ def _insert_statements(resource: Resource, uses_defaults: bool) -> tuple[sa.Inse
     """
     rows = _new_row(resource, uses_defaults)
     new = insert(resource.table).from_select(rows.selected_columns.keys(), rows)
+    new = database.plan_once(new)
     result = (resource.table.c.id, *result_columns(resource))
     repeated = new.on_conflict_do_update(index_elements=["id"], set_={"id": new.excluded.id})
     return new.returning(*result), repeated.returning(*result)
@@ -72,7 +73,7 @@ def _insert_statements(resource: Resource, uses_defaults: bool) -> tuple[sa.Inse
 @lru_cache
 def _idempotent_insert_statement(resource: Resource, uses_defaults: bool) -> sa.Select[Any]:
     rows = _new_row(resource, uses_defaults)
-    return build_idempotent_insert(resource.table, rows, resource.as_json)
+    return database.plan_once(build_idempotent_insert(resource.table, rows, resource.as_json))
 
 
 @lru_cache

@@ -82,7 +82,22 @@ def _page(
 ) -> CompiledStatement:
     spec = _list_spec(resource, filter_names, sort, is_restricted)
     render_json = resource.as_json if has_all_fields else resource.selected_as_json
-    return compile_select(page_statement(spec, render_json, count_mode, start, skips_many))
+    statement = page_statement(spec, render_json, count_mode, start, skips_many)
+    if _is_plain(spec, filter_names) and not skips_many:
+        # The plan is for callers who see all rows, and for a state, which may be rare.
+        planned_values: dict[str, Any] = dict.fromkeys(filter_names, (False, True))
+        planned_values[auth.owner_parameter(resource.name)] = (None,)
+        statement = database.plan_once(statement, planned_values)
+    return compile_select(statement)
+
+
+def _is_plain(spec: ListSpec, filter_names: frozenset[str]) -> bool:
+    """Whether every page of the list is a part of an index, whatever the values of its filters."""
+    are_states = all(
+        name in spec.table.c and isinstance(spec.table.c[name].type, sa.Boolean)
+        for name in filter_names
+    )
+    return are_states and all(filter_.follows_order for filter_ in spec.filters)
 
 
 @lru_cache(maxsize=256)

@@ -27,7 +27,8 @@ def find_row(resource: Resource, row_id: UUID) -> Row | None:
 
 @lru_cache
 def _find_statement(resource: Resource) -> sa.Select[Any]:
-    return sa.select(*result_columns(resource)).where(resource.is_row("row_id"))
+    row = sa.select(*result_columns(resource)).where(resource.is_row("row_id"))
+    return database.plan_once(row)
 
 
 def result_columns(resource: Resource) -> tuple[Any, Any]:
@@ -104,7 +105,7 @@ def _update_statements(resource: Resource, sets_text: bool, merge: bool) -> _Upd
         differs = comparable(c[name]).is_distinct_from(comparable(new))
         differences.append(sa.and_(is_sent(name), differs))
     is_changed = sa.or_(*differences)
-    row = sa.update(resource.table).where(resource.is_row("row_id"))
+    row = database.plan_once(sa.update(resource.table).where(resource.is_row("row_id")))
     update = row.values(
         **values,
         version=c.version + sa.cast(is_changed, sa.Integer),
@@ -166,7 +167,7 @@ def delete_row(resource: Resource, row_id: UUID, versions: Versions | None) -> b
 @lru_cache
 def _delete_statements(resource: Resource) -> tuple[Any, Any]:
     """Return the statements without and with a condition on the version."""
-    rows = sa.delete(resource.table).where(resource.is_row("row_id"))
+    rows = database.plan_once(sa.delete(resource.table).where(resource.is_row("row_id")))
     delete = rows.returning(resource.table.c.id)
     return delete, delete.where(_has_version(resource))
 

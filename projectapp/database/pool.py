@@ -1,0 +1,86 @@
+"""The pool of connections. The connection that was returned last is used next.
+
+A pool of our own, because the checkout of SQLAlchemy's takes as long as everything else that a
+statement costs in Python (docs/decisions/0022). SQLAlchemy's engine borrows its connections here.
+"""
+
+import time
+from collections import deque
+from contextlib import suppress
+from threading import Semaphore
+
+import psycopg2
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from projectapp.database.connection import Connection
+from projectapp.database.connector import Connector
+
+
+class ConnectionPool:
+    """At most `size` connections, which are opened when they are needed.
+
+    A connection that was idle for longer than `ping_after_seconds` is tested before it is used.
+    """
+
+    def __init__(
+        self, connector: Connector, size: int, timeout_seconds: float, ping_after_seconds: float
+    ) -> None:
+        self._connector, self._size = connector, size
+        self._timeout_seconds, self._ping_after_seconds = timeout_seconds, ping_after_seconds
+        self.forget_connections()
+
+    def forget_connections(self) -> None:
+        """Begin without connections, and close none: after a fork they belong to the parent."""
+        self._idle: deque[Connection] = deque()  # a stack
+        self._unused = Semaphore(self._size)  # idle connections, and those that may be opened
+
+    def take(self) -> Connection:
+        """Return a connection that no other thread uses, until `put_back`.
+
+        Raises psycopg2.Error, and sqlalchemy.exc.TimeoutError if all are in use for too long.
+        """
+        if not self._unused.acquire(timeout=self._timeout_seconds):
+            raise PoolTimeout("all connections are in use")
+        try:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return self._connector()
+            if self._is_usable(connection):
+                return connection
+            connection.close()
+            return self._connector()
+        except BaseException:
+            self._unused.release()
+            raise
+
+    def put_back(self, connection: Connection) -> None:
+        connection.idle_since = time.monotonic()
+        self._idle.append(connection)
+        self._unused.release()
+
+    def lend(self) -> Connection:
+        """Take a connection for SQLAlchemy's engine. Its method `close` puts it back."""
+        connection = self.take()
+        connection.put_back = self.put_back
+        return connection
+
+    def close_idle(self) -> None:
+        """Close the idle connections. Those that are needed later are opened again."""
+        while self._idle:
+            with suppress(IndexError):  # another thread has taken the last one
+                self._idle.pop().close()
+
+    def _is_usable(self, connection: Connection) -> bool:
+        """Whether an idle connection still works. If not, its generation has ended."""
+        if connection.closed or connection.generation_ended.is_set():
+            return False
+        try:
+            if connection.has_unread_input():
+                raise psycopg2.OperationalError("the server has ended the connection")
+            if time.monotonic() - connection.idle_since > self._ping_after_seconds:
+                self._connector.probe(connection)
+        except psycopg2.Error:
+            connection.generation_ended.set()
+            return False
+        return True
