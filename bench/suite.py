@@ -188,6 +188,7 @@ class Bench:
             server |= {"host": "127.0.0.1", "port": str(self.proxy.port)}
         text = run_command(
             [
+                *("env", "PGOPTIONS=-c plan_cache_mode=force_generic_plan"),  # as projectapp
                 *(str(self.server.binaries / "pgbench"), "--no-vacuum", f"--file={script}"),
                 *(f"--client={CONNECTIONS}", f"--time={seconds}", f"--host={server['host']}"),
                 *(f"--port={server['port']}", f"--username={server['user']}", server["dbname"]),
@@ -205,7 +206,7 @@ class Bench:
             for name, (url, _) in services.items():
                 self.load(url, workload, 1, 1)  # opens the connections
                 if name == OWN:
-                    self.statements[workload] = make_pgbench_script(self.proxy.queries)
+                    self.statements[workload] = make_pgbench_script(self.proxy.queries[-1])
                 self.restore(workload)
                 before = self.proxy.round_trips
                 count, _ = self.load(url, workload, 1, 2)
@@ -237,15 +238,23 @@ class Bench:
         return results
 
 
-def make_pgbench_script(messages: Sequence[str]) -> str:
-    """Make a script that repeats the last statement, each time with another id or key."""
-    query = messages[-1]
+def make_pgbench_script(query: str) -> str:
+    """Make a script that repeats the statement, each time with another id or key.
+
+    `query` may also begin with a PREPARE. Then each of pgbench's connections runs it once.
+    """
+    preparation = ""
+    if prepare := re.search(r"PREPARE .*?; (?=EXECUTE )", query, re.S):
+        query = query[query.rindex("EXECUTE ") :]
+        preparation = (
+            f"\\if :{{?is_prepared}}\n\\else\n\\set is_prepared 1\n{prepare[0]}\n\\endif\n"
+        )
     query = re.sub(r"(-0000000?)\d{6}'", r"\1:n'", query)
     query = re.sub(r"'[0-9a-f]{8}-[0-9a-f-]{27}'(::uuid)?", "gen_random_uuid()", query)
     query = re.sub(r"'\d+-\d+'", "':key'", query)
     variables = {"n": "random(100000, 199999)", "key": "random(1, 1000000000000)"}
     sets = "".join(f"\\set {name} {value}\n" for name, value in variables.items())
-    return f"{sets}{query};\n"
+    return f"{preparation}{sets}{query};\n"
 
 
 def run_command(command: Sequence[str]) -> str:
