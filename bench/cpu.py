@@ -11,7 +11,10 @@ def cpu_seconds(pid: int) -> float:
 
     An exited process counts only if its parent has waited for it.
     """
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:  # it has just exited
+        return 0
     ticks = sum(map(int, fields[11:15]))  # utime, stime, and those of exited children
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return ticks / _TICKS_PER_SECOND + sum(cpu_seconds(int(child)) for child in children)

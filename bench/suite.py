@@ -190,6 +190,7 @@ class Bench:
             [
                 *("env", "PGOPTIONS=-c plan_cache_mode=force_generic_plan"),  # as projectapp
                 *(str(self.server.binaries / "pgbench"), "--no-vacuum", f"--file={script}"),
+                "--define=is_prepared=false",
                 *(f"--client={CONNECTIONS}", f"--time={seconds}", f"--host={server['host']}"),
                 *(f"--port={server['port']}", f"--username={server['user']}", server["dbname"]),
             ]
@@ -246,9 +247,7 @@ def make_pgbench_script(query: str) -> str:
     preparation = ""
     if prepare := re.search(r"PREPARE .*?; (?=EXECUTE )", query, re.S):
         query = query[query.rindex("EXECUTE ") :]
-        preparation = (
-            f"\\if :{{?is_prepared}}\n\\else\n\\set is_prepared 1\n{prepare[0]}\n\\endif\n"
-        )
+        preparation = f"\\if not :is_prepared\n\\set is_prepared true\n{prepare[0]}\n\\endif\n"
     query = re.sub(r"(-0000000?)\d{6}'", r"\1:n'", query)
     query = re.sub(r"'[0-9a-f]{8}-[0-9a-f-]{27}'(::uuid)?", "gen_random_uuid()", query)
     query = re.sub(r"'\d+-\d+'", "':key'", query)
