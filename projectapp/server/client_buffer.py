@@ -103,6 +103,7 @@ class BufferedClient:
         self.head = bytes(self.received[: MAX_HEAD_BYTES if end < 0 else end + 2])
 
     def end_request(self) -> None:
+        """Free the memory of a request."""
         self.request = self.framing = None
 
     # What gunicorn calls, as on a socket.

@@ -71,13 +71,25 @@ class ClientConnections:
             if client and self.waiting.pop(client, False):
                 yield client
 
-    # Receive a request, and send the response. These functions need the ownership. They return
-    # whether the caller must run the client's request, and keeps the ownership. If not, it has lost
-    # the ownership.
+    # Only the owner of a client calls what follows. Each function returns whether the client's
+    # request must run now: then the caller still owns the client, else no longer.
+
+    def handle_event(self, client: BufferedClient) -> bool:
+        """Do what the client was waiting for."""
+        try:
+            return client.on_ready(client)
+        except Exception:
+            self.worker.log.exception("Error handling a connection")
+            return self._close(client)
+
+    def finish_request(self, client: BufferedClient) -> bool:
+        """Send the response to a request that has run."""
+        client.end_request()
+        client.on_ready = self._send
+        return self.handle_event(client)
 
     def receive_request(self, client: BufferedClient) -> bool:
         """Start to receive the first or the next request of a connection."""
-        client.end_request()
         client.waiting_since = time.monotonic()
         client.deadline = client.waiting_since + self.read_timeout_seconds
         return self._receive(client)
@@ -96,15 +108,15 @@ class ClientConnections:
         client.keep_alive = False
         client.save_head()
         gunicorn.util.write_error(client, status.value, status.phrase, "")
-        return self.send(client)
+        return self._send(client)
 
-    def send(self, client: BufferedClient) -> bool:
+    def _send(self, client: BufferedClient) -> bool:
         """Send the response. Wait to send the rest, or for the next request, or close."""
         client.flush()
         if client.pending_output:
             client.check_send_progress()  # the sweep compares with this call
             deadline = time.monotonic() + self.read_timeout_seconds
-            return self._wait_for(client, EPOLLOUT, self.send, deadline)
+            return self._wait_for(client, EPOLLOUT, self._send, deadline)
         if not client.keep_alive:
             return self._close_gracefully(client)
         if client.received:
@@ -197,9 +209,9 @@ class ClientConnections:
                 self._wait_for(client, client.events, client.on_ready, client.deadline)
             elif client.on_ready == self._receive and client.received:
                 self.refuse(client, HTTPStatus.REQUEST_TIMEOUT)
-            elif client.on_ready == self.send and client.check_send_progress():
+            elif client.on_ready == self._send and client.check_send_progress():
                 deadline = now + self.read_timeout_seconds
-                self._wait_for(client, EPOLLOUT, self.send, deadline)
+                self._wait_for(client, EPOLLOUT, self._send, deadline)
             else:
                 self._close(client)
 

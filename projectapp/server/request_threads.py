@@ -20,6 +20,8 @@ from projectapp.server.client_connections import ClientConnections
 # A refusal takes the main thread some time. The next turn of its loop refuses the others.
 MAX_REFUSALS_PER_TURN = 8
 MAX_RECEIVED_PER_TURN = 256
+# How long the main thread waits at most before it looks at deadlines and waiting requests.
+NO_CLIENT_TURN_SECONDS, IDLE_TURN_SECONDS, BUSY_TURN_SECONDS = 1.0, 0.1, 0.02
 
 
 class RequestThreads:
@@ -40,10 +42,10 @@ class RequestThreads:
         self.queue: deque[BufferedClient] = deque()  # their requests are complete; oldest first
         self.idle: set[int] = set()
         self.threads: list[threading.Thread] = []
-        self.has_ended = False
+        self.has_ended = self.has_late_requests = False
         # /health has its own thread, so it is answered while all others wait for the database.
         self.health_pool = ThreadPoolExecutor(1)
-        self.last_idle_thread_at = 0.0
+        self.last_idle_thread_at = self.last_turn_at = 0.0
         self.timeout_seconds = settings.QUEUE_TIMEOUT
         self.health_requests = _request_starts("/health", settings.SCRIPT_NAME)
         self.ready_requests = _request_starts("/ready", settings.SCRIPT_NAME)
@@ -79,25 +81,29 @@ class RequestThreads:
         clients = [] if self.queue else [*self.connections.take_ready_clients(-1, 1)]
         self.idle.discard(number)
         for client in clients:
-            if client.on_ready(client):
+            if self.connections.handle_event(client):
                 self._run(client)
 
     def _run(self, client: BufferedClient) -> None:
         """Run the request of a client. Its next one is last in the queue, if it is received."""
         self.worker.run_request(client)
-        if self.connections.send(client):
-            self.queue.append(client)
+        if self.connections.finish_request(client):
+            self._submit(client)
 
     # In the main thread.
 
     def receive_for_busy_threads(self) -> None:
         """Queue the requests for which no thread is idle."""
+        now = time.monotonic()
+        if now < self.last_turn_at + BUSY_TURN_SECONDS:
+            return
+        self.last_turn_at = now
         if len(self.idle) < len(self.threads):
             for client in self.connections.take_ready_clients(0, MAX_RECEIVED_PER_TURN):
-                if client.on_ready(client):
+                if self.connections.handle_event(client):
                     self._submit(client)
         if self.idle and not self.queue:
-            self.last_idle_thread_at = time.monotonic()
+            self.last_idle_thread_at = now
 
     def _submit(self, client: BufferedClient) -> None:
         if client.head.startswith(self.health_requests):
@@ -110,6 +116,14 @@ class RequestThreads:
         if self.idle:
             self.connections.epoll.modify(self.wake_fd, EPOLLIN | EPOLLONESHOT)
 
+    def turn_seconds(self) -> float:
+        """Return how long the main thread may wait for new clients."""
+        if not self.connections.by_fd:
+            return NO_CLIENT_TURN_SECONDS
+        if self.has_late_requests:
+            return 0.0
+        return IDLE_TURN_SECONDS if self.idle else BUSY_TURN_SECONDS
+
     def refuse_late_requests(self) -> None:
         """Refuse requests that have waited too long for a thread.
 
@@ -119,6 +133,7 @@ class RequestThreads:
         would overload the next one.
         """
         if not self.worker.alive:
+            self.has_late_requests = False
             return
         now = time.monotonic()
         is_overloaded = now - self.last_idle_thread_at > self.timeout_seconds
@@ -134,6 +149,7 @@ class RequestThreads:
             passed_over.append(client)
             if not is_late:
                 break
+        self.has_late_requests = refused == MAX_REFUSALS_PER_TURN
         self.queue.extendleft(reversed(passed_over))
         if passed_over:
             self._wake_thread()

@@ -28,8 +28,6 @@ from config import load_config
 
 settings = load_config()
 
-# How long the main thread waits at most before it looks at deadlines and waiting requests.
-NO_CLIENT_TURN_SECONDS, IDLE_TURN_SECONDS, BUSY_TURN_SECONDS = 1.0, 0.1, 0.02
 ORPHAN_SECONDS = 1.0  # a worker whose master has died starts requests for this long
 
 
@@ -39,6 +37,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     It is plain gthread with TLS in gunicorn, because only a thread can wait for a TLS client, and
     on systems without epoll.
     """
+
+    alive: bool
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -109,9 +109,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _run_turn(self, listeners: list[Any]) -> None:
         """Wait for a new client, a signal or the next turn. Do what is due."""
         self.notify()
-        seconds = IDLE_TURN_SECONDS if self.request_threads.idle else BUSY_TURN_SECONDS
-        seconds = seconds if self.connections.by_fd else NO_CLIENT_TURN_SECONDS
-        signals = self.method_queue
+        signals, seconds = self.method_queue, self.request_threads.turn_seconds()
         for ready in select.select([signals, *listeners], [], [], seconds)[0]:
             if ready is signals:
                 signals.run_callbacks(None)
@@ -148,7 +146,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self.alive = False
         try:
             client.request.run(self.wsgi, client)
-            may_keep_alive = self.alive and self.cfg.keepalive and self.max_keepalived > 0
+            may_keep_alive = bool(self.alive and self.cfg.keepalive and self.max_keepalived > 0)
             client.keep_alive = self.plain_requests.respond(client, may_keep_alive)
         except Exception as error:
             client.pending_output.clear()
