@@ -54,7 +54,6 @@ class PlainRequest:
         environ = self.environ
         environ["wsgi.input"] = io.BytesIO(client.received[self.body_start : self.size])
         environ["gunicorn.socket"] = client
-        environ["projectapp.received_at"] = client.received_at
         del client.received[: self.size]
         chunks = application(environ, self.start_response)
         try:
@@ -135,8 +134,8 @@ class PlainRequests:
             return None
         environ = base_environ.copy()
         for text in lines:
-            name, _, value = text.partition(": ")
-            if not (key := _environ_key(name)):
+            name, separator, value = text.partition(": ")
+            if not separator or not (key := _environ_key(name)):
                 return None
             environ[key] = value
         host, body_bytes = environ.get("HTTP_HOST"), environ.get("CONTENT_LENGTH", "0")

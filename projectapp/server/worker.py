@@ -83,10 +83,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         gunicorn.util.write_error = partial(write_problem, settings, self.cfg)
         RequestParser.mesg_class = GunicornRequest
         GunicornRequest.prefix = settings.SCRIPT_NAME
-        if not self.is_gthread:
-            self.plain_requests = PlainRequests(self.cfg, settings, self.log.access_log_enabled)
-            self.connections = ClientConnections(self, settings, self.plain_requests)
-            self.request_threads = RequestThreads(self, settings, self.connections)
+        if self.is_gthread:
+            return
+        self.plain_requests = PlainRequests(self.cfg, settings, self.log.access_log_enabled)
+        self.connections = ClientConnections(self, settings, self.plain_requests)
+        self.request_threads = RequestThreads(self, settings, self.connections)
+        application: Any = self.wsgi  # type: ignore[has-type]
+
+        def add_received_at(environ: dict[str, Any], start_response: Any) -> Any:
+            environ["projectapp.received_at"] = environ["gunicorn.socket"].received_at
+            return application(environ, start_response)
+
+        self.wsgi = add_received_at
 
     # Serve.
 
