@@ -12,9 +12,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from types import SimpleNamespace
 
 import pytest
+from gunicorn.config import Config as GunicornConfig
 
+import config
+from projectapp.server.client_buffer import BufferedClient
+from projectapp.server.client_connections import ClientConnections
+from projectapp.server.plain_requests import PlainRequests
 from tests.test_serving import until
 from tests.test_worker import GET, connect, count_connections, exchange, statuses
 
@@ -22,6 +28,53 @@ pytestmark = pytest.mark.slow
 
 SECONDS = 6
 NORMAL_CLIENTS, HOSTILE_CLIENTS = 6, 10
+
+# Another thread takes a client at the moment at which the main thread has chosen to close it.
+
+
+class TakenClient(BufferedClient):
+    """A client that another thread takes as soon as somebody reads one of these attributes."""
+
+    connections: ClientConnections
+
+    def take(self) -> float:
+        self.connections.waiting.pop(self, False)
+        return 0.0
+
+    deadline = property(take, lambda self, value: None)
+    waiting_since = property(take, lambda self, value: None)
+    buffered_bytes = property(lambda self: 1 + int(self.take()), lambda self, value: None)
+
+
+@pytest.fixture
+def connections():
+    cfg = GunicornConfig()
+    settings = config.Testing({})
+    worker = SimpleNamespace(worker_connections=1, cfg=cfg)
+    return ClientConnections(worker, settings, PlainRequests(cfg, settings, False))
+
+
+@pytest.mark.parametrize("limit", ["deadlines", "surplus", "memory"])
+def test_main_thread_leaves_a_client_alone_that_a_thread_has_just_taken(connections, limit):
+    sock, other_end = socket.socketpair()
+    with closing(sock), closing(other_end):
+        client = TakenClient(sock, ("127.0.0.1", 1), ("127.0.0.1", 2), connections.plain)
+        client.connections = connections
+        client.on_ready = connections.receive_request
+        connections.by_fd[client.fd] = client
+        connections.waiting[client] = True
+        if limit == "deadlines":
+            connections.worker.worker_connections = 2
+        if limit == "memory":
+            connections.max_buffered_bytes = -1
+            connections._limit_buffered_bytes()
+        else:
+            connections.last_sweep_at = 0.0 if limit == "deadlines" else float("inf")
+            connections.enforce_limits()
+        assert sock.fileno() == client.fd  # it is open
+        assert connections.by_fd == {client.fd: client}
+        assert connections.waiting == {}
+
 
 # /work?id=ID&size=BYTES answers with the id and so many bytes. It reports an id that comes twice.
 CONFIGURATION = """
@@ -34,6 +87,7 @@ prepare_worker = post_fork
 
 def post_fork(server, worker):
     prepare_worker(server, worker)
+    sys.setswitchinterval(1e-5)  # so that threads interrupt each other at more places
     load_application = worker.app.wsgi
     worker.app.wsgi = lambda: wrap(load_application())
 
