@@ -21,6 +21,7 @@ import config
 from projectapp.server.client_buffer import BufferedClient
 from projectapp.server.client_connections import ClientConnections
 from projectapp.server.plain_requests import PlainRequests
+from projectapp.server.request_threads import RequestThreads
 from tests.test_serving import until
 from tests.test_worker import GET, connect, count_connections, exchange, statuses
 
@@ -74,6 +75,29 @@ def test_main_thread_leaves_a_client_alone_that_a_thread_has_just_taken(connecti
         assert sock.fileno() == client.fd  # it is open
         assert connections.by_fd == {client.fd: client}
         assert connections.waiting == {}
+
+
+@pytest.mark.parametrize("number_of_requests", [1, 5])
+def test_requests_queued_while_all_threads_are_idle_run_at_once(connections, number_of_requests):
+    executed: list[object] = []
+    connections.worker.cfg.set("threads", 2)
+    connections.worker.run_request = executed.append
+    threads = RequestThreads(connections.worker, config.Testing({}), connections)
+    threads.start()
+    try:
+        for _ in range(100):
+            until(lambda: len(threads.idle) == 2)
+            for _ in range(number_of_requests):
+                sock, other_end = socket.socketpair()
+                other_end.close()
+                client = BufferedClient(sock, ("127.0.0.1", 1), ("127.0.0.1", 2), connections.plain)
+                connections.by_fd[client.fd] = client
+                connections.epoll.register(client.fd, 0)
+                threads._submit(client)
+            until(lambda: not connections.by_fd, 10)  # the threads have run them
+        assert len(executed) == 100 * number_of_requests
+    finally:
+        threads.stop(time.monotonic() + 10)
 
 
 # /work?id=ID&size=BYTES answers with the id and so many bytes. It reports an id that comes twice.
