@@ -102,10 +102,6 @@ class BufferedClient:
         end = self.received.find(b"\r\n\r\n", 2, MAX_HEAD_BYTES)
         self.head = bytes(self.received[: MAX_HEAD_BYTES if end < 0 else end + 2])
 
-    def end_request(self) -> None:
-        """Free the memory of a request."""
-        self.request = self.framing = None
-
     # What gunicorn calls, as on a socket.
 
     def recv(self, size: int) -> bytes:

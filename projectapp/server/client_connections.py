@@ -51,7 +51,7 @@ class ClientConnections:
         self.buffered_bytes = 0  # of clients that have waited
         self.buffered_bytes_lock = threading.Lock()
         self.last_sweep_at = 0.0
-        self.stop_at: float | None = None  # when the worker began to stop, on the monotonic clock
+        self.stop_at = 0.0  # when the worker began to stop, on the monotonic clock
         self.stop_linger_seconds = STOP_KEEPALIVE_LINGER
 
     def accept(self, listener: socket.socket) -> None:
@@ -84,7 +84,7 @@ class ClientConnections:
 
     def finish_request(self, client: BufferedClient) -> bool:
         """Send the response to a request that has run."""
-        client.end_request()
+        client.request = client.framing = None  # frees the memory
         client.on_ready = self._send
         return self.handle_event(client)
 
@@ -217,8 +217,7 @@ class ClientConnections:
 
     def _deadline_of(self, client: BufferedClient) -> float:
         """Return the deadline of a client. While the worker stops, requests have less time."""
-        is_request = client.on_ready in (self._receive, self.receive_request)
-        if self.stop_at is None or not is_request:
-            return client.deadline
-        start = max(self.stop_at, client.waiting_since)
-        return min(client.deadline, start + self.stop_linger_seconds)
+        if self.stop_at and client.on_ready in (self._receive, self.receive_request):
+            start = max(self.stop_at, client.waiting_since)
+            return min(client.deadline, start + self.stop_linger_seconds)
+        return client.deadline

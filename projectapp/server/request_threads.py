@@ -17,9 +17,8 @@ from config import Config
 from projectapp.server.client_buffer import BufferedClient
 from projectapp.server.client_connections import ClientConnections
 
-# A refusal takes the main thread some time. The next turn of its loop refuses the others.
-MAX_REFUSALS_PER_TURN = 8
-MAX_RECEIVED_PER_TURN = 256
+# The main thread has other work, too. The next turn of its loop handles the others.
+MAX_RECEIVED_PER_TURN, MAX_REFUSALS_PER_TURN = 256, 64
 # How long the main thread waits at most before it looks at deadlines and waiting requests.
 NO_CLIENT_TURN_SECONDS, IDLE_TURN_SECONDS, BUSY_TURN_SECONDS = 1.0, 0.1, 0.02
 
@@ -42,7 +41,7 @@ class RequestThreads:
         self.queue: deque[BufferedClient] = deque()  # their requests are complete; oldest first
         self.idle: set[int] = set()
         self.threads: list[threading.Thread] = []
-        self.has_ended = self.has_late_requests = False
+        self.has_ended = False
         # /health has its own thread, so it is answered while all others wait for the database.
         self.health_pool = ThreadPoolExecutor(1)
         self.last_idle_thread_at = self.last_turn_at = 0.0
@@ -120,8 +119,6 @@ class RequestThreads:
         """Return how long the main thread may wait for new clients."""
         if not self.connections.by_fd:
             return NO_CLIENT_TURN_SECONDS
-        if self.has_late_requests:
-            return 0.0
         return IDLE_TURN_SECONDS if self.idle else BUSY_TURN_SECONDS
 
     def refuse_late_requests(self) -> None:
@@ -133,7 +130,6 @@ class RequestThreads:
         would overload the next one.
         """
         if not self.worker.alive:
-            self.has_late_requests = False
             return
         now = time.monotonic()
         is_overloaded = now - self.last_idle_thread_at > self.timeout_seconds
@@ -141,15 +137,14 @@ class RequestThreads:
         refused, passed_over = 0, []
         while self.queue and refused < MAX_REFUSALS_PER_TURN:
             client = self.queue.popleft()
-            is_late = now - client.received_at > limit_seconds
-            if is_late and not client.head.startswith(self.ready_requests):
+            if now - client.received_at <= limit_seconds:
+                passed_over.append(client)
+                break
+            if client.head.startswith(self.ready_requests):
+                passed_over.append(client)
+            else:
                 self.connections.refuse(client, HTTPStatus.SERVICE_UNAVAILABLE)
                 refused += 1
-                continue
-            passed_over.append(client)
-            if not is_late:
-                break
-        self.has_late_requests = refused == MAX_REFUSALS_PER_TURN
         self.queue.extendleft(reversed(passed_over))
         if passed_over:
             self._wake_thread()

@@ -85,6 +85,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         GunicornRequest.prefix = settings.SCRIPT_NAME
         if self.is_gthread:
             return
+        self.poller.close()  # gthread's
         self.plain_requests = PlainRequests(self.cfg, settings, self.log.access_log_enabled)
         self.connections = ClientConnections(self, settings, self.plain_requests)
         self.request_threads = RequestThreads(self, settings, self.connections)
