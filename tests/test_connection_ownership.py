@@ -62,7 +62,7 @@ def test_main_thread_leaves_a_client_alone_that_a_thread_has_just_taken(connecti
         client = TakenClient(sock, ("127.0.0.1", 1), ("127.0.0.1", 2), connections.plain)
         client.connections = connections
         client.on_ready = connections.receive_request
-        connections.by_fd[client.fd] = client
+        connections.client_by_fd[client.fd] = client
         connections.waiting[client] = True
         if limit == "deadlines":
             connections.worker.worker_connections = 2
@@ -73,7 +73,7 @@ def test_main_thread_leaves_a_client_alone_that_a_thread_has_just_taken(connecti
             connections.last_sweep_at = 0.0 if limit == "deadlines" else float("inf")
             connections.enforce_limits()
         assert sock.fileno() == client.fd  # it is open
-        assert connections.by_fd == {client.fd: client}
+        assert connections.client_by_fd == {client.fd: client}
         assert connections.waiting == {}
 
 
@@ -86,17 +86,17 @@ def test_requests_queued_while_all_threads_are_idle_run_at_once(connections, num
     threads.start()
     try:
         for _ in range(100):
-            until(lambda: len(threads.idle) == 2)
+            until(lambda: len(threads.idle_threads) == 2)
             pairs = [socket.socketpair() for _ in range(number_of_requests)]
             for sock, _ in pairs:
                 client = BufferedClient(sock, ("127.0.0.1", 1), ("127.0.0.1", 2), connections.plain)
-                connections.by_fd[client.fd] = client
+                connections.client_by_fd[client.fd] = client
                 connections.epoll.register(client.fd, 0)
                 threads._submit(client)
             until(lambda: len(executed) == number_of_requests, 10)
             for _, other_end in pairs:
                 other_end.close()
-            until(lambda: not connections.by_fd)
+            until(lambda: not connections.client_by_fd)
             executed.clear()
     finally:
         threads.stop(time.monotonic() + 10)

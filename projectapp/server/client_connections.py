@@ -44,7 +44,7 @@ class ClientConnections:
         self.worker = worker
         self.plain = plain
         self.epoll = select.epoll()
-        self.by_fd: dict[int, BufferedClient] = {}  # all open connections
+        self.client_by_fd: dict[int, BufferedClient] = {}  # all open connections
         self.waiting: dict[BufferedClient, bool] = {}
         self.read_timeout_seconds = settings.READ_TIMEOUT
         self.max_buffered_bytes = max(2**24, 4 * settings.MAX_CONTENT_LENGTH)
@@ -58,7 +58,7 @@ class ClientConnections:
         with suppress(BlockingIOError, ConnectionAbortedError):
             sock, address = listener.accept()
             client = BufferedClient(sock, address, listener.getsockname(), self.plain)
-            self.by_fd[client.fd] = client
+            self.client_by_fd[client.fd] = client
             self.epoll.register(client.fd, EPOLLONESHOT)
             self._wait_for_request(client, self.read_timeout_seconds)
 
@@ -67,7 +67,7 @@ class ClientConnections:
     ) -> Iterator[BufferedClient]:
         """Wait until clients are ready. Return those that the caller owns now."""
         for fd, _ in self.epoll.poll(timeout_seconds, max_clients):
-            client = self.by_fd.get(fd)
+            client = self.client_by_fd.get(fd)
             if client and self.waiting.pop(client, False):
                 yield client
 
@@ -143,8 +143,8 @@ class ClientConnections:
             client.buffered_bytes = buffered_bytes
             self._count_buffered_bytes(change)
         self.waiting[client] = True
-        # From here on the client belongs to whoever takes it.
-        with suppress(OSError):  # another thread has closed it already
+        # From here on another thread may own the client.
+        with suppress(OSError):  # it has closed the client already
             self.epoll.modify(client.fd, events | EPOLLONESHOT)
         if change > 0:
             self._limit_buffered_bytes()
@@ -156,10 +156,10 @@ class ClientConnections:
 
     def _limit_buffered_bytes(self) -> None:
         while self.buffered_bytes > self.max_buffered_bytes:
-            largest = max([*self.waiting], key=lambda client: client.buffered_bytes, default=None)
-            if not largest or not largest.buffered_bytes:
+            client = max([*self.waiting], key=lambda client: client.buffered_bytes, default=None)
+            if not client or not client.buffered_bytes:
                 break  # the other bytes belong to requests that run
-            self._close_if_waiting(largest)
+            self._close_if_waiting(client)
 
     # Close a connection.
 
@@ -184,7 +184,7 @@ class ClientConnections:
 
     def _close(self, client: BufferedClient) -> bool:
         self._count_buffered_bytes(-client.buffered_bytes)
-        del self.by_fd[client.fd]  # before a new connection can have the same number
+        del self.client_by_fd[client.fd]  # before a new connection can have the same number
         client.sock.close()
         return False
 
@@ -196,8 +196,11 @@ class ClientConnections:
         if now > self.last_sweep_at + SWEEP_SECONDS:
             self.last_sweep_at = now
             self._sweep(now)
-        while len(self.by_fd) >= self.worker.worker_connections and (waiting := [*self.waiting]):
-            self._close_if_waiting(min(waiting, key=lambda client: client.waiting_since))
+        while len(self.client_by_fd) >= self.worker.worker_connections:
+            client = min([*self.waiting], key=lambda client: client.waiting_since, default=None)
+            if not client:
+                break
+            self._close_if_waiting(client)
 
     def _sweep(self, now: float) -> None:
         """Close connections past their deadline. An incomplete request gets a 408 first."""

@@ -24,24 +24,25 @@ NO_CLIENT_TURN_SECONDS, IDLE_TURN_SECONDS, BUSY_TURN_SECONDS = 1.0, 0.1, 0.02
 
 
 class RequestThreads:
-    """Threads that wait for clients themselves: no request changes its thread, if one is idle.
+    """Threads that wait for clients, and run a request in the thread that has received it.
 
-    If none is idle, requests would wait in their sockets, where nobody can measure for how long. So
-    then the main thread receives them, and queues them with the time. Threads take queued requests
+    While no thread is idle, requests wait in their sockets, and their waiting time is unknown. So
+    the main thread then receives them, and queues them with the time. Threads take queued requests
     first.
 
-    `queue` and `idle` are shared without a lock: each operation on them is atomic. A thread adds
-    itself to `idle` before it looks into the queue for the last time, and the main thread adds to
-    the queue before it looks into `idle`. So no request stays in the queue while a thread sleeps.
+    `queue` and `idle_threads` are shared without a lock: each operation on them is atomic. A thread
+    adds itself to `idle_threads` before it looks into the queue for the last time, and the main
+    thread adds to the queue before it looks into `idle_threads`. So no request stays in the queue
+    while a thread sleeps.
     """
 
     def __init__(self, worker: Any, settings: Config, connections: ClientConnections) -> None:
         self.worker = worker
         self.connections = connections
         self.queue: deque[BufferedClient] = deque()  # their requests are complete; oldest first
-        self.idle: set[int] = set()
+        self.idle_threads: set[int] = set()
         self.threads: list[threading.Thread] = []
-        self.has_ended = False
+        self.is_stopping = False
         # /health has its own thread, so it is answered while all others wait for the database.
         self.health_pool = ThreadPoolExecutor(1)
         self.last_idle_thread_at = self.last_turn_at = 0.0
@@ -59,7 +60,7 @@ class RequestThreads:
 
     def stop(self, deadline: float) -> None:
         """End the threads. Requests may run until `deadline`, on the monotonic clock."""
-        self.has_ended = True
+        self.is_stopping = True
         self.connections.epoll.modify(self.wake_fd, EPOLLIN)
         for thread in self.threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -67,18 +68,16 @@ class RequestThreads:
     # In the threads.
 
     def _serve(self, number: int) -> None:
-        while not self.has_ended:
-            try:
-                client = self.queue.popleft()
-            except IndexError:
-                self._wait_for_clients(number)
-            else:
+        while not self.is_stopping:
+            if client := self._take_queued_client():
                 self._run(client)
+            else:
+                self._wait_for_clients(number)
 
     def _wait_for_clients(self, number: int) -> None:
-        self.idle.add(number)
+        self.idle_threads.add(number)
         clients = [] if self.queue else [*self.connections.take_ready_clients(-1, 1)]
-        self.idle.discard(number)
+        self.idle_threads.discard(number)
         for client in clients:
             if self.connections.handle_event(client):
                 self._run(client)
@@ -89,6 +88,12 @@ class RequestThreads:
         if self.connections.finish_request(client):
             self._submit(client)
 
+    def _take_queued_client(self) -> BufferedClient | None:
+        try:
+            return self.queue.popleft()
+        except IndexError:  # another thread may have taken the last one just now
+            return None
+
     # In the main thread.
 
     def receive_for_busy_threads(self) -> None:
@@ -97,11 +102,11 @@ class RequestThreads:
         if now < self.last_turn_at + BUSY_TURN_SECONDS:
             return
         self.last_turn_at = now
-        if len(self.idle) < len(self.threads):
+        if len(self.idle_threads) < len(self.threads):
             for client in self.connections.take_ready_clients(0, MAX_RECEIVED_PER_TURN):
                 if self.connections.handle_event(client):
                     self._submit(client)
-        if self.idle and not self.queue:
+        if self.idle_threads and not self.queue:
             self.last_idle_thread_at = now
 
     def _submit(self, client: BufferedClient) -> None:
@@ -112,14 +117,14 @@ class RequestThreads:
             self._wake_thread()
 
     def _wake_thread(self) -> None:
-        if self.idle:
+        if self.idle_threads:
             self.connections.epoll.modify(self.wake_fd, EPOLLIN | EPOLLONESHOT)
 
     def turn_seconds(self) -> float:
         """Return how long the main thread may wait for new clients."""
-        if not self.connections.by_fd:
+        if not self.connections.client_by_fd:
             return NO_CLIENT_TURN_SECONDS
-        return IDLE_TURN_SECONDS if self.idle else BUSY_TURN_SECONDS
+        return IDLE_TURN_SECONDS if self.idle_threads else BUSY_TURN_SECONDS
 
     def refuse_late_requests(self) -> None:
         """Refuse requests that have waited too long for a thread.
@@ -134,19 +139,20 @@ class RequestThreads:
         now = time.monotonic()
         is_overloaded = now - self.last_idle_thread_at > self.timeout_seconds
         limit_seconds = self.timeout_seconds / (8 if is_overloaded else 1)
-        refused, passed_over = 0, []
-        while self.queue and refused < MAX_REFUSALS_PER_TURN:
-            client = self.queue.popleft()
+        refusals, skipped_clients = 0, []
+        while refusals < MAX_REFUSALS_PER_TURN:
+            if not (client := self._take_queued_client()):
+                break
             if now - client.received_at <= limit_seconds:
-                passed_over.append(client)
+                skipped_clients.append(client)
                 break
             if client.head.startswith(self.ready_requests):
-                passed_over.append(client)
+                skipped_clients.append(client)
             else:
                 self.connections.refuse(client, HTTPStatus.SERVICE_UNAVAILABLE)
-                refused += 1
-        self.queue.extendleft(reversed(passed_over))
-        if passed_over:
+                refusals += 1
+        self.queue.extendleft(reversed(skipped_clients))
+        if skipped_clients:
             self._wake_thread()
 
 

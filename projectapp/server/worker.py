@@ -106,12 +106,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         for listener in self.sockets:
             listener.setblocking(False)
         while self.alive and self.is_parent_alive():
-            has_room = len(self.connections.by_fd) < self.worker_connections
+            has_room = len(self.connections.client_by_fd) < self.worker_connections
             self._run_turn(self.sockets if has_room else [])
         self.connections.stop_at = time.monotonic()
         deadline = self.connections.stop_at + self.cfg.graceful_timeout
         self._accept_backlog()
-        while self.connections.by_fd and time.monotonic() < deadline:
+        while self.connections.client_by_fd and time.monotonic() < deadline:
             self._run_turn([])
         self.request_threads.stop(deadline)
 
