@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from types import SimpleNamespace
@@ -34,7 +35,7 @@ NORMAL_CLIENTS, HOSTILE_CLIENTS = 6, 10
 
 
 class TakenClient(BufferedClient):
-    """A client that another thread takes as soon as somebody reads one of these attributes."""
+    """A client that another thread takes at the moment at which one of these attributes is read."""
 
     connections: ClientConnections
 
@@ -59,7 +60,7 @@ def connections():
 def test_main_thread_leaves_a_client_alone_that_a_thread_has_just_taken(connections, limit):
     sock, other_end = socket.socketpair()
     with closing(sock), closing(other_end):
-        client = TakenClient(sock, ("127.0.0.1", 1), ("127.0.0.1", 2), connections.plain)
+        client = TakenClient(sock, ("127.0.0.1", 1), ("127.0.0.1", 2), connections.plain_requests)
         client.connections = connections
         client.on_ready = connections.receive_request
         connections.client_by_fd[client.fd] = client
@@ -89,7 +90,9 @@ def test_requests_queued_while_all_threads_are_idle_run_at_once(connections, num
             until(lambda: len(threads.idle_threads) == 2)
             pairs = [socket.socketpair() for _ in range(number_of_requests)]
             for sock, _ in pairs:
-                client = BufferedClient(sock, ("127.0.0.1", 1), ("127.0.0.1", 2), connections.plain)
+                client = BufferedClient(
+                    sock, ("127.0.0.1", 1), ("127.0.0.1", 2), connections.plain_requests
+                )
                 connections.client_by_fd[client.fd] = client
                 connections.epoll.register(client.fd, 0)
                 threads._submit(client)
@@ -100,6 +103,17 @@ def test_requests_queued_while_all_threads_are_idle_run_at_once(connections, num
             executed.clear()
     finally:
         threads.stop(time.monotonic() + 10)
+
+
+def test_main_thread_survives_that_a_thread_takes_the_last_queued_request(connections):
+    class EmptiedQueue(deque):
+        def __bool__(self):
+            return True  # as it was a moment ago
+
+    threads = RequestThreads(connections.worker, config.Testing({}), connections)
+    threads.queue = EmptiedQueue()
+    connections.worker.alive = True
+    threads.refuse_late_requests()
 
 
 # /work?id=ID&size=BYTES answers with the id and so many bytes. It reports an id that comes twice.

@@ -28,14 +28,14 @@ class BufferedClient:
     """
 
     def __init__(
-        self, sock: socket.socket, address: Any, server_address: Any, plain: PlainRequests
+        self, sock: socket.socket, address: Any, server_address: Any, plain_requests: PlainRequests
     ) -> None:
         sock.setblocking(False)
         self.sock = sock
         self.fd = sock.fileno()
         self.address, self.server_address = address, server_address
-        self.plain = plain
-        self.base_environ = plain.base_environ_of(address, server_address)
+        self.plain_requests = plain_requests
+        self.base_environ = plain_requests.base_environ_of(address, server_address)
         self.received = bytearray()
         self.readable_bytes = 0  # of `received`: the current request, which gunicorn may read
         self.pending_output = bytearray()
@@ -88,10 +88,10 @@ class BufferedClient:
     def _find_end(self) -> int | None:
         """Return the length of the request, 0 if it is incomplete, None if it will be refused."""
         if not (self.request or self.framing):
-            self.request = self.plain.parse(self.received, self.base_environ)
+            self.request = self.plain_requests.parse(self.received, self.base_environ)
             if not self.request:
                 self.framing = follow_request(
-                    self.received, self.plain.max_body_bytes, self.sock.send
+                    self.received, self.plain_requests.max_body_bytes, self.sock.send
                 )
         if self.request:
             return self.request.size if len(self.received) >= self.request.size else 0

@@ -40,9 +40,9 @@ class ClientConnections:
     again what the socket is ready for.
     """
 
-    def __init__(self, worker: Any, settings: Config, plain: PlainRequests) -> None:
+    def __init__(self, worker: Any, settings: Config, plain_requests: PlainRequests) -> None:
         self.worker = worker
-        self.plain = plain
+        self.plain_requests = plain_requests
         self.epoll = select.epoll()
         self.client_by_fd: dict[int, BufferedClient] = {}  # all open connections
         self.waiting: dict[BufferedClient, bool] = {}
@@ -57,7 +57,7 @@ class ClientConnections:
     def accept(self, listener: socket.socket) -> None:
         with suppress(BlockingIOError, ConnectionAbortedError):
             sock, address = listener.accept()
-            client = BufferedClient(sock, address, listener.getsockname(), self.plain)
+            client = BufferedClient(sock, address, listener.getsockname(), self.plain_requests)
             self.client_by_fd[client.fd] = client
             self.epoll.register(client.fd, EPOLLONESHOT)
             self._wait_for_request(client, self.read_timeout_seconds)

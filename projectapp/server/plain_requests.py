@@ -1,8 +1,8 @@
 """Plain requests: parsed and answered without gunicorn's parser and response, which cost more CPU.
 
-A request is plain if it has only what nearly all requests have. A response is plain in the same
-way. gunicorn handles all others, so it alone decides about what is rare: what is refused, and how.
-The application gets the same environ, and the client the same response, as from gunicorn.
+A request is plain if it has only what nearly all requests have, and so is a response. gunicorn
+handles the others: it alone decides what is refused, and how. The application gets the same environ
+as from gunicorn, and the client the same response.
 """
 
 import functools
@@ -175,9 +175,9 @@ class PlainRequests:
         lines, lengths = [], []
         for name, value in request.headers:
             kind = _response_header_kind(name)
-            if kind == "other" or not isinstance(value, str):
+            if not kind or not isinstance(value, str):
                 return None
-            if kind != "replaced":
+            if kind != "dropped":
                 lines.append(f"{name}: {value}")
             if kind == "length":
                 lengths.append(value)
@@ -205,13 +205,14 @@ def _environ_key(name: str) -> str | None:
 
 
 @functools.lru_cache(256)
-def _response_header_kind(name: str) -> str:
+def _response_header_kind(name: str) -> str | None:
+    """Return "kept", "length", or "dropped" as by gunicorn; None if the response is not plain."""
     if name == "Content-Length":
         return "length"
     if name in ("Server", "Date"):
-        return "replaced"
-    is_other = gunicorn.util.is_hoppish(name) or name.lower() == "content-length"
-    return "other" if is_other or not _HEADER_NAME.fullmatch(name) else "usual"
+        return "dropped"
+    is_special = gunicorn.util.is_hoppish(name) or name.lower() == "content-length"
+    return "kept" if _HEADER_NAME.fullmatch(name) and not is_special else None
 
 
 @functools.lru_cache(1)
