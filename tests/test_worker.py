@@ -584,6 +584,24 @@ def test_gunicorn_serves_with_its_own_tls(database_url, app, tmp_path):
         assert server.stop() == 0
 
 
+WITHOUT_EPOLL = """
+import select, selectors
+
+del select.epoll, select.EPOLLIN, select.EPOLLOUT, select.EPOLLONESHOT
+selectors.DefaultSelector = selectors.PollSelector
+exec(open("gunicorn.conf.py").read())
+"""
+
+
+def test_system_without_epoll_is_served_by_gthread(serve, tmp_path):
+    (tmp_path / "conf.py").write_text(WITHOUT_EPOLL)
+    with serve("-c", str(tmp_path / "conf.py"), WEB_CONCURRENCY="1") as server:
+        sent = GET + GET.replace(b"Host: x\r\n", b"")
+        assert statuses(exchange(server, sent)) == [200, 400]
+        assert server.request("POST", PROJECTS, {"name": "x"})[0] == 201
+        assert server.stop() == 0
+
+
 # The end of a request.
 
 COMPLETE_REQUESTS = [

@@ -97,7 +97,11 @@ class RequestThreads:
     # In the main thread.
 
     def receive_for_busy_threads(self) -> None:
-        """Queue the requests for which no thread is idle."""
+        """Queue the requests for which no thread is idle.
+
+        A thread that has an event already, but not yet Python's lock, is still in `idle_threads`.
+        So the main thread looks for ready clients even if a thread seems to be idle.
+        """
         now = time.monotonic()
         if now < self.last_turn_at + BUSY_TURN_SECONDS:
             return

@@ -73,10 +73,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        from projectapp.server.client_connections import ClientConnections
         from projectapp.server.gunicorn_requests import GunicornRequest
-        from projectapp.server.plain_requests import PlainRequests
-        from projectapp.server.request_threads import RequestThreads
         from projectapp.server.unparsed_responses import write_problem
 
         # gunicorn has no settings for these two.
@@ -85,6 +82,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         GunicornRequest.prefix = settings.SCRIPT_NAME
         if self.is_gthread:
             return
+        from projectapp.server.client_connections import ClientConnections
+        from projectapp.server.plain_requests import PlainRequests
+        from projectapp.server.request_threads import RequestThreads
+
         self.poller.close()  # gthread's
         self.plain_requests = PlainRequests(self.cfg, settings, self.log.access_log_enabled)
         self.connections = ClientConnections(self, settings, self.plain_requests)
