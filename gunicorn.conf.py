@@ -12,7 +12,6 @@ import tempfile
 import time
 
 from gunicorn.glogging import Logger
-from gunicorn.http.errors import InvalidHeader
 from gunicorn.systemd import listen_fds
 
 # A reload runs this file again, and needs the new code of these modules.
@@ -73,7 +72,7 @@ graceful_timeout = settings.GRACEFUL_TIMEOUT - settings.DRAIN_TIMEOUT
 
 # Requests and responses.
 
-http_parser = "python"  # the worker's UTF8Request needs it
+http_parser = "python"  # the worker's GunicornRequest needs it
 limit_request_line = 8190  # gunicorn's maximum; room for a cursor, a search and a filter
 limit_request_fields = 50
 limit_request_field_size = 8190
@@ -230,7 +229,7 @@ def on_exit(server):
         server.dev_postgres.release()
 
 
-# Hooks of a worker: start, request.
+# Hooks of a worker's start.
 
 
 def post_fork(server, worker):
@@ -259,16 +258,3 @@ def load_or_halt(server, worker):
 
 def post_worker_init(worker):
     worker.log.info("Worker ready (pid: %s)", worker.pid)
-
-
-VALID_HOST_HEADER = re.compile(r"[\w.~!$&'()*+,;=%:\[\]-]*", re.ASCII)
-
-
-def pre_request(worker, req):
-    """Refuse an invalid Host (RFC 9112, 3.2). Put the path under SCRIPT_NAME."""
-    hosts = [value for name, value in req.headers if name == "HOST"]
-    if (req.version >= (1, 1) and not hosts) or not all(map(VALID_HOST_HEADER.fullmatch, hosts)):
-        raise InvalidHeader("HOST", req=req)
-    prefix = settings.SCRIPT_NAME
-    if prefix and not f"{req.path}/".startswith(f"{prefix}/"):
-        req.path = prefix + req.path  # a proxy has removed the prefix, or a probe has not sent it

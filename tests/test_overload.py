@@ -231,6 +231,54 @@ def test_every_201_under_overload_created_exactly_one_project(server, lock_proje
     assert sql("SELECT count(*) FROM projects") == [(received_statuses.count(201),)]
 
 
+SLOW_APPLICATION = """
+import time
+
+exec(open("gunicorn.conf.py").read())
+prepare_worker = post_fork
+
+
+def post_fork(server, worker):
+    prepare_worker(server, worker)
+    load_application = worker.app.wsgi
+    worker.app.wsgi = lambda: slow_down(load_application())
+
+
+def slow_down(serve):
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/docs":
+            time.sleep(0.1)
+        return serve(environ, start_response)
+
+    return application
+"""
+
+
+def test_more_requests_than_threads_can_serve_get_503_although_no_thread_is_blocked(
+    serve, clients, tmp_path
+):
+    """Each request takes a thread 0.1 s, so two threads serve 20 requests a second."""
+    (tmp_path / "conf.py").write_text(SLOW_APPLICATION)
+    settings = {**SETTINGS, "QUEUE_TIMEOUT": "1"}
+    received_statuses, stop = [], threading.Event()
+    with serve("-c", str(tmp_path / "conf.py"), **settings) as server:
+
+        def get_docs(_):
+            with connect(server) as connection:
+                while not stop.is_set():
+                    connection.sendall(HEAD_REQUEST.replace(PROJECTS.encode(), b"/docs"))
+                    received_statuses.extend(received := statuses(connection.recv(65536)))
+                    if received != [200]:
+                        return  # the refusal has closed the connection
+
+        futures = [clients.submit(get_docs, number) for number in range(40)]
+        # 40 clients wait for two seconds, so some of them wait for longer than QUEUE_TIMEOUT.
+        until(lambda: received_statuses.count(503) > 0 and received_statuses.count(200) > 20)
+        stop.set()
+        responses(futures)
+    assert set(received_statuses) == {200, 503}
+
+
 def test_requests_queued_when_the_server_stops_get_200(serve, lock_projects):
     with serve(**{**SETTINGS, "QUEUE_TIMEOUT": "5"}) as server, ExitStack() as stack:
         with lock_projects():

@@ -501,6 +501,34 @@ def test_request_with_ambiguous_end_closes_the_connection(server, sql):
     assert b"Connection: close" in response
 
 
+FRAMES_ALL_AS_ONE = """
+exec(open("gunicorn.conf.py").read())
+log_ready = post_worker_init
+
+
+def post_worker_init(worker):
+    from projectapp.server import client_buffer
+
+    log_ready(worker)
+    client_buffer.follow_request = lambda received, *_: iter([len(received)])
+"""
+
+
+def test_connection_is_closed_if_gunicorn_finds_another_end_of_the_request(serve, tmp_path):
+    """What gunicorn has left over must not be read as a request."""
+    (tmp_path / "conf.py").write_text(FRAMES_ALL_AS_ONE)
+    not_plain = GET.replace(b"Host: ", b"Host:")
+    with (
+        serve("-c", str(tmp_path / "conf.py"), WEB_CONCURRENCY="1") as server,
+        connect(server) as connection,
+    ):
+        connection.sendall(not_plain * 2)
+        assert statuses(connection.recv(65536)) == [200]
+        with suppress(ConnectionError):
+            connection.sendall(not_plain)
+        assert receive(connection) == b""
+
+
 def test_half_pipelined_request_is_completed_or_gets_408(server, impatient_server):
     assert statuses(exchange(server, GET + GET_AND_CLOSE[:-9], GET_AND_CLOSE[-9:], pause=0.3)) == [
         200,
@@ -581,6 +609,24 @@ def test_gunicorn_serves_with_its_own_tls(database_url, app, tmp_path):
                 response = client.getresponse()
                 assert (response.status, response.read()[:1]) == (200, b"{")
     finally:
+        assert server.stop() == 0
+
+
+WITHOUT_EPOLL = """
+import select, selectors
+
+del select.epoll, select.EPOLLIN, select.EPOLLOUT, select.EPOLLONESHOT
+selectors.DefaultSelector = selectors.PollSelector
+exec(open("gunicorn.conf.py").read())
+"""
+
+
+def test_system_without_epoll_is_served_by_gthread(serve, tmp_path):
+    (tmp_path / "conf.py").write_text(WITHOUT_EPOLL)
+    with serve("-c", str(tmp_path / "conf.py"), WEB_CONCURRENCY="1") as server:
+        sent = GET + GET.replace(b"Host: x\r\n", b"")
+        assert statuses(exchange(server, sent)) == [200, 400]
+        assert server.request("POST", PROJECTS, {"name": "x"})[0] == 201
         assert server.stop() == 0
 
 

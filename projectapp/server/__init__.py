@@ -1,10 +1,11 @@
-"""The gunicorn worker: its event loop waits for clients, and its threads run the requests.
+"""The gunicorn worker: its threads wait for clients and run the requests.
 
 worker.py               the class that gunicorn calls: start, serve, stop
-client_connections.py   receives requests, sends responses, closes connections
-request_queue.py        gives complete requests to threads, and sheds load
-client_buffer.py        stands in for a client's socket: what was received, what is to be sent
-request_framing.py      where a request ends
-utf8_request.py         raw UTF-8 in the target of a request
+request_threads.py      the threads, the queue of requests if all threads are busy, load shedding
+client_connections.py   what each connection waits for, and which thread owns it
+client_buffer.py        a client's socket with its buffers
+plain_requests.py       usual requests, without gunicorn's parser and response
+gunicorn_requests.py    all other requests, with gunicorn's parser and response
+request_framing.py      where such a request ends
 unparsed_responses.py   errors that the worker itself answers, as problem documents
 """

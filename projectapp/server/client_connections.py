@@ -1,199 +1,226 @@
-"""The event loop's side of client connections: it receives, sends, waits and closes.
+"""What each connection waits for, and which thread owns it.
 
-All of this has deadlines and memory limits. docs/decisions/0008 explains why.
+All waiting for clients has deadlines and memory limits. docs/decisions/0008 explains why.
 """
 
+import select
 import socket
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http import HTTPStatus
-from selectors import EVENT_READ, EVENT_WRITE
+from select import EPOLLIN, EPOLLONESHOT, EPOLLOUT
 from typing import Any
 
 import gunicorn.util
-from gunicorn.http import get_parser
 from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER
 
 from config import Config
 from projectapp.server.client_buffer import BufferedClient
-from projectapp.server.request_queue import RequestQueue
+from projectapp.server.plain_requests import PlainRequests
 
 CLOSE_SECONDS = 2.0  # for a client to read the last response before its connection is closed
 SWEEP_SECONDS = 0.2  # between two searches for connections past their deadline
 
 
 class ClientConnections:
-    """The connections of a worker. `conn` is gunicorn's TConn; its `sock` is a BufferedClient.
+    """The connections of a worker, in one epoll set on which all its threads wait.
 
-    While a thread handles a request, its connection is in `requests`. While the service waits for
-    the client, the connection is in `waiting`: the event loop calls `on_ready` when the socket is
-    ready. After `deadline` it closes the connection, with a 408 if a request is incomplete.
+    A connection in `waiting` belongs to no thread. A thread that removes it from there owns it, and
+    only the owner may use it. dict.pop is atomic, so there is one owner. It ends its ownership with
+    `_wait_for` or `_close`. So the main thread, which closes late connections, and a thread that
+    gets an event cannot have the same connection.
+
+    Each connection is in the epoll set once, with EPOLLONESHOT: after an event it is silent until
+    `_wait_for`. An event, or a change in the epoll set, may come late, when the connection has been
+    closed and a new one has its file descriptor number. This does no harm: an event is only a hint,
+    because sockets do not block, and each owner ends with `_wait_for`, after which epoll reports
+    again what the socket is ready for.
     """
 
-    def __init__(self, worker: Any, settings: Config) -> None:
+    def __init__(self, worker: Any, settings: Config, plain_requests: PlainRequests) -> None:
         self.worker = worker
-        self.requests = RequestQueue(worker, settings, self.finish_request)
-        self.waiting: dict[Any, None] = {}  # the longest wait first
+        self.plain_requests = plain_requests
+        self.epoll = select.epoll()
+        self.client_by_fd: dict[int, BufferedClient] = {}  # all open connections
+        self.waiting: dict[BufferedClient, bool] = {}
         self.read_timeout_seconds = settings.READ_TIMEOUT
-        self.max_body_bytes = settings.MAX_CONTENT_LENGTH
         self.max_buffered_bytes = max(2**24, 4 * settings.MAX_CONTENT_LENGTH)
-        self.buffered_bytes = 0  # of all waiting clients
+        self.buffered_bytes = 0  # of clients that have waited
+        self.buffered_bytes_lock = threading.Lock()
         self.last_sweep_at = 0.0
+        self.stop_at = 0.0  # when the worker began to stop, on the monotonic clock
         self.stop_linger_seconds = STOP_KEEPALIVE_LINGER
 
-    # Receive a request, let a thread handle it, send the response.
+    def accept(self, listener: socket.socket) -> None:
+        with suppress(BlockingIOError, ConnectionAbortedError):
+            sock, address = listener.accept()
+            client = BufferedClient(sock, address, listener.getsockname(), self.plain_requests)
+            self.client_by_fd[client.fd] = client
+            self.epoll.register(client.fd, EPOLLONESHOT)
+            self._wait_for_request(client, self.read_timeout_seconds)
 
-    def receive_request(self, conn: Any) -> None:
-        """Start to receive the first or the next request of a connection."""
-        if not conn.parser:
-            conn.sock = BufferedClient(conn.sock, self.max_body_bytes)
-            conn.parser = get_parser(self.worker.cfg, conn.sock, conn.client)
-            conn.initialized = conn.data_ready = True  # so gunicorn does not wait for data
-        client = conn.sock
-        client.follow_next_request()
-        client.deadline = self._deadline_in(self.read_timeout_seconds)
-        self._receive(conn)
+    def take_ready_clients(
+        self, timeout_seconds: float, max_clients: int
+    ) -> Iterator[BufferedClient]:
+        """Wait until clients are ready. Return those that the caller owns now."""
+        for fd, _ in self.epoll.poll(timeout_seconds, max_clients):
+            client = self.client_by_fd.get(fd)
+            if client and self.waiting.pop(client, False):
+                yield client
 
-    def _receive(self, conn: Any) -> None:
-        client = conn.sock
+    # Only the owner of a client calls what follows. Each function returns whether the client's
+    # request must run now: then the caller still owns the client, else no longer.
+
+    def handle_event(self, client: BufferedClient) -> bool:
+        """Do what the client was waiting for."""
         try:
-            is_ready = client.receive()
+            return client.on_ready(client)
+        except Exception:
+            self.worker.log.exception("Error handling a connection")
+            return self._close(client)
+
+    def finish_request(self, client: BufferedClient) -> bool:
+        """Send the response to a request that has run."""
+        client.request = client.framing = None  # frees the memory
+        client.on_ready = self._send
+        return self.handle_event(client)
+
+    def receive_request(self, client: BufferedClient) -> bool:
+        """Start to receive the first or the next request of a connection."""
+        client.waiting_since = time.monotonic()
+        client.deadline = client.waiting_since + self.read_timeout_seconds
+        return self._receive(client)
+
+    def _receive(self, client: BufferedClient) -> bool:
+        try:
+            if client.receive():
+                return True
         except OSError:
-            return self._close(conn)
+            return self._close(client)
         except LimitRequestHeaders:
-            return self._refuse(conn, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        if not is_ready:
-            return self._wait_for(conn, EVENT_READ, self._receive, client.deadline)
-        self.waiting.pop(conn, None)
-        client.on_ready = self._stop_watching
-        self.requests.submit(conn)
+            return self.refuse(client, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        return self._wait_for(client, EPOLLIN, self._receive, client.deadline)
 
-    def _stop_watching(self, conn: Any) -> None:
-        """Leave data that arrives during a request in the kernel until the request has ended."""
-        self._watch_events(conn, 0)
-
-    def finish_request(self, conn: Any, future: Future[bool]) -> None:
-        """Send the response that a thread has written."""
-        if future.cancelled():
-            return  # it was refused, and the connection may be closed
-        self.requests.futures.pop(conn, None)
-        client = conn.sock
-        # Unread bytes mean that gunicorn has found another end of the request. Then the connection
-        # is closed, so that the rest is not read as the next request (request smuggling).
-        has_unread_bytes = client.readable_bytes or conn.parser.unreader.buf.getvalue()
-        client.keep_alive = not (has_unread_bytes or future.exception()) and future.result()
-        self._continue_after_flush(conn)
-
-    def _refuse(self, conn: Any, status: HTTPStatus) -> None:
-        client = conn.sock
+    def refuse(self, client: BufferedClient, status: HTTPStatus) -> bool:
         client.keep_alive = False
         client.save_head()
         gunicorn.util.write_error(client, status.value, status.phrase, "")
-        self._send(conn)
+        return self._send(client)
 
-    def _send(self, conn: Any) -> None:
-        conn.sock.flush()
-        self._continue_after_flush(conn)
-
-    def _continue_after_flush(self, conn: Any) -> None:
-        """Wait to send the rest, receive the next request, or close the connection."""
-        client = conn.sock
+    def _send(self, client: BufferedClient) -> bool:
+        """Send the response. Wait to send the rest, or for the next request, or close."""
+        client.flush()
         if client.pending_output:
             client.check_send_progress()  # the sweep compares with this call
             deadline = time.monotonic() + self.read_timeout_seconds
-            return self._wait_for(conn, EVENT_WRITE, self._send, deadline)
+            return self._wait_for(client, EPOLLOUT, self._send, deadline)
         if not client.keep_alive:
-            return self._close_gracefully(conn)
+            return self._close_gracefully(client)
         if client.received:
-            return self.receive_request(conn)
-        deadline = self._deadline_in(self.worker.cfg.keepalive)
-        self._wait_for(conn, EVENT_READ, self.receive_request, deadline)
+            return self.receive_request(client)
+        return self._wait_for_request(client, self.worker.cfg.keepalive)
 
     # Wait for a client.
 
-    def _deadline_in(self, seconds: float) -> float:
-        """Return a deadline for a client. While the worker stops, it is earlier."""
-        if not self.worker.alive:
-            seconds = min(seconds, self.stop_linger_seconds)
-        return time.monotonic() + seconds
+    def _wait_for_request(self, client: BufferedClient, seconds: float) -> bool:
+        client.waiting_since = time.monotonic()
+        deadline = client.waiting_since + seconds
+        return self._wait_for(client, EPOLLIN, self.receive_request, deadline)
 
     def _wait_for(
-        self, conn: Any, events: int, on_ready: Callable[[Any], None], deadline: float
-    ) -> None:
-        client = conn.sock
-        client.on_ready, client.deadline = on_ready, deadline
-        self.waiting[conn] = None
-        self._watch_events(conn, events)
+        self,
+        client: BufferedClient,
+        events: int,
+        on_ready: Callable[[BufferedClient], bool],
+        deadline: float,
+    ) -> bool:
+        client.events, client.on_ready, client.deadline = events, on_ready, deadline
         buffered_bytes = len(client.received) + len(client.pending_output)
-        self.buffered_bytes += buffered_bytes - client.buffered_bytes
-        client.buffered_bytes = buffered_bytes
-        while self.buffered_bytes > self.max_buffered_bytes and self.waiting:
-            self._close(max(self.waiting, key=lambda conn: conn.sock.buffered_bytes))
+        if change := buffered_bytes - client.buffered_bytes:
+            client.buffered_bytes = buffered_bytes
+            self._count_buffered_bytes(change)
+        self.waiting[client] = True
+        # From here on another thread may own the client.
+        with suppress(OSError):  # it has closed the client already
+            self.epoll.modify(client.fd, events | EPOLLONESHOT)
+        if change > 0:
+            self._limit_buffered_bytes()
+        return False
 
-    def _watch_events(self, conn: Any, events: int) -> None:
-        """Watch the socket for `events`. Most requests need no system call: they change nothing."""
-        client = conn.sock
-        if events == client.watched_events:
-            return
-        poller = self.worker.poller
-        if client.watched_events:
-            poller.unregister(client.sock)
-        if events:
-            poller.register(client.sock, events, lambda sock: client.on_ready(conn))
-        client.watched_events = events
+    def _count_buffered_bytes(self, change: int) -> None:
+        with self.buffered_bytes_lock:
+            self.buffered_bytes += change
+
+    def _limit_buffered_bytes(self) -> None:
+        while self.buffered_bytes > self.max_buffered_bytes:
+            client = max([*self.waiting], key=lambda client: client.buffered_bytes, default=None)
+            if not client or not client.buffered_bytes:
+                break  # the other bytes belong to requests that run
+            self._close_if_waiting(client)
 
     # Close a connection.
 
-    def _close_gracefully(self, conn: Any) -> None:
+    def _close_gracefully(self, client: BufferedClient) -> bool:
         """Close after the client has read the response (RFC 9112, 9.6)."""
-        client = conn.sock
         client.received.clear()
         try:
             client.sock.shutdown(socket.SHUT_WR)
         except OSError:
-            return self._close(conn)
-        self._wait_for(conn, EVENT_READ, self._discard_input, time.monotonic() + CLOSE_SECONDS)
+            return self._close(client)
+        deadline = time.monotonic() + CLOSE_SECONDS
+        return self._wait_for(client, EPOLLIN, self._discard_input, deadline)
 
-    def _discard_input(self, conn: Any) -> None:
-        if not conn.sock.discard_input():
-            self._close(conn)
+    def _discard_input(self, client: BufferedClient) -> bool:
+        if not client.discard_input():
+            return self._close(client)
+        return self._wait_for(client, EPOLLIN, self._discard_input, client.deadline)
 
-    def _close(self, conn: Any) -> None:
-        client = conn.sock
-        self._watch_events(conn, 0)
-        self.waiting.pop(conn, None)
-        self.buffered_bytes -= client.buffered_bytes
-        self.worker.nr_conns -= 1
-        client.on_ready = client.ignore  # the loop may be about to dispatch an event of it
+    def _close_if_waiting(self, client: BufferedClient) -> None:
+        if self.waiting.pop(client, False):
+            self._close(client)
+
+    def _close(self, client: BufferedClient) -> bool:
+        self._count_buffered_bytes(-client.buffered_bytes)
+        del self.client_by_fd[client.fd]  # before a new connection can have the same number
         client.sock.close()
+        return False
+
+    # What the main thread does regularly.
 
     def enforce_limits(self) -> None:
-        """Refuse requests that wait too long for a thread. Close late and surplus connections."""
-        for conn in self.requests.cancel_late_requests():
-            self._refuse(conn, HTTPStatus.SERVICE_UNAVAILABLE)
+        """Close late and surplus connections."""
         now = time.monotonic()
         if now > self.last_sweep_at + SWEEP_SECONDS:
             self.last_sweep_at = now
             self._sweep(now)
-        worker = self.worker
-        while worker.nr_conns >= worker.worker_connections and self.waiting:
-            self._close(next(iter(self.waiting)))
+        while len(self.client_by_fd) >= self.worker.worker_connections:
+            client = min([*self.waiting], key=lambda client: client.waiting_since, default=None)
+            if not client:
+                break
+            self._close_if_waiting(client)
 
     def _sweep(self, now: float) -> None:
         """Close connections past their deadline. An incomplete request gets a 408 first."""
-        for conn in [conn for conn in self.waiting if conn.sock.deadline < now]:
-            client = conn.sock
-            if client.on_ready == self._receive and client.received:
-                self._refuse(conn, HTTPStatus.REQUEST_TIMEOUT)
+        late_clients = [client for client in [*self.waiting] if self._deadline_of(client) < now]
+        for client in late_clients:
+            if not self.waiting.pop(client, False):
+                continue
+            if self._deadline_of(client) >= now:  # it was ready in between, and waits again
+                self._wait_for(client, client.events, client.on_ready, client.deadline)
+            elif client.on_ready == self._receive and client.received:
+                self.refuse(client, HTTPStatus.REQUEST_TIMEOUT)
             elif client.on_ready == self._send and client.check_send_progress():
-                client.deadline = now + self.read_timeout_seconds
-            elif conn in self.waiting:  # a refusal above may have closed it, to free memory
-                self._close(conn)
+                deadline = now + self.read_timeout_seconds
+                self._wait_for(client, EPOLLOUT, self._send, deadline)
+            else:
+                self._close(client)
 
-    def cap_deadlines(self, deadline: float) -> None:
-        """Wait for requests no longer than until `deadline`. Responses keep their deadlines."""
-        for conn in self.waiting:
-            if conn.sock.on_ready in (self._receive, self.receive_request):
-                conn.sock.deadline = min(conn.sock.deadline, deadline)
+    def _deadline_of(self, client: BufferedClient) -> float:
+        """Return the deadline of a client. While the worker stops, requests have less time."""
+        if self.stop_at and client.on_ready in (self._receive, self.receive_request):
+            start = max(self.stop_at, client.waiting_since)
+            return min(client.deadline, start + self.stop_linger_seconds)
+        return client.deadline

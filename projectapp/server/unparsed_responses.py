@@ -8,8 +8,8 @@ import gunicorn.util
 from config import Config
 from projectapp import problems
 from projectapp.http import cors, request_log, security_headers
+from projectapp.server.gunicorn_requests import is_utf8
 from projectapp.server.request_framing import MAX_HEAD_BYTES
-from projectapp.server.utf8_request import is_utf8
 
 
 def write_problem(

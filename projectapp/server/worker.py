@@ -1,8 +1,9 @@
 """The class of the gunicorn worker.
 
 gunicorn's gthread blocks a thread while a client is slow to send or to read, so a few slow clients
-block the server. Here the event loop does all waiting for clients, with deadlines and memory
-limits; threads get complete requests and return complete responses (docs/decisions/0008).
+block the server. And each request goes from the main thread to another thread and back. Here
+threads wait for all clients together, and never for one of them. The main thread accepts, enforces
+deadlines and limits, and sheds load (docs/decisions/0008).
 
 gunicorn.conf.py runs this file by its path in the master, and again at a reload. Python does not
 reload modules that the master has imported, so projectapp is imported in the worker only.
@@ -13,7 +14,6 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
 from functools import partial
 from queue import SimpleQueue
@@ -21,8 +21,8 @@ from typing import Any
 
 import gunicorn.util
 from gunicorn.arbiter import Arbiter
-from gunicorn.http import RequestParser
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.http import RequestParser, get_parser
+from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from config import load_config
 
@@ -32,17 +32,19 @@ ORPHAN_SECONDS = 1.0  # a worker whose master has died starts requests for this 
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """gthread, except that the event loop waits for clients.
+    """gthread, except that the threads wait for clients together, on one epoll set.
 
-    With TLS in gunicorn it is plain gthread, because only a thread can wait for a TLS client.
+    It is plain gthread with TLS in gunicorn, because only a thread can wait for a TLS client, and
+    on systems without epoll.
     """
+
+    alive: bool
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.has_tls = self.cfg.is_ssl
+        self.is_gthread = self.cfg.is_ssl or not hasattr(select, "epoll")
         self.early_signals: SimpleQueue[int] = SimpleQueue()  # gunicorn.conf.py replaces it
         self.start_deadline = math.inf  # no request starts later; on the monotonic clock
-        self.thread_local = threading.local()
 
     # Start.
 
@@ -71,52 +73,115 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        from projectapp.server.client_connections import ClientConnections
+        from projectapp.server.gunicorn_requests import GunicornRequest
         from projectapp.server.unparsed_responses import write_problem
-        from projectapp.server.utf8_request import UTF8Request
 
-        self.clients = ClientConnections(self, settings)
         # gunicorn has no settings for these two.
         gunicorn.util.write_error = partial(write_problem, settings, self.cfg)
-        RequestParser.mesg_class = UTF8Request
+        RequestParser.mesg_class = GunicornRequest
+        GunicornRequest.prefix = settings.SCRIPT_NAME
+        if self.is_gthread:
+            return
+        from projectapp.server.client_connections import ClientConnections
+        from projectapp.server.plain_requests import PlainRequests
+        from projectapp.server.request_threads import RequestThreads
+
+        self.poller.close()  # gthread's
+        self.plain_requests = PlainRequests(self.cfg, settings, self.log.access_log_enabled)
+        self.connections = ClientConnections(self, settings, self.plain_requests)
+        self.request_threads = RequestThreads(self, settings, self.connections)
         application: Any = self.wsgi  # type: ignore[has-type]
 
         def add_received_at(environ: dict[str, Any], start_response: Any) -> Any:
-            environ["projectapp.received_at"] = self.thread_local.received_at
+            environ["projectapp.received_at"] = environ["gunicorn.socket"].received_at
             return application(environ, start_response)
 
         self.wsgi = add_received_at
 
-    # Serve. gunicorn calls these in its event loop, and `handle` and `handle_request` in threads.
+    # Serve.
 
-    def enqueue_req(self, conn: Any) -> None:
-        if self.has_tls:
-            return super().enqueue_req(conn)
-        self.clients.receive_request(conn)
+    def run(self) -> None:
+        if self.is_gthread:
+            return super().run()
+        self.request_threads.start()
+        for listener in self.sockets:
+            listener.setblocking(False)
+        while self.alive and self.is_parent_alive():
+            has_room = len(self.connections.client_by_fd) < self.worker_connections
+            self._run_turn(self.sockets if has_room else [])
+        self.connections.stop_at = time.monotonic()
+        deadline = self.connections.stop_at + self.cfg.graceful_timeout
+        self._accept_backlog()
+        while self.connections.client_by_fd and time.monotonic() < deadline:
+            self._run_turn([])
+        self.request_threads.stop(deadline)
+
+    def _run_turn(self, listeners: list[Any]) -> None:
+        """Wait for a new client, a signal or the next turn. Do what is due."""
+        self.notify()
+        signals, seconds = self.method_queue, self.request_threads.turn_seconds()
+        for ready in select.select([signals, *listeners], [], [], seconds)[0]:
+            if ready is signals:
+                signals.run_callbacks(None)
+            else:
+                self.accept(ready)
+        self.request_threads.receive_for_busy_threads()
+        self.request_threads.refuse_late_requests()
+        self.connections.enforce_limits()
+
+    def accept(self, listener: Any) -> None:
+        if self.is_gthread:
+            return super().accept(listener)
+        self.connections.accept(listener)
+
+    # Run a request, in a thread.
+
+    def run_request(self, client: Any) -> None:
+        """Run a client's request: put the response into `pending_output`, and set `keep_alive`."""
+        client.keep_alive = False
+        try:
+            if time.monotonic() > self.start_deadline:
+                return
+            if client.request:
+                self._run_plain(client)
+            else:
+                self._run_with_gunicorn(client)
+        except BaseException:
+            self.log.exception("Error handling request")
+
+    def _run_plain(self, client: Any) -> None:
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+        try:
+            client.request.run(self.wsgi, client)
+            may_keep_alive = bool(self.alive and self.cfg.keepalive and self.max_keepalived > 0)
+            client.keep_alive = self.plain_requests.respond(client, may_keep_alive)
+        except Exception as error:
+            client.pending_output.clear()
+            self.handle_error(client.request, client, client.address, error)
+
+    def _run_with_gunicorn(self, client: Any) -> None:
+        conn = client.gunicorn_connection
+        if not conn:
+            conn = TConn(self.cfg, client, client.address, client.server_address)
+            conn.parser = get_parser(self.cfg, client, client.address)
+            conn.initialized = conn.data_ready = True  # so gunicorn does not wait for data
+            client.gunicorn_connection = conn
+        keep_alive = self.handle(conn)
+        # Unread bytes mean that gunicorn has found another end of the request. Then the connection
+        # is closed, so that the rest is not read as the next request (request smuggling).
+        has_unread_bytes = client.readable_bytes or conn.parser.unreader.buf.getvalue()
+        client.keep_alive = keep_alive and not has_unread_bytes
 
     def handle(self, conn: Any) -> bool:
-        """Run a request. Return whether the connection can be kept alive."""
-        if time.monotonic() > self.start_deadline:
-            return False
-        self.thread_local.received_at = time.monotonic() if self.has_tls else conn.sock.received_at
-        keep_alive = super().handle(conn)
-        if not self.has_tls:
-            conn.sock.flush()
-        return keep_alive
+        return time.monotonic() <= self.start_deadline and super().handle(conn)
 
     def handle_request(self, req: Any, conn: Any) -> bool:
-        if not (self.has_tls or conn.sock.is_complete):
+        if not self.is_gthread and not conn.sock.is_complete:
             req.force_close()  # its end is unknown, and so is the start of the next request
         return super().handle_request(req, conn)
-
-    def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        # While the worker stops or requests wait for a thread, check the deadlines more often.
-        is_urgent = not self.alive or len(self.clients.requests.futures) > self.cfg.threads
-        super().wait_for_and_dispatch_events(min(timeout, 0.1) if is_urgent else timeout)
-
-    def murder_pending(self) -> None:
-        super().murder_pending()
-        self.clients.enforce_limits()
 
     # Stop.
 
@@ -125,30 +190,29 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.method_queue.defer(_set_draining)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """Exit without cleanup: a signal handler that shuts down the thread pool could deadlock."""
+        """Exit without cleanup, which would wait for the running requests."""
         os._exit(0)
 
     def is_parent_alive(self) -> bool:
         if not super().is_parent_alive():
             self.alive = False
             # Another master may serve the port soon, so this worker must not take long.
-            self.clients.stop_linger_seconds = ORPHAN_SECONDS
             self.start_deadline = time.monotonic() + ORPHAN_SECONDS
+            if not self.is_gthread:
+                self.connections.stop_linger_seconds = ORPHAN_SECONDS
         return self.alive
 
     def set_accept_enabled(self, enabled: bool) -> None:
         super().set_accept_enabled(enabled)
         if not enabled and not self.alive:
-            # Accept the backlog: the kernel resets it when the last worker closes its listener.
-            for listener in self.sockets:
-                while select.select([listener], [], [], 0)[0]:
-                    self.accept(listener)
-                listener.close()
+            self._accept_backlog()
 
-    def _cap_keepalive(self, deadline: float) -> None:
-        deadline = min(deadline, time.monotonic() + self.clients.stop_linger_seconds)
-        super()._cap_keepalive(deadline)  # the connections of plain gthread, with TLS
-        self.clients.cap_deadlines(deadline)
+    def _accept_backlog(self) -> None:
+        """Accept all clients: the kernel resets them when the last worker closes its listener."""
+        for listener in self.sockets:
+            while select.select([listener], [], [], 0)[0]:
+                self.accept(listener)
+            listener.close()
 
 
 def _set_draining() -> None:
