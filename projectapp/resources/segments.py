@@ -55,8 +55,7 @@ class SegmentSelects:
         numbers = backward if self._is_backward else forward
         if all(filter_.follows_order for filter_ in self._spec.filters):
             for number in numbers:
-                rows = self._rows(self._filters(number)).add_columns(*_segment_columns(number))
-                yield self._ordered(rows, self._spec.table.c)
+                yield self._walk(self._filters(number)).add_columns(*_segment_columns(number))
         else:
             yield from self._adaptive_selects(numbers)
 
@@ -70,15 +69,16 @@ class SegmentSelects:
         starts_in_segment = self._has_start or not segments
         tried = self._tried(self._filters(self._first) if starts_in_segment else self._spec.filters)
         tried_from_top = self._tried(self._spec.filters, "from_top") if self._has_start else tried
-        matches, c = select_from(tried, types)
-        rare_conditions = [count_rows(matches) < (_RARE_MATCHES if segments else _rows_needed)]
+        matches, _ = select_from(tried, types)
+        rare_conditions = [~_has_rows(matches, _RARE_MATCHES if segments else _rows_needed)]
         if segments and self._has_start:  # near its end few rows are left, so few match
             matches_from_top, _ = select_from(tried_from_top, types)
-            rare_conditions.append(count_rows(matches_from_top) < _RARE_MATCHES)
+            rare_conditions.append(~_has_rows(matches_from_top, _RARE_MATCHES))
         is_rare = evaluate_once(sa.and_(*rare_conditions), "rare")
         yield self._all_matches(is_rare)
         if not segments:
-            yield self._ordered(matches.add_columns(*_segment_columns(0)).where(~is_rare), c)
+            matches = matches.add_columns(*_segment_columns(0)).where(~is_rare)
+            yield matches.limit(_rows_needed)
             return
         for number in numbers:
             segment, filters = segments[number], self._filters(number)
@@ -91,9 +91,9 @@ class SegmentSelects:
             matches, c = select_from(source, types)
             if not segment.follows_order:
                 matches = matches.where(c.list_segment == constant(number))
-            fills_page = evaluate_once(count_rows(matches) >= _rows_needed, f"full_{number}")
+            fills_page = evaluate_once(_has_rows(matches, _rows_needed), f"full_{number}")
             matches = matches.add_columns(*_segment_columns(number)).where(~is_rare, fills_page)
-            yield self._ordered(matches, c)
+            yield matches.limit(_rows_needed)
             conditions = index_conditions([segment]) or index_conditions(self._spec.filters)
             remaining, c = self._fenced(filters, conditions)
             remaining = remaining.add_columns(*_segment_columns(number))
@@ -124,16 +124,32 @@ class SegmentSelects:
         )
 
     def _tried(self, filters: Sequence[Filter], name: str = "tried") -> sa.CTE:
-        """Select the matches among the next rows in the list's order."""
+        """Select the matches among the next rows in the list's order.
+
+        They stay in this order, because PostgreSQL stores the rows of a CTE as they come. So it
+        reads only as many rows as the page needs: to sort them again, it would read all.
+        """
         spec = self._spec
-        in_order = self._rows([filter_ for filter_ in filters if filter_.follows_order])
-        walked = self._ordered(in_order, spec.table.c, _ROWS_TO_TRY).subquery("walked")
+        in_order = [filter_ for filter_ in filters if filter_.follows_order]
+        walked = self._walk(in_order, _ROWS_TO_TRY).subquery("walked")
         matches, c = select_from(walked, spec.types)
         others = (filter_ for filter_ in spec.filters if not filter_.follows_order)
         matches = matches.where(*(filter_.condition(c) for filter_ in others))
         if spec.segment_number:
             matches = matches.add_columns(spec.segment_number(c).label("list_segment"))
         return matches.cte(name)
+
+    def _walk(self, filters: Sequence[Filter], limit: Any = _rows_needed) -> sa.Select[Any]:
+        """Select the first rows in the list's order, from an index that serves the filters.
+
+        The limit of each part keeps the planner from reading all of a part and sorting it.
+        """
+        spec, c = self._spec, self._spec.table.c
+        if not spec.parts:
+            return self._ordered(self._rows(filters), c, limit)
+        parts = (self._ordered(self._rows([*filters, part]), c, limit) for part in spec.parts)
+        rows, c = select_from(sa.union_all(*parts).subquery("parts"), spec.types)
+        return self._ordered(rows, c, limit)
 
     def _rows(self, filters: Sequence[Filter]) -> sa.Select[Any]:
         table = self._spec.table
@@ -158,8 +174,18 @@ class SegmentSelects:
         return rows_after(keys, self._start_values)
 
     def _ordered(self, rows: sa.Select[Any], c: Any, limit: Any = _rows_needed) -> sa.Select[Any]:
-        order = (c[name].desc() if descends else c[name] for name, descends in self._keys)
+        order = [c[name].desc() if descends else c[name].asc() for name, descends in self._keys]
+        if self._spec.nulls_first:
+            order = [
+                k.nulls_last() if d else k.nulls_first()
+                for k, (_, d) in zip(order, self._keys, strict=True)
+            ]
         return rows.order_by(*order).limit(limit)
+
+
+def _has_rows(rows: sa.Select[Any], number: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+    """Are there so many rows? PostgreSQL stops to read them when it has found so many."""
+    return count_rows(rows.limit(number)) >= number
 
 
 def _segment_columns(number: int) -> tuple[sa.Label[int], sa.Label[int]]:

@@ -45,6 +45,9 @@ class ListSpec:
     `segment_number` computes the number of a row's segment; it is needed for segments without an
     index in the list's order. A key is a column's name and whether it descends; the last key is
     unique, and none is ever null. `columns` are the names that filters, segments and keys use.
+    If the index of the list has only the rows of each of the `parts` in this order, PostgreSQL
+    merges them; a row belongs to exactly one of the parts. `nulls_first` says that the index has
+    its keys with NULLS FIRST. So the planner cannot use another index for this order.
     `is_restricted` says that the caller sees only some rows. The planner's estimate must then be
     checked by counting, since it would tell how many rows others have.
     """
@@ -55,6 +58,8 @@ class ListSpec:
     segments: Sequence[Filter]
     segment_number: Callable[[Any], sa.ColumnElement[int]] | None = None
     keys: Sequence[tuple[str, bool]]
+    parts: Sequence[Filter] = ()
+    nulls_first: bool = False
     is_restricted: bool
 
     @cached_property
