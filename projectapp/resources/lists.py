@@ -105,6 +105,8 @@ def _list_spec(
     if is_restricted or "of_owner" in filter_names:
         equal_columns.add("owner")
     index = _best_index(resource, equal_columns, state, keys[0][0])
+    # A state that the sort begins with also has both values, unless there is a filter for it.
+    split_column = index.split_column or (state if state in index.served_columns else None)
     # All rows of one parent have one owner, so the caller sees all of them or none.
     is_visible_served = not {"owner", resource.parent_key}.isdisjoint(index.served_columns)
     filters = [Filter(resource.is_visible, not is_restricted or is_visible_served)]
@@ -119,7 +121,7 @@ def _list_spec(
         segments=segments,
         segment_number=search_rank if is_ranked else None,
         keys=keys,
-        parts=_state_filters(index.split_column) if index.split_column else (),
+        parts=_state_filters(split_column) if split_column else (),
         nulls_first=index.nulls_first,
         is_restricted=is_restricted,
     )

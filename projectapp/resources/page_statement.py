@@ -28,6 +28,7 @@ from projectapp.resources.subqueries import (
     constant,
     count_rows,
     index_conditions,
+    rows_of_index,
     select_from,
 )
 
@@ -125,7 +126,11 @@ def _total(
     all_rows: sa.Select[Any] = sa.select(sa.literal_column("1")).select_from(spec.table)
     conditions = (filter_.condition(spec.table.c) for filter_ in spec.filters)
     matches = all_rows.where(*conditions, *index_conditions(spec.filters))
-    limited = count_rows(matches.limit(constant(EXACT_COUNT_LIMIT + 1)))
+    limit = constant(EXACT_COUNT_LIMIT + 1)
+    if spec.nulls_first and all(filter_.follows_order for filter_ in spec.filters):
+        limited = count_rows(rows_of_index(spec, spec.filters, limit))
+    else:
+        limited = count_rows(matches.limit(limit))
     counted: Any = sa.null()
     estimate: Any = sa.null()
     if count_mode == "exact":
