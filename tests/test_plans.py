@@ -213,6 +213,14 @@ def test_a_search_for_a_frequent_prefix_reads_at_most_4_000_rows(loaded_client):
     assert rows < 4_000 + 50
 
 
+@pytest.mark.parametrize("q", ["0000000", "fffffff", "team 4444444"])
+def test_a_search_for_a_run_of_a_letter_reads_only_rows_with_a_run(loaded_client, q):
+    """Of the names, 12 % have two of these letters in succession, and 0.7 % have three."""
+    indexes, rows = scans(loaded_client, f"q={q}")
+    assert BIGRAMS in indexes
+    assert rows < 4_000 + 1_000
+
+
 def test_the_last_page_of_a_frequent_word_reads_at_most_8_000_rows(loaded_client):
     """46 667 descriptions have it; the last of the pages of ten has seven."""
     cursor = loaded_client.get(f"{PROJECTS}?q=needed&page=4666").json["next_cursor"]
