@@ -114,6 +114,10 @@ def _list_spec(
         parent = sa.exists().where(resource.parent.is_row(resource.parent_key))
         filters.append(Filter(lambda c: parent, follows_order=True))
     filters += (_filter(resource, name, index.served_columns) for name in sorted(filter_names))
+    if index.nulls_first and split_column and not all(f.follows_order for f in filters):
+        # PostgreSQL before 18 finds the values of a later column in an index of the owner only if
+        # there is a condition for the column before.
+        filters.append(Filter(lambda c: c[split_column].in_([sa.true(), sa.false()])))
     return ListSpec(
         table=table,
         columns=[*resource.fields, *(["search"] if "q" in filter_names else [])],
