@@ -4,7 +4,7 @@ import psycopg2
 import pytest
 
 from projectapp.auth import token_admin
-from tests.conftest import PROJECTS
+from tests.conftest import PROJECTS, links
 from tests.plans import executed
 
 # Ten rows have the same timestamp. The older two thirds are archived; only they have the words
@@ -346,6 +346,88 @@ def test_a_list_of_one_owner_in_another_order_tries_at_most_4_000_rows(
 def test_a_list_of_frequent_matches_tries_no_more_rows_than_its_page_needs(loaded_client, query):
     _, rows = scans(loaded_client, query)
     assert rows < 100
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+@pytest.mark.parametrize("query", LISTS_OF_OWNER)
+def test_the_pages_of_a_restricted_caller_have_the_rows_of_the_owner_in_order(
+    request_as, direct_url, query, owner
+):
+    client, _, headers = request_as(owner, True)
+    sort, _, state = query.removeprefix("sort=").partition("&is_active=")
+    keys = [*sort.split(","), "-id" if sort.rpartition(",")[2].startswith("-") else "id"]
+    order = ", ".join(f"{k.lstrip('-')} {'DESC' if k.startswith('-') else 'ASC'}" for k in keys)
+    where = f"owner = %s AND is_active IN ({state or 'true, false'})"
+    connection = psycopg2.connect(direct_url)
+    with connection, connection.cursor() as cursor:
+        statement = f"SELECT id::text FROM projects WHERE {where} ORDER BY {order}"  # noqa: S608
+        cursor.execute(statement, (owner,))
+        expected = [row_id for (row_id,) in cursor.fetchall()]
+    connection.close()
+
+    def get(parameters):
+        return client.get(f"{PROJECTS}?{query}&page_size=100&{parameters}", headers=headers)
+
+    response = get("count=exact")
+    assert response.json["total"] == len(expected)
+    for number in (1, 2, 60):
+        response = get(f"page={number}")
+        ids = [item["id"] for item in response.json["items"]]
+        assert ids == expected[number * 100 - 100 : number * 100]
+        if response.json["next_cursor"]:
+            following = get(f"cursor={response.json['next_cursor']}")
+            ids = [item["id"] for item in following.json["items"]]
+            assert ids == expected[number * 100 : number * 100 + 100]
+            previous = client.get(links(following)["prev"], headers=headers).json
+            assert previous["items"] == response.json["items"]
+
+
+@is_large
+@pytest.mark.parametrize("query", IN_OTHER_ORDER_OF_OWNER)
+def test_a_restricted_caller_gets_the_rows_of_the_list_of_all_in_its_order(
+    request_as, loaded_client, query, owner
+):
+    client, _, headers = request_as(owner, True)
+    page = client.get(f"{PROJECTS}?{query}&page_size=100", headers=headers).json
+    rows, path = [], f"{PROJECTS}?{query}&page_size=100"
+    while path and len(rows) < 100:
+        response = loaded_client.get(path)
+        rows += [item for item in response.json["items"] if item["owner"] == owner]
+        path = links(response).get("next")
+    assert page["items"] == rows[:100]
+    if not path:
+        assert (page["total"], page.get("total_is_estimate")) == (len(rows), None)
+
+
+@pytest.mark.parametrize("owner", ["few", "ten"])
+@pytest.mark.parametrize("query", IN_OTHER_ORDER_OF_OWNER)
+def test_an_owner_of_few_rows_gets_all_that_match(request_as, direct_url, query, owner):
+    client, _, headers = request_as(owner, True)
+    conditions = {
+        "name=nobody": "false",
+        "q=nobody": "false",
+        "updated_at[lt]": "updated_at < '2026-01-02T00:30:00Z'",
+        "created_at[lt]": "created_at < '2026-01-01T00:30:00Z'",
+        'attributes={"part":1}': "attributes @> '{\"part\": 1}'",
+        'attributes={"cost":77}': "attributes @> '{\"cost\": 77}'",
+        **{f"q={word}": f"search LIKE '%%{word}%%'" for word in ("needed", "project", "ab0c1")},
+        "is_active=true": "is_active",
+    }
+    where = " AND ".join(sql for part, sql in conditions.items() if part in query)
+    connection = psycopg2.connect(direct_url)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT id::text FROM projects WHERE owner = %s AND {where}", (owner,))  # noqa: S608
+        expected = {row_id for (row_id,) in cursor.fetchall()}
+    connection.close()
+    items, path = [], f"{PROJECTS}?{query}&page_size=7&count=auto"
+    while path:
+        response = client.get(path, headers=headers)
+        assert response.json["total"] == len(expected)
+        assert "total_is_estimate" not in response.json
+        items += [item["id"] for item in response.json["items"]]
+        path = links(response).get("next")
+    assert len(items) == len(expected)
+    assert {*items} == expected
 
 
 def test_every_index_is_used_by_a_list(loaded_client, sql):

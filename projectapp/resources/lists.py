@@ -118,6 +118,7 @@ def _list_spec(
         # PostgreSQL before 18 finds the values of a later column in an index of the owner only if
         # there is a condition for the column before.
         filters.append(Filter(lambda c: c[split_column].in_([sa.true(), sa.false()])))
+    has_range = any(name.rpartition("_")[0] == keys[0][0] for name in filter_names)
     return ListSpec(
         table=table,
         columns=[*resource.fields, *(["search"] if "q" in filter_names else [])],
@@ -126,6 +127,7 @@ def _list_spec(
         segment_number=search_rank if is_ranked else None,
         keys=keys,
         parts=_state_filters(split_column) if split_column else (),
+        consecutive_by=None if has_range else split_column,
         nulls_first=index.nulls_first,
         is_restricted=is_restricted,
     )

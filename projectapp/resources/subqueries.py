@@ -46,7 +46,9 @@ class ListSpec:
     index in the list's order. A key is a column's name and whether it descends; the last key is
     unique, and none is ever null. `columns` are the names that filters, segments and keys use.
     If the index of the list has only the rows of each of the `parts` in this order, PostgreSQL
-    merges them; a row belongs to exactly one of the parts. `nulls_first` says that this index is
+    merges them; a row belongs to exactly one of the parts. If no filter limits the first key, the
+    parts follow each other in the index, in the order of the column `consecutive_by`, so that one
+    scan can count them. `nulls_first` says that this index is
     one of an owner, which has its keys with NULLS FIRST. So no other index has the order of the
     list, and the planner cannot choose it.
     `is_restricted` says that the caller sees only some rows. The planner's estimate must then be
@@ -60,6 +62,7 @@ class ListSpec:
     segment_number: Callable[[Any], sa.ColumnElement[int]] | None = None
     keys: Sequence[tuple[str, bool]]
     parts: Sequence[Filter] = ()
+    consecutive_by: str | None = None
     nulls_first: bool = False
     is_restricted: bool
 
@@ -119,7 +122,10 @@ def rows_of_index(
     c = spec.table.c
     rows: sa.Select[Any] = sa.select(sa.literal_column("1")).select_from(spec.table)
     rows = rows.where(*(filter_.condition(c) for filter_ in filters))
-    rows = rows.order_by(order_of(c[spec.keys[0][0]], False, spec.nulls_first)).limit(limit)
+    order = [order_of(c[spec.keys[0][0]], False, spec.nulls_first)]
+    if spec.consecutive_by:
+        return rows.order_by(c[spec.consecutive_by], *order).limit(limit)
+    rows = rows.order_by(*order).limit(limit)
     if not spec.parts:
         return rows
     parts = (rows.where(part.condition(c)) for part in spec.parts)
