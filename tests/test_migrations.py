@@ -116,6 +116,57 @@ def test_upgrade_to_0007_folds_existing_texts_again(app, client, sql):
         assert sql(count_folded) == [(2501,)]
 
 
+def test_upgrade_to_0013_indexes_the_runs_of_existing_rows_in_every_table(app, client, sql):
+    """Only rows with a run of a letter are written. The table `notes` is a resource of a user."""
+    names = {"order 777777": "7777", "ㅋㅋㅋㅋ": "ㅋㅋㅋ", "77 7": "77", "번역": "번역"}
+    with app.app_context():
+        flask_migrate.downgrade(revision="0011")
+        try:
+            sql(
+                "CREATE TABLE notes (id uuid DEFAULT gen_random_uuid(), body varchar,"
+                " search text GENERATED ALWAYS AS (project_text(body, NULL)) STORED, bigrams int[]"
+                " GENERATED ALWAYS AS (project_bigrams(project_text(body, NULL))) STORED)"
+            )
+            for table, column in (("projects", "name"), ("notes", "body")):
+                insert = f"INSERT INTO {table} (id, {column}) VALUES (gen_random_uuid(), %s)"  # noqa: S608
+                for name in [*names, *["zzz"] * 2500]:
+                    sql(insert, name)
+            before = dict(sql("SELECT name, xmin::text FROM projects"))
+            flask_migrate.upgrade()
+            after = dict(sql("SELECT name, xmin::text FROM projects"))
+            written_names = {name for name in names if before[name] != after[name]}
+            assert written_names == {"order 777777", "ㅋㅋㅋㅋ"}
+            for name, q in names.items():
+                assert client.get(f"{PROJECTS}?q={q}").json["items"][0]["name"] == name
+            count_indexed = "SELECT count(*) FROM {} WHERE bigrams @> search_keys('zzz', 1)"
+            for table in ("projects", "notes"):
+                assert sql(count_indexed.format(table)) == [(2500,)]
+        finally:
+            sql("DROP TABLE notes")
+            flask_migrate.upgrade()
+
+
+def test_the_previous_release_finds_rows_during_and_after_the_upgrade_to_0013(app, sql):
+    """It searches with search_bigrams(). A row may be older or newer than the upgrade."""
+    find = (
+        "SELECT name FROM projects WHERE bigrams @> search_bigrams(search_fold(%s), 1)"
+        " AND search LIKE '%%' || %s || '%%' ORDER BY name"
+    )
+    with app.app_context():
+        flask_migrate.downgrade(revision="0011")
+        sql("INSERT INTO projects (id, name) VALUES (gen_random_uuid(), '1 7777')")
+        for revision in ("0012", "0013"):
+            flask_migrate.upgrade(revision=revision)
+            sql(
+                "INSERT INTO projects (id, name) VALUES (gen_random_uuid(), %s)", f"{revision} 7777"
+            )
+            for q in ("77", "777", "7777"):
+                assert len(sql(find, q, q)) == len(sql("SELECT id FROM projects"))
+        flask_migrate.downgrade(revision="0011")
+        assert len(sql(find, "777", "777")) == 3
+        flask_migrate.upgrade()
+
+
 def test_upgrade_completes_after_an_interrupted_downgrade(app, sql):
     with app.app_context():
         flask_migrate.downgrade(revision="0006")

@@ -21,7 +21,7 @@ from projectapp import database
 from projectapp.http.fields import JSONObject, QueryBoolean, StrictBoolean
 from projectapp.problems import BadRequest
 from projectapp.resources import views
-from projectapp.resources.lists import _list_spec, _served_columns
+from projectapp.resources.lists import _best_index, _list_spec
 from projectapp.resources.models import ResourceColumns, resource_constraints
 from projectapp.resources.owners import assign_rows
 from projectapp.resources.resource import Resource
@@ -306,14 +306,15 @@ def test_an_index_that_is_an_expression_or_descends_serves_no_filter():
     sa.Index("by_expression", sa.func.lower(table.c.a), "b", _table=table)
     sa.Index("descending", table.c.a.desc(), "b", _table=table)
     resource = SimpleNamespace(table=table, parent_key=None)
-    assert _served_columns(resource, {"a"}, "", "b") == {"b"}
+    assert _best_index(resource, {"a"}, "", "b").served_columns == {"b"}
     sa.Index("by_column", "a", "b", _table=table)
-    assert _served_columns(resource, {"a"}, "", "b") == {"a", "b"}
+    assert _best_index(resource, {"a"}, "", "b").served_columns == {"a", "b"}
 
 
-def test_the_rows_of_one_parent_are_not_searched_among_all_of_the_owner():
+def test_the_rows_of_one_parent_are_tried_among_the_rows_of_their_owner():
     spec = _list_spec(BOOKS, frozenset({"shelf_id"}), ("title",), is_restricted=True)
-    assert [filter_.follows_order for filter_ in spec.filters] == [False, True, False]
+    assert [filter_.follows_order for filter_ in spec.filters][:3] == [True, True, False]
+    assert len(spec.parts) == 2, "the read and the unread books"
 
 
 @pytest.fixture

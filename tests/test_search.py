@@ -319,6 +319,31 @@ def test_a_search_finds_a_name_with_other_case_or_normal_form(client, make_proje
     assert client.get(f"{PROJECTS}?q={quote(q)}").json["items"] == [project]
 
 
+@pytest.mark.parametrize(
+    ("name", "found", "not_found"),
+    [
+        ("aaaa", ["aa", "aaa", "aaaa"], ["aaaaa", "aa aaaaa"]),
+        ("xaaay", ["xa", "xaaa", "aaay", "ay", "aaa", "xaaay"], ["xaay", "aaaa"]),
+        ("aa aa", ["aa", "aa aa"], ["aaa"]),
+        ("ㅋㅋㅋㅋㅋ", ["ㅋㅋ", "ㅋㅋㅋ", "ㅋㅋㅋㅋ"], ["ㅋㅋㅋㅋㅋㅋ"]),
+        ("at 00:00", ["00", "0:", "00:00"], ["000", "00:000"]),
+        ("7777 77", ["77", "777", "77 7777"], ["77777"]),
+        ("𝄞𝄞𝄞", ["𝄞𝄞", "𝄞𝄞𝄞"], ["𝄞𝄞𝄞𝄞"]),
+        ("AaAå", ["aaa", "AAAÅ"], ["aaaa"]),
+    ],
+)
+def test_a_search_for_a_run_of_a_letter_finds_runs_that_are_as_long(
+    client, make_project, name, found, not_found
+):
+    in_name = make_project(name=name)
+    in_description = make_project(name="other", description=name)
+    for q in found:
+        items = client.get(f"{PROJECTS}?q={quote(q)}").json["items"]
+        assert items == [in_name, in_description], q
+    for q in not_found:
+        assert client.get(f"{PROJECTS}?q={quote(q)}").json["items"] == [], q
+
+
 @pytest.mark.parametrize("q", ["strasse", "100_", "%0", "번을", "ab bc", "bcb", "ab\\", "%%", "__"])
 def test_a_search_for_text_that_a_name_lacks_finds_nothing(client, make_project, q):
     make_project(name="Straße 100% 번역을 ab", description="cb")

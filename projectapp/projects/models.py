@@ -43,6 +43,12 @@ class Project(ResourceColumns, db.Model):  # type: ignore[name-defined,misc]
             postgresql_using="gin",
             postgresql_ops={"attributes": "jsonb_path_ops"},
         ),
+        # The previous release reads the newest rows of an owner from it. The next one may drop it.
+        sa.Index(
+            "projects_owner_created_at_idx",
+            *("owner", "created_at", "id"),
+            postgresql_where=sa.text("owner IS NOT NULL"),
+        ),
         # `info` is the error of a client whose value violates the constraint.
         sa.CheckConstraint(
             "char_length(name) >= 1",

@@ -6,10 +6,11 @@ The statements are built once per combination of parameters and cached.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from operator import eq, ge, gt, le, lt
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.sql.operators import nulls_first_op
 
 from projectapp import auth, database
 from projectapp.database.statements import CompiledStatement, compile_select
@@ -112,20 +113,27 @@ def _list_spec(
     is_ranked = "q" in filter_names and not sort
     segments: Sequence[Filter] = search_segments(table) if is_ranked else ()
     state = ""  # the first key if it is a boolean: rows with the same value are one segment
-    if isinstance(table.c[keys[0][0]].type, sa.Boolean):
+    if _is_boolean(table.c[keys[0][0]]):
         state, descends = keys.pop(0)
-        segments = [_state_filter(state, value) for value in (descends, not descends)]
+        segments = _state_filters(state)[:: 1 if descends else -1]
     equal_columns = {state, *filter_names} & {*table.c.keys()}
     if is_restricted or "of_owner" in filter_names:
         equal_columns.add("owner")
-    served_columns = _served_columns(resource, equal_columns, state, keys[0][0])
+    index = _best_index(resource, equal_columns, state, keys[0][0])
+    # A state that the sort begins with also has both values, unless there is a filter for it.
+    split_column = index.split_column or (state if state in index.served_columns else None)
     # All rows of one parent have one owner, so the caller sees all of them or none.
-    is_visible_served = not {"owner", resource.parent_key}.isdisjoint(served_columns)
+    is_visible_served = not {"owner", resource.parent_key}.isdisjoint(index.served_columns)
     filters = [Filter(resource.is_visible, not is_restricted or is_visible_served)]
     if resource.parent and resource.parent_key in filter_names:
         parent = sa.exists().where(resource.parent.is_row(resource.parent_key))
         filters.append(Filter(lambda c: parent, follows_order=True))
-    filters += (_filter(resource, name, served_columns) for name in sorted(filter_names))
+    filters += (_filter(resource, name, index.served_columns) for name in sorted(filter_names))
+    if index.nulls_first and split_column and not all(f.follows_order for f in filters):
+        # PostgreSQL before 18 finds the values of a later column in an index of the owner only if
+        # there is a condition for the column before.
+        filters.append(Filter(lambda c: c[split_column].in_([sa.true(), sa.false()])))
+    has_range = any(name.rpartition("_")[0] == keys[0][0] for name in filter_names)
     return ListSpec(
         table=table,
         columns=[*resource.fields, *(["search"] if "q" in filter_names else [])],
@@ -133,34 +141,73 @@ def _list_spec(
         segments=segments,
         segment_number=search_rank if is_ranked else None,
         keys=keys,
+        parts=_state_filters(split_column) if split_column else (),
+        consecutive_by=None if has_range else split_column,
+        nulls_first=index.nulls_first,
         is_restricted=is_restricted,
     )
 
 
-def _served_columns(
-    resource: Resource, equal_columns: set[str], state: str, first_key: str
-) -> set[str]:
-    """Return the columns whose filters an index in the list's order also serves.
+class _ListIndex(NamedTuple):
+    """An index in the order of a list, which also serves the filters of some columns.
 
-    The index begins with some of the `equal_columns`, which have one value in each segment, and
-    goes on with `first_key`. Of several indexes the best begins with the parent's id, else with the
-    `state` of the segments, else with the owner, else with the most columns.
+    If it begins with a boolean column that has both values in the list, the `split_column`, it has
+    the rows with each value in order.
     """
-    candidates: list[set[Any]] = [set()]
-    for index in resource.table.indexes:
-        # An expression has no name, or that of its function.
-        names = [getattr(expression, "name", None) for expression in index.expressions]
+
+    served_columns: frozenset[str | None]
+    split_column: str | None = None
+    nulls_first: bool = False
+
+
+def _best_index(
+    resource: Resource, equal_columns: set[str], state: str, first_key: str
+) -> _ListIndex:
+    """Return the best index of a list whose order begins with `first_key`.
+
+    The index begins with some of the `equal_columns`, which have one value in each segment. The
+    best begins with the parent's id, else with the `state` of the segments, else with the owner,
+    else it has NULLS FIRST, else it has no `split_column`, else it begins with the most columns.
+    """
+    table = resource.table
+    candidates = [_ListIndex(frozenset({first_key}))]
+    for index in table.indexes:
+        names, nulls_first = _index_order(index)
         if first_key in names and index.dialect_options["postgresql"]["using"] in (False, "btree"):
             leading = {*names[: names.index(first_key)]}
-            candidates += [leading] if leading <= equal_columns else []
+            others = [*(leading - equal_columns)]
+            if not others or (len(others) == 1 and _is_boolean(table.c.get(str(others[0])))):
+                served_columns = frozenset({*leading, first_key})
+                split_column = others[0] if others else None
+                candidates.append(_ListIndex(served_columns, split_column, nulls_first))
 
-    def rank(columns: set[Any]) -> tuple[bool, bool, bool, int]:
-        return resource.parent_key in columns, state in columns, "owner" in columns, len(columns)
+    def rank(index: _ListIndex) -> tuple[bool, bool, bool, bool, bool, int]:
+        columns = index.served_columns
+        beginnings = resource.parent_key in columns, state in columns, "owner" in columns
+        return *beginnings, index.nulls_first, not index.split_column, len(columns)
 
-    return {*max(candidates, key=rank), first_key}
+    return max(candidates, key=rank)
 
 
-def _filter(resource: Resource, name: str, served_columns: set[str]) -> Filter:
+def _index_order(index: sa.Index) -> tuple[list[str | None], bool]:
+    """Return the names of an index's columns, and whether its last one has NULLS FIRST.
+
+    An expression has no name, or that of its function.
+    """
+    names, modifier = [], None
+    expressions: list[Any] = [*index.expressions]
+    for expression in expressions:
+        modifier = getattr(expression, "modifier", None)
+        column = expression.element if modifier is nulls_first_op else expression
+        names.append(getattr(column, "name", None))
+    return names, modifier is nulls_first_op
+
+
+def _is_boolean(column: sa.Column[Any] | None) -> bool:
+    return column is not None and isinstance(column.type, sa.Boolean) and not column.nullable
+
+
+def _filter(resource: Resource, name: str, served_columns: Collection[str | None]) -> Filter:
     """Return the filter of a parameter of `find_page`."""
     if name == "q":
         return search_filter(resource.table)
@@ -177,9 +224,9 @@ def _filter(resource: Resource, name: str, served_columns: set[str]) -> Filter:
     return Filter(lambda c: compare(c[column_name], value), column_name in served_columns)
 
 
-def _state_filter(column_name: str, value: bool) -> Filter:
-    def is_value(c: Any) -> sa.ColumnElement[bool]:
-        column = c[column_name]
-        return column if value else sa.not_(column)
-
-    return Filter(is_value, follows_order=True)
+def _state_filters(column_name: str) -> list[Filter]:
+    """Return the filters for true and for false in a boolean column that is never null."""
+    return [
+        Filter(lambda c: c[column_name], follows_order=True),
+        Filter(lambda c: sa.not_(c[column_name]), follows_order=True),
+    ]

@@ -60,17 +60,23 @@ def resource_constraints(
 
     There is an index for each of the `sort_keys`. If one of them is `state`, a boolean column by
     which lists are often filtered, each other key has a second index, which begins with `state`.
+    Each key also has an index for the lists of one owner. It begins with `owner` and `state`, and
+    has only rows with an owner. Its keys have NULLS FIRST, although they are never null: so no
+    other index has the order of these lists, and the planner cannot choose a worse one.
     """
     yield sa.CheckConstraint("version >= 1", name="version_positive")
+    leading = ["owner", state] if state else ["owner"]
     for key in sort_keys:
         yield sa.Index(f"{table}_{key}_id_idx", key, "id")
         if state and key != state:
             yield sa.Index(f"{table}_{state}_{key}_id_idx", state, key, "id")
-    yield sa.Index(
-        f"{table}_owner_created_at_idx",
-        *("owner", "created_at", "id"),
-        postgresql_where=sa.text("owner IS NOT NULL"),
-    )
+        keys = ["id"] if key == state else [key, "id"]
+        yield sa.Index(
+            f"{table}_{'_'.join([*leading, *keys])}_idx",
+            *leading,
+            *(sa.column(name).nulls_first() for name in keys),
+            postgresql_where=sa.text("owner IS NOT NULL"),
+        )
 
 
 def search_index(table: str) -> sa.Index:

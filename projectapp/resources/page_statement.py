@@ -28,6 +28,7 @@ from projectapp.resources.subqueries import (
     constant,
     count_rows,
     index_conditions,
+    rows_of_index,
     select_from,
 )
 
@@ -125,20 +126,27 @@ def _total(
     all_rows: sa.Select[Any] = sa.select(sa.literal_column("1")).select_from(spec.table)
     conditions = (filter_.condition(spec.table.c) for filter_ in spec.filters)
     matches = all_rows.where(*conditions, *index_conditions(spec.filters))
+    limit = constant(EXACT_COUNT_LIMIT + 1)
+    if spec.nulls_first and all(filter_.follows_order for filter_ in spec.filters):
+        limited = count_rows(rows_of_index(spec, spec.filters, limit))
+    else:
+        limited = count_rows(matches.limit(limit))
     counted: Any = sa.null()
     estimate: Any = sa.null()
     if count_mode == "exact":
         counted = sa.case((is_needed, count_rows(matches)))
+    elif count_mode == "auto" and spec.is_restricted:
+        counted = _evaluate_once(sa.case((is_needed, limited)), page, "counted")
+        estimate = sa.case((counted > constant(EXACT_COUNT_LIMIT), _estimate(spec, all_rows)))
     elif count_mode == "auto":
-        estimated = sa.select(sa.case((is_needed, _estimate(spec, all_rows))).label("rows"))
-        rows = estimated.select_from(page).cte("estimated").c.rows
-        estimate = sa.select(rows).scalar_subquery()
-        may_count = estimate <= constant(2 * EXACT_COUNT_LIMIT)
-        if spec.is_restricted:
-            may_count = estimate.is_not(None)
-        limited = matches.limit(constant(EXACT_COUNT_LIMIT + 1))
-        counted = sa.case((may_count, count_rows(limited)))
+        estimate = _evaluate_once(sa.case((is_needed, _estimate(spec, all_rows))), page, "estimate")
+        counted = sa.case((estimate <= constant(2 * EXACT_COUNT_LIMIT), limited))
     return [counted.label("counted"), estimate.label("estimate")]
+
+
+def _evaluate_once(rows: sa.Case[Any], page: sa.CTE, name: str) -> sa.ScalarSelect[Any]:
+    cte = sa.select(rows.label("rows")).select_from(page).cte(f"{name}_rows")
+    return sa.select(cte.c.rows).scalar_subquery()
 
 
 def _estimate(spec: ListSpec, all_rows: sa.Select[Any]) -> sa.ColumnElement[int]:

@@ -70,7 +70,7 @@ def _rank_filter(rank: int, index_condition: sa.ColumnElement[bool]) -> Filter:
 
 
 def _has_bigrams(table: sa.Table, text: Any, sign: int) -> sa.ColumnElement[bool]:
-    bigrams = sa.func.search_bigrams(text, sa.literal_column(str(sign)), type_=ARRAY(sa.Integer))
+    bigrams = sa.func.search_keys(text, sa.literal_column(str(sign)), type_=ARRAY(sa.Integer))
     return table.c.bigrams.contains(bigrams)
 
 

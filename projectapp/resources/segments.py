@@ -22,6 +22,8 @@ from projectapp.resources.subqueries import (
     count_rows,
     evaluate_once,
     index_conditions,
+    order_of,
+    rows_of_index,
     select_from,
 )
 
@@ -55,8 +57,7 @@ class SegmentSelects:
         numbers = backward if self._is_backward else forward
         if all(filter_.follows_order for filter_ in self._spec.filters):
             for number in numbers:
-                rows = self._rows(self._filters(number)).add_columns(*_segment_columns(number))
-                yield self._ordered(rows, self._spec.table.c)
+                yield self._walk(number, _rows_needed).add_columns(*_segment_columns(number))
         else:
             yield from self._adaptive_selects(numbers)
 
@@ -65,55 +66,60 @@ class SegmentSelects:
 
         If there are few, the first select fetches all matches by another index and sorts them. If
         there are many, they fill the page; with several segments, this is decided for each segment.
+        If an owner has few rows, the tried rows are all of them, and so the matches are all, too.
         """
-        segments, types = self._spec.segments, self._spec.types
-        starts_in_segment = self._has_start or not segments
-        tried = self._tried(self._filters(self._first) if starts_in_segment else self._spec.filters)
-        tried_from_top = self._tried(self._spec.filters, "from_top") if self._has_start else tried
-        matches, c = select_from(tried, types)
-        rare_conditions = [count_rows(matches) < (_RARE_MATCHES if segments else _rows_needed)]
-        if segments and self._has_start:  # near its end few rows are left, so few match
-            matches_from_top, _ = select_from(tried_from_top, types)
-            rare_conditions.append(count_rows(matches_from_top) < _RARE_MATCHES)
+        spec = self._spec
+        segments, types = spec.segments, spec.types
+        tried = self._tried(self._first if self._has_start or not segments else None)
+        from_top = self._tried(None, "from_top") if segments and self._has_start else tried
+        matches, _ = select_from(tried, types)
+        rare_conditions = [~_has_rows(matches, _RARE_MATCHES if segments else _rows_needed)]
+        if from_top is not tried:  # near the end of a segment few rows are left, so few match
+            matches_from_top, _ = select_from(from_top, types)
+            rare_conditions.append(~_has_rows(matches_from_top, _RARE_MATCHES))
+        is_complete = None
+        if spec.nulls_first and (segments or not self._has_start):
+            filters = [filter_ for filter_ in spec.filters if filter_.follows_order]
+            rows = rows_of_index(spec, filters, _ROWS_TO_TRY)
+            is_complete = evaluate_once(count_rows(rows) < _ROWS_TO_TRY, "complete")
+            rare_conditions.append(~is_complete)
+            matches_from_top, c = select_from(from_top, types)
+            segment = c.list_segment if segments else constant(0).label("list_segment")
+            yield self._all_matches(matches_from_top, segment, is_complete)
         is_rare = evaluate_once(sa.and_(*rare_conditions), "rare")
-        yield self._all_matches(is_rare)
+        rows = self._rows(spec.filters).where(*index_conditions(spec.filters))
+        yield self._all_matches(rows, self._segment(spec.table.c), is_rare)
+        is_frequent = ~is_rare if is_complete is None else sa.and_(~is_rare, ~is_complete)
         if not segments:
-            yield self._ordered(matches.add_columns(*_segment_columns(0)).where(~is_rare), c)
+            matches = matches.add_columns(*_segment_columns(0)).where(is_frequent)
+            yield matches.limit(_rows_needed)
             return
         for number in numbers:
-            segment, filters = segments[number], self._filters(number)
+            segment = segments[number]
             if self._has_start and number == self._first:
                 source = tried
             elif segment.follows_order:
-                source = self._tried(filters, f"tried_{number}")
+                source = self._tried(number, f"tried_{number}")
             else:
-                source = tried_from_top
+                source = from_top
             matches, c = select_from(source, types)
-            if not segment.follows_order:
-                matches = matches.where(c.list_segment == constant(number))
-            fills_page = evaluate_once(count_rows(matches) >= _rows_needed, f"full_{number}")
-            matches = matches.add_columns(*_segment_columns(number)).where(~is_rare, fills_page)
-            yield self._ordered(matches, c)
-            conditions = index_conditions([segment]) or index_conditions(self._spec.filters)
-            remaining, c = self._fenced(filters, conditions)
+            matches = matches.where(c.list_segment == constant(number))
+            fills_page = evaluate_once(_has_rows(matches, _rows_needed), f"full_{number}")
+            matches = matches.add_columns(*_segment_columns(number)).where(is_frequent, fills_page)
+            yield matches.limit(_rows_needed)
+            conditions = index_conditions([segment]) or index_conditions(spec.filters)
+            rows = self._rows(self._filters(number)).where(*conditions)
+            remaining, c = self._fenced(rows)
             remaining = remaining.add_columns(*_segment_columns(number))
-            yield self._ordered(remaining.where(~is_rare, ~fills_page), c)
+            yield self._ordered(remaining.where(is_frequent, ~fills_page), c)
 
-    def _all_matches(self, is_rare: sa.ColumnElement[bool]) -> sa.Select[Any]:
-        """Select all matches of all segments, if they are rare."""
-        spec = self._spec
-        c = spec.table.c
-        segment, total = _segment_columns(0)
-        if spec.segment_number:
-            segment = spec.segment_number(c).label("list_segment")
-        elif spec.segments:
-            cases = ((s.condition(c), constant(n)) for n, s in enumerate(spec.segments))
-            segment = sa.case(*cases).label("list_segment")
+    def _all_matches(self, matches: sa.Select[Any], segment: Any, condition: Any) -> sa.Select[Any]:
+        """Select all matches of all segments, if the condition is true."""
+        _, total = _segment_columns(0)
         if self._include_total:
             total = sa.func.count().over().label("list_matches")
-        conditions = index_conditions(spec.filters)
-        rows, c = self._fenced(spec.filters, conditions, segment, total)
-        rows = rows.add_columns(c.list_segment, c.list_matches).where(is_rare)
+        rows, c = self._fenced(matches.add_columns(segment, total))
+        rows = rows.add_columns(c.list_segment, c.list_matches).where(condition)
         if self._has_start:
             first = constant(self._first)
             later = c.list_segment < first if self._is_backward else c.list_segment > first
@@ -123,28 +129,50 @@ class SegmentSelects:
             rows.order_by(c.list_segment.desc() if self._is_backward else c.list_segment), c
         )
 
-    def _tried(self, filters: Sequence[Filter], name: str = "tried") -> sa.CTE:
-        """Select the matches among the next rows in the list's order."""
+    def _segment(self, c: Any) -> sa.Label[int]:
+        """Return the number of a row's segment."""
+        if self._spec.segment_number:
+            return self._spec.segment_number(c).label("list_segment")
+        cases = [(s.condition(c), constant(n)) for n, s in enumerate(self._spec.segments)]
+        return (sa.case(*cases) if cases else constant(0)).label("list_segment")
+
+    def _tried(self, number: int | None, name: str = "tried") -> sa.CTE:
+        """Select the matches among the next rows in the list's order: of a segment, or of all.
+
+        They stay in this order, because PostgreSQL stores the rows of a CTE as they come. So it
+        reads only as many rows as the page needs: to sort them again, it would read all.
+        """
         spec = self._spec
-        in_order = self._rows([filter_ for filter_ in filters if filter_.follows_order])
-        walked = self._ordered(in_order, spec.table.c, _ROWS_TO_TRY).subquery("walked")
+        walked = self._walk(number, _ROWS_TO_TRY).subquery("walked")
         matches, c = select_from(walked, spec.types)
         others = (filter_ for filter_ in spec.filters if not filter_.follows_order)
         matches = matches.where(*(filter_.condition(c) for filter_ in others))
-        if spec.segment_number:
-            matches = matches.add_columns(spec.segment_number(c).label("list_segment"))
-        return matches.cte(name)
+        return matches.add_columns(self._segment(c)).cte(name)
+
+    def _walk(self, number: int | None, limit: Any) -> sa.Select[Any]:
+        """Select the first rows in the list's order, from an index: of a segment, or of all.
+
+        The limit of each part keeps the planner from reading all of a part and sorting it.
+        """
+        spec, c = self._spec, self._spec.table.c
+        is_one_part = (
+            number is not None and bool(spec.segments) and spec.segments[number].follows_order
+        )
+        filters = spec.filters if number is None else self._filters(number)
+        filters = [filter_ for filter_ in filters if filter_.follows_order]
+        if not spec.parts or is_one_part:
+            return self._ordered(self._rows(filters), c, limit)
+        parts = (self._ordered(self._rows([*filters, part]), c, limit) for part in spec.parts)
+        rows, c = select_from(sa.union_all(*parts).subquery("parts"), spec.types)
+        return self._ordered(rows, c, limit)
 
     def _rows(self, filters: Sequence[Filter]) -> sa.Select[Any]:
         table = self._spec.table
         rows = sa.select(column_list(table.name, self._spec.types)).select_from(table)
         return rows.where(*(filter_.condition(table.c) for filter_ in filters))
 
-    def _fenced(
-        self, filters: Sequence[Filter], conditions: Any, *more_columns: Any
-    ) -> tuple[sa.Select[Any], Any]:
-        """Select all matches. OFFSET 0 keeps the planner from reading them in the list's order."""
-        rows = self._rows(filters).where(*conditions).add_columns(*more_columns)
+    def _fenced(self, rows: sa.Select[Any]) -> tuple[sa.Select[Any], Any]:
+        """Select from `rows`. OFFSET 0 keeps the planner from reading them in the list's order."""
         return select_from(rows.offset(constant(0)).subquery("fetched"), self._spec.types)
 
     def _filters(self, number: int) -> list[Filter]:
@@ -158,8 +186,13 @@ class SegmentSelects:
         return rows_after(keys, self._start_values)
 
     def _ordered(self, rows: sa.Select[Any], c: Any, limit: Any = _rows_needed) -> sa.Select[Any]:
-        order = (c[name].desc() if descends else c[name] for name, descends in self._keys)
-        return rows.order_by(*order).limit(limit)
+        nulls_first = self._spec.nulls_first
+        return rows.order_by(*(order_of(c[n], d, nulls_first) for n, d in self._keys)).limit(limit)
+
+
+def _has_rows(rows: sa.Select[Any], number: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+    """Are there so many rows? PostgreSQL stops to read them when it has found so many."""
+    return count_rows(rows.limit(number)) >= number
 
 
 def _segment_columns(number: int) -> tuple[sa.Label[int], sa.Label[int]]:

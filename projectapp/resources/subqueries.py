@@ -45,6 +45,12 @@ class ListSpec:
     `segment_number` computes the number of a row's segment; it is needed for segments without an
     index in the list's order. A key is a column's name and whether it descends; the last key is
     unique, and none is ever null. `columns` are the names that filters, segments and keys use.
+    If the index of the list has only the rows of each of the `parts` in this order, PostgreSQL
+    merges them; a row belongs to exactly one of the parts. If no filter limits the first key, the
+    parts follow each other in the index, in the order of the column `consecutive_by`, so that one
+    scan can count them. `nulls_first` says that this index is
+    one of an owner, which has its keys with NULLS FIRST. So no other index has the order of the
+    list, and the planner cannot choose it.
     `is_restricted` says that the caller sees only some rows. The planner's estimate must then be
     checked by counting, since it would tell how many rows others have.
     """
@@ -55,6 +61,9 @@ class ListSpec:
     segments: Sequence[Filter]
     segment_number: Callable[[Any], sa.ColumnElement[int]] | None = None
     keys: Sequence[tuple[str, bool]]
+    parts: Sequence[Filter] = ()
+    consecutive_by: str | None = None
+    nulls_first: bool = False
     is_restricted: bool
 
     @cached_property
@@ -99,6 +108,36 @@ def _qualify(alias: str, name: str) -> str:
 def count_rows(rows: sa.Select[Any]) -> sa.ScalarSelect[int]:
     ones = rows.with_only_columns(sa.literal_column("1"), maintain_column_froms=True).subquery()
     return sa.select(sa.func.count()).select_from(ones).scalar_subquery()
+
+
+def rows_of_index(
+    spec: ListSpec, filters: Sequence[Filter], limit: sa.ColumnElement[int]
+) -> sa.Select[Any]:
+    """Select up to `limit` rows that pass the filters, for a count by the index of the list.
+
+    The order keeps the planner from other indexes, and from reading the whole table. The lowest
+    keys, such as the oldest rows, come first: VACUUM has probably seen these rows, and then
+    PostgreSQL need not read them.
+    """
+    c = spec.table.c
+    rows: sa.Select[Any] = sa.select(sa.literal_column("1")).select_from(spec.table)
+    rows = rows.where(*(filter_.condition(c) for filter_ in filters))
+    order = [order_of(c[spec.keys[0][0]], False, spec.nulls_first)]
+    if spec.consecutive_by:
+        return rows.order_by(c[spec.consecutive_by], *order).limit(limit)
+    rows = rows.order_by(*order).limit(limit)
+    if not spec.parts:
+        return rows
+    parts = (rows.where(part.condition(c)) for part in spec.parts)
+    union = sa.union_all(*parts).subquery("parts")
+    return sa.select(sa.literal_column("1")).select_from(union).limit(limit)
+
+
+def order_of(column: Any, descends: bool, nulls_first: bool) -> Any:
+    """Return the order of a key. An index with NULLS FIRST that is read backward has NULLS LAST."""
+    if not nulls_first:
+        return column.desc() if descends else column
+    return column.desc().nulls_last() if descends else column.nulls_first()
 
 
 def index_conditions(filters: Sequence[Filter]) -> list[sa.ColumnElement[bool]]:
