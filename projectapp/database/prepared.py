@@ -44,8 +44,8 @@ class PreparedForm(NamedTuple):
     """How a marked statement is prepared and executed.
 
     `text` and `arguments` have psycopg2's parameters, `%(name)s`. PREPARE has `$1`, `$2` and so on
-    with `types` for the parameters in `numbers`. It has the values of the others, which are
-    constants or in `planned_values`.
+    with `types` for the parameters in `numbers`. It has the values of the others: constants, which
+    are also a part of `name`, and those in `planned_values`.
     """
 
     name: str
@@ -74,12 +74,16 @@ class PreparedForm(NamedTuple):
 
 
 def build_prepared_form(
-    statement: Any, sql: str, types: Mapping[str, Any], constants: Collection[str], dialect: Dialect
+    statement: Any,
+    sql: str,
+    types: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    dialect: Dialect,
 ) -> PreparedForm | None:
-    """Return the prepared form of a marked statement, or None if it is to be sent as text.
+    """Return the prepared form of a marked statement, or None if it must be sent as text.
 
-    `types` are the types of all parameters in `sql`. Those in `constants` always have the same
-    value.
+    `types` are the types of all parameters in `sql`. `constants` are the values of those that have
+    the same value in each execution.
     """
     planned_values = statement.get_execution_options().get(_OPTION)
     names = [name for name in types if name not in constants]
@@ -87,21 +91,27 @@ def build_prepared_form(
         return None
     names = [name for name in names if name not in planned_values]
     type_sql = {name: dialect.type_compiler_instance.process(types[name]) for name in names}
-    declared_types = f"({', '.join(type_sql.values())})"
-    digest = blake2b((declared_types + sql).encode(), digest_size=8)
+    declared_types = _in_parentheses(type_sql.values())
+    constant_values = [value for name, value in constants.items() if f"%({name})s" in sql]
+    identity = repr((declared_types, sql, constant_values))
+    digest = blake2b(identity.encode(), digest_size=8)
     # psycopg2 writes a list as ARRAY[...], which has a type; other values are untyped texts.
-    arguments = (
+    arguments = [
         f"%({name})s::{type_sql[name]}" if isinstance(types[name], ARRAY) else f"%({name})s"
         for name in names
-    )
+    ]
     return PreparedForm(
         name=f"s{digest.hexdigest()}",
         text=sql,
         numbers={name: f"${number}" for number, name in enumerate(names, 1)},
         types=declared_types,
-        arguments=f"({', '.join(arguments)})",
+        arguments=_in_parentheses(arguments),
         planned_values=dict(sorted(planned_values.items())),  # a name has the values in this order
     )
+
+
+def _in_parentheses(items: Collection[str]) -> str:
+    return f"({', '.join(items)})" if items else ""
 
 
 class PreparedStatements:
