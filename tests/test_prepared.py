@@ -256,7 +256,7 @@ def test_old_statements_are_prepared_again(send, session, monkeypatch, url):
 
 
 def test_a_restricted_caller_never_gets_the_list_of_a_caller_who_sees_all(
-    make_app, direct_url, auth_headers, sql
+    make_app, auth_headers, sql
 ):
     client = make_app(AUTH="tokens", DATABASE_POOL_SIZE="1").test_client()
     writer = "projects:read,projects:write"
