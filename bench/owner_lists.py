@@ -20,8 +20,8 @@ from projectapp.auth import token_admin  # noqa: E402
 from projectapp.devdb import DevPostgres  # noqa: E402
 
 ROUNDS = 11
-# Each has rows that are scattered over the time, or that follow each other. 10 000 other owners
-# have the rest.
+# The rows of an owner are scattered over time, or follow each other ("at once"). All other rows
+# belong to 10 000 other owners.
 OWNERS = {
     "third": "n % 3 = 0",
     "third, at once": "n BETWEEN {rows} * 2 / 10 AND {rows} * 7 / 10",
@@ -45,7 +45,7 @@ CURSOR_SORTS = ("-created_at", "name", "is_active", "-is_active,-updated_at")
 
 
 def fill(target: Database, rows: int) -> None:
-    """Insert rows with owners. To build the indexes afterwards takes less time."""
+    """Insert rows with owners. Building the indexes afterwards takes less time."""
     target.migrate()
     indexes = "schemaname = 'public' AND tablename = 'projects' AND indexname <> 'projects_pkey'"
     definitions = target.sql(f"SELECT indexname, indexdef FROM pg_indexes WHERE {indexes}")  # noqa: S608

@@ -24,7 +24,6 @@ SELECT gen_random_uuid(),
 FROM generate_series(1, 50000) AS n
 """
 CREATED, UPDATED, NAME = (f"projects_{key}_id_idx" for key in ("created_at", "updated_at", "name"))
-OWNER = "projects_owner_created_at_idx"
 IN_STATE = "projects_is_active_{}_id_idx"
 ATTRIBUTES, BIGRAMS = "projects_attributes_idx", "projects_bigrams_idx"
 IN_INDEX_ORDER = {

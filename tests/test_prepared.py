@@ -4,6 +4,7 @@ import time
 from contextlib import closing
 
 import pytest
+import sqlalchemy as sa
 
 from projectapp import database
 from projectapp.auth import token_admin
@@ -214,6 +215,22 @@ def test_a_lock_timeout_in_prepare_does_no_harm(make_app, proxy, sql, url):
     assert client.get(url).status_code == 200
 
 
+def test_statements_with_the_same_sql_and_other_constants_return_their_own_constant(client):
+    number = sa.bindparam("number", type_=sa.Integer)
+    first, second = (database.plan_once(sa.select(sa.literal(x), number)) for x in ("a", "b"))
+    with client.application.app_context():
+        for n in range(3):
+            assert database.execute(first, {"number": n}) == ("a", n)
+            assert database.execute(second, {"number": n}) == ("b", n)
+
+
+def test_a_statement_without_parameters_can_be_prepared(client, session):
+    statement = database.plan_once(sa.select(sa.literal_column("1")))
+    with client.application.app_context():
+        assert [database.execute(statement) for _ in range(3)] == [(1,)] * 3
+    assert len(session(PREPARED)) == 1
+
+
 def test_at_most_32_statements_are_prepared(client, session, monkeypatch):
     monkeypatch.setattr(prepared, "MAX_AGE_SECONDS", 3600)
     keys = ("name", "created_at", "updated_at", "is_active")
@@ -239,7 +256,7 @@ def test_old_statements_are_prepared_again(send, session, monkeypatch, url):
 
 
 def test_a_restricted_caller_never_gets_the_list_of_a_caller_who_sees_all(
-    make_app, direct_url, auth_headers, sql
+    make_app, auth_headers, sql
 ):
     client = make_app(AUTH="tokens", DATABASE_POOL_SIZE="1").test_client()
     writer = "projects:read,projects:write"

@@ -45,7 +45,11 @@ class Connection(psycopg2.extensions.connection):  # type: ignore[misc]
         self.prepared_statements = PreparedStatements()
 
     def close(self) -> None:
-        """Close the connection; if it is borrowed and in its first state, put it back instead."""
+        """Close the connection, or put it back if SQLAlchemy's engine has borrowed it.
+
+        A borrowed connection that is in a transaction, or not in AUTOCOMMIT mode, is closed before
+        it is put back. The pool replaces it.
+        """
         put_back, self.put_back = self.put_back, None
         is_idle = not self.closed and self.info.transaction_status == TRANSACTION_STATUS_IDLE
         if not (put_back and is_idle and self.autocommit):

@@ -32,7 +32,8 @@ class ConnectionPool:
     def forget_connections(self) -> None:
         """Begin without connections, and close none: after a fork they belong to the parent."""
         self._idle: deque[Connection] = deque()  # a stack
-        self._unused = Semaphore(self._size)  # idle connections, and those that may be opened
+        # Counts the idle connections, and those that may still be opened.
+        self._unused = Semaphore(self._size)
 
     def take(self) -> Connection:
         """Return a connection that no other thread uses, until `put_back`.
@@ -72,7 +73,7 @@ class ConnectionPool:
                 self._idle.pop().close()
 
     def _is_usable(self, connection: Connection) -> bool:
-        """Whether an idle connection still works. If not, its generation has ended."""
+        """Whether an idle connection still works. A broken one ends its generation."""
         if connection.closed or connection.generation_ended.is_set():
             return False
         try:

@@ -1,8 +1,9 @@
 """Prepared statements: PostgreSQL parses and plans a statement once for each connection.
 
 The plan is *generic*: it is the same for all values of the parameters. This is good for a single
-row and for a page in the order of an index, and bad for conditions that are sometimes rare and
-sometimes frequent. So only statements of `plan_once` are prepared (docs/decisions/0022).
+row and for a page in the order of an index. It is bad for a condition that few rows meet with some
+values, and many rows with others. So only statements of `plan_once` are prepared
+(docs/decisions/0022).
 """
 
 import re
@@ -16,12 +17,12 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import ARRAY, NullType
 
 MAX_PREPARED = 32  # for each connection: a plan takes 30 to 210 KB of PostgreSQL's memory
-# PostgreSQL plans again after ANALYZE. An empty table may have a million rows before that.
+# PostgreSQL plans again after ANALYZE. An empty table may get a million rows before that.
 MAX_AGE_SECONDS = 10
 _OPTION = "planned_values"
 
-# SQLSTATEs of EXECUTE and PREPARE. A session has lost a statement (DISCARD, DEALLOCATE), or has one
-# already, or the type of a result has changed. PostgreSQL has then executed nothing.
+# SQLSTATEs of EXECUTE and PREPARE: the session has lost the statement (DISCARD, DEALLOCATE), it
+# already has the statement, or a column's type has changed. PostgreSQL has then executed nothing.
 _LOST_STATES = ("26000", "42P05", "0A000")
 FORGET_SQL = "DEALLOCATE ALL; "
 
@@ -44,8 +45,8 @@ class PreparedForm(NamedTuple):
     """How a marked statement is prepared and executed.
 
     `text` and `arguments` have psycopg2's parameters, `%(name)s`. PREPARE has `$1`, `$2` and so on
-    with `types` for the parameters in `numbers`. It has the values of the others, which are
-    constants or in `planned_values`.
+    with `types` for the parameters in `numbers`. It has the values of the others: constants, which
+    are also a part of `name`, and those in `planned_values`.
     """
 
     name: str
@@ -74,12 +75,16 @@ class PreparedForm(NamedTuple):
 
 
 def build_prepared_form(
-    statement: Any, sql: str, types: Mapping[str, Any], constants: Collection[str], dialect: Dialect
+    statement: Any,
+    sql: str,
+    types: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    dialect: Dialect,
 ) -> PreparedForm | None:
-    """Return the prepared form of a marked statement, or None if it is to be sent as text.
+    """Return the prepared form of a marked statement, or None if it must be sent as text.
 
-    `types` are the types of all parameters in `sql`. Those in `constants` always have the same
-    value.
+    `types` are the types of all parameters in `sql`. `constants` are the values of those that have
+    the same value in each execution.
     """
     planned_values = statement.get_execution_options().get(_OPTION)
     names = [name for name in types if name not in constants]
@@ -87,28 +92,34 @@ def build_prepared_form(
         return None
     names = [name for name in names if name not in planned_values]
     type_sql = {name: dialect.type_compiler_instance.process(types[name]) for name in names}
-    declared_types = f"({', '.join(type_sql.values())})"
-    digest = blake2b((declared_types + sql).encode(), digest_size=8)
+    declared_types = _in_parentheses(type_sql.values())
+    constant_values = [value for name, value in constants.items() if f"%({name})s" in sql]
+    identity = repr((declared_types, sql, constant_values))
+    digest = blake2b(identity.encode(), digest_size=8)
     # psycopg2 writes a list as ARRAY[...], which has a type; other values are untyped texts.
-    arguments = (
+    arguments = [
         f"%({name})s::{type_sql[name]}" if isinstance(types[name], ARRAY) else f"%({name})s"
         for name in names
-    )
+    ]
     return PreparedForm(
         name=f"s{digest.hexdigest()}",
         text=sql,
         numbers={name: f"${number}" for number, name in enumerate(names, 1)},
         types=declared_types,
-        arguments=f"({', '.join(arguments)})",
+        arguments=_in_parentheses(arguments),
         planned_values=dict(sorted(planned_values.items())),  # a name has the values in this order
     )
+
+
+def _in_parentheses(items: Collection[str]) -> str:
+    return f"({', '.join(items)})" if items else ""
 
 
 class PreparedStatements:
     """Which statements the session of a connection has prepared: at most MAX_PREPARED.
 
-    If this is wrong, because a message failed before its PREPARE or because another command changed
-    the session, EXECUTE or PREPARE fails, and `forget_if_lost` says so.
+    This may be wrong: a message failed before its PREPARE, or another command changed the session.
+    Then EXECUTE or PREPARE fails, and `forget_if_lost` returns True.
     """
 
     def __init__(self) -> None:
@@ -118,8 +129,8 @@ class PreparedStatements:
     def message(self, form: PreparedForm, values: Mapping[str, Any], prefix: str) -> str | None:
         """Return the message that executes a statement, with `prefix` in front of it.
 
-        Returns None if the text is to be sent: there is no plan for these values, or the session
-        has MAX_PREPARED other statements.
+        Returns None if the text must be sent: there is no plan for these values, or the session has
+        MAX_PREPARED other statements.
         """
         if not (name := form.name_for(values)):
             return None
@@ -134,14 +145,14 @@ class PreparedStatements:
             forget_sql = FORGET_SQL
         if len(self._names) == MAX_PREPARED:
             return None
-        # Even if the message fails, it has probably failed after this statement.
+        # If the message fails, it probably fails after PREPARE, which then stays in effect.
         self._names.add(name)
         return forget_sql + form.prepare_sql(name) + sql
 
     def forget_if_lost(self, error: Any) -> bool:
-        """Whether the error says that the session has other statements. Then forget them.
+        """Whether the error shows that the session has other statements. If so, forget them.
 
-        Nothing was executed. FORGET_SQL must be sent in front of the next statement.
+        Then nothing was executed. Send FORGET_SQL in front of the next statement.
         """
         is_lost = error.pgcode in _LOST_STATES
         if is_lost:

@@ -85,7 +85,7 @@ def _page(
     render_json = resource.as_json if has_all_fields else resource.selected_as_json
     statement = page_statement(spec, render_json, count_mode, start, skips_many)
     if _is_plain(spec, filter_names) and not skips_many:
-        # The plan is for callers who see all rows, and for a state, which may be rare.
+        # One plan for each state, which may be rare, and only for callers who see all rows.
         planned_values: dict[str, Any] = dict.fromkeys(filter_names, (False, True))
         planned_values[auth.owner_parameter(resource.name)] = (None,)
         statement = database.plan_once(statement, planned_values)
@@ -93,7 +93,7 @@ def _page(
 
 
 def _is_plain(spec: ListSpec, filter_names: frozenset[str]) -> bool:
-    """Whether every page of the list is a part of an index, whatever the values of its filters."""
+    """Whether an index has each page as consecutive rows, for all values of the filters."""
     are_states = all(
         name in spec.table.c and isinstance(spec.table.c[name].type, sa.Boolean)
         for name in filter_names
@@ -120,7 +120,7 @@ def _list_spec(
     if is_restricted or "of_owner" in filter_names:
         equal_columns.add("owner")
     index = _best_index(resource, equal_columns, state, keys[0][0])
-    # A state that the sort begins with also has both values, unless there is a filter for it.
+    # A list whose sort begins with a state has both of its values, too.
     split_column = index.split_column or (state if state in index.served_columns else None)
     # All rows of one parent have one owner, so the caller sees all of them or none.
     is_visible_served = not {"owner", resource.parent_key}.isdisjoint(index.served_columns)
@@ -130,8 +130,8 @@ def _list_spec(
         filters.append(Filter(lambda c: parent, follows_order=True))
     filters += (_filter(resource, name, index.served_columns) for name in sorted(filter_names))
     if index.nulls_first and split_column and not all(f.follows_order for f in filters):
-        # PostgreSQL before 18 finds the values of a later column in an index of the owner only if
-        # there is a condition for the column before.
+        # Before PostgreSQL 18, an index of the owner finds a range of a key only if there is also a
+        # condition for the column before the key.
         filters.append(Filter(lambda c: c[split_column].in_([sa.true(), sa.false()])))
     has_range = any(name.rpartition("_")[0] == keys[0][0] for name in filter_names)
     return ListSpec(
@@ -149,10 +149,10 @@ def _list_spec(
 
 
 class _ListIndex(NamedTuple):
-    """An index in the order of a list, which also serves the filters of some columns.
+    """An index in the order of a list. It also serves filters of the `served_columns`.
 
-    If it begins with a boolean column that has both values in the list, the `split_column`, it has
-    the rows with each value in order.
+    The `split_column` is a boolean column before the list's keys that has both values in the list.
+    So the index has the rows with each value in order, but not all rows.
     """
 
     served_columns: frozenset[str | None]
@@ -165,9 +165,10 @@ def _best_index(
 ) -> _ListIndex:
     """Return the best index of a list whose order begins with `first_key`.
 
-    The index begins with some of the `equal_columns`, which have one value in each segment. The
-    best begins with the parent's id, else with the `state` of the segments, else with the owner,
-    else it has NULLS FIRST, else it has no `split_column`, else it begins with the most columns.
+    Before `first_key` it has only `equal_columns`, which have one value in each segment, and at
+    most one `split_column`. An index with the parent's id is better than all others. Then come
+    indexes with the `state` of the segments, with the owner, with NULLS FIRST, without a
+    `split_column`, and with the most columns.
     """
     table = resource.table
     candidates = [_ListIndex(frozenset({first_key}))]

@@ -61,8 +61,8 @@ def resource_constraints(
     There is an index for each of the `sort_keys`. If one of them is `state`, a boolean column by
     which lists are often filtered, each other key has a second index, which begins with `state`.
     Each key also has an index for the lists of one owner. It begins with `owner` and `state`, and
-    has only rows with an owner. Its keys have NULLS FIRST, although they are never null: so no
-    other index has the order of these lists, and the planner cannot choose a worse one.
+    has only rows with an owner. Its keys have NULLS FIRST, although they are never null. The lists
+    are sorted in the same way, so the planner cannot use a worse index (docs/decisions/0007).
     """
     yield sa.CheckConstraint("version >= 1", name="version_positive")
     leading = ["owner", state] if state else ["owner"]

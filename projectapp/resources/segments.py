@@ -66,7 +66,7 @@ class SegmentSelects:
 
         If there are few, the first select fetches all matches by another index and sorts them. If
         there are many, they fill the page; with several segments, this is decided for each segment.
-        If an owner has few rows, the tried rows are all of them, and so the matches are all, too.
+        If an owner has fewer rows than are tried, the matches among them are all matches.
         """
         spec = self._spec
         segments, types = spec.segments, spec.types
@@ -140,7 +140,7 @@ class SegmentSelects:
         """Select the matches among the next rows in the list's order: of a segment, or of all.
 
         They stay in this order, because PostgreSQL stores the rows of a CTE as they come. So it
-        reads only as many rows as the page needs: to sort them again, it would read all.
+        reads only as many rows as the page needs. An ORDER BY would read all rows to try.
         """
         spec = self._spec
         walked = self._walk(number, _ROWS_TO_TRY).subquery("walked")
@@ -152,7 +152,7 @@ class SegmentSelects:
     def _walk(self, number: int | None, limit: Any) -> sa.Select[Any]:
         """Select the first rows in the list's order, from an index: of a segment, or of all.
 
-        The limit of each part keeps the planner from reading all of a part and sorting it.
+        Without the limit in each part, the planner would read all rows of a part and sort them.
         """
         spec, c = self._spec, self._spec.table.c
         is_one_part = (
@@ -191,7 +191,7 @@ class SegmentSelects:
 
 
 def _has_rows(rows: sa.Select[Any], number: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
-    """Are there so many rows? PostgreSQL stops to read them when it has found so many."""
+    """Are there at least `number` rows? PostgreSQL stops reading when it has so many."""
     return count_rows(rows.limit(number)) >= number
 
 

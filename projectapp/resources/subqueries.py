@@ -41,18 +41,21 @@ class ListSpec:
     """Which rows a list has, in which order.
 
     They are the rows of `table` that pass all `filters`, ordered by segment and then by `keys`. A
-    row belongs to exactly one of the `segments`; without segments the list is one.
-    `segment_number` computes the number of a row's segment; it is needed for segments without an
-    index in the list's order. A key is a column's name and whether it descends; the last key is
-    unique, and none is ever null. `columns` are the names that filters, segments and keys use.
-    If the index of the list has only the rows of each of the `parts` in this order, PostgreSQL
-    merges them; a row belongs to exactly one of the parts. If no filter limits the first key, the
-    parts follow each other in the index, in the order of the column `consecutive_by`, so that one
-    scan can count them. `nulls_first` says that this index is
-    one of an owner, which has its keys with NULLS FIRST. So no other index has the order of the
-    list, and the planner cannot choose it.
-    `is_restricted` says that the caller sees only some rows. The planner's estimate must then be
-    checked by counting, since it would tell how many rows others have.
+    row belongs to exactly one of the `segments`; a list without segments counts as one segment.
+
+    - `columns`: the names of the columns that filters, segments, keys and items use.
+    - `segment_number` computes the number of a row's segment. Segments that an index has in order
+      need no such function.
+    - `keys`: names of columns, and whether they descend. No key is ever null; the last is unique.
+    - `parts`: none, or two conditions, and each row meets exactly one of them. The list's index has
+      the rows of each part in the list's order, but not all rows. So PostgreSQL merges the parts.
+    - `consecutive_by`: the column that divides the rows into the parts. The index has the parts one
+      after the other in its order, so one scan counts both. None if a filter is a range of the
+      first key: then each part has a range of its own in the index.
+    - `nulls_first`: the list's index is one of an owner, and has its keys with NULLS FIRST. The
+      list is sorted in the same way, so the planner cannot use another index for the order.
+    - `is_restricted`: the caller sees only some rows. The planner's estimate covers the rows of all
+      owners, so the service counts before it shows an estimate.
     """
 
     table: sa.Table
