@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import flask_migrate
@@ -146,6 +148,28 @@ def test_upgrade_to_0013_indexes_the_runs_of_existing_rows_in_every_table(app, c
             flask_migrate.upgrade()
 
 
+def test_upgrade_to_0013_waits_for_a_transaction_that_began_before_0012(
+    app, client, sql, direct_url
+):
+    is_waiting = "SELECT count(*) FROM pg_locks WHERE mode = 'ShareLock' AND NOT granted"
+
+    def upgrade():
+        with app.app_context():
+            flask_migrate.upgrade()
+
+    with app.app_context():
+        flask_migrate.downgrade(revision="0011")
+    with closing(psycopg2.connect(**parameters_of(direct_url))) as connection:
+        with connection.cursor() as cursor, ThreadPoolExecutor(1) as pool:
+            cursor.execute("INSERT INTO projects (id, name) VALUES (gen_random_uuid(), '777777')")
+            running = pool.submit(upgrade)
+            while sql(is_waiting) == [(0,)]:
+                assert not running.done(), "the upgrade waits for the transaction"
+            connection.commit()
+        running.result()
+    assert client.get(f"{PROJECTS}?q=777777").json["total"] == 1
+
+
 def test_the_previous_release_finds_rows_during_and_after_the_upgrade_to_0013(app, sql):
     """It searches with search_bigrams(). A row may be older or newer than the upgrade."""
     find = (
@@ -176,6 +200,17 @@ def test_upgrade_completes_after_an_interrupted_downgrade(app, sql):
         assert sql("SELECT search_fold('ſ')") == [("ſ",)]
         flask_migrate.upgrade()
     assert sql("SELECT search_fold('ſ')") == [("s",)]
+
+
+def test_downgrade_completes_after_an_interrupted_downgrade(app, sql):
+    """It had dropped the index, and had not yet written the new revision."""
+    with app.app_context():
+        for revision in ("0011", "0010", "0009", "0008"):
+            flask_migrate.downgrade(revision=revision)
+            migration = ScriptDirectory(config.ROOT / "migrations").get_revision(revision).module
+            sql(f"DROP INDEX {migration.INDEX}")
+        flask_migrate.downgrade(revision="0007")
+        flask_migrate.upgrade()
 
 
 def test_script_can_upgrade_in_process_after_add_commands(direct_url, sql):
