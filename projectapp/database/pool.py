@@ -1,7 +1,7 @@
 """The pool of connections. The connection that was returned last is used next.
 
-A pool of our own, because the checkout of SQLAlchemy's takes as long as everything else that a
-statement costs in Python (docs/decisions/0022). SQLAlchemy's engine borrows its connections here.
+A pool of our own, because it takes 2 us for a statement, and SQLAlchemy's 9 to 30 us
+(docs/decisions/0022). SQLAlchemy's engine borrows its connections here.
 """
 
 import time
