@@ -70,6 +70,8 @@ class RequestThreads:
     def _serve(self, number: int) -> None:
         while not self.is_stopping:
             if client := self._take_queued_client():
+                if self.queue:
+                    self._wake_thread()  # epoll may wake one thread for several queued requests
                 self._run(client)
             else:
                 self._wait_for_clients(number)
