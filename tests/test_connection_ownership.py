@@ -113,6 +113,19 @@ def test_requests_queued_while_all_threads_are_idle_run_at_once(connections, num
         threads.stop(time.monotonic() + 10)
 
 
+def test_event_without_data_does_not_end_the_wait_for_the_client_to_close(connections):
+    sock, other_end = socket.socketpair()
+    with closing(sock), closing(other_end):
+        client = BufferedClient(
+            sock, ("127.0.0.1", 1), ("127.0.0.1", 2), connections.plain_requests
+        )
+        assert client.discard_input()
+        other_end.send(b"abc")
+        assert client.discard_input()
+        other_end.close()
+        assert not client.discard_input()
+
+
 def test_main_thread_survives_that_a_thread_takes_the_last_queued_request(connections):
     class EmptiedQueue(deque):
         def __bool__(self):
