@@ -113,6 +113,16 @@ def test_requests_queued_while_all_threads_are_idle_run_at_once(connections, num
         threads.stop(time.monotonic() + 10)
 
 
+def test_client_of_an_abstract_unix_socket_is_accepted(connections):
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind("")  # Linux chooses a name, which getsockname() returns as bytes
+        listener.listen()
+        client.connect(listener.getsockname())
+        connections.accept(listener)
+        [accepted] = connections.client_by_fd.values()
+        accepted.sock.close()
+
+
 def test_event_without_data_does_not_end_the_wait_for_the_client_to_close(connections):
     sock, other_end = socket.socketpair()
     with closing(sock), closing(other_end):

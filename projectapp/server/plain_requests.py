@@ -110,7 +110,7 @@ class PlainRequests:
 
         It is empty for a Unix socket: gunicorn handles these requests.
         """
-        if isinstance(server_address, str):
+        if not isinstance(server_address, tuple):
             return {}
         return {
             **self.base_environ,
