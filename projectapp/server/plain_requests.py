@@ -197,11 +197,9 @@ class PlainRequests:
 def _environ_key(name: str) -> str | None:
     """Return the key of a header in the environ, or None if gunicorn must handle the request."""
     key = name.upper().replace("-", "_")
-    if key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-        return key
     if key in _HANDLED_BY_GUNICORN or not _HEADER_NAME.fullmatch(name):
         return None
-    return f"HTTP_{key}"
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
 
 
 @functools.lru_cache(256)
