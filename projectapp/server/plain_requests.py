@@ -18,7 +18,7 @@ from gunicorn.http.wsgi import FileWrapper, Response, WSGIErrorsWrapper
 
 from config import Config
 
-# A path, without a second slash at its start and without a fragment. RFC 9112, 3.
+# The target is a path that begins with only one slash, and has no fragment. RFC 9112, 3.
 _REQUEST_LINE = re.compile(r"((?!CONNECT )[A-Z]{3,20}) (/(?!/)[!-\"$-~]*) HTTP/1\.1")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
 _HANDLED_BY_GUNICORN = {"TRANSFER_ENCODING", "EXPECT", "UPGRADE", "HTTP2_SETTINGS"}
@@ -163,9 +163,7 @@ class PlainRequests:
                 response.write(chunk)
             response.close()
             return not response.should_close()
-        client.pending_output += head
-        for chunk in request.chunks:
-            client.pending_output += chunk
+        client.pending_output += b"".join([head, *request.chunks])
         return may_keep_alive and not request.should_close()
 
     def _plain_head(self, request: PlainRequest, may_keep_alive: bool) -> bytes | None:
