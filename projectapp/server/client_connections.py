@@ -34,11 +34,11 @@ class ClientConnections:
     gets an event cannot have the same connection.
 
     Each connection is in the epoll set once, with EPOLLONESHOT: after an event it is silent until
-    `_wait_for`. An event, or a change in the epoll set, may come late: the connection is closed, and
-    a new one has its file descriptor number. A late event is harmless: sockets do not block, and
-    the owner calls `_wait_for` again, after which epoll reports again what the socket is ready for.
-    A late change can at worst hide that a client is ready to read. Then the sweep at its deadline
-    calls `_wait_for`.
+    `_wait_for`. An event, or a change in the epoll set, may come late, when the connection has been
+    closed and a new one has its file descriptor number. A late event is harmless: sockets do not
+    block, and the owner ends with `_wait_for`, after which epoll reports again what the socket is
+    ready for. A late change can at worst hide that a client is ready to read; then the sweep at the
+    client's deadline calls `_wait_for`.
     """
 
     def __init__(self, worker: Any, settings: Config, plain_requests: PlainRequests) -> None:
