@@ -26,4 +26,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     with op.get_context().autocommit_block():
-        op.drop_index(INDEX, postgresql_concurrently=True, if_exists=True)
+        op.drop_index(INDEX, postgresql_concurrently=True)

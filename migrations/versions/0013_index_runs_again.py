@@ -28,9 +28,6 @@ BEGIN
     WHERE classid = 'pg_attrdef'::regclass AND objid = bigrams_column
       AND refclassid = 'pg_class'::regclass AND attgenerated = ''
     ORDER BY attnum LIMIT 1;
-    -- Wait for transactions that have written rows with the function of before 0012.
-    EXECUTE format('LOCK TABLE %s IN SHARE MODE', name_of_table);
-    COMMIT;
     last := '00000000-0000-0000-0000-000000000000';
     LOOP
       EXECUTE format('SELECT ARRAY(SELECT id FROM %s WHERE id >= $1 ORDER BY id LIMIT 1000)',

@@ -85,7 +85,7 @@ class ClientConnections:
 
     def finish_request(self, client: BufferedClient) -> bool:
         """Send the response to a request that has run."""
-        client.request = client.framing = None  # frees the memory
+        client.request, client.framing, client.head = None, None, b""  # frees the memory
         client.on_ready = self._send
         return self.handle_event(client)
 
