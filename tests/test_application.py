@@ -46,13 +46,14 @@ def test_request_gets_the_route_of_werkzeug_at_the_first_and_the_second_time(mak
             assert find_route(app, environ, app.create_url_adapter) == expected, (method, host)
 
 
-def test_requests_with_many_hosts_do_not_make_the_table_of_routes_grow_without_limit(make_app):
+def test_table_of_routes_stays_small_after_many_hosts_and_learns_new_routes(make_app):
     app = make_app()
     client = app.test_client()
     for number in range(300):
         response = client.get("/health", headers={"Host": f"host{number}"})
         assert response.status_code == 200
-    assert len(app._routes) == 256
+    assert len(app._routes) <= 256
+    assert ("host299", "GET", "/health") in app._routes
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

@@ -78,23 +78,31 @@ def test_main_thread_leaves_a_client_alone_that_a_thread_has_just_taken(connecti
         assert connections.waiting == {}
 
 
-@pytest.mark.parametrize("number_of_requests", [1, 5])
+@pytest.mark.parametrize("number_of_requests", [1, 2])
 def test_requests_queued_while_all_threads_are_idle_run_at_once(connections, number_of_requests):
     executed: list[object] = []
+    barrier = threading.Barrier(number_of_requests)  # each request waits for the others
+
+    def run_request(client):
+        barrier.wait(10)
+        executed.append(client)
+
     connections.worker.cfg.set("threads", 2)
-    connections.worker.run_request = executed.append
+    connections.worker.run_request = run_request
     threads = RequestThreads(connections.worker, config.Testing({}), connections)
     threads.start()
     try:
         for _ in range(100):
             until(lambda: len(threads.idle_threads) == 2)
             pairs = [socket.socketpair() for _ in range(number_of_requests)]
-            for sock, _ in pairs:
-                client = BufferedClient(
-                    sock, ("127.0.0.1", 1), ("127.0.0.1", 2), connections.plain_requests
-                )
+            clients = [
+                BufferedClient(sock, ("127.0.0.1", 1), ("127.0.0.1", 2), connections.plain_requests)
+                for sock, _ in pairs
+            ]
+            for client in clients:
                 connections.client_by_fd[client.fd] = client
                 connections.epoll.register(client.fd, 0)
+            for client in clients:
                 threads._submit(client)
             until(lambda: len(executed) == number_of_requests, 10)
             for _, other_end in pairs:
@@ -103,6 +111,29 @@ def test_requests_queued_while_all_threads_are_idle_run_at_once(connections, num
             executed.clear()
     finally:
         threads.stop(time.monotonic() + 10)
+
+
+def test_client_of_an_abstract_unix_socket_is_accepted(connections):
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind("")  # Linux chooses a name, which getsockname() returns as bytes
+        listener.listen()
+        client.connect(listener.getsockname())
+        connections.accept(listener)
+        [accepted] = connections.client_by_fd.values()
+        accepted.sock.close()
+
+
+def test_event_without_data_does_not_end_the_wait_for_the_client_to_close(connections):
+    sock, other_end = socket.socketpair()
+    with closing(sock), closing(other_end):
+        client = BufferedClient(
+            sock, ("127.0.0.1", 1), ("127.0.0.1", 2), connections.plain_requests
+        )
+        assert client.discard_input()
+        other_end.send(b"abc")
+        assert client.discard_input()
+        other_end.close()
+        assert not client.discard_input()
 
 
 def test_main_thread_survives_that_a_thread_takes_the_last_queued_request(connections):

@@ -301,6 +301,8 @@ REFUSED = {
     "bad host": echo("Host: a/b"),
     "user": echo("Host: a@b"),
     "underscore": echo(HOST, "X_A: b"),
+    "length with an underscore": echo(HOST, "Content_Length: 3", body=b"abc"),
+    "type with an underscore": echo(HOST, "Content_Type: text/plain"),
     "SCRIPT_NAME": echo(HOST, "SCRIPT_NAME: /a"),
     "length twice": echo(HOST, "Content-Length: 0", "content-length: 0"),
     "type twice": echo(HOST, "Content-Type: a/b", "Content-type: a/b"),

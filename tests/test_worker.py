@@ -282,6 +282,19 @@ def test_memory_for_requests_of_all_clients_is_bounded(serve):
         assert resident_bytes(worker) - bytes_before < 60 * 2**20
 
 
+def test_idle_connection_does_not_keep_the_head_of_its_last_request(serve):
+    line = b"X-A: " + b"a" * 8000 + b"\r\n"
+    sent = GET[:-2] + line * 7 + b"\r\n"
+    with serve("--keep-alive", "60", WEB_CONCURRENCY="1") as server, ExitStack() as connections:
+        [worker] = children(server.process.pid)
+        bytes_before = resident_bytes(worker)
+        for _ in range(400):
+            connection = connections.enter_context(connect(server))
+            connection.sendall(sent)
+            assert connection.recv(12) == b"HTTP/1.1 200"
+        assert resident_bytes(worker) - bytes_before < 15 * 2**20
+
+
 def resident_bytes(pid):
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 

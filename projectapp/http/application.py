@@ -17,7 +17,7 @@ from werkzeug.routing import Rule
 from projectapp.http.request_data import PATCH_TYPES
 
 _UUID = re.compile("([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})")
-_MAX_ROUTES = 256  # in the table: clients choose the Host header
+_MAX_ROUTES = 256  # then the table is emptied: clients choose the Host header, and may send many
 _PLAIN_PATH = re.compile(r"/[\w.~/-]*", re.ASCII)  # needs no percent-encoding
 
 # Maps the host, the method and the path without its UUIDs to the rule and the names of the UUIDs.
@@ -99,6 +99,8 @@ class _LazyURLAdapter:
             rule, names = route
             return rule, dict(zip(names, ids, strict=True))
         rule, values = self._adapter.match(return_rule=True)
-        if [*values.values()] == ids and len(self.routes) < _MAX_ROUTES:
+        if [*values.values()] == ids:
+            if len(self.routes) >= _MAX_ROUTES:
+                self.routes.clear()
             self.routes[key] = rule, tuple(values)
         return rule, values

@@ -151,8 +151,11 @@ class BufferedClient:
 
     def discard_input(self) -> bool:
         """Read and discard data. Return False at the end of the data and at the limit."""
-        data = b""
-        with suppress(OSError):
+        try:
             data = self.sock.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
         self.discarded_bytes += len(data)
         return bool(data) and self.discarded_bytes <= MAX_DISCARDED_BYTES

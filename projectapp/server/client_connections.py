@@ -35,9 +35,10 @@ class ClientConnections:
 
     Each connection is in the epoll set once, with EPOLLONESHOT: after an event it is silent until
     `_wait_for`. An event, or a change in the epoll set, may come late, when the connection has been
-    closed and a new one has its file descriptor number. This does no harm: an event is only a hint,
-    because sockets do not block, and each owner ends with `_wait_for`, after which epoll reports
-    again what the socket is ready for.
+    closed and a new one has its file descriptor number. A late event is harmless: sockets do not
+    block, and the owner ends with `_wait_for`, after which epoll reports again what the socket is
+    ready for. A late change can at worst hide that a client is ready to read; then the sweep at the
+    client's deadline calls `_wait_for`.
     """
 
     def __init__(self, worker: Any, settings: Config, plain_requests: PlainRequests) -> None:
@@ -84,7 +85,7 @@ class ClientConnections:
 
     def finish_request(self, client: BufferedClient) -> bool:
         """Send the response to a request that has run."""
-        client.request = client.framing = None  # frees the memory
+        client.request, client.framing, client.head = None, None, b""  # frees the memory
         client.on_ready = self._send
         return self.handle_event(client)
 

@@ -26,10 +26,9 @@ class GunicornRequest(Request):  # type: ignore[misc]
         hosts = [value for name, value in self.headers if name == "HOST"]
         if (self.version >= (1, 1) and not hosts) or not all(map(VALID_HOST.fullmatch, hosts)):
             raise InvalidHeader("HOST", req=self)
+        # A proxy has removed the prefix, or a probe has not sent it.
         if self.prefix and not f"{self.path}/".startswith(f"{self.prefix}/"):
-            self.path = (
-                self.prefix + self.path
-            )  # a proxy has removed it, or a probe has not sent it
+            self.path = self.prefix + self.path
 
     def parse_request_line(self, line_bytes: bytes) -> None:
         parts = line_bytes.split(b" ", 2)

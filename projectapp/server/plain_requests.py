@@ -18,7 +18,7 @@ from gunicorn.http.wsgi import FileWrapper, Response, WSGIErrorsWrapper
 
 from config import Config
 
-# A path, without a second slash at its start and without a fragment. RFC 9112, 3.
+# The target is a path that begins with only one slash, and has no fragment. RFC 9112, 3.
 _REQUEST_LINE = re.compile(r"((?!CONNECT )[A-Z]{3,20}) (/(?!/)[!-\"$-~]*) HTTP/1\.1")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
 _HANDLED_BY_GUNICORN = {"TRANSFER_ENCODING", "EXPECT", "UPGRADE", "HTTP2_SETTINGS"}
@@ -110,7 +110,7 @@ class PlainRequests:
 
         It is empty for a Unix socket: gunicorn handles these requests.
         """
-        if isinstance(server_address, str):
+        if not isinstance(server_address, tuple):
             return {}
         return {
             **self.base_environ,
@@ -163,9 +163,7 @@ class PlainRequests:
                 response.write(chunk)
             response.close()
             return not response.should_close()
-        client.pending_output += head
-        for chunk in request.chunks:
-            client.pending_output += chunk
+        client.pending_output += b"".join([head, *request.chunks])
         return may_keep_alive and not request.should_close()
 
     def _plain_head(self, request: PlainRequest, may_keep_alive: bool) -> bytes | None:
@@ -197,11 +195,9 @@ class PlainRequests:
 def _environ_key(name: str) -> str | None:
     """Return the key of a header in the environ, or None if gunicorn must handle the request."""
     key = name.upper().replace("-", "_")
-    if key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-        return key
     if key in _HANDLED_BY_GUNICORN or not _HEADER_NAME.fullmatch(name):
         return None
-    return f"HTTP_{key}"
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
 
 
 @functools.lru_cache(256)

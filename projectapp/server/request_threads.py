@@ -17,7 +17,7 @@ from config import Config
 from projectapp.server.client_buffer import BufferedClient
 from projectapp.server.client_connections import ClientConnections
 
-# The main thread has other work, too. The next turn of its loop handles the others.
+# At most so many in one turn of the main thread, which has other work, too. The next turn goes on.
 MAX_RECEIVED_PER_TURN, MAX_REFUSALS_PER_TURN = 256, 64
 # How long the main thread waits at most before it looks at deadlines and waiting requests.
 NO_CLIENT_TURN_SECONDS, IDLE_TURN_SECONDS, BUSY_TURN_SECONDS = 1.0, 0.1, 0.02
@@ -70,6 +70,8 @@ class RequestThreads:
     def _serve(self, number: int) -> None:
         while not self.is_stopping:
             if client := self._take_queued_client():
+                if self.queue:
+                    self._wake_thread()  # epoll may wake one thread for several queued requests
                 self._run(client)
             else:
                 self._wait_for_clients(number)
@@ -83,7 +85,7 @@ class RequestThreads:
                 self._run(client)
 
     def _run(self, client: BufferedClient) -> None:
-        """Run the request of a client. Its next one is last in the queue, if it is received."""
+        """Run a client's request. If the next one has arrived, put it at the end of the queue."""
         self.worker.run_request(client)
         if self.connections.finish_request(client):
             self._submit(client)

@@ -174,6 +174,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         # is closed, so that the rest is not read as the next request (request smuggling).
         has_unread_bytes = client.readable_bytes or conn.parser.unreader.buf.getvalue()
         client.keep_alive = keep_alive and not has_unread_bytes
+        conn.parser.mesg = None  # frees the memory
 
     def handle(self, conn: Any) -> bool:
         return time.monotonic() <= self.start_deadline and super().handle(conn)
