@@ -110,6 +110,8 @@ def compare_plans(client: FlaskClient, requests: Sequence[tuple[str, str, Any]])
     The `requests` must send the same statement: the first as text, the last as EXECUTE. Each is a
     method, a path and the options of the client.
     """
+    # Statements of earlier requests may take all places for prepared statements of a session.
+    client.application.extensions["database"].pool.close_idle()
     for method, path, options in requests:
         with recorded() as statements:
             response = client.open(path, method=method, **options)
