@@ -40,10 +40,10 @@ faults: dev ## break the network, the database and processes, and check the guar
 rehearse: dev ## rehearse a deploy: replace the previous release with this code under load (40 seconds)
 	@$(BIN)/python -m faults.rehearsal
 
-bench: dev bench/.venv/installed bench/competitors/hono/node_modules ## compare the speed with FastAPI, Hono and hand-written views (needs wrk and node; 40 minutes)
+bench: dev bench/.venv/installed bench/competitors/hono/node_modules ## compare the speed with FastAPI, Hono and hand-written views (needs wrk and node; 50 minutes)
 	@$(BIN)/python bench/suite.py
 
-bench-quick: dev ## compare the speed with hand-written views; fail below half of theirs (needs wrk; 2 minutes)
+bench-quick: dev ## compare the speed with hand-written views; fail below 0.8 of their rate (needs wrk; 2 minutes)
 	@$(BIN)/python bench/suite.py --quick --seconds 1
 
 format: dev ## format the code, and fix what the linter can fix
