@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chart import draw
+from workers import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "instance/bench"
 OWN = "projectapp"
 WORKLOADS = {
