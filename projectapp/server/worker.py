@@ -120,12 +120,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Wait for a new client, a signal or the next turn. Do what is due."""
         self.notify()
         signals, seconds = self.method_queue, self.request_threads.turn_seconds()
-        for ready in select.select([signals, *listeners], [], [], seconds)[0]:
+        ready_files = select.select([signals, *listeners], [], [], seconds)[0]
+        # Before new clients are accepted, because it looks for idle threads.
+        self.request_threads.receive_for_busy_threads()
+        for ready in ready_files:
             if ready is signals:
                 signals.run_callbacks(None)
             else:
                 self.accept(ready)
-        self.request_threads.receive_for_busy_threads()
         self.request_threads.refuse_late_requests()
         self.connections.enforce_limits()
 
