@@ -128,7 +128,7 @@ def all_projects(sql):
 
 def restore(sql, projects):
     columns = "id, name, description, is_active, attributes, version, created_at, updated_at, owner"
-    sql("TRUNCATE projects CASCADE")
+    sql("DELETE FROM projects")
     sql(
         f"INSERT INTO projects ({columns})"  # noqa: S608
         f" SELECT {columns} FROM jsonb_populate_recordset(NULL::projects, %s)",
@@ -267,7 +267,7 @@ def test_estimated_total_counts_only_the_callers_projects(auth_client, auth_head
     bobs = auth_client.get(PROJECTS, headers=auth_headers("bob")).json
     assert bobs["total_is_estimate"]
     assert 25_000 < bobs["total"] < 35_000
-    sql("TRUNCATE projects CASCADE")
+    sql("DELETE FROM projects")
     sql("ANALYZE projects")
 
 
@@ -284,7 +284,7 @@ def test_total_of_an_empty_list_is_exact_although_others_have_many_projects(
     for query in ("?page=2", "?page=2&name=Secret", "?page=2&q=Secret", "?page=2&sort=name"):
         page = auth_client.get(f"{PROJECTS}{query}", headers=auth_headers("bob")).json
         assert (page["total"], "total_is_estimate" in page) == (0, False)
-    sql("TRUNCATE projects CASCADE")
+    sql("DELETE FROM projects")
     sql("ANALYZE projects")
 
 

@@ -7,7 +7,9 @@ from uuid import UUID
 
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import ColumnElement, MetaData, func, literal_column
+from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.types import UserDefinedType
 
 
 class Base(DeclarativeBase):
@@ -24,6 +26,18 @@ class Base(DeclarativeBase):
 
 
 db = SQLAlchemy(model_class=Base)
+
+
+class XID8(UserDefinedType[str]):
+    """PostgreSQL's type of transaction ids. Values are texts of decimal digits."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "xid8"
+
+
+ischema_names["xid8"] = XID8  # so that Alembic recognizes the type of an existing column
 
 
 def uuid7() -> UUID:
