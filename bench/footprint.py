@@ -117,6 +117,17 @@ def measure_imports(environ: dict[str, str]) -> None:
     print_table(["import", "ms"], rows)
 
 
+def measure_changes(connection: psycopg2.extensions.connection) -> None:
+    """Print the bytes of a change in the history, with its part of the indexes."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*), pg_table_size('changes') / count(*),"
+            " pg_indexes_size('changes') / count(*) FROM changes"
+        )
+        row = [str(value) for value in cursor.fetchone()]
+    print_table(["changes", "bytes each", "bytes each in indexes"], [row])
+
+
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in (head, ["---"] * len(head), *rows):
         print(f"| {' | '.join(row)} |")
@@ -132,11 +143,13 @@ def main() -> None:
             connection = psycopg2.connect(**server.parameters)
             connection.autocommit = True
             with connection.cursor() as cursor:
+                cursor.execute("SET session_replication_role = replica")  # fires no triggers
                 cursor.execute(FILL)
                 cursor.execute("VACUUM ANALYZE projects")
             measure_imports(environ)
             measure_starts(environ)
             measure_memory(environ, connection)
+            measure_changes(connection)
             connection.close()
         finally:
             server.release()
