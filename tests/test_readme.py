@@ -36,7 +36,8 @@ def test_tour_prints_the_promised_status_codes(server, sql, shell, readme):
     assert re.findall(r"=> (\d{3})", done.stdout) == promised, done.stdout + done.stderr
     assert len(promised) == script.count('call "') + script.count("call -G") > 0
     assert '"l": 2' in done.stdout
-    assert sql("SELECT name FROM projects ORDER BY 1") == [("Once",), ("Search",)]
+    assert "event: restore" in done.stdout
+    assert sql("SELECT name FROM projects ORDER BY 1") == [("Once",), ("Search",), ("번역",)]
 
 
 def test_tours_of_both_readmes_have_the_same_commands():
