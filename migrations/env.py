@@ -18,7 +18,7 @@ from alembic.util import CommandError
 from sqlalchemy import inspect, text
 
 from projectapp.database import db, migration_checks, migrations, schema, supabase
-from projectapp.resources.history_migrations import adopt_restored_history, is_restored
+from projectapp.resources.history_migrations import adopt_restored_history, is_adoption_needed
 
 log = logging.getLogger("projectapp.migrations")
 
@@ -114,7 +114,7 @@ def run_migrations_online() -> None:
         elif (
             not is_up_to_date(connection)
             or supabase.has_tables_to_protect(connection)
-            or is_restored(connection)
+            or is_adoption_needed(connection)
         ):
             migrations.run_exclusively(connection, migrate)
 

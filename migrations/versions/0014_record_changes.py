@@ -56,19 +56,20 @@ $do$
 """
 
 # For changes that do not raise the version by 1 themselves, such as those made with psql. An UPDATE
-# that changes no value keeps the version. Generated columns do not count: they have no value yet.
+# that changes no value keeps the version. Its arguments are the columns that do not count:
+# `version`, and generated columns, which have no new value yet.
 RAISE_VERSION = """
 CREATE FUNCTION raise_version() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-  ignored CONSTANT text[] := ARRAY(SELECT attname::text FROM pg_catalog.pg_attribute
-    WHERE attrelid = TG_RELID AND (attgenerated <> '' OR attname = 'version'));
 BEGIN
   IF NEW.id <> OLD.id THEN
     RAISE EXCEPTION 'The id of a row cannot change. Delete the row and insert another one.'
       USING ERRCODE = 'restrict_violation';
   END IF;
+  IF 'bigrams' = ANY (TG_ARGV) THEN
+    OLD.bigrams := NULL;
+  END IF;
   NEW.version := OLD.version;
-  IF (to_jsonb(NEW) - ignored)::text <> (to_jsonb(OLD) - ignored)::text THEN
+  IF (to_jsonb(NEW) - TG_ARGV)::text <> (to_jsonb(OLD) - TG_ARGV)::text THEN
     NEW.version := OLD.version + 1;
     IF NEW.updated_at = OLD.updated_at THEN
       NEW.updated_at := clock_timestamp();
@@ -104,10 +105,12 @@ KEEP_HISTORY = """
 CREATE FUNCTION keep_history(name_of_table text) RETURNS void LANGUAGE plpgsql AS $function$
 DECLARE
   table_id CONSTANT regclass := quote_ident(name_of_table)::regclass;
-  -- Not in old_values: columns of `changes`, and columns that PostgreSQL computes.
-  omitted CONSTANT text := (SELECT string_agg(quote_literal(attname), ', ') FROM pg_attribute
-    WHERE attrelid = table_id AND NOT attisdropped AND (attgenerated <> ''
-      OR attname IN ('id', 'version', 'created_at', 'updated_at', 'owner')));
+  not_compared CONSTANT text := concat_ws(', ', $$'version'$$,
+    (SELECT string_agg(quote_literal(attname), ', ') FROM pg_attribute
+     WHERE attrelid = table_id AND NOT attisdropped AND attgenerated <> ''));
+  -- `changes` has columns for these.
+  not_in_old_values CONSTANT text := concat(not_compared,
+    $$, 'id', 'created_at', 'updated_at', 'owner'$$);
   is_complete boolean;
   event text;
 BEGIN
@@ -115,18 +118,18 @@ BEGIN
   is_complete := (SELECT count(*) = 5 FROM pg_trigger
     WHERE tgrelid = table_id AND tgname ~ '^history_' AND tgenabled IN ('O', 'A'));
   FOREACH event IN ARRAY ARRAY[
-    'AFTER INSERT ON %s FOR EACH ROW EXECUTE FUNCTION record_change()',
-    'AFTER UPDATE ON %s FOR EACH ROW WHEN (OLD.version IS DISTINCT FROM NEW.version)'
-      ' EXECUTE FUNCTION record_change(%s)',
-    'AFTER DELETE ON %s FOR EACH ROW EXECUTE FUNCTION record_change(%s)',
-    'BEFORE UPDATE ON %s FOR EACH ROW WHEN (NEW.version <> OLD.version + 1'
+    'AFTER INSERT ON %1$s FOR EACH ROW EXECUTE FUNCTION record_change()',
+    'AFTER UPDATE ON %1$s FOR EACH ROW WHEN (OLD.version IS DISTINCT FROM NEW.version)'
+      ' EXECUTE FUNCTION record_change(%2$s)',
+    'AFTER DELETE ON %1$s FOR EACH ROW EXECUTE FUNCTION record_change(%2$s)',
+    'BEFORE UPDATE ON %1$s FOR EACH ROW WHEN (NEW.version <> OLD.version + 1'
       ' OR NEW.id <> OLD.id)'
-      ' EXECUTE FUNCTION raise_version()',
-    'BEFORE TRUNCATE ON %s EXECUTE FUNCTION refuse_truncate()'
+      ' EXECUTE FUNCTION raise_version(%3$s)',
+    'BEFORE TRUNCATE ON %1$s EXECUTE FUNCTION refuse_truncate()'
   ] LOOP
-    EXECUTE format('CREATE OR REPLACE TRIGGER %I ' || event,
-      'history_' || lower(replace(substring(event FROM '^\\w+ \\w+'), ' ', '_')),
-      table_id, omitted);
+    EXECUTE format('CREATE OR REPLACE TRIGGER history_%4$s ' || event, table_id,
+      not_in_old_values, not_compared,
+      lower(replace(substring(event FROM '^\\w+ \\w+'), ' ', '_')));
   END LOOP;
   EXECUTE format('ALTER TABLE %s ENABLE TRIGGER history_after_insert,'
     ' ENABLE TRIGGER history_after_update, ENABLE TRIGGER history_after_delete,'

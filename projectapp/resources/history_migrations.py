@@ -36,10 +36,8 @@ WHERE relnamespace = to_regnamespace(quote_ident(current_schema()))
   AND tgname LIKE 'history\\_%' AND tgenabled IN ('O', 'A')
 """)
 
-_IS_RESTORED = sa.text("""
-SELECT coalesce(bool_or(database_id <> history_database_id()), false)
-  AND has_table_privilege('histories', 'UPDATE') FROM histories
-""")
+_IS_RESTORED = sa.text("SELECT bool_or(database_id <> history_database_id()) FROM histories")
+_MAY_ADOPT = sa.text("SELECT has_table_privilege('histories', 'UPDATE')")
 # The lock waits for transactions that have a number and are not committed: they are of this
 # database. If only rows were restored, the sequence may still be at its start.
 _ADOPT = sa.text("""
@@ -113,20 +111,25 @@ def find_incomplete_histories(connection: Connection) -> list[str]:
 
 
 def is_restored(connection: Connection) -> bool:
-    """Whether a dump was restored, and the role may adopt its history. Ends the transaction."""
+    """Whether the history came with a dump of another database."""
     is_present = sa.inspect(connection).has_table(HISTORIES.name)
-    restored = is_present and connection.scalar(_IS_RESTORED)
+    return bool(is_present and connection.scalar(_IS_RESTORED))
+
+
+def is_adoption_needed(connection: Connection) -> bool:
+    """Whether the history came with a dump, and the role may adopt it. Ends the transaction."""
+    is_needed = is_restored(connection) and bool(connection.scalar(_MAY_ADOPT))
     connection.rollback()
-    return bool(restored)
+    return is_needed
 
 
 def adopt_restored_history(connection: Connection) -> None:
-    """Make the history of a restored dump a history of this database. Commits.
+    """If the history came with a dump, make it the history of this database. Commits.
 
     The transaction ids in `changes` have no meaning in this database: `restored_seq` says so. It
-    also ends all cursors of the change feed, because the restored rows may be older.
+    also ends all cursors of the change feed, because the restored rows may be older than they.
     """
-    if is_restored(connection):
+    if is_adoption_needed(connection):
         connection.execute(_ADOPT)
         connection.commit()
 

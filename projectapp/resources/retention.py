@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
+from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, distinct_on
 
 from projectapp import database
 from projectapp.resources.changes import CHANGES, HISTORIES
@@ -134,7 +134,7 @@ def _erase_rows(resource: Resource) -> Any:
     last = (
         sa.select(c.seq, c.operation)
         .where(is_selected)
-        .distinct(c.row_id)
+        .ext(distinct_on(c.row_id))
         .order_by(c.row_id, c.seq.desc())
         .cte("last")
     )
