@@ -160,6 +160,7 @@ def test_forget_erases_children_that_do_not_exist_any_more(sql, kinds_app, kinds
 def test_forget_without_the_privilege_for_the_history_has_no_effect(
     sql, make_app, direct_url, make_project
 ):
+    sql(MAKE_CHANGES, 9, 9)
     project = make_project()
     role = f"forgetful_{uuid.uuid4().hex[:8]}"
     sql(f"CREATE ROLE {role}; GRANT ALL ON projects, idempotency_keys TO {role}")
@@ -175,7 +176,6 @@ def test_forget_without_the_privilege_for_the_history_has_no_effect(
             DATABASE_URL=f"{direct_url}{separator}options=-c%20role%3D{role}",
             HISTORY_RETENTION="1h",
         )
-        sql(MAKE_CHANGES, 9, 9)
         assert "docs/roles.md" in purge.test_cli_runner().invoke(args=("history", "purge")).stderr
         assert sql("SELECT count(*) FROM projects") == [(1,)]
         for one_app in (app, purge):

@@ -38,8 +38,9 @@ WHERE relnamespace = to_regnamespace(quote_ident(current_schema()))
 
 _IS_RESTORED = sa.text("SELECT bool_or(database_id <> history_database_id()) FROM histories")
 _MAY_ADOPT = sa.text("SELECT has_table_privilege('histories', 'UPDATE')")
-# The lock waits for transactions that have a number and are not committed: they are of this
-# database. If only rows were restored, the sequence may still be at its start.
+# The lock waits for transactions that have drawn a `seq` and are not committed: they belong to this
+# database. If only rows were restored, the sequence may still be at its start. A restore without
+# privileges lets everyone execute the functions.
 _ADOPT = sa.text("""
 DO $$
 DECLARE
@@ -50,6 +51,7 @@ BEGIN
     restored_seq = setval(sequence,
       greatest(nextval(sequence), (SELECT max(seq) + 1 FROM changes)))
   WHERE database_id <> history_database_id();
+  REVOKE EXECUTE ON FUNCTION record_change, keep_history, end_history FROM PUBLIC;
 END
 $$
 """)
