@@ -4,6 +4,7 @@ migrations/env.py imports this module. `flask db migrate` then writes keep_histo
 migration of a new resource, and `flask db check` reports a resource with missing triggers.
 """
 
+import logging
 from collections.abc import Collection
 from typing import Any
 
@@ -17,6 +18,8 @@ from sqlalchemy import Connection
 from projectapp.database import db
 from projectapp.resources.changes import HISTORIES
 from projectapp.resources.models import ResourceColumns
+
+log = logging.getLogger("projectapp.migrations")
 
 _TRIGGERS = {
     f"history_{event}"
@@ -134,6 +137,7 @@ def adopt_restored_history(connection: Connection) -> None:
     if is_adoption_needed(connection):
         connection.execute(_ADOPT)
         connection.commit()
+        log.info("The database was restored from a dump. Its history is adopted.")
 
 
 def _resource_tables() -> dict[str, set[str]]:
