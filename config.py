@@ -15,6 +15,7 @@ After a change here, run `python -m tests.settings_page`: it updates docs/settin
 
 import re
 from collections.abc import Mapping
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_origin, get_type_hints
@@ -36,6 +37,7 @@ from settings.parsers import (
     parse_path_prefix,
     parse_rate_limit,
     parse_redis_url,
+    parse_retention,
     parse_scopes,
     parse_shared_secret,
 )
@@ -93,6 +95,9 @@ class Config:
     MIGRATIONS_DATABASE_URL: Annotated[dict[str, str] | None, parse_database_url] = None
     # database connections of each worker; a worker has twice as many threads
     DATABASE_POOL_SIZE: PositiveCount = 4
+    # how old changes may get before `flask history purge` deletes them, such as `90d` or `12h`
+    # Default: for ever
+    HISTORY_RETENTION: Annotated[timedelta | None, parse_retention] = None
     # the folder with the program `postgres` that development and tests run
     # Default: found automatically
     EMBEDDED_POSTGRES_BIN: Annotated[Path | None, Path] = None

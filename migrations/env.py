@@ -6,6 +6,8 @@ It differs from a usual env.py:
 - Otherwise one process migrates, and others wait for it (projectapp/database/migrations.py).
 - Migrations of two branches and databases of other applications are refused (migration_checks.py).
 - After each change, tables are protected from Supabase's public API (supabase.py).
+- Resources get the triggers of their history, and a restored dump is recognized
+  (projectapp/resources/history_migrations.py).
 """
 
 import logging
@@ -16,6 +18,7 @@ from alembic.util import CommandError
 from sqlalchemy import inspect, text
 
 from projectapp.database import db, migration_checks, migrations, schema, supabase
+from projectapp.resources.history_migrations import adopt_restored_history, is_adoption_needed
 
 log = logging.getLogger("projectapp.migrations")
 
@@ -104,10 +107,15 @@ def run_migrations_online() -> None:
             # Another process may have migrated while this one waited for the lock.
             if not is_up_to_date(connection):
                 run_migrations(connection)
+            adopt_restored_history(connection)
 
         if not changes_schema():
             run_migrations(connection)
-        elif not is_up_to_date(connection) or supabase.has_tables_to_protect(connection):
+        elif (
+            not is_up_to_date(connection)
+            or supabase.has_tables_to_protect(connection)
+            or is_adoption_needed(connection)
+        ):
             migrations.run_exclusively(connection, migrate)
 
 

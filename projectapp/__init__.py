@@ -61,8 +61,8 @@ def add_commands(app: Flask) -> None:
 
     from projectapp.auth.cli import tokens_cli
     from projectapp.doctor.command import doctor_command
-    from projectapp.resources.cli import idempotency_cli
+    from projectapp.resources.cli import history_cli, idempotency_cli
 
     Migrate(app, database.db, directory=str(ROOT / "migrations"))
-    for command in (doctor_command, idempotency_cli, tokens_cli):
+    for command in (doctor_command, history_cli, idempotency_cli, tokens_cli):
         app.cli.add_command(command)

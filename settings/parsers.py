@@ -7,6 +7,7 @@ contain a password.
 import ipaddress
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from urllib.parse import urlsplit
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -65,6 +66,14 @@ def parse_rate_limit(text: str) -> tuple[int, int]:
     if not parts:
         raise ValueError("a number of requests per second, minute, hour or day, such as 100/minute")
     return int(parts[1]), _SECONDS[parts[2]]
+
+
+def parse_retention(text: str) -> timedelta:
+    """Parse a duration such as 90d or 12h: at least one hour."""
+    parts = re.fullmatch(r"([1-9][0-9]{0,4})([hd])", text)
+    if not parts:
+        raise ValueError("a number of hours or days, such as 12h or 90d")
+    return timedelta(**{{"h": "hours", "d": "days"}[parts[2]]: int(parts[1])})
 
 
 def parse_redis_url(text: str) -> str:

@@ -131,9 +131,15 @@ def read_contents(run):
                 "SELECT attrelid::regclass::text, attname, attgenerated FROM pg_attribute"
                 " WHERE attgenerated <> '' ORDER BY 1, 2"
             )
+            # The history belongs to its own database.
+            histories = sql(
+                "SELECT resource, starts_at, purged_seq, purged_xid::text FROM histories"
+            )
+            [(is_own,)] = sql("SELECT bool_and(database_id = history_database_id()) FROM histories")
+            assert is_own
             return (
                 re.sub(r"(?m)^\\(un)?restrict .*\n", "", schema),
-                rows,
+                {**rows, "histories": histories},
                 generated,
                 sql("SHOW jit"),
             )
@@ -142,14 +148,17 @@ def read_contents(run):
 
 
 def test_restored_database_equals_the_original_and_serves(
-    varied_projects, client, make_app, run, read_contents, direct_url, new
+    varied_projects, client, sql, make_app, run, read_contents, direct_url, new
 ):
     run(BACK_UP)
     before = read_contents(direct_url)
     run(RESTORE)
     assert read_contents(url_of(new)) == before
+    [(changes,)] = sql("SELECT count(*) FROM changes")
     assert {name: len(rows) for name, rows in before[1].items()} == {
         "projects": 8,
+        "changes": changes,
+        "histories": 1,
         "idempotency_keys": 1,
         "api_tokens": 1,
         "alembic_version": 1,
@@ -173,6 +182,13 @@ def test_restored_database_equals_the_original_and_serves(
     assert [answer.headers["Idempotency-Replayed"] for answer in answers] == ["true", "true"]
     assert answers[0].text == answers[1].text
     assert restored.post(PROJECTS, json={"name": "After"}).status_code == 201
+    with connect_sql(url_of(new)) as restored_sql:
+        [last] = restored_sql("SELECT max(seq) FROM changes")
+        assert restored_sql(
+            "SELECT max(seq) FILTER (WHERE seq <> %s) < restored_seq, restored_seq < %s, count(*)"
+            " FROM changes, histories GROUP BY restored_seq",
+            *(last, last),
+        ) == [(True, True, changes + 1)]
     assert restored.get(PROJECTS).json["total"] == client.get(PROJECTS).json["total"] + 1
 
     with app.app_context():
@@ -202,3 +218,8 @@ def test_restoring_only_rows_works_without_the_collation_of_the_dump(
     finally:
         sql(current_fold)
     assert read_contents(url_of(new)) == read_contents(direct_url)
+    with connect_sql(url_of(new)) as new_sql:
+        new_sql("UPDATE projects SET name = 'Changed' WHERE name = 'Once'")
+        assert new_sql(
+            "SELECT operation, seq > restored_seq FROM changes, histories ORDER BY seq DESC LIMIT 1"
+        ) == [("update", True)]

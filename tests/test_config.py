@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import unicodedata
+from datetime import timedelta
 
 import pytest
 
@@ -121,6 +122,15 @@ def test_invalid_value_raises_one_line_message(environ, message):
     with pytest.raises(ConfigError) as raised:
         load_config(environ)
     assert str(raised.value) == message
+
+
+def test_history_retention_is_at_least_an_hour():
+    assert config.Development({}).HISTORY_RETENTION is None
+    for text, expected in (("90d", timedelta(90)), ("12h", timedelta(hours=12))):
+        assert expected == config.Development({"HISTORY_RETENTION": text}).HISTORY_RETENTION
+    for text in ("0h", "59m", "90", "-1d", "1.5d", "d", "123456d"):
+        with pytest.raises(config.ConfigError, match="HISTORY_RETENTION must be a number of"):
+            config.Development({"HISTORY_RETENTION": text})
 
 
 @pytest.mark.parametrize(

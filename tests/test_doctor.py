@@ -337,6 +337,16 @@ def test_password_in_an_error_message_is_masked():
             *(INDEX.format("false"), INDEX.format("true")),
             *("indexes", "warn", "Invalid indexes: projects_name_id_idx."),
         ),
+        (
+            "UPDATE histories SET database_id = '1.2.3'",
+            "UPDATE histories SET database_id = history_database_id()",
+            *("history", "FAIL", "This database was restored from a dump."),
+        ),
+        (
+            "ALTER TABLE projects DISABLE TRIGGER history_after_delete",
+            "SELECT keep_history('projects')",
+            *("history", "FAIL", "missing, disabled or outdated: projects."),
+        ),
     ],
 )
 def test_doctor_reports_each_database_problem(
@@ -407,6 +417,14 @@ def test_doctor_reports_missing_and_needless_privileges(run_doctor, sql, role, d
         findings["privileges"]["summary"]
         == f"The role {name} serves, and may not change the schema."
     )
+    assert (findings["history"]["level"], findings["history"]["remedy"]) == (
+        "warn",
+        "docs/roles.md",
+    )
+    sql(f"REVOKE INSERT, UPDATE, DELETE ON changes, histories FROM {name}")
+    code, findings = run_doctor(DATABASE_URL=url, MIGRATIONS_DATABASE_URL=direct_url)
+    assert "history" not in findings
+    assert "lacks" not in findings["privileges"]["summary"]
 
     sql(f"GRANT CREATE ON SCHEMA public TO {name}")
     code, findings = run_doctor(DATABASE_URL=url, MIGRATIONS_DATABASE_URL=direct_url)

@@ -173,8 +173,16 @@ def tables(app, direct_url):
         poolclass=sa.NullPool,
     )
     Base.metadata.create_all(engine)
+    call_for_each_table(engine, "keep_history")
     yield
+    call_for_each_table(engine, "end_history")
     Base.metadata.drop_all(engine)
+
+
+def call_for_each_table(engine, function):
+    with engine.begin() as connection:
+        for name in Base.metadata.tables:
+            connection.execute(sa.text(f"SELECT {function}('{name}')"))
 
 
 @pytest.fixture(scope="module")

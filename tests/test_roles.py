@@ -220,6 +220,21 @@ def test_doctor_reports_no_failure_with_the_two_roles(two_roles):
         "INSERT INTO api_tokens (id) VALUES (gen_random_uuid())",
         "UPDATE api_tokens SET revoked_at = NULL",
         "DELETE FROM api_tokens",
+        "INSERT INTO changes OVERRIDING SYSTEM VALUE SELECT * FROM changes",
+        "UPDATE changes SET caller = 'bob'",
+        "DELETE FROM changes",
+        "TRUNCATE changes",
+        "UPDATE histories SET starts_at = now()",
+        "INSERT INTO histories SELECT * FROM histories",
+        "DELETE FROM histories",
+        "TRUNCATE histories",
+        "ALTER TABLE projects DISABLE TRIGGER history_after_update",
+        "ALTER TABLE projects DISABLE TRIGGER USER",
+        "DROP TRIGGER history_after_update ON projects",
+        "SET session_replication_role = replica",
+        "SELECT keep_history('projects')",
+        "SELECT end_history('projects')",
+        "SELECT record_change()",
         "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET jit = on', current_database()); END $$",
         "DO $$ BEGIN EXECUTE 'SET ROLE ' || replace(current_user, 'serve', 'migrate'); END $$",
     ],
@@ -227,6 +242,28 @@ def test_doctor_reports_no_failure_with_the_two_roles(two_roles):
 def test_serving_role_is_denied_ddl_and_writes_to_admin_tables(serving_sql, statement):
     with pytest.raises(InsufficientPrivilege):
         serving_sql(statement)
+
+
+def test_serving_role_cannot_make_the_trigger_of_the_history_its_own(two_roles, serving_sql):
+    """With the right to create a table it could otherwise write changes that did not happen."""
+    with two_roles.connect(two_roles.migrate) as migrating:
+        migrating(f"CREATE SCHEMA mine AUTHORIZATION {two_roles.migrate}")
+        migrating(f"GRANT ALL ON SCHEMA mine TO {two_roles.serve}")
+        serving_sql("CREATE TABLE mine.projects (LIKE projects)")
+        trigger = "TRIGGER forge AFTER INSERT ON mine.projects FOR EACH ROW"
+        with pytest.raises(InsufficientPrivilege, match="permission denied for function"):
+            serving_sql(f"CREATE {trigger} EXECUTE FUNCTION record_change()")
+        serving_sql("DROP TABLE mine.projects")
+        migrating("DROP SCHEMA mine")
+
+
+def test_writes_of_the_serving_role_are_recorded_under_its_name(two_roles, client, serving_sql):
+    created = client.post(PROJECTS, json={"name": "A"})
+    serving_sql("UPDATE projects SET name = 'B'")
+    assert serving_sql(
+        "SELECT operation, credential FROM changes WHERE row_id = %s ORDER BY seq DESC LIMIT 1",
+        created.json["id"],
+    ) == [("update", f"role {two_roles.serve}")]
 
 
 def test_another_role_cannot_connect(two_roles):

@@ -517,6 +517,11 @@ def test_conflicting_migrations_of_two_branches_are_refused_by_every_command(
     assert sorted(path.name for path in folder.glob("versions/*.py")) == before
 
 
+SUPABASE_TABLES = (
+    *("projects", "idempotency_keys", "api_tokens", "alembic_version", "changes", "histories"),
+)
+
+
 @pytest.fixture
 def web_roles(app, sql, monkeypatch):
     """Create Supabase's two API roles, under names that no other test run uses."""
@@ -527,7 +532,7 @@ def web_roles(app, sql, monkeypatch):
     yield names
     for name in names:
         sql(f"DROP OWNED BY {name}")
-    for table in ("alembic_version", "projects", "idempotency_keys", "api_tokens"):
+    for table in SUPABASE_TABLES:
         sql(f"DROP POLICY IF EXISTS web ON {table}")
         sql(f"DROP POLICY IF EXISTS everybody ON {table}")
         sql(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
@@ -539,8 +544,7 @@ def test_supabase_api_roles_cannot_use_the_tables(
     app, sql, client, make_project, newest_number, web_roles
 ):
     project = make_project()
-    tables = ("projects", "idempotency_keys", "api_tokens", "alembic_version")
-    grant = f"GRANT ALL ON {', '.join(tables)} TO {', '.join(web_roles)}"
+    grant = f"GRANT ALL ON {', '.join(SUPABASE_TABLES)} TO {', '.join(web_roles)}"
     sql(grant)
     sql("UPDATE alembic_version SET version_num = '9999'")  # so that there is nothing to migrate
     with app.app_context():
@@ -553,7 +557,7 @@ def test_supabase_api_roles_cannot_use_the_tables(
     sql(grant)  # a user of Supabase might do this to make their API work
     for name in web_roles:
         sql(f"SET ROLE {name}")
-        for table in tables:
+        for table in SUPABASE_TABLES:
             assert sql(f"SELECT count(*) FROM {table}") == [(0,)]  # noqa: S608
             assert sql(f"WITH deleted AS (DELETE FROM {table} RETURNING 1) TABLE deleted") == []  # noqa: S608
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
@@ -581,3 +585,89 @@ def test_row_security_changes_no_plan_and_hides_no_row_from_the_service(
     sql("RESET ROLE")
     sql(f"DROP OWNED BY {service_role}")
     sql(f"DROP ROLE {service_role}")
+
+
+def test_changes_are_recorded_although_supabases_roles_may_not_use_the_tables(
+    app, sql, make_project, web_roles
+):
+    with app.app_context():
+        flask_migrate.upgrade()
+    project = make_project()
+    assert sql("SELECT row_id::text FROM changes") == [(project["id"],)]
+
+
+def test_history_of_a_filled_database_starts_with_the_present_rows(app, sql, client):
+    with app.app_context():
+        flask_migrate.downgrade(revision="0013")
+        sql("INSERT INTO projects (id, name, version) VALUES (gen_random_uuid(), 'Old', 7)")
+        rows = sql("SELECT p::text FROM projects AS p")
+        [(before,)] = sql("SELECT clock_timestamp()")
+        flask_migrate.upgrade()
+    assert sql("SELECT p::text FROM projects AS p") == rows
+    assert sql("SELECT count(*) FROM changes") == [(0,)]
+    assert sql(
+        "SELECT resource, starts_at BETWEEN %s AND clock_timestamp(), purged_seq, restored_seq,"
+        " database_id = history_database_id() FROM histories",
+        before,
+    ) == [("projects", True, 0, 0, True)]
+    [project] = client.get(PROJECTS).json["items"]
+    client.patch(f"{PROJECTS}/{project['id']}", json={"name": "New"})
+    assert sql("SELECT operation, version, old_values ->> 'name' FROM changes") == [
+        ("update", 8, "Old")
+    ]
+    with app.app_context():  # with data
+        flask_migrate.downgrade(revision="0013")
+        assert sql("SELECT name, version FROM projects") == [("New", 8)]
+        flask_migrate.upgrade()
+
+
+RESTORED = "UPDATE histories SET database_id = '1.2.3'"
+ADOPTED = """
+SELECT database_id = history_database_id(), restored_seq > (SELECT max(seq) FROM changes)
+FROM histories
+"""
+
+
+def test_upgrade_adopts_a_restored_history_once(app, sql, upgrade, make_project):
+    make_project()
+    sql(RESTORED)
+    process = upgrade()
+    assert process.wait() == 0
+    assert "The database was restored from a dump. Its history is adopted." in process.stderr.read()
+    assert sql(ADOPTED) == [(True, True)]
+    [before] = sql("SELECT restored_seq FROM histories")
+    assert upgrade().wait() == 0
+    assert sql("SELECT restored_seq FROM histories") == [before]
+    make_project()
+    assert sql("SELECT max(seq) > restored_seq FROM changes, histories GROUP BY restored_seq") == [
+        (True,)
+    ]
+
+
+def test_upgrade_waits_for_writes_before_it_adopts_a_restored_history(
+    app, sql, upgrade, make_project, other_session
+):
+    make_project()
+    sql(RESTORED)
+    other_session("INSERT INTO projects (id, name) VALUES (gen_random_uuid(), 'Not committed')")
+    process = upgrade()
+    while "tries left" not in process.stderr.readline():
+        assert process.poll() is None
+    assert sql("SELECT database_id FROM histories") == [("1.2.3",)]
+    other_session("COMMIT")
+    assert process.wait() == 0
+    assert sql(ADOPTED) == [(True, True)]
+
+
+def test_upgrade_by_a_role_that_may_not_adopt_a_restored_history_does_nothing(
+    app, sql, upgrade, direct_url
+):
+    role = f"serving_{os.getpid()}"
+    sql(RESTORED)
+    sql(f"CREATE ROLE {role} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+    try:
+        assert has_done_nothing(upgrade(url=url_of({**parameters_of(direct_url), "user": role})))
+        assert sql("SELECT database_id FROM histories") == [("1.2.3",)]
+    finally:
+        sql("UPDATE histories SET database_id = history_database_id()")
+        sql(f"DROP OWNED BY {role}; DROP ROLE {role}")

@@ -6,6 +6,7 @@ from uuid import UUID
 from flask import Blueprint, Response
 
 from projectapp.resources import views
+from projectapp.resources.cli import forget_command
 from projectapp.tasks.models import TASKS
 from projectapp.tasks.schemas import TaskQuery, TaskSchema
 
@@ -13,6 +14,8 @@ PATH, OF_PROJECT = "/api/v1/tasks", "/api/v1/projects/<uuid:project_id>/tasks"
 READ, WRITE = "tasks:read", "tasks:write"
 
 bp = Blueprint("tasks", __name__)
+bp.cli.add_command(forget_command(TASKS))
+bp.cli.help = "Manage tasks."
 
 
 @bp.get(PATH)

@@ -13,28 +13,40 @@ from projectapp.database.models import XID8
 revision = "0014"
 down_revision = "0013"
 
-# The owner of `changes` writes, so the role that serves needs no right to do it. A caller's
-# search_path has no effect: the name of the table has its schema.
+# The function has the rights of its owner, so the role that serves needs no right to write history.
+# The caller's search_path must have no effect: all names have their schemas, and there are no
+# operators. SET search_path would do it, too, but costs each write 10 us.
 RECORD_CHANGE = """
 DO $do$
 BEGIN
   EXECUTE replace($create$
-CREATE FUNCTION record_change() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+CREATE FUNCTION record_change() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $function$
 DECLARE
   -- Caller, credential, request id, operation. Empty texts are null. The setting is '' after the
   -- first transaction of a session that has set it.
-  source CONSTANT text[] := string_to_array(current_setting('projectapp.change', true), E'\\n', '');
+  source CONSTANT pg_catalog.text[] := pg_catalog.string_to_array(
+    pg_catalog.current_setting('projectapp.change', true), E'\\n', '');
 BEGIN
+  IF OLD IS NULL THEN
+    INSERT INTO {schema}.changes
+      (xid, at, row_id, version, resource, operation, owner, caller, credential, request_id)
+    VALUES (pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), NEW.id, NEW.version,
+      TG_TABLE_NAME, coalesce(source[4], 'create'), NEW.owner,
+      source[1], coalesce(source[2], pg_catalog.concat('role ', session_user)), source[3]);
+    RETURN NULL;
+  END IF;
+  -- to_jsonb would make a number of each bigram.
+  IF pg_catalog.array_position(TG_ARGV, 'bigrams') IS NOT NULL THEN
+    OLD.bigrams := NULL;
+  END IF;
   INSERT INTO {schema}.changes (xid, at, row_id, version, created_at, old_updated_at, resource,
     operation, owner, old_owner, caller, credential, request_id, old_values)
-  VALUES (pg_current_xact_id(), clock_timestamp(), coalesce(NEW.id, OLD.id),
-    coalesce(NEW.version, OLD.version + 1), OLD.created_at, OLD.updated_at, TG_TABLE_NAME,
-    CASE TG_OP WHEN 'DELETE' THEN 'delete' WHEN 'UPDATE' THEN coalesce(source[4], 'update')
-      ELSE coalesce(source[4], 'create') END,
-    CASE TG_OP WHEN 'DELETE' THEN OLD.owner ELSE NEW.owner END, OLD.owner,
-    source[1], coalesce(source[2], 'role ' || session_user), source[3],
-    CASE TG_OP WHEN 'INSERT' THEN NULL ELSE to_jsonb(OLD) - TG_ARGV END);
+  VALUES (pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), OLD.id,
+    coalesce(NEW.version, pg_catalog.int4pl(OLD.version, 1)), OLD.created_at, OLD.updated_at,
+    TG_TABLE_NAME, CASE WHEN NEW IS NULL THEN 'delete' ELSE coalesce(source[4], 'update') END,
+    CASE WHEN NEW IS NULL THEN OLD.owner ELSE NEW.owner END, OLD.owner,
+    source[1], coalesce(source[2], pg_catalog.concat('role ', session_user)), source[3],
+    pg_catalog.jsonb_delete(pg_catalog.to_jsonb(OLD), VARIADIC TG_ARGV));
   RETURN NULL;
 END
 $function$
@@ -44,19 +56,20 @@ $do$
 """
 
 # For changes that do not raise the version by 1 themselves, such as those made with psql. An UPDATE
-# that changes no value keeps the version. Generated columns do not count: they have no value yet.
+# that changes no value keeps the version. Its arguments are the columns that do not count:
+# `version`, and generated columns, which have no new value yet.
 RAISE_VERSION = """
 CREATE FUNCTION raise_version() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-  ignored CONSTANT text[] := ARRAY(SELECT attname::text FROM pg_catalog.pg_attribute
-    WHERE attrelid = TG_RELID AND (attgenerated <> '' OR attname = 'version'));
 BEGIN
   IF NEW.id <> OLD.id THEN
     RAISE EXCEPTION 'The id of a row cannot change. Delete the row and insert another one.'
       USING ERRCODE = 'restrict_violation';
   END IF;
+  IF 'bigrams' = ANY (TG_ARGV) THEN
+    OLD.bigrams := NULL;
+  END IF;
   NEW.version := OLD.version;
-  IF (to_jsonb(NEW) - ignored)::text <> (to_jsonb(OLD) - ignored)::text THEN
+  IF (to_jsonb(NEW) - TG_ARGV)::text <> (to_jsonb(OLD) - TG_ARGV)::text THEN
     NEW.version := OLD.version + 1;
     IF NEW.updated_at = OLD.updated_at THEN
       NEW.updated_at := clock_timestamp();
@@ -70,53 +83,8 @@ $$
 REFUSE_TRUNCATE = """
 CREATE FUNCTION refuse_truncate() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  RAISE EXCEPTION 'TRUNCATE would leave no history. Use DELETE.' USING ERRCODE = 'restrict_violation';
-END
-$$
-"""
-
-KEEP_HISTORY = """
-CREATE FUNCTION keep_history(name_of_table text) RETURNS void LANGUAGE plpgsql AS $function$
-DECLARE
-  -- Not in old_values: columns of `changes`, and columns that PostgreSQL computes.
-  omitted CONSTANT text := (SELECT string_agg(quote_literal(attname), ', ') FROM pg_attribute
-    WHERE attrelid = quote_ident(name_of_table)::regclass AND (attgenerated <> ''
-      OR attname IN ('id', 'version', 'created_at', 'updated_at', 'owner')));
-  name_of_trigger text;
-  event text;
-BEGIN
-  FOREACH event IN ARRAY ARRAY[
-    'AFTER INSERT ON %I FOR EACH ROW EXECUTE FUNCTION record_change()',
-    'AFTER UPDATE ON %I FOR EACH ROW WHEN (OLD.version IS DISTINCT FROM NEW.version)'
-      ' EXECUTE FUNCTION record_change(%s)',
-    'AFTER DELETE ON %I FOR EACH ROW EXECUTE FUNCTION record_change(%s)',
-    'BEFORE UPDATE ON %I FOR EACH ROW WHEN (NEW.version <> OLD.version + 1'
-      ' OR NEW.id <> OLD.id)'
-      ' EXECUTE FUNCTION raise_version()',
-    'BEFORE TRUNCATE ON %I EXECUTE FUNCTION refuse_truncate()'
-  ] LOOP
-    name_of_trigger := format('%s_history_%s', name_of_table,
-      lower(replace(substring(event FROM '^\\w+ \\w+'), ' ', '_')));
-    EXECUTE format('CREATE TRIGGER %I ' || event, name_of_trigger, name_of_table, omitted);
-  END LOOP;
-  INSERT INTO histories (resource, starts_at, database_id)
-  VALUES (name_of_table, clock_timestamp(), history_database_id());
-END
-$function$
-"""
-
-END_HISTORY = """
-CREATE FUNCTION end_history(name_of_table text) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-  name_of_trigger name;
-BEGIN
-  FOR name_of_trigger IN SELECT tgname FROM pg_trigger
-    WHERE tgrelid = quote_ident(name_of_table)::regclass AND tgname ~ '_history_(after|before)_'
-  LOOP
-    EXECUTE format('DROP TRIGGER %I ON %I', name_of_trigger, name_of_table);
-  END LOOP;
-  DELETE FROM changes WHERE resource = name_of_table;
-  DELETE FROM histories WHERE resource = name_of_table;
+  RAISE EXCEPTION 'TRUNCATE would leave no history of the rows of %. Use DELETE.', TG_TABLE_NAME
+    USING ERRCODE = 'restrict_violation';
 END
 $$
 """
@@ -130,19 +98,91 @@ CREATE FUNCTION history_database_id() RETURNS text LANGUAGE sql STABLE AS $$
 $$
 """
 
+# Call it again after a generated column was added: the triggers then omit the column. If a trigger
+# did not exist or was disabled, changes are missing, so the history starts again. The new
+# `restored_seq` ends all cursors of the change feed.
+KEEP_HISTORY = """
+CREATE FUNCTION keep_history(name_of_table text) RETURNS void LANGUAGE plpgsql AS $function$
+DECLARE
+  table_id CONSTANT regclass := quote_ident(name_of_table)::regclass;
+  not_compared CONSTANT text := concat_ws(', ', $$'version'$$,
+    (SELECT string_agg(quote_literal(attname), ', ') FROM pg_attribute
+     WHERE attrelid = table_id AND NOT attisdropped AND attgenerated <> ''));
+  -- `changes` has columns for these.
+  not_in_old_values CONSTANT text := concat(not_compared,
+    $$, 'id', 'created_at', 'updated_at', 'owner'$$);
+  is_complete boolean;
+  event text;
+BEGIN
+  EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', table_id);
+  is_complete := (SELECT count(*) = 5 FROM pg_trigger
+    WHERE tgrelid = table_id AND tgname ~ '^history_' AND tgenabled IN ('O', 'A'));
+  FOREACH event IN ARRAY ARRAY[
+    'AFTER INSERT ON %1$s FOR EACH ROW EXECUTE FUNCTION record_change()',
+    'AFTER UPDATE ON %1$s FOR EACH ROW WHEN (OLD.version IS DISTINCT FROM NEW.version)'
+      ' EXECUTE FUNCTION record_change(%2$s)',
+    'AFTER DELETE ON %1$s FOR EACH ROW EXECUTE FUNCTION record_change(%2$s)',
+    'BEFORE UPDATE ON %1$s FOR EACH ROW WHEN (NEW.version <> OLD.version + 1'
+      ' OR NEW.id <> OLD.id)'
+      ' EXECUTE FUNCTION raise_version(%3$s)',
+    'BEFORE TRUNCATE ON %1$s EXECUTE FUNCTION refuse_truncate()'
+  ] LOOP
+    EXECUTE format('CREATE OR REPLACE TRIGGER history_%4$s ' || event, table_id,
+      not_in_old_values, not_compared,
+      lower(replace(substring(event FROM '^\\w+ \\w+'), ' ', '_')));
+  END LOOP;
+  EXECUTE format('ALTER TABLE %s ENABLE TRIGGER history_after_insert,'
+    ' ENABLE TRIGGER history_after_update, ENABLE TRIGGER history_after_delete,'
+    ' ENABLE TRIGGER history_before_update, ENABLE TRIGGER history_before_truncate', table_id);
+  INSERT INTO histories AS h (resource, starts_at, database_id)
+  VALUES (name_of_table, clock_timestamp(), history_database_id())
+  ON CONFLICT (resource) DO UPDATE SET starts_at = EXCLUDED.starts_at,
+    restored_seq = nextval(pg_get_serial_sequence('changes', 'seq'))
+  WHERE NOT is_complete;
+END
+$function$
+"""
+
+END_HISTORY = """
+CREATE FUNCTION end_history(name_of_table text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  table_id CONSTANT regclass := to_regclass(quote_ident(name_of_table));
+  name_of_trigger name;
+BEGIN
+  FOR name_of_trigger IN SELECT tgname FROM pg_trigger
+    WHERE tgrelid = table_id AND tgname ~ '^history_'
+  LOOP
+    EXECUTE format('DROP TRIGGER %I ON %s', name_of_trigger, table_id);
+  END LOOP;
+  DELETE FROM changes WHERE resource = name_of_table;
+  DELETE FROM histories WHERE resource = name_of_table;
+END
+$$
+"""
+
 # The default privileges of docs/roles.md give every role that serves the right to write to each new
-# table.
+# table and to execute each new function. A role that may execute record_change() could make it the
+# trigger of a table of its own, and so write changes that did not happen.
 PROTECT = """
 DO $$
 DECLARE
-  privilege record;
+  privilege text;
 BEGIN
   FOR privilege IN
-    SELECT DISTINCT oid::regclass AS name, grantee FROM pg_class, aclexplode(relacl)
-    WHERE oid IN ('changes'::regclass, 'histories'::regclass) AND grantee NOT IN (0, relowner)
+    SELECT DISTINCT format('%s FROM %s', object,
+      CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END)
+    FROM (
+      SELECT 'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER ON ' || oid::regclass AS object,
+        relowner AS owner, relacl AS acl
+      FROM pg_class WHERE oid IN ('changes'::regclass, 'histories'::regclass)
+      UNION ALL
+      SELECT 'EXECUTE ON FUNCTION ' || oid::regprocedure, proowner,
+        coalesce(proacl, acldefault('f', proowner))
+      FROM pg_proc WHERE oid IN ('record_change'::regproc, 'keep_history'::regproc,
+        'end_history'::regproc)
+    ) AS objects, aclexplode(acl) WHERE grantee <> owner
   LOOP
-    EXECUTE format('REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON %s FROM %s', privilege.name,
-      privilege.grantee::regrole);
+    EXECUTE 'REVOKE ' || privilege;
   END LOOP;
 END
 $$
@@ -182,26 +222,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("resource"),
     )
     for statement in (
-        *(
-            RECORD_CHANGE,
-            RAISE_VERSION,
-            REFUSE_TRUNCATE,
-            DATABASE_ID,
-            KEEP_HISTORY,
-            END_HISTORY,
-            PROTECT,
-        ),
-        "SELECT keep_history('projects')",
+        *(RECORD_CHANGE, RAISE_VERSION, REFUSE_TRUNCATE, DATABASE_ID, KEEP_HISTORY, END_HISTORY),
+        *(PROTECT, "SELECT keep_history('projects')"),
     ):
         op.execute(statement)
 
 
 def downgrade() -> None:
-    op.execute("SELECT end_history('projects')")
     for function in (
         *("keep_history(text)", "end_history(text)", "history_database_id()"),
         *("record_change()", "raise_version()", "refuse_truncate()"),
     ):
-        op.execute(f"DROP FUNCTION {function}")
+        op.execute(f"DROP FUNCTION {function} CASCADE")  # with its triggers
     op.drop_table("histories")
     op.drop_table("changes")

@@ -139,6 +139,24 @@ def _privileges(facts: Facts) -> Finding:
     return Finding(WARN, "privileges", summary, "flask db upgrade will fail here.", remedy)
 
 
+def _history(facts: Facts) -> Finding | None:
+    if facts.is_history_restored:
+        summary = "This database was restored from a dump."
+        reason = "Until its history is adopted, requests for the change feed get a 503."
+        return Finding(FAIL, "history", summary, reason, "flask db upgrade")
+    if facts.incomplete_histories:
+        tables = ", ".join(facts.incomplete_histories)
+        summary = f"Triggers of the history are missing, disabled or outdated: {tables}."
+        reason = "The history and the change feed may lack changes. The history must start again."
+        remedy = "\n".join(f"SELECT keep_history('{name}');" for name in facts.incomplete_histories)
+        return Finding(FAIL, "history", summary, reason, remedy)
+    if facts.can_change_history and facts.has_migrations_url and not facts.can_change_schema:
+        summary = f"The role {facts.role} may change the history, although another role migrates."
+        reason = "An attacker who controls the service could forge it."
+        return Finding(WARN, "history", summary, reason, "docs/roles.md")
+    return None
+
+
 def _supabase_exposure(facts: Facts) -> Finding | None:
     if not facts.exposed_tables:
         return None
@@ -231,6 +249,6 @@ def _connections(facts: Facts) -> Finding:
 
 
 CHECKS: tuple[Callable[[Facts], Finding | None], ...] = (
-    *(_server, _tls, _latency, _clock, _encoding, _schema, _indexes, _privileges),
+    *(_server, _tls, _latency, _clock, _encoding, _schema, _indexes, _privileges, _history),
     *(_supabase_exposure, _read_only, _durability, _failover, _jit, _connections),
 )

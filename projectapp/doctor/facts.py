@@ -38,6 +38,9 @@ class Facts:
     columns: Mapping[str, Sequence[str]]  # by table
     invalid_indexes: Sequence[str]
     exposed_tables: Sequence[str]  # tables that Supabase's API serves to everyone
+    is_history_restored: bool  # the history came with a dump of another database
+    incomplete_histories: Sequence[str]  # tables without all triggers of the history
+    can_change_history: bool | None  # None: there is no history
 
     pool_mode: str = ""  # "transaction" or "session"; "" if there is no pooler
     has_migrations_url: bool = False

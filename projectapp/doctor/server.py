@@ -20,6 +20,7 @@ from projectapp.doctor.checks import CHECKS
 from projectapp.doctor.connection_errors import explain_connection_error
 from projectapp.doctor.facts import Facts
 from projectapp.doctor.finding import FAIL, OK, Finding
+from projectapp.resources.history_migrations import find_incomplete_histories, is_restored
 
 QUERIES_SECONDS = 3  # for all queries on one connection
 
@@ -52,11 +53,14 @@ SELECT pg_postmaster_start_time() || current_database() AS server_identity,
   ARRAY(SELECT privilege || ' on ' || name FROM unnest(CAST(:tables AS text[])) AS name,
         unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS privilege
         WHERE NOT has_table_privilege(to_regclass(name), privilege)
+          AND (privilege = 'SELECT' OR name NOT IN ('changes', 'histories'))
         UNION ALL SELECT 'SELECT on alembic_version'
         WHERE NOT has_table_privilege(to_regclass('alembic_version'), 'SELECT')
   ) AS missing_privileges,
   has_column_privilege(to_regclass('api_tokens'), 'last_used_at', 'UPDATE')
     AS can_record_token_use,
+  has_table_privilege(to_regclass('changes'), 'INSERT')
+    OR has_table_privilege(to_regclass('histories'), 'UPDATE') AS can_change_history,
   ARRAY(SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class ON oid = indexrelid
         WHERE NOT indisvalid AND relnamespace = to_regnamespace(current_schema())
   ) AS invalid_indexes
@@ -102,6 +106,10 @@ def _collect_facts(connection: Connection) -> Facts:
         revisions: list[str] | None = None if has_revisions else []
         if has_revisions and "SELECT on alembic_version" not in server["missing_privileges"]:
             revisions = connection.scalar(schema.REVISIONS)
+        has_history = "histories" in columns
+        may_read = "SELECT on histories" not in server["missing_privileges"]
+        is_history_restored = has_history and may_read and is_restored(connection)
+        incomplete_histories = find_incomplete_histories(connection) if has_history else []
     info = dbapi_connection.info
     libpq_version = "{}.{}".format(*divmod(psycopg2.extensions.libpq_version(), 10000))
     return Facts(
@@ -109,6 +117,8 @@ def _collect_facts(connection: Connection) -> Facts:
         columns=columns,
         revisions=revisions,
         exposed_tables=exposed_tables,
+        is_history_restored=is_history_restored,
+        incomplete_histories=incomplete_histories,
         round_trip_ms=statistics.median(round_trips) * 1000,
         clock_skew_seconds=clock_skew,
         driver=f"psycopg2 {psycopg2.__version__.split()[0]}, libpq {libpq_version}",

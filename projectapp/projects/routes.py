@@ -8,13 +8,14 @@ from flask import Blueprint, Response
 from projectapp.projects.models import PROJECTS
 from projectapp.projects.schemas import ProjectQuery, ProjectSchema
 from projectapp.resources import views
-from projectapp.resources.cli import assign_command
+from projectapp.resources.cli import assign_command, forget_command
 
 PATH = "/api/v1/projects"
 READ, WRITE = "projects:read", "projects:write"
 
 bp = Blueprint("projects", __name__, url_prefix=PATH)
 bp.cli.add_command(assign_command(PROJECTS))
+bp.cli.add_command(forget_command(PROJECTS))
 bp.cli.help = "Manage projects."
 
 
