@@ -24,9 +24,12 @@ class Writer(threading.Thread):
     projects are inserted again with the same id.
     """
 
-    def __init__(self, url: str, seed: str, ids: list[str], stop: threading.Event) -> None:
+    def __init__(
+        self, url: str, seed: str, ids: list[str], stop: threading.Event, max_sleep_seconds: float
+    ) -> None:
         super().__init__()
         self.url, self.ids, self.stop = url, ids, stop
+        self.max_sleep_seconds = max_sleep_seconds
         self.random = random.Random(seed)  # noqa: S311
         self.commits = 0
 
@@ -53,7 +56,7 @@ class Writer(threading.Thread):
                 cursor.execute("SAVEPOINT a")
             self.run_statement(cursor)
             if self.random.random() < 0.3:
-                time.sleep(self.random.uniform(0, 0.4))
+                time.sleep(self.random.uniform(0, self.max_sleep_seconds))
             if has_savepoint and self.random.random() < 0.5:
                 cursor.execute("ROLLBACK TO a")
 
@@ -122,10 +125,13 @@ class Reader(threading.Thread):
 
 
 @contextmanager
-def writers_running(url: str, seed: str, count: int = 16, rows: int = 40) -> Iterator[list[Writer]]:
+def writers_running(url: str, seed: str, count: int = 16, rows: int = 100) -> Iterator[list[Writer]]:
     stop = threading.Event()
     ids = [str(uuid.UUID(int=number)) for number in range(1, rows + 1)]
-    writers = [Writer(url, f"{seed} {number}", ids, stop) for number in range(count)]
+    writers = [
+        Writer(url, f"{seed} {number}", ids, stop, max_sleep_seconds=0.4 if number % 2 else 0.02)
+        for number in range(count)
+    ]
     for writer in writers:
         writer.start()
     try:
