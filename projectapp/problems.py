@@ -108,6 +108,12 @@ class Conflict(Problem):
     status, code = 409, "conflict"
 
 
+class HistoryGone(Problem):
+    """The history does not reach back so far."""
+
+    status, code = 410, "history_gone"
+
+
 class PreconditionFailed(Problem):
     status, code = 412, "precondition_failed"
 

@@ -7,7 +7,7 @@ from flask import Blueprint, Response
 
 from projectapp.projects.models import PROJECTS
 from projectapp.projects.schemas import ProjectQuery, ProjectSchema
-from projectapp.resources import views
+from projectapp.resources import history_views, views
 from projectapp.resources.cli import assign_command
 
 PATH = "/api/v1/projects"
@@ -40,9 +40,9 @@ def create_project(body: dict[str, Any]) -> Response:
 
 @bp.get("/<uuid:project_id>")
 @views.reading(READ, ProjectSchema)
-def get_project(project_id: UUID) -> Response:
-    """Read a project."""
-    return views.read_response(PROJECTS, project_id)
+def get_project(project_id: UUID, query: dict[str, Any]) -> Response:
+    """Read a project, as it is now or as it was at a time."""
+    return views.read_response(PROJECTS, project_id, query)
 
 
 @bp.put("/<uuid:project_id>")
@@ -70,3 +70,23 @@ def patch_project(project_id: UUID, body: dict[str, Any]) -> Response:
 def delete_project(project_id: UUID) -> Response:
     """Delete a project."""
     return views.delete_response(PROJECTS, project_id)
+
+
+@bp.get("/<uuid:project_id>/history")
+@history_views.history(READ, PROJECTS, ProjectSchema)
+def get_project_history(project_id: UUID, query: dict[str, Any]) -> Response:
+    """List the changes of a project.
+
+    The newest comes first. The history of a deleted project stays.
+    """
+    return history_views.history_response(PROJECTS, project_id, query)
+
+
+@bp.post("/<uuid:project_id>/restore")
+@history_views.restore(WRITE, ProjectSchema)
+def restore_project(project_id: UUID, body: dict[str, Any]) -> Response:
+    """Restore an older version, or a deleted project.
+
+    It gets a new version, unless nothing changes. Without a version, a deleted project is restored.
+    """
+    return history_views.restore_response(PROJECTS, ProjectSchema, project_id, body)
