@@ -1,13 +1,9 @@
 """History and as_of: what a row was, who changed it and when."""
 
-import json
-import threading
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tests.conftest import PROJECTS
 

@@ -13,8 +13,7 @@ from sqlalchemy.dialects.postgresql import JSONB, array
 from projectapp.database import rfc3339
 from projectapp.resources.changes import CHANGES, HISTORIES
 from projectapp.resources.resource import Resource
-from projectapp.resources.subqueries import DIALECT
-from projectapp.resources.values import comparable, default_value
+from projectapp.resources.values import comparable, default_value, without_limit
 
 # An item of a history lists the other fields that changed.
 _UNLISTED_FIELDS = ("id", "version", "updated_at")
@@ -159,8 +158,9 @@ def _join_old_columns(
         if (default := default_value(column)) is not None:
             defaults += [sa.literal_column(f"'{column.key}'"), default]
     values = sa.func.jsonb_build_object(*defaults, type_=JSONB).concat(c.old_values)
-    name = DIALECT.identifier_preparer.format_table(resource.table)
-    record = sa.func.jsonb_populate_record(sa.literal_column(f"NULL::{name}"), values)
-    old = record.table_valued(*(sa.column(c.key, c.type) for c in stored), name=alias)
+    # Old values may be longer than the column permits today.
+    typed = (sa.column(column.key, without_limit(column.type)) for column in stored)
+    old = sa.func.jsonb_to_record(values).table_valued(*typed, name=alias)
+    old = old.render_derived(with_types=True)
     columns |= {column.key: old.c[column.key] for column in stored}
     return source.outerjoin(old, sa.true()), SimpleNamespace(**columns)
