@@ -319,7 +319,7 @@ def test_versions_are_unique_when_restores_changes_and_deletes_race(app, client,
 
 
 def test_of_two_restores_that_wait_for_one_delete_only_one_inserts(app, client, make_project, sql):
-    """The first waits for a lock after it got its snapshot. Then another one and a delete commit."""
+    """The first got its snapshot and waits for a lock. Then a restore and a delete commit."""
     path = f"{PROJECTS}/{make_project()['id']}"
     client.delete(path)
     (key,) = sql("SELECT hashtextextended('projects' || %s, 0)", path.rpartition("/")[2])[0]
@@ -341,6 +341,68 @@ def test_of_two_restores_that_wait_for_one_delete_only_one_inserts(app, client, 
     assert operations(client, path) == [
         *(("create", 1), ("delete", 2), ("create", 3), ("delete", 4), ("restore", 5)),
     ]
+
+
+@pytest.fixture
+def proxied_client(make_app, proxy, sql):
+    """A client whose connections to the database lead through `proxy`."""
+    client = make_app(DATABASE_URL=proxy.url).test_client()
+    assert client.get("/ready").status_code == 200
+    return client
+
+
+@pytest.mark.parametrize("fault", ["lose", "drop"])
+def test_restore_of_a_deleted_project_with_a_lost_answer_has_one_effect(
+    proxied_client, client, three_versions, proxy, fault
+):
+    path, _ = three_versions
+    client.delete(path)
+    getattr(proxy, fault).append("INSERT INTO projects")
+    response = proxied_client.post(f"{path}/restore", json={"version": 2})
+    assert (response.status_code, response.json["version"]) == (200, 5)
+    assert proxy.lose == proxy.drop == []
+    assert client.get(path).json == response.json
+    assert operations(client, path)[3:] == [("delete", 4), ("restore", 5)]
+
+
+def test_restore_of_a_version_with_a_lost_answer_has_one_effect(
+    proxied_client, client, three_versions, proxy
+):
+    path, _ = three_versions
+    proxy.lose.append("UPDATE projects SET")
+    response = proxied_client.post(f"{path}/restore", json={"version": 2})
+    assert (response.status_code, response.json["version"]) == (200, 4)
+    assert proxy.lose == []
+    assert operations(client, path)[3:] == [("restore", 4)]
+
+
+@pytest.mark.parametrize("later", ["PUT", "DELETE"])
+def test_lost_answer_of_a_restore_before_a_later_write_gets_503_outcome_unknown(
+    proxied_client, client, three_versions, proxy, problem, later
+):
+    path, _ = three_versions
+    client.delete(path)
+    body = {"json": {"name": "Later"}} if later == "PUT" else {}
+    proxy.lose.append("INSERT INTO projects")
+    proxy.before_reset = lambda: client.open(path, method=later, **body)
+    response = proxied_client.post(f"{path}/restore", json={})
+    problem(response, 503, "outcome_unknown")
+    last = ("update", 6) if later == "PUT" else ("delete", 6)
+    assert operations(client, path)[3:] == [("delete", 4), ("restore", 5), last]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_undelivered_restore_after_another_restore_reports_what_is_stored(
+    proxied_client, client, three_versions, proxy, version
+):
+    path, versions = three_versions
+    client.delete(path)
+    proxy.drop.append("INSERT INTO projects")
+    proxy.before_reset = lambda: client.post(f"{path}/restore", json={"version": 1})
+    response = proxied_client.post(f"{path}/restore", json={"version": version})
+    assert (response.status_code, response.json["version"]) == (200, 4 + version)
+    assert content(response.json) == content(versions[version - 1])
+    assert client.get(path).json == response.json
 
 
 def test_restore_is_two_statements(make_app, three_versions, proxy):
