@@ -113,7 +113,7 @@ def item_json(resource: Resource, change: Change, visible_owner: str | None) -> 
     """Render the item for a caller who sees the rows of `visible_owner`; None means all rows."""
     operation = visible_operation(change, visible_owner)
     row = "null" if operation == "delete" else change.row
-    name = resource.model.__name__.lower()
+    name = resource.singular_name
     return f'{{"id":"{change.id}","operation":"{operation}",{change.head[1:-1]},"{name}":{row}}}'
 
 

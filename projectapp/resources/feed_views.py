@@ -12,7 +12,6 @@ from projectapp import auth
 from projectapp.http.application import Response
 from projectapp.http.endpoint import Endpoint
 from projectapp.http.fields import QueryInteger
-from projectapp.http.request_data import JSON_TYPE
 from projectapp.request_state import seconds_left
 from projectapp.resources.feed import (
     START,
@@ -21,8 +20,10 @@ from projectapp.resources.feed import (
     item_json,
     read_changes,
 )
+from projectapp.resources.history_views import change_schema
 from projectapp.resources.resource import Resource
-from projectapp.resources.schemas import doc
+from projectapp.resources.schemas import ResourceSchema, doc
+from projectapp.resources.views import json_response
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
@@ -31,19 +32,9 @@ POLL_SECONDS = 0.25
 RESERVED_SECONDS = 2  # of the request's time, for the last poll and the response
 
 
-class FeedSchema(Schema):
-    """One page of a change feed."""
-
-    items = fields.List(fields.Dict())
-    next_cursor = fields.String(
-        metadata=doc("Send it as since to get the changes after this page.")
-    )
-    has_more = fields.Boolean(
-        metadata=doc("There may be more changes already. A page with has_more may be empty.")
-    )
-
-
 class _FeedQuery(Schema):
+    error_messages = {"unknown": "Unknown parameter."}
+
     since = fields.String(
         validate=Length(1),
         metadata=doc(
@@ -63,10 +54,21 @@ class _FeedQuery(Schema):
     )
 
 
-def changes(scope: str) -> Endpoint:
-    return Endpoint(
-        scope=scope, responses={200: FeedSchema()}, query=_FeedQuery(), error_statuses=[410]
+def changes(scope: str, resource: Resource, schema: type[ResourceSchema]) -> Endpoint:
+    item = change_schema(resource, schema, id=fields.UUID())
+    page = Schema.from_dict(
+        {
+            "items": fields.List(fields.Nested(item(partial=True))),
+            "next_cursor": fields.String(
+                metadata=doc("Send it as since to get the changes after this page.")
+            ),
+            "has_more": fields.Boolean(
+                metadata=doc("Read the next page at once. A page with has_more may be empty.")
+            ),
+        },
+        name=f"{resource.model.__name__}FeedSchema",
     )
+    return Endpoint(scope=scope, responses={200: page()}, query=_FeedQuery(), error_statuses=[410])
 
 
 def changes_response(resource: Resource, query: dict[str, Any]) -> Response:
@@ -86,7 +88,7 @@ def changes_response(resource: Resource, query: dict[str, Any]) -> Response:
         "next_cursor": page.next_cursor.encode(resource.name),
         "has_more": page.has_more,
     }
-    return Response(f'{{"items":[{items}],{json.dumps(members)[1:]}', content_type=JSON_TYPE)
+    return json_response(f'{{"items":[{items}],{json.dumps(members)[1:]}')
 
 
 def _wait_for_change(
