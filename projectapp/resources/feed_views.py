@@ -55,7 +55,9 @@ class _FeedQuery(Schema):
 
 
 def changes(scope: str, resource: Resource, schema: type[ResourceSchema]) -> Endpoint:
-    item = change_schema(resource, schema, id=fields.UUID())
+    model = resource.model.__name__
+    change = change_schema(resource, schema)
+    item = change.from_dict({"id": fields.UUID()}, name=f"{model}FeedItemSchema")
     page = Schema.from_dict(
         {
             "items": fields.List(fields.Nested(item(partial=True))),
@@ -66,7 +68,7 @@ def changes(scope: str, resource: Resource, schema: type[ResourceSchema]) -> End
                 metadata=doc("Read the next page at once. A page with has_more may be empty.")
             ),
         },
-        name=f"{resource.model.__name__}FeedSchema",
+        name=f"{model}FeedSchema",
     )
     return Endpoint(scope=scope, responses={200: page()}, query=_FeedQuery(), error_statuses=[410])
 
