@@ -64,9 +64,7 @@ class Writer(threading.Thread):
         kind = self.random.random()
         ids = self.random.sample(self.ids, 3)
         if kind < 0.25:
-            insert = (
-                "INSERT INTO projects (id, name) VALUES (%s, %s) ON CONFLICT (id) DO NOTHING"
-            )
+            insert = "INSERT INTO projects (id, name) VALUES (%s, %s) ON CONFLICT (id) DO NOTHING"
             cursor.execute(insert, (ids[0], uuid.uuid4().hex))
         elif kind < 0.4:
             cursor.execute("DELETE FROM projects WHERE id = %s", ids[:1])
@@ -125,7 +123,9 @@ class Reader(threading.Thread):
 
 
 @contextmanager
-def writers_running(url: str, seed: str, count: int = 16, rows: int = 100) -> Iterator[list[Writer]]:
+def writers_running(
+    url: str, seed: str, count: int = 16, rows: int = 100
+) -> Iterator[list[Writer]]:
     stop = threading.Event()
     ids = [str(uuid.UUID(int=number)) for number in range(1, rows + 1)]
     writers = [

@@ -73,12 +73,14 @@ def _select_state(resource: Resource) -> sa.CTE:
     newest_purged_seq = sa.select(sa.func.max(HISTORIES.alias().c.purged_seq)).scalar_subquery()
     late = _select_late(resource)
     first_seq = sa.func.least(_seen_seq, late.c.seq - 1)
+    # The order makes PostgreSQL read the index, whatever it knows about the table.
+    newer = sa.select(c.xid).where(c.xid >= _seen_xmax, c.xid < _xmax).order_by(c.xid).limit(1)
     # Without new changes, there is no walk over the changes of transactions that are running.
     has_new = sa.or_(
         _last_seq >= 0,
-        _seen_seq == 0,
+        _seen_xmax == sa.literal_column("'3'::xid8"),  # of START
         late.c.seq.is_not(None),
-        sa.exists().where(c.xid >= _seen_xmax, c.xid < _xmax),
+        newer.scalar_subquery().is_not(None),
         _xmax < _seen_xmax,  # an older copy of the database
     )
     return (

@@ -4,7 +4,7 @@ import json
 import time
 from typing import Any
 
-from flask import request
+from flask import current_app, request
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, Range
 
@@ -29,7 +29,7 @@ DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 MAX_WAIT_SECONDS = 30
 POLL_SECONDS = 0.25
-RESERVED_SECONDS = 2  # of the request's time, for the last poll and the response
+RESERVED_SECONDS = 2  # for the last poll, which also needs the time to get a connection
 
 
 class _FeedQuery(Schema):
@@ -83,7 +83,8 @@ def changes_response(resource: Resource, query: dict[str, Any]) -> Response:
     visible_owner = auth.visible_owner(resource.name)
     page = read_changes(resource, cursor if since else None, limit, visible_owner)
     if since and not request.environ.get("projectapp.has_waited"):
-        deadline = time.monotonic() + min(query["wait"], seconds_left() - RESERVED_SECONDS)
+        reserved_seconds = current_app.config["DATABASE_POOL_TIMEOUT"] + RESERVED_SECONDS
+        deadline = time.monotonic() + min(query["wait"], seconds_left() - reserved_seconds)
         page = _wait_for_change(resource, page, limit, visible_owner, deadline)
     items = ",".join(item_json(resource, change, visible_owner) for change in page.changes)
     members = {
