@@ -34,20 +34,20 @@ class Writer(threading.Thread):
         self.commits = 0
 
     def run(self) -> None:
-        with closing(psycopg2.connect(**parameters_of(self.url))) as connection:
-            with connection.cursor() as cursor:
-                cursor.execute("SET deadlock_timeout = '30ms'; SET lock_timeout = '1s'")
-                connection.commit()
-                while not self.stop.is_set():
-                    try:
-                        self.run_transaction(cursor)
-                        if self.random.random() < 0.15:
-                            connection.rollback()
-                        else:
-                            connection.commit()
-                            self.commits += 1
-                    except psycopg2.OperationalError:  # a deadlock or a lock timeout
+        connection = psycopg2.connect(**parameters_of(self.url))
+        with closing(connection), connection.cursor() as cursor:
+            cursor.execute("SET deadlock_timeout = '30ms'; SET lock_timeout = '1s'")
+            connection.commit()
+            while not self.stop.is_set():
+                try:
+                    self.run_transaction(cursor)
+                    if self.random.random() < 0.15:
                         connection.rollback()
+                    else:
+                        connection.commit()
+                        self.commits += 1
+                except psycopg2.OperationalError:  # a deadlock or a lock timeout
+                    connection.rollback()
 
     def run_transaction(self, cursor: Any) -> None:
         for _ in range(self.random.randint(1, 4)):

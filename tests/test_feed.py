@@ -86,8 +86,11 @@ def other_database_url(sql, direct_url):
     sql("DROP DATABASE projectapp_test_other")
 
 
+@pytest.mark.parametrize(
+    "seed", ["1", *(pytest.param(seed, marks=pytest.mark.slow) for seed in "234")]
+)
 def test_readers_beside_16_writers_get_each_change_once_and_in_order(
-    app, client, sql, direct_url, other_database_url, seed="1"
+    app, client, sql, direct_url, other_database_url, seed
 ):
     writer_seconds, open_seconds = 6, 5
     stop = threading.Event()
@@ -116,7 +119,7 @@ def test_readers_beside_16_writers_get_each_change_once_and_in_order(
     assert [reader.error for reader in readers] == [None] * 4
     stored = stored_changes_by_id(sql)
     projects = {p["id"]: p for p in all_items(client, "?page_size=100")}
-    print(sum(map(len, stored.values())), "changes", sum(w.commits for w in writers))
+    assert sum(writer.commits for writer in writers) > 100
     for reader in readers:
         assert reader.changes_by_id() == stored
         assert reader.copy() == projects
