@@ -1,6 +1,7 @@
 """Changes the requests of schemathesis where the document cannot describe a valid one."""
 
 import json
+from datetime import UTC, datetime
 
 import schemathesis
 
@@ -16,6 +17,9 @@ def before_call(context, case, kwargs):
     # The document calls it a string, which client generators need, but it must be a JSON object.
     if case.query and "attributes" in case.query:
         case.query["attributes"] = json.dumps({"text": case.query["attributes"][:100]})
+    # Only a time between the beginning of the history and now is valid.
+    if case.query and "as_of" in case.query:
+        case.query["as_of"] = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
     # schemathesis removes the characters of an ETag, so its header would be empty.
     for name in ("If-Match", "If-None-Match"):
         if case.headers and case.headers.get(name) == "":

@@ -51,7 +51,7 @@ def test_the_copy_is_exact_after_kills_restarts_and_a_purge(
         return json.loads(file.read_text()) if file.exists() else {"projects": None, "cursor": None}
 
     rows = "SELECT gen_random_uuid(), 'old' FROM generate_series(1, 250)"
-    sql(f"INSERT INTO projects (id, name) {rows}")  # noqa: S608
+    sql(f"INSERT INTO projects (id, name) {rows}")
     sql("DELETE FROM changes")  # as if they had been made before the history began
     with serve() as server:
         with writers_running(direct_url, "copy", count=4):
