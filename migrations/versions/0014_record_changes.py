@@ -188,6 +188,20 @@ END
 $$
 """
 
+# For a restore of a deleted row. It returns the newest change of the row, and no other transaction
+# restores the row before this one ends. Each statement of the function has a new snapshot, so the
+# second one sees the changes of a transaction for which the first one waited.
+LOCK_NEWEST_CHANGE = """
+CREATE FUNCTION lock_newest_change(name_of_table text, id uuid) RETURNS SETOF changes
+LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtextextended(name_of_table || id, 0));
+  RETURN QUERY SELECT * FROM changes WHERE row_id = id AND resource = name_of_table
+    ORDER BY seq DESC LIMIT 1;
+END
+$$
+"""
+
 
 def upgrade() -> None:
     op.create_table(
@@ -223,7 +237,7 @@ def upgrade() -> None:
     )
     for statement in (
         *(RECORD_CHANGE, RAISE_VERSION, REFUSE_TRUNCATE, DATABASE_ID, KEEP_HISTORY, END_HISTORY),
-        *(PROTECT, "SELECT keep_history('projects')"),
+        *(LOCK_NEWEST_CHANGE, PROTECT, "SELECT keep_history('projects')"),
     ):
         op.execute(statement)
 
@@ -234,5 +248,6 @@ def downgrade() -> None:
         *("record_change()", "raise_version()", "refuse_truncate()"),
     ):
         op.execute(f"DROP FUNCTION {function} CASCADE")  # with its triggers
+    op.execute("DROP FUNCTION lock_newest_change(text, uuid)")
     op.drop_table("histories")
     op.drop_table("changes")
