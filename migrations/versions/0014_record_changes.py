@@ -204,11 +204,11 @@ def upgrade() -> None:
             KEEP_HISTORY,
             END_HISTORY,
             PROTECT,
-            LOCK_NEWEST_CHANGE,
         ),
         "SELECT keep_history('projects')",
     ):
         op.execute(statement)
+    op.execute(LOCK_NEWEST_CHANGE)
 
 
 def downgrade() -> None:
@@ -218,6 +218,6 @@ def downgrade() -> None:
         *("record_change()", "raise_version()", "refuse_truncate()"),
     ):
         op.execute(f"DROP FUNCTION {function}")
-    op.execute("DROP FUNCTION lock_newest_change(text, uuid)")
     op.drop_table("histories")
+    op.execute("DROP FUNCTION lock_newest_change(text, uuid)")
     op.drop_table("changes")
