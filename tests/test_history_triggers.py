@@ -171,6 +171,10 @@ def test_search_path_of_the_caller_has_no_effect_on_what_is_recorded(sql, direct
                 ),
                 "CREATE OPERATOR mine.- (FUNCTION = mine.minus, LEFTARG = jsonb,"
                 " RIGHTARG = pg_catalog.text[])",
+                "CREATE FUNCTION mine.equals(pg_catalog.text, pg_catalog.text) RETURNS boolean"
+                " LANGUAGE plpgsql AS $$ BEGIN RAISE 'called'; END $$",
+                "CREATE OPERATOR mine.= (FUNCTION = mine.equals, LEFTARG = pg_catalog.text,"
+                " RIGHTARG = pg_catalog.text)",
                 "CREATE OPERATOR mine.+ (FUNCTION = mine.plus, LEFTARG = integer,"
                 " RIGHTARG = integer)",
                 "CREATE OPERATOR mine.|| (FUNCTION = mine.join_texts, LEFTARG = pg_catalog.text,"

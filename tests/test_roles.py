@@ -257,6 +257,22 @@ def test_serving_role_cannot_make_the_trigger_of_the_history_its_own(two_roles, 
         migrating("DROP SCHEMA mine")
 
 
+def test_default_privileges_do_not_let_the_serving_role_change_the_history(two_roles):
+    for command in ("downgrade", "upgrade"):  # "After the first migration" is not repeated
+        two_roles.run_flask("db", command, *(("0013",) if command == "downgrade" else ()))
+    with two_roles.connect(two_roles.serve) as sql:
+        for table in ("changes", "histories"):
+            assert sql(
+                "SELECT privilege FROM unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE}'::text[])"
+                " AS privilege WHERE has_table_privilege(%s, privilege)",
+                table,
+            ) == [("SELECT",)]
+        assert sql(
+            "SELECT proname FROM pg_proc WHERE has_function_privilege(oid, 'EXECUTE') AND proname"
+            " IN ('record_change', 'keep_history', 'end_history', 'history_database_id')"
+        ) == [("history_database_id",)]
+
+
 def test_writes_of_the_serving_role_are_recorded_under_its_name(two_roles, client, serving_sql):
     created = client.post(PROJECTS, json={"name": "A"})
     serving_sql("UPDATE projects SET name = 'B'")
