@@ -557,6 +557,7 @@ def many_changes(sql):
     for _ in range(20):
         sql(INSERT_CHANGES.format("bob", 2500))
     yield
+    sql("DELETE FROM pg_statistic WHERE starelid = 'changes'::regclass")
     sql("ALTER TABLE changes RESET (autovacuum_enabled)")
 
 
@@ -588,9 +589,15 @@ def test_each_page_costs_the_same_without_statistics(app, client, read, many_cha
     assert count_buffers(plan) < 60
 
 
+@pytest.mark.parametrize("statistics", [False, True])
 def test_the_first_change_of_a_transaction_that_was_running_is_found_by_its_id(
-    app, client, read, many_changes, sql, direct_url
+    app, client, read, many_changes, sql, direct_url, statistics
 ):
+    if statistics:  # as if all changes had been made by one transaction, and for one project
+        sql(
+            "UPDATE changes SET xid = pg_current_xact_id(), row_id = (SELECT row_id FROM changes LIMIT 1)"
+        )
+        sql("ANALYZE changes")
     with transaction(direct_url, 1) as slow:
         with transaction(direct_url, 2):
             pass
