@@ -459,6 +459,19 @@ def test_changes_from_a_dump_come_once_although_their_transaction_ids_mean_nothi
     assert names(read(cursor)["items"]) == ["d"]
 
 
+def test_changes_from_a_dump_do_not_come_again_with_a_transaction_of_the_same_id(
+    read, make_project, sql, direct_url
+):
+    make_project(name="old")
+    with transaction(direct_url, 1) as running:
+        running.execute("SELECT pg_current_xact_id()::text")
+        sql("UPDATE changes SET xid = %s", running.fetchone()[0])
+        sql("UPDATE histories SET restored_seq = (SELECT max(seq) FROM changes)")
+        page = read("start")
+        assert names(page["items"]) == ["old"]
+    assert names(read(page["next_cursor"])["items"]) == ["first of 1"]
+
+
 def test_changes_whose_transaction_ids_were_in_use_before_a_crash_come_once(
     read, read_all, make_project, sql
 ):
