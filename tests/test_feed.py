@@ -391,6 +391,18 @@ def test_a_purge_of_changes_from_a_dump_does_not_end_newer_cursors(
     assert names(read(cursor)["items"]) == (["c"] if in_window else ["d"])
 
 
+def test_a_purge_of_changes_from_a_dump_that_the_reader_lacks_is_a_410(
+    client, read, make_project, sql, problem
+):
+    for name in "abc":
+        make_project(name=name)
+    sql("UPDATE changes SET xid = '3'")
+    sql("UPDATE histories SET restored_seq = (SELECT max(seq) FROM changes)")
+    cursor = read("start", 1)["next_cursor"]
+    sql(PURGE.format("(SELECT max(seq) - 1 FROM changes)"))
+    problem(client.get(f"{CHANGES}?since={cursor}"), 410, "cursor_gone")
+
+
 # Another database: its snapshots and its `seq` have another meaning.
 
 
