@@ -391,6 +391,18 @@ def test_a_purge_of_changes_from_a_dump_does_not_end_newer_cursors(
     assert names(read(cursor)["items"]) == (["c"] if in_window else ["d"])
 
 
+def test_a_purge_of_changes_from_a_dump_that_the_reader_lacks_is_a_410(
+    client, read, make_project, sql, problem
+):
+    for name in "abc":
+        make_project(name=name)
+    sql("UPDATE changes SET xid = '3'")
+    sql("UPDATE histories SET restored_seq = (SELECT max(seq) FROM changes)")
+    cursor = read("start", 1)["next_cursor"]
+    sql(PURGE.format("(SELECT max(seq) - 1 FROM changes)"))
+    problem(client.get(f"{CHANGES}?since={cursor}"), 410, "cursor_gone")
+
+
 # Another database: its snapshots and its `seq` have another meaning.
 
 
@@ -457,6 +469,19 @@ def test_changes_from_a_dump_come_once_although_their_transaction_ids_mean_nothi
         assert names(items) == [*"abcd"]
         assert read(last)["items"] == []
     assert names(read(cursor)["items"]) == ["d"]
+
+
+def test_changes_from_a_dump_do_not_come_again_with_a_transaction_of_the_same_id(
+    read, make_project, sql, direct_url
+):
+    make_project(name="old")
+    with transaction(direct_url, 1) as running:
+        running.execute("SELECT pg_current_xact_id()::text")
+        sql("UPDATE changes SET xid = %s", running.fetchone()[0])
+        sql("UPDATE histories SET restored_seq = (SELECT max(seq) FROM changes)")
+        page = read("start")
+        assert names(page["items"]) == ["old"]
+    assert names(read(page["next_cursor"])["items"]) == ["first of 1"]
 
 
 def test_changes_whose_transaction_ids_were_in_use_before_a_crash_come_once(
