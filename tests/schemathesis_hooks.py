@@ -4,6 +4,16 @@ import json
 from datetime import UTC, datetime
 
 import schemathesis
+from marshmallow import ValidationError
+
+from projectapp.http.fields import QueryTimestamp
+
+
+def is_timestamp(value):
+    try:
+        return bool(isinstance(value, str) and QueryTimestamp().deserialize(value))
+    except ValidationError:
+        return False
 
 
 @schemathesis.hook
@@ -14,14 +24,14 @@ def before_call(context, case, kwargs):
             case.query.pop("since", None)
         if str(case.query.get("wait")) in map(str, range(31)):
             case.query["wait"] = 0  # a feed without changes would wait
+        if is_timestamp(case.query.get("as_of")):
+            # It must be between the beginning of the history and now.
+            case.query["as_of"] = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
     if not case.meta.generation.mode.is_positive:
         return
     # The document calls it a string, which client generators need, but it must be a JSON object.
     if case.query and "attributes" in case.query:
         case.query["attributes"] = json.dumps({"text": case.query["attributes"][:100]})
-    # Only a time between the beginning of the history and now is valid.
-    if case.query and "as_of" in case.query:
-        case.query["as_of"] = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
     # schemathesis removes the characters of an ETag, so its header would be empty.
     for name in ("If-Match", "If-None-Match"):
         if case.headers and case.headers.get(name) == "":

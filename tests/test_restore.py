@@ -55,6 +55,19 @@ def test_restore_that_changes_nothing_keeps_the_version(client, three_versions, 
     assert len(operations(client, path)) == 3
 
 
+def test_restore_of_an_existing_project_without_a_version_writes_nothing(
+    make_app, three_versions, proxy
+):
+    """A write could undo a change that another client makes at the same time."""
+    path, versions = three_versions
+    client = make_app(DATABASE_URL=proxy.url).test_client()
+    client.get(path)
+    for _ in range(2):
+        proxy.queries.clear()
+        assert client.post(f"{path}/restore", json={}).json == versions[2]
+        assert not [query for query in proxy.queries if "UPDATE" in query or "INSERT" in query]
+
+
 def test_restore_of_a_version_with_the_same_values_keeps_the_version(client, three_versions):
     path, _ = three_versions
     restored = client.post(f"{path}/restore", json={"version": 2}).json

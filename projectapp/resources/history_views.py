@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from flask import request
-from marshmallow import RAISE, Schema, fields
+from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 
 from projectapp.http.application import Response
@@ -21,19 +21,14 @@ from projectapp.resources.schemas import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Resou
 from projectapp.resources.views import json_response, no_match, row_response
 
 
-class _StrictSchema(Schema):
-    class Meta:
-        unknown = RAISE
-
-
-class _HistoryQuery(_StrictSchema):
+class _HistoryQuery(Schema):
     error_messages = {"unknown": "Unknown parameter."}
 
     page_size = QueryInteger(load_default=DEFAULT_PAGE_SIZE, validate=Range(1, MAX_PAGE_SIZE))
     cursor = fields.String(validate=Length(1), metadata=doc("A next_cursor of this history."))
 
 
-class RestoreSchema(_StrictSchema):
+class RestoreSchema(Schema):
     """Which version to restore. {} brings back a deleted row."""
 
     error_messages = {"unknown": "Unknown field."}
@@ -91,15 +86,13 @@ def restore(scope: str, schema: type[ResourceSchema]) -> Endpoint:
 def history_response(resource: Resource, row_id: UUID, query: dict[str, Any]) -> Response:
     """Return a page of the changes of a row, the newest first."""
     list_key = {"resource": resource.name, "history_of": row_id}
-    before_seq = MAX_SEQ
-    if "cursor" in query:
-        position = decode_cursor(query["cursor"], list_key)
-        before_seq = _seq_of(position)
+    cursor = query.get("cursor")
+    before_seq = _seq_of(decode_cursor(cursor, list_key)) if cursor else MAX_SEQ
     page = find_history_page(resource, row_id, query["page_size"], before_seq)
     if not page:
         raise NotFound
-    cursor = encode_cursor(Position([page.last_seq]), list_key) if page.last_seq else None
-    return json_response(f'{{"items":[{page.items}],"next_cursor":{json.dumps(cursor)}}}')
+    next_cursor = encode_cursor(Position([page.last_seq]), list_key) if page.last_seq else None
+    return json_response(f'{{"items":[{page.items}],"next_cursor":{json.dumps(next_cursor)}}}')
 
 
 def _seq_of(position: Position) -> int:

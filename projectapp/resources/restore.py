@@ -61,8 +61,9 @@ def restore_row(
         state = database.execute(_find_state(resource), {"row_id": row_id, "version": version})
         if not state:
             raise NotFound
-        values = _load_values(resource, schema, state)
         if not state.is_deleted:
+            # Without a version nothing is written: it could undo a change made since the SELECT.
+            values = {} if version is None else _load_values(resource, schema, state)
             row = update_row(resource, row_id, values, versions)
             if row or (versions is not None and find_row(resource, row_id)):
                 return row
@@ -72,6 +73,7 @@ def restore_row(
                 "Nothing was changed, because the row is deleted and has no version. Send the"
                 " request without If-Match."
             )
+        values = _load_values(resource, schema, state)
         if row := _insert_deleted(resource, row_id, state, values):
             return row
         if not is_parent_visible(resource, state.parent_id):

@@ -36,11 +36,16 @@ from projectapp.resources.writes import delete_row, find_row, is_parent_visible,
 
 
 class _ReadQuery(Schema):
+    """Other parameters are ignored: a read has always ignored them."""
+
     class Meta:
         unknown = EXCLUDE
 
     as_of = QueryTimestamp(
-        metadata=doc("Read the row as it was at this time, also if it is deleted now.")
+        metadata=doc(
+            "Read the row as it was at this time, even if it is deleted now. The answer for the"
+            " last few seconds may still change: a transaction may end long after its changes."
+        )
     )
 
 
