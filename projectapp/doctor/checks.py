@@ -128,11 +128,10 @@ def _privileges(facts: Facts) -> Finding:
         summary = f"The role {role} may change the schema, although another role migrates."
         reason = "An attacker who controls the service could drop its tables."
         return Finding(WARN, "privileges", summary, reason, "docs/roles.md")
-    if facts.can_change_schema:
-        summary = f"The role {role} serves and migrates (docs/roles.md describes two roles)."
-        return Finding(OK, "privileges", summary)
-    if facts.has_migrations_url:
+    if facts.can_change_schema or facts.has_migrations_url:
         summary = f"The role {role} serves, and may not change the schema."
+        if facts.can_change_schema:
+            summary = f"The role {role} serves and migrates (docs/roles.md describes two roles)."
         return Finding(OK, "privileges", summary)
     summary = f"The role {role} may not change the schema, and MIGRATIONS_DATABASE_URL is not set."
     remedy = "MIGRATIONS_DATABASE_URL=a URL with the role that owns the tables"
@@ -142,18 +141,15 @@ def _privileges(facts: Facts) -> Finding:
 def _history(facts: Facts) -> Finding | None:
     if facts.is_history_restored:
         summary = "This database was restored from a dump."
-        reason = "Until its history is adopted, requests for the change feed get a 503."
-        return Finding(FAIL, "history", summary, reason, "flask db upgrade")
+        return Finding(FAIL, "history", summary, "The change feed answers 503.", "flask db upgrade")
     if facts.incomplete_histories:
         tables = ", ".join(facts.incomplete_histories)
         summary = f"Triggers of the history are missing, disabled or outdated: {tables}."
-        reason = "The history and the change feed may lack changes. The history must start again."
         remedy = "\n".join(f"SELECT keep_history('{name}');" for name in facts.incomplete_histories)
-        return Finding(FAIL, "history", summary, reason, remedy)
+        return Finding(FAIL, "history", summary, "Changes may not be recorded.", remedy)
     if facts.can_change_history and facts.has_migrations_url and not facts.can_change_schema:
         summary = f"The role {facts.role} may change the history, although another role migrates."
-        reason = "An attacker who controls the service could forge it."
-        return Finding(WARN, "history", summary, reason, "docs/roles.md")
+        return Finding(WARN, "history", summary, "An attacker could forge it.", "docs/roles.md")
     return None
 
 
