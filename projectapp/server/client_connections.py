@@ -81,11 +81,12 @@ class ClientConnections:
             return client.on_ready(client)
         except Exception:
             self.worker.log.exception("Error handling a connection")
-            return self._close(client)
+            return self.close(client)
 
     def finish_request(self, client: BufferedClient) -> bool:
         """Send the response to a request that has run."""
         client.request, client.framing, client.head = None, None, b""  # frees the memory
+        client.has_waited = False
         client.on_ready = self._send
         return self.handle_event(client)
 
@@ -100,7 +101,7 @@ class ClientConnections:
             if client.receive():
                 return True
         except OSError:
-            return self._close(client)
+            return self.close(client)
         except LimitRequestHeaders:
             return self.refuse(client, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         return self._wait_for(client, EPOLLIN, self._receive, client.deadline)
@@ -160,7 +161,7 @@ class ClientConnections:
             client = max([*self.waiting], key=lambda client: client.buffered_bytes, default=None)
             if not client or not client.buffered_bytes:
                 break  # the other bytes belong to requests that run
-            self._close_if_waiting(client)
+            self.close_if_waiting(client)
 
     # Close a connection.
 
@@ -170,20 +171,20 @@ class ClientConnections:
         try:
             client.sock.shutdown(socket.SHUT_WR)
         except OSError:
-            return self._close(client)
+            return self.close(client)
         deadline = time.monotonic() + CLOSE_SECONDS
         return self._wait_for(client, EPOLLIN, self._discard_input, deadline)
 
     def _discard_input(self, client: BufferedClient) -> bool:
         if not client.discard_input():
-            return self._close(client)
+            return self.close(client)
         return self._wait_for(client, EPOLLIN, self._discard_input, client.deadline)
 
-    def _close_if_waiting(self, client: BufferedClient) -> None:
+    def close_if_waiting(self, client: BufferedClient) -> None:
         if self.waiting.pop(client, False):
-            self._close(client)
+            self.close(client)
 
-    def _close(self, client: BufferedClient) -> bool:
+    def close(self, client: BufferedClient) -> bool:
         self._count_buffered_bytes(-client.buffered_bytes)
         del self.client_by_fd[client.fd]  # before a new connection can have the same number
         client.sock.close()
@@ -201,7 +202,7 @@ class ClientConnections:
             client = min([*self.waiting], key=lambda client: client.waiting_since, default=None)
             if not client:
                 break
-            self._close_if_waiting(client)
+            self.close_if_waiting(client)
 
     def _sweep(self, now: float) -> None:
         """Close connections past their deadline. An incomplete request gets a 408 first."""
@@ -217,7 +218,7 @@ class ClientConnections:
                 deadline = now + self.read_timeout_seconds
                 self._wait_for(client, EPOLLOUT, self._send, deadline)
             else:
-                self._close(client)
+                self.close(client)
 
     def _deadline_of(self, client: BufferedClient) -> float:
         """Return the deadline of a client. While the worker stops, requests have less time."""
