@@ -108,6 +108,18 @@ class Conflict(Problem):
     status, code = 409, "conflict"
 
 
+class CursorGone(Problem):
+    """The feed no longer has all changes after the cursor."""
+
+    status, code = 410, "cursor_gone"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Changes after this cursor were purged, or the database was replaced. Read all data"
+            " again, and then the changes from a new cursor on."
+        )
+
+
 class PreconditionFailed(Problem):
     status, code = 412, "precondition_failed"
 

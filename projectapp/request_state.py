@@ -56,6 +56,7 @@ class RequestState:
     statement_prefix: str = ""  # auth/access.py: SQL to send in front of each statement
     prefix_was_sent: bool = False  # database/execution.py: a statement was executed
     raw_body: dict[str, Any] | None = None  # http/request_data.py: the JSON object of the request
+    operation: str = ""  # resources/restore.py: "restore" if the request's changes are restores
     rate_limit: str | None = None  # rate_limit/limiter.py: the value of the RateLimit header
 
     def caller_fields(self) -> dict[str, Any]:

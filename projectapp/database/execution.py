@@ -19,7 +19,7 @@ from projectapp.database.prepared import FORGET_SQL
 from projectapp.database.statements import CompiledStatement, compile_statement
 from projectapp.database.watchdog import watchdog
 from projectapp.problems import OutcomeUnknown, ServiceUnavailable, Unauthorized
-from projectapp.request_state import request_state, seconds_left
+from projectapp.request_state import Caller, RequestState, request_state, seconds_left
 
 # A named tuple with the columns that the statement returns. mypy does not know which these are.
 Row = Any
@@ -36,6 +36,9 @@ _TERMINATE_BACKEND = (
     .where(column("pid") == bindparam("pid"), column("pid") != func.pg_backend_pid())
     .where(column("usename") == func.current_user(), column("datname") == func.current_database())
 )
+
+# Says who changes rows, for the triggers of migration 0014, until the end of the transaction.
+_SET_CHANGE_SOURCE = "SELECT set_config('projectapp.change', %(change_source)s, true); "
 
 
 def execute(
@@ -88,6 +91,10 @@ def write_repeatably(statement: Executable, parameters: Mapping[str, Any]) -> An
 def _run(database: Database, statement: CompiledStatement, parameters: Mapping[str, Any]) -> Any:
     sql, values = statement.bind_parameters(parameters)
     state = request_state()
+    prefix = state.statement_prefix
+    if statement.is_write and state.caller:
+        prefix += _SET_CHANGE_SOURCE
+        values = {**values, "change_source": _change_source(state, state.caller)}
     connection: Any = None
     _require_time_left(state.deadline, 1 + database.pool_timeout)
     try:
@@ -99,7 +106,7 @@ def _run(database: Database, statement: CompiledStatement, parameters: Mapping[s
             try:
                 # One message is one transaction, so SET LOCAL leaves nothing behind.
                 set_local = database.connector.set_local_sql if connection.is_behind_pooler else ""
-                row = _send(connection, statement, set_local + state.statement_prefix, sql, values)
+                row = _send(connection, statement, set_local + prefix, sql, values)
             finally:
                 watchdog.stop(connection)
             state.prefix_was_sent = True
@@ -119,6 +126,15 @@ def _run(database: Database, statement: CompiledStatement, parameters: Mapping[s
             raise
         raise fault from error
     return row
+
+
+def _change_source(state: RequestState, caller: Caller) -> str:
+    """Return the caller, the credential, the request id and the operation, one on each line.
+
+    An owner with a line break cannot forge the other fields.
+    """
+    values = (caller.subject, caller.credential, state.request_id, state.operation)
+    return "\n".join((value or "").replace("\n", " ") for value in values)
 
 
 def _send(

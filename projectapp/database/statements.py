@@ -13,6 +13,8 @@ from typing import Any
 from flask import current_app
 from sqlalchemy import Executable
 from sqlalchemy.engine import Dialect
+from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy.sql.visitors import iterate
 
 from projectapp.database.prepared import PreparedForm, build_prepared_form
 
@@ -20,12 +22,14 @@ from projectapp.database.prepared import PreparedForm, build_prepared_form
 class CompiledStatement:
     """A statement's SQL, the encoders of its parameters and the named tuple of its rows.
 
-    Each execution must have the parameters `names`.
+    Each execution must have the parameters `names`. `is_write` is True for a statement that contains
+    an INSERT, UPDATE or DELETE.
     """
 
     def __init__(self, statement: Any, dialect: Dialect, names: frozenset[str]) -> None:
         compiled = statement.compile(dialect=dialect, column_keys=[*names])
         columns = statement.exported_columns
+        self.is_write = any(isinstance(element, UpdateBase) for element in iterate(statement))
         row: Any = namedtuple("Row", columns.keys(), rename=True)  # type: ignore[misc]
         self._sql, self._make_row, self._dialect = str(compiled), row._make, dialect
         self._types = [column.type for column in columns]

@@ -7,7 +7,7 @@ from flask import Blueprint, Response
 
 from projectapp.projects.models import PROJECTS
 from projectapp.projects.schemas import ProjectQuery, ProjectSchema
-from projectapp.resources import views
+from projectapp.resources import feed_views, views
 from projectapp.resources.cli import assign_command
 
 PATH = "/api/v1/projects"
@@ -70,3 +70,14 @@ def patch_project(project_id: UUID, body: dict[str, Any]) -> Response:
 def delete_project(project_id: UUID) -> Response:
     """Delete a project."""
     return views.delete_response(PROJECTS, project_id)
+
+
+@bp.get("/changes")
+@feed_views.changes(READ)
+def list_project_changes(query: dict[str, Any]) -> Response:
+    """Follow the changes of projects.
+
+    No change is missing, none comes twice, and those of each project are in order. A project that
+    is assigned to another owner appears as deleted to the old one, and as created to the new one.
+    """
+    return feed_views.changes_response(PROJECTS, query)

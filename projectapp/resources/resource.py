@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -42,6 +43,11 @@ class Resource:
     @property
     def name(self) -> str:
         return self.table.name
+
+    @cached_property
+    def singular_name(self) -> str:
+        """The name of one row, such as project: the class of the model in snake case."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", self.model.__name__).lower()
 
     @cached_property
     def fields(self) -> tuple[str, ...]:

@@ -1,0 +1,163 @@
+"""The statement that reads a page of a change feed. feed.py explains what a page has."""
+
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.types import UserDefinedType
+
+from projectapp import auth
+from projectapp.database.models import XID8
+from projectapp.resources.changes import CHANGES, HISTORIES
+from projectapp.resources.resource import Resource
+from projectapp.resources.states import render_items
+
+SCAN_ROWS = 5000  # a page walks at most so many changes, of all resources and owners
+
+
+class _PgSnapshot(UserDefinedType[str]):
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "pg_snapshot"
+
+
+def _parameter(name: str, type_: Any) -> Any:
+    return sa.cast(sa.bindparam(name, type_=type_), type_)
+
+
+_seen_text, _until_text = _parameter("seen", sa.Text), _parameter("until", sa.Text)
+_seen, _until = sa.cast(_seen_text, _PgSnapshot), sa.cast(_until_text, _PgSnapshot)
+_is_in_window = _until_text.is_not(None)
+_seen_seq, _until_seq, _last_seq = (
+    _parameter(name, sa.BigInteger) for name in ("seen_seq", "until_seq", "last_seq")
+)
+_limit = _parameter("limit", sa.Integer)
+
+
+@lru_cache
+def page_statement(resource: Resource) -> sa.Select[Any]:
+    state = _select_state(resource)
+    walk = _walk(resource, state)
+    in_page = sa.select(walk.c.seq).where(walk.c.is_item).order_by(walk.c.seq).limit(_limit)
+    # With an array PostgreSQL finds the rows by their key, whatever it knows about the table.
+    is_in_page = CHANGES.c.seq == sa.any_(sa.func.array(in_page.scalar_subquery()))
+    page = sa.select(CHANGES).where(is_in_page).offset(0).subquery("page")
+    items, c = render_items(resource, page), page.c
+    xid = sa.cast(sa.cast(c.xid, sa.Text), sa.BigInteger)
+    values = (c.seq, xid, c.owner, c.old_owner, c.operation, c.row_id, items.head, items.row)
+    ordered = aggregate_order_by(sa.func.json_build_array(*values), c.seq)
+    changes = sa.select(sa.func.json_agg(ordered)).select_from(items.source).scalar_subquery()
+    walked_rows, walk_end = (
+        sa.select(sa.func.count()).select_from(walk),
+        sa.select(sa.func.max(walk.c.seq)).where(walk.c.is_end),
+    )
+    return sa.select(
+        *state.c,
+        walked_rows.scalar_subquery().label("walked_rows"),
+        walk_end.scalar_subquery().label("walk_end"),
+        sa.func.coalesce(sa.cast(changes, sa.Text), "[]").label("changes"),
+    )
+
+
+def _select_state(resource: Resource) -> sa.CTE:
+    """Select what the database has now, and `first_seq`: the page has only changes after it."""
+    c, h = CHANGES.c, HISTORIES.c
+    snapshot = sa.func.pg_current_snapshot(type_=_PgSnapshot)
+    now = sa.cast(snapshot, sa.Text)
+    is_same = sa.and_(now == _seen_text, sa.not_(_is_in_window))  # then there is no new change
+    newest_seq = sa.select(sa.func.coalesce(sa.func.max(c.seq), 0)).scalar_subquery()
+    timeline = sa.func.left(sa.func.pg_walfile_name(sa.func.pg_current_wal_lsn()), 8)
+    # Only transactions that have ended since. `offset(0)` keeps PostgreSQL from walking the table
+    # in the order of `seq`.
+    running = sa.func.pg_snapshot_xip(_seen).column_valued("running")
+    xmax = sa.func.pg_snapshot_xmax(_seen, type_=XID8())
+    next_xid = sa.func.least(
+        _parameter("seen_next_xid", XID8()), sa.func.pg_snapshot_xmax(snapshot), type_=XID8()
+    )
+
+    def first_of(*conditions: Any) -> Any:
+        """Select the first of the changes. `+ 0`: not by a walk in the order of `seq`."""
+        matching = sa.select(sa.func.min(c.seq + sa.literal_column("0")))
+        matching = matching.where(*conditions, c.seq > h.restored_seq)
+        return matching.correlate_except(CHANGES).scalar_subquery()
+
+    first_of_running = (
+        sa.select(sa.func.min(first_of(c.xid == running)))
+        .where(sa.func.pg_visible_in_snapshot(running, snapshot))
+        .correlate(HISTORIES)
+        .scalar_subquery()
+    )
+    first_of_later = first_of(c.xid >= xmax, c.xid < next_xid)
+    first_seq = sa.func.least(_seen_seq, first_of_running - 1, first_of_later - 1)
+    return (
+        sa.select(
+            h.database_id,
+            (h.database_id == sa.func.history_database_id()).label("is_same_database"),
+            sa.case((sa.func.pg_is_in_recovery(), None), else_=timeline).label("timeline"),
+            h.restored_seq,
+            h.purged_seq,
+            sa.cast(h.purged_xid, sa.Text).label("purged_xid"),
+            sa.select(sa.func.max(HISTORIES.alias().c.purged_seq))
+            .scalar_subquery()
+            .label("newest_purged_seq"),
+            now.label("now"),
+            # Not in a condition: the planner would call it before the snapshot is taken, and in a
+            # transaction only its first call reads the next id.
+            (sa.cast(sa.func.age(sa.literal_column("'3'::xid")), sa.BigInteger) + 3).label(
+                "next_xid"
+            ),
+            sa.case((is_same, _seen_seq), else_=newest_seq).label("newest_seq"),
+            sa.case((_last_seq >= 0, _last_seq), else_=first_seq).label("first_seq"),
+            is_same.label("is_same"),
+        )
+        .where(h.resource == sa.literal_column(f"'{resource.name}'"))
+        .cte("state")
+        .prefix_with("MATERIALIZED")
+    )
+
+
+def _walk(resource: Resource, state: sa.CTE) -> sa.CTE:
+    """Select the page's changes, one more if there is one, and the end of a walk that is too long.
+
+    The end has `is_end`. It has `is_item` only if it is also a change of the page.
+    """
+    c = CHANGES.c
+    first_seq, is_same, restored_seq = (
+        sa.select(state.c[name]).scalar_subquery()
+        for name in ("first_seq", "is_same", "restored_seq")
+    )
+    number = sa.func.row_number().over(order_by=c.seq).label("number")
+    scan = (
+        sa.select(c.seq, c.xid, c.resource, c.owner, c.old_owner, number)
+        .where(c.seq > first_seq, sa.not_(is_same))
+        .order_by(c.seq)
+        .limit(sa.literal_column(str(SCAN_ROWS)))
+        .subquery("scan")
+        .c
+    )
+    # No snapshot tells about changes after its own: after a crash, ids are used again.
+    is_unseen = sa.or_(
+        scan.seq > _seen_seq, sa.not_(sa.func.pg_visible_in_snapshot(scan.xid, _seen))
+    )
+    is_before_until = sa.or_(
+        sa.not_(_is_in_window),
+        scan.seq <= restored_seq,
+        sa.and_(scan.seq <= _until_seq, sa.func.pg_visible_in_snapshot(scan.xid, _until)),
+    )
+    is_item = sa.and_(
+        scan.resource == sa.literal_column(f"'{resource.name}'"),
+        sa.or_(*(auth.is_visible(owner, resource.name) for owner in (scan.owner, scan.old_owner))),
+        is_unseen,
+        is_before_until,
+    )
+    is_end = scan.number == sa.literal_column(str(SCAN_ROWS))
+    return (
+        sa.select(scan.seq, is_item.label("is_item"), is_end.label("is_end"))
+        .where(sa.or_(is_item, is_end))
+        .order_by(scan.seq)
+        .limit(_limit + 1)
+        .cte("walk")
+        .prefix_with("MATERIALIZED")
+    )

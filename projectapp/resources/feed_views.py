@@ -1,0 +1,100 @@
+"""What the view of a change feed uses: its declaration, and a function for its response."""
+
+import json
+import time
+from typing import Any
+
+from flask import request
+from marshmallow import Schema, fields
+from marshmallow.validate import Length, Range
+
+from projectapp import auth
+from projectapp.http.application import Response
+from projectapp.http.endpoint import Endpoint
+from projectapp.http.fields import QueryInteger
+from projectapp.http.request_data import JSON_TYPE
+from projectapp.request_state import seconds_left
+from projectapp.resources.feed import (
+    START,
+    FeedPage,
+    decode_feed_cursor,
+    item_json,
+    read_changes,
+)
+from projectapp.resources.resource import Resource
+from projectapp.resources.schemas import doc
+
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 1000
+MAX_WAIT_SECONDS = 30
+POLL_SECONDS = 0.25
+RESERVED_SECONDS = 2  # of the request's time, for the last poll and the response
+
+
+class FeedSchema(Schema):
+    """One page of a change feed."""
+
+    items = fields.List(fields.Dict())
+    next_cursor = fields.String(
+        metadata=doc("Send it as since to get the changes after this page.")
+    )
+    has_more = fields.Boolean(
+        metadata=doc("There may be more changes already. A page with has_more may be empty.")
+    )
+
+
+class _FeedQuery(Schema):
+    since = fields.String(
+        validate=Length(1),
+        metadata=doc(
+            "A next_cursor of this feed, or start for the oldest change that is kept. Without it,"
+            " the page is empty, and its next_cursor is where the feed stands now."
+        ),
+    )
+    limit = QueryInteger(
+        load_default=DEFAULT_LIMIT,
+        validate=Range(1, MAX_LIMIT),
+        metadata=doc("The maximum number of items."),
+    )
+    wait = QueryInteger(
+        load_default=0,
+        validate=Range(0, MAX_WAIT_SECONDS),
+        metadata=doc("If there is no change, wait so many seconds for one. It may be less."),
+    )
+
+
+def changes(scope: str) -> Endpoint:
+    return Endpoint(
+        scope=scope, responses={200: FeedSchema()}, query=_FeedQuery(), error_statuses=[410]
+    )
+
+
+def changes_response(resource: Resource, query: dict[str, Any]) -> Response:
+    """Return the page of the feed that the validated `query` describes.
+
+    Raises InvalidFeedCursor and CursorGone.
+    """
+    since, limit = query.get("since"), query["limit"]
+    cursor = decode_feed_cursor(since, resource.name) if since not in (None, "start") else START
+    visible_owner = auth.visible_owner(resource.name)
+    page = read_changes(resource, cursor if since else None, limit, visible_owner)
+    if since and not request.environ.get("projectapp.has_waited"):
+        deadline = time.monotonic() + min(query["wait"], seconds_left() - RESERVED_SECONDS)
+        page = _wait_for_change(resource, page, limit, visible_owner, deadline)
+    items = ",".join(item_json(resource, change, visible_owner) for change in page.changes)
+    members = {
+        "next_cursor": page.next_cursor.encode(resource.name),
+        "has_more": page.has_more,
+    }
+    return Response(f'{{"items":[{items}],{json.dumps(members)[1:]}', content_type=JSON_TYPE)
+
+
+def _wait_for_change(
+    resource: Resource, page: FeedPage, limit: int, visible_owner: str | None, deadline: float
+) -> FeedPage:
+    """Read on until there is a change, or until `deadline` on the monotonic clock."""
+    while not page.changes and (seconds := deadline - time.monotonic()) > 0:
+        if not page.has_more:
+            time.sleep(min(POLL_SECONDS, seconds))
+        page = read_changes(resource, page.next_cursor, limit, visible_owner)
+    return page
