@@ -120,6 +120,12 @@ class CursorGone(Problem):
         )
 
 
+class HistoryGone(Problem):
+    """The history does not reach back so far."""
+
+    status, code = 410, "history_gone"
+
+
 class PreconditionFailed(Problem):
     status, code = 412, "precondition_failed"
 

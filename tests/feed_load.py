@@ -24,27 +24,30 @@ class Writer(threading.Thread):
     projects are inserted again with the same id.
     """
 
-    def __init__(self, url: str, seed: str, ids: list[str], stop: threading.Event) -> None:
+    def __init__(
+        self, url: str, seed: str, ids: list[str], stop: threading.Event, max_sleep_seconds: float
+    ) -> None:
         super().__init__()
         self.url, self.ids, self.stop = url, ids, stop
+        self.max_sleep_seconds = max_sleep_seconds
         self.random = random.Random(seed)  # noqa: S311
         self.commits = 0
 
     def run(self) -> None:
-        with closing(psycopg2.connect(**parameters_of(self.url))) as connection:
-            with connection.cursor() as cursor:
-                cursor.execute("SET deadlock_timeout = '30ms'; SET lock_timeout = '1s'")
-                connection.commit()
-                while not self.stop.is_set():
-                    try:
-                        self.run_transaction(cursor)
-                        if self.random.random() < 0.15:
-                            connection.rollback()
-                        else:
-                            connection.commit()
-                            self.commits += 1
-                    except psycopg2.OperationalError:  # a deadlock or a lock timeout
+        connection = psycopg2.connect(**parameters_of(self.url))
+        with closing(connection), connection.cursor() as cursor:
+            cursor.execute("SET deadlock_timeout = '30ms'; SET lock_timeout = '1s'")
+            connection.commit()
+            while not self.stop.is_set():
+                try:
+                    self.run_transaction(cursor)
+                    if self.random.random() < 0.15:
                         connection.rollback()
+                    else:
+                        connection.commit()
+                        self.commits += 1
+                except psycopg2.OperationalError:  # a deadlock or a lock timeout
+                    connection.rollback()
 
     def run_transaction(self, cursor: Any) -> None:
         for _ in range(self.random.randint(1, 4)):
@@ -53,7 +56,7 @@ class Writer(threading.Thread):
                 cursor.execute("SAVEPOINT a")
             self.run_statement(cursor)
             if self.random.random() < 0.3:
-                time.sleep(self.random.uniform(0, 0.4))
+                time.sleep(self.random.uniform(0, self.max_sleep_seconds))
             if has_savepoint and self.random.random() < 0.5:
                 cursor.execute("ROLLBACK TO a")
 
@@ -61,9 +64,7 @@ class Writer(threading.Thread):
         kind = self.random.random()
         ids = self.random.sample(self.ids, 3)
         if kind < 0.25:
-            insert = (
-                "INSERT INTO projects (id, name) VALUES (%s, %s) ON CONFLICT (id) DO NOTHING"
-            )
+            insert = "INSERT INTO projects (id, name) VALUES (%s, %s) ON CONFLICT (id) DO NOTHING"
             cursor.execute(insert, (ids[0], uuid.uuid4().hex))
         elif kind < 0.4:
             cursor.execute("DELETE FROM projects WHERE id = %s", ids[:1])
@@ -122,10 +123,15 @@ class Reader(threading.Thread):
 
 
 @contextmanager
-def writers_running(url: str, seed: str, count: int = 16, rows: int = 40) -> Iterator[list[Writer]]:
+def writers_running(
+    url: str, seed: str, count: int = 16, rows: int = 100
+) -> Iterator[list[Writer]]:
     stop = threading.Event()
     ids = [str(uuid.UUID(int=number)) for number in range(1, rows + 1)]
-    writers = [Writer(url, f"{seed} {number}", ids, stop) for number in range(count)]
+    writers = [
+        Writer(url, f"{seed} {number}", ids, stop, max_sleep_seconds=0.4 if number % 2 else 0.02)
+        for number in range(count)
+    ]
     for writer in writers:
         writer.start()
     try:

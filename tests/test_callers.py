@@ -5,6 +5,7 @@ The cases come from the URL map. A route that SCOPE_BY_ENDPOINT does not name fa
 
 import json
 import re
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
@@ -24,11 +25,14 @@ READ, WRITE = "projects:read", "projects:write"
 PUBLIC = None
 SCOPE_BY_ENDPOINT = {
     "projects.list_projects": READ,
+    "projects.list_project_changes": READ,
     "projects.get_project": READ,
     "projects.create_project": WRITE,
     "projects.put_project": WRITE,
     "projects.patch_project": WRITE,
     "projects.delete_project": WRITE,
+    "projects.get_project_history": READ,
+    "projects.restore_project": WRITE,
     "health.health": PUBLIC,
     "health.ready": PUBLIC,
     "health.root": PUBLIC,
@@ -37,6 +41,7 @@ SCOPE_BY_ENDPOINT = {
     "static": PUBLIC,
 }
 BODIES = {"POST": {"name": "new"}, "PUT": {"name": "put"}, "PATCH": {"name": "patched"}}
+BODY_OF_RESTORE = {"version": 1}
 SUCCESS_BY_METHOD = {"POST": 201, "DELETE": 204}
 
 # A kind of Authorization header without a valid token, and the status that it gets.
@@ -109,7 +114,16 @@ def digest_of(header):
     return tokens.hash_token(header.removeprefix("Bearer "))
 
 
-def expected_status(scope, method, caller, id_kind):
+def is_restore(rule, method):
+    return method == "POST" and rule.endpoint == "projects.restore_project"
+
+
+def body_of(rule, method):
+    return BODY_OF_RESTORE if is_restore(rule, method) else BODIES.get(method)
+
+
+def expected_status(rule, method, caller, id_kind):
+    scope = SCOPE_BY_ENDPOINT[rule.endpoint]
     if scope is PUBLIC or method == "OPTIONS":
         return 200
     if caller in REFUSED_HEADERS:
@@ -118,7 +132,8 @@ def expected_status(scope, method, caller, id_kind):
     if scope not in SCOPES_BY_CALLER[caller] and not can_see_all:
         return 403
     is_visible = id_kind in (None, "own") or (can_see_all and id_kind != "missing")
-    return SUCCESS_BY_METHOD.get(method, 200) if is_visible else 404
+    success = 200 if is_restore(rule, method) else SUCCESS_BY_METHOD.get(method, 200)
+    return success if is_visible else 404
 
 
 def all_projects(sql):
@@ -170,6 +185,7 @@ def test_each_caller_gets_only_what_its_token_permits(
     auth_client, auth_app, ids_and_headers, sql, caller
 ):
     ids, headers = ids_and_headers
+    sql("UPDATE projects SET is_active = false")  # so that a restore of version 1 changes them
     header = {"Authorization": headers[caller]} if caller in headers else {}
     for rule, method, id_kind in cases(auth_app):
         scope = SCOPE_BY_ENDPOINT[rule.endpoint]
@@ -178,10 +194,10 @@ def test_each_caller_gets_only_what_its_token_permits(
         case = f"{method} {path} ({id_kind}) by {caller}"
         before = all_projects(sql)
         with auth_client.open(
-            path, method=method, json=BODIES.get(method), headers=header
+            path, method=method, json=body_of(rule, method), headers=header
         ) as answer:
             pass  # closes a file of static/
-        assert answer.status_code == expected_status(scope, method, caller, id_kind), case
+        assert answer.status_code == expected_status(rule, method, caller, id_kind), case
         after = all_projects(sql)
         if answer.status_code >= 400 or method in ("GET", "HEAD", "OPTIONS"):
             assert after == before, case
@@ -197,14 +213,21 @@ def test_each_caller_gets_only_what_its_token_permits(
 
 def test_matrix_has_as_many_cases_as_callers_routes_methods_and_ids(auth_app):
     callers = len(REFUSED_HEADERS) + len(SCOPES_BY_CALLER)
-    assert callers * len([*cases(auth_app)]) == 1180
+    assert callers * len([*cases(auth_app)]) == 1640
 
 
 HIDDEN_KINDS = ("foreign", "without owner")
 
 
 @pytest.mark.parametrize("id_kind", HIDDEN_KINDS)
-@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        *((method, "") for method in ("GET", "HEAD", "PUT", "PATCH", "DELETE")),
+        *(("GET", "/history"), ("HEAD", "/history"), ("POST", "/restore"), ("GET", "?as_of={now}")),
+    ],
+)
+@pytest.mark.parametrize("is_deleted", [False, True])
 @pytest.mark.parametrize(
     "conditions",
     [
@@ -217,14 +240,17 @@ HIDDEN_KINDS = ("foreign", "without owner")
     ],
 )
 def test_project_of_another_owner_gets_the_same_404_as_a_missing_one(
-    auth_client, auth_headers, ids_and_headers, id_kind, method, conditions
+    auth_client, auth_headers, ids_and_headers, id_kind, method, target, conditions, sql, is_deleted
 ):
     ids, _ = ids_and_headers
+    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    if is_deleted:
+        sql("DELETE FROM projects WHERE id = %s", ids[id_kind])
     answers = [
         auth_client.open(
-            f"{PROJECTS}/{ids[kind]}",
+            f"{PROJECTS}/{ids[kind]}{target.format(now=now)}",
             method=method,
-            json=BODIES.get(method),
+            json={} if target == "/restore" else BODIES.get(method),
             headers={**auth_headers(), **conditions, "X-Request-ID": "same"},
         )
         for kind in (id_kind, "missing")
@@ -340,18 +366,23 @@ def test_every_statement_on_projects_names_the_owner(
         for rule, method, id_kind in cases(auth_app):
             if SCOPE_BY_ENDPOINT[rule.endpoint]:
                 path = rule.rule.replace("<uuid:project_id>", ids.get(id_kind, ""))
-                body = {"json": BODIES[method]} if method in BODIES else {}
+                path += "?as_of=2999-01-01T00:00:00Z" * (rule.endpoint == "projects.get_project")
+                body = {"json": body_of(rule, method)} if method in BODIES else {}
                 auth_client.open(path, method=method, headers=auth_headers(), **body)
+                if method == "DELETE":  # the statements of a deleted project
+                    for kind in ("own", "foreign"):
+                        restore = f"{PROJECTS}/{ids[kind]}/restore"
+                        auth_client.post(restore, json={}, headers=auth_headers())
     on_projects = [
         statement
         for statement in sent
-        if re.search(r"\b(FROM|UPDATE|INTO) projects\b", statement.text)
+        if re.search(r"\b(FROM|JOIN|UPDATE|INTO) projects\b", statement.text)
     ]
     assert len(on_projects) > 15
     assert [statement for statement in on_projects if statement.prepare_sql]
     for sql, parameters, prepare_sql in on_projects:
-        is_insert = "INTO projects" in prepare_sql + sql
-        name = "owner" if is_insert else "visible_owner_of_projects"
+        is_new = re.search(r"INTO projects\b(?!.*lock_newest_change)", prepare_sql + sql, re.S)
+        name = "owner" if is_new else "visible_owner_of_projects"
         assert parameters[name] == "alice"
         assert f"%({name})s" in sql
 

@@ -57,6 +57,8 @@ SELECT pg_backend_pid(),
   ARRAY(SELECT relname::text FROM pg_class WHERE relnamespace = pg_my_temp_schema())
 """
 
+OPERATIONS = ("create", "update")
+
 
 class PgBouncer:
     """A PgBouncer for the server of the URL `direct`. Its configuration and log are in `folder`.
@@ -243,6 +245,59 @@ def test_eight_clients_share_two_sessions_and_get_their_own_answers(
     assert sql("SELECT count(*) FROM projects") == [(80,)]
     clients = [row for row in pgbouncer.show("CLIENTS") if row["database"] != "pgbouncer"]
     assert (len(clients), len(pgbouncer.show("SERVERS"))) == (8, 2)
+    assert find_leftovers(pgbouncer, direct_url) == []
+
+
+def test_twelve_clients_share_three_sessions_and_each_change_has_its_own_caller(
+    start_pgbouncer, make_app, auth_headers, sql, direct_url
+):
+    """Two of three clients are callers of the service; the others write like psql does."""
+    pgbouncer = start_pgbouncer(default_pool_size=3)
+    client = make_app(
+        AUTH="tokens", DATABASE_URL=pgbouncer.url(), DATABASE_POOL_SIZE="8"
+    ).test_client
+    headers = [auth_headers(f"caller {number}") for number in range(12)]
+    turns = 30
+
+    def write_by_hand(number):
+        with closing(psycopg2.connect(url_through(pgbouncer, direct_url))) as connection:
+            connection.autocommit = True
+            cursor = connection.cursor()
+            for turn in range(turns):
+                name = f"{number} {turn}"
+                cursor.execute(
+                    "INSERT INTO projects (id, name) VALUES (gen_random_uuid(), %s)", [name]
+                )
+                cursor.execute("UPDATE projects SET is_active = false WHERE name = %s", [name])
+
+    def write_as_caller(number):
+        http = client()
+        for turn in range(turns):
+            request = {**headers[number], "X-Request-ID": f"{number}/{turn}"}
+            created = http.post(PROJECTS, json={"name": f"{number} {turn}"}, headers=request)
+            assert created.status_code == 201, created.text
+            http.put(created.headers["Location"], json={"is_active": False}, headers=request)
+
+    def write(number):
+        (write_by_hand if number % 3 == 0 else write_as_caller)(number)
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(write, range(12)))
+    (role,) = sql("SELECT 'role ' || session_user")[0]
+    tokens = dict(sql("SELECT owner, 'token ' || id FROM api_tokens"))
+    expected = []
+    for number in range(12):
+        for turn in range(turns):
+            caller = f"caller {number}"
+            source = (caller, tokens[caller], f"{number}/{turn}")
+            source = (None, role, None) if number % 3 == 0 else source
+            expected += [(f"{number} {turn}", operation, *source) for operation in OPERATIONS]
+    changes = sql(
+        "SELECT name, operation, caller, credential, request_id FROM changes"
+        " JOIN projects ON id = row_id"
+    )
+    assert sorted(changes, key=str) == sorted(expected, key=str)
+    assert len(pgbouncer.show("SERVERS")) == 3
     assert find_leftovers(pgbouncer, direct_url) == []
 
 

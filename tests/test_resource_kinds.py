@@ -20,7 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from projectapp import database
 from projectapp.http.fields import JSONObject, QueryBoolean, StrictBoolean
 from projectapp.problems import BadRequest
-from projectapp.resources import views
+from projectapp.resources import history_views, views
 from projectapp.resources.lists import _best_index, _list_spec
 from projectapp.resources.models import ResourceColumns, resource_constraints
 from projectapp.resources.owners import assign_rows
@@ -135,8 +135,16 @@ def add_routes(bp: Blueprint, resource: Resource, schema: Any, query: Any, paren
         return views.create_response(resource, body, path, parent_id)
 
     @views.reading(read, schema)
-    def get(row_id):
-        return views.read_response(resource, row_id)
+    def get(row_id, query):
+        return views.read_response(resource, row_id, query)
+
+    @history_views.history(read, resource, schema)
+    def history(row_id, query):
+        return history_views.history_response(resource, row_id, query)
+
+    @history_views.restore(write, schema)
+    def restore(row_id, body):
+        return history_views.restore_response(resource, schema, row_id, body)
 
     @views.update(write, schema)
     def put(row_id, body):
@@ -159,6 +167,8 @@ def add_routes(bp: Blueprint, resource: Resource, schema: Any, query: Any, paren
             (f"{path}/<uuid:row_id>", view.__name__.upper(), view)
             for view in (get, put, patch, delete)
         ),
+        (f"{path}/<uuid:row_id>/history", "GET", history),
+        (f"{path}/<uuid:row_id>/restore", "POST", restore),
     ):
         endpoint = f"{view.__name__}_{resource.name}"
         bp.add_url_rule(rule, endpoint=endpoint, view_func=view, methods=[method])
@@ -173,8 +183,16 @@ def tables(app, direct_url):
         poolclass=sa.NullPool,
     )
     Base.metadata.create_all(engine)
+    call_for_each_table(engine, "keep_history")
     yield
+    call_for_each_table(engine, "end_history")
     Base.metadata.drop_all(engine)
+
+
+def call_for_each_table(engine, function):
+    with engine.begin() as connection:
+        for name in Base.metadata.tables:
+            connection.execute(sa.text(f"SELECT {function}('{name}')"))
 
 
 @pytest.fixture(scope="module")
@@ -448,3 +466,94 @@ def test_a_schema_with_a_type_that_converts_values_is_refused(type_):
     ):
         schema()
     ResourceSchema.from_dict({"count": getattr(fields, type_)(dump_only=True)})()
+
+
+def test_history_as_of_and_restore_keep_values_of_every_type(kinds, sql):
+    values = {
+        **{"title": "Old", "key": "k", "scope": "s", "parent_id": create(kinds, "/boxes")["id"]},
+        **{"amount": 12345678.25, "ratio": 0.1, "day": "1999-12-31", "kind": "large"},
+        **{"tags": ["a", "번역", ""], "data": {"n": 1.0}},
+    }
+    first = create(kinds, "/boxes", **values)
+    path = f"/boxes/{first['id']}"
+    new = {"title": "New", "key": None, "scope": None, "parent_id": None, "amount": 1}
+    new |= {"ratio": None, "day": "2000-01-01", "kind": "small", "tags": [], "data": None}
+    second = kinds.put(path, json=new).json
+    newest, oldest = kinds.get(f"{path}/history").json["items"]
+    assert (newest["box"], oldest["box"]) == (second, first)
+    assert newest["changed"] == [*values]
+    assert kinds.get(f"{path}?as_of={oldest['at']}").json == first
+    assert kinds.delete(path).status_code == 204
+    for version, row in ((1, first), (2, second)):
+        response = kinds.post(f"{path}/restore", json={"version": version})
+        assert response.status_code == 200, response.text
+        expected = {"version": response.json["version"], "updated_at": response.json["updated_at"]}
+        assert response.json == {**row, **expected}
+    assert response.json["version"] == 5
+
+
+def test_old_values_that_are_longer_or_more_precise_than_the_column_are_read(kinds, sql):
+    path = f"/boxes/{create(kinds, '/boxes')['id']}"
+    kinds.put(path, json={"title": "New"})
+    sql("UPDATE changes SET old_values = old_values || %s", '{"title": "0123456789012345678901"}')
+    sql("UPDATE changes SET old_values = old_values || %s", '{"amount": 123456789012.345}')
+    [_, first] = kinds.get(f"{path}/history").json["items"]
+    assert (first["box"]["title"], first["box"]["amount"]) == (
+        "0123456789012345678901",
+        123456789012.345,
+    )
+
+
+def test_restore_of_a_child_needs_its_parent(kinds, sql, problem):
+    box = create(kinds, "/boxes")
+    shelf = create(kinds, f"/boxes/{box['id']}/shelves")
+    book = create(kinds, f"/shelves/{shelf['id']}/books", title="Book")
+    kinds.delete(f"/shelves/{shelf['id']}")  # which also deletes the book
+    response = kinds.post(f"/books/{book['id']}/restore", json={})
+    detail = problem(response, 409, "conflict")["detail"]
+    assert detail == f"Its shelf {shelf['id']} does not exist. Restore the shelf first."
+    restored = kinds.post(f"/shelves/{shelf['id']}/restore", json={}).json
+    assert restored == {**shelf, "version": 3, "updated_at": restored["updated_at"]}
+    restored = kinds.post(f"/books/{book['id']}/restore", json={}).json
+    assert restored == {**book, "version": 3, "updated_at": restored["updated_at"]}
+    operations = [i["operation"] for i in kinds.get(f"/books/{book['id']}/history").json["items"]]
+    assert operations == ["restore", "delete", "create"]
+
+
+def test_restore_of_a_child_that_had_no_parent_when_it_was_deleted(kinds):
+    box = create(kinds, "/boxes")
+    shelf = create(kinds, f"/boxes/{box['id']}/shelves")
+    kinds.delete(f"/boxes/{box['id']}")  # which sets box_id to null
+    orphan = kinds.get(f"/shelves/{shelf['id']}").json
+    assert (orphan["box_id"], orphan["version"]) == (None, 2)
+    kinds.delete(f"/shelves/{shelf['id']}")
+    restored = kinds.post(f"/shelves/{shelf['id']}/restore", json={"version": 1}).json
+    assert restored == {**orphan, "version": 4, "updated_at": restored["updated_at"]}
+
+
+def test_restored_child_has_the_owner_of_its_parent(auth_kinds, auth_headers, sql, problem):
+    alice, bob, admin = (auth_headers(name, SCOPES) for name in ("alice", "bob", "carol"))
+    admin = auth_headers("carol", "boxes:all,shelves:all")
+    box = create(auth_kinds, "/boxes", alice)
+    shelf = create(auth_kinds, f"/boxes/{box['id']}/shelves", alice)
+    path = f"/shelves/{shelf['id']}"
+    auth_kinds.delete(path, headers=alice)
+    sql("UPDATE boxes SET owner = 'bob'")
+    # Alice was the last owner of the shelf, but does not see its parent. Bob is not its last owner.
+    problem(auth_kinds.post(f"{path}/restore", json={}, headers=alice), 409, "conflict")
+    problem(auth_kinds.post(f"{path}/restore", json={}, headers=bob), 404, "not_found")
+    restored = auth_kinds.post(f"{path}/restore", json={}, headers=admin)
+    assert (restored.status_code, restored.json["owner"]) == (200, "bob")
+
+
+def test_restore_that_violates_a_unique_column_gets_a_409_and_changes_nothing(kinds, sql, problem):
+    first = create(kinds, "/boxes", key="same")
+    kinds.delete(f"/boxes/{first['id']}")
+    create(kinds, "/boxes", key="same")
+    sql("CREATE UNIQUE INDEX boxes_unique_key ON boxes (key)")
+    try:
+        response = kinds.post(f"/boxes/{first['id']}/restore", json={})
+    finally:
+        sql("DROP INDEX boxes_unique_key")
+    problem(response, 409, "conflict")
+    assert kinds.get(f"/boxes/{first['id']}").status_code == 404

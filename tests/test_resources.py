@@ -1,6 +1,7 @@
 """The contract that every resource fulfils, and which callers see and change its rows."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 
@@ -9,6 +10,8 @@ from projectapp.resources.cursors import Position, encode_cursor
 
 CASES = [load_resource(name) for name in resource_names()]
 MISSING = "01900000-0000-7000-8000-000000000000"
+# An item of a history also has the row, under the name of one row of the resource.
+COMMON_MEMBERS = {"operation", "version", "at", "caller", "credential", "request_id", "changed"}
 
 
 def collection_path(case, client, headers=None):
@@ -166,6 +169,68 @@ def test_a_missing_or_deleted_row_gets_a_404(case, client, create, problem, meth
         problem(response, 404, "not_found")
 
 
+def test_history_has_each_state_of_a_row_and_as_of_reads_it(case, client, create, problem):
+    first = create(text="x")
+    path = f"{case.path}/{first['id']}"
+    second = client.patch(path, json={case.text_field: "y"}).json
+    assert client.delete(path).status_code == 204
+    page = client.get(f"{path}/history?page_size=2")
+    assert page.status_code == 200, page.text
+    cursor = page.json["next_cursor"]
+    rest = client.get(f"{path}/history?cursor={cursor}").json
+    assert rest["next_cursor"] is None
+    items = [*page.json["items"], *rest["items"]]
+    (row,) = items[0].keys() - COMMON_MEMBERS
+    assert [(item["operation"], item["version"], item["changed"], item[row]) for item in items] == [
+        ("delete", 3, [], None),
+        ("update", 2, [case.text_field], second),
+        ("create", 1, [], first),
+    ]
+    for item in items:
+        response = client.get(f"{path}?as_of={item['at']}")
+        if item[row]:
+            assert (response.status_code, response.json) == (200, item[row])
+            assert response.headers["ETag"] == f'"{item["version"]}"'
+        else:
+            problem(response, 404, "not_found")
+    problem(client.get(f"{path}?as_of=2999-01-01T00:00:00Z"), 400, "validation_error")
+    problem(client.get(f"{path}?as_of=1999-01-01T00:00:00Z"), 410, "history_gone")
+
+
+def test_a_restored_row_has_its_old_values_and_continues_its_versions(
+    case, client, create, problem
+):
+    first = create(text="x", flag=True)
+    path = f"{case.path}/{first['id']}"
+    client.put(path, json={case.text_field: None, case.flag_field: False})
+    for version in (3, 5):
+        restored = client.post(f"{path}/restore", json={"version": 1})
+        assert restored.status_code == 200, restored.text
+        times = {"updated_at": restored.json["updated_at"]}
+        assert restored.json == {**first, "version": version, **times}
+        assert client.get(path).json == restored.json
+        client.delete(path)
+        problem(client.post(f"{path}/restore", json={"version": 9}), 404, "not_found")
+    problem(client.post(f"{path}/restore", json={}, headers={"If-Match": "*"}), 412)
+    assert client.post(f"{path}/restore", json={}).json["version"] == 7
+    items = client.get(f"{path}/history").json["items"]
+    operations = ["create", "update", *["restore", "delete"] * 2, "restore"]
+    assert [item["operation"] for item in reversed(items)] == operations
+
+
+def test_of_simultaneous_restores_of_a_deleted_row_one_inserts_it(case, app, create):
+    path = f"{case.path}/{create()['id']}"
+    app.test_client().delete(path)
+
+    def restore(_):
+        return app.test_client().post(f"{path}/restore", json={})
+
+    with ThreadPoolExecutor(8) as pool:
+        responses = [*pool.map(restore, range(8))]
+    results = {(response.status_code, response.json["version"]) for response in responses}
+    assert results == {(200, 3)}
+
+
 def test_a_repeated_keyed_create_gets_the_first_response(case, client, create, collection, problem):
     key = {"Idempotency-Key": "a"}
     row = create("keyed", key)
@@ -245,6 +310,7 @@ def test_each_request_is_one_statement(case, make_app, client, create, collectio
     through_proxy = make_app(DATABASE_URL=proxy.url).test_client()
     through_proxy.get(case.path)
     path = f"{case.path}/{row['id']}"
+    (change,) = client.get(f"{path}/history").json["items"]
     create, keyed = {"json": {case.title_field: "x"}}, {"headers": {"Idempotency-Key": "a"}}
     requests = [
         ("GET", case.path, {}),
@@ -254,6 +320,8 @@ def test_each_request_is_one_statement(case, make_app, client, create, collectio
         ("POST", collection, create | keyed),
         ("POST", collection, create | keyed),  # a replay
         ("GET", path, {}),
+        ("GET", f"{path}?as_of={change['at']}", {}),
+        ("GET", f"{path}/history", {}),
         ("PUT", path, {"json": {case.title_field: "x"}}),
         ("PATCH", path, {"json": {case.text_field: "x"}}),
         ("DELETE", path, {}),
@@ -301,11 +369,24 @@ def test_each_caller_sees_and_changes_only_permitted_rows(
         body = {case.title_field: f"{method} by {role}"}
         written = auth_client.open(path, method=method, json=body, headers=headers)
         assert written.status_code == writes
+    history = auth_client.get(f"{path}/history", headers=headers)
+    assert history.status_code == reads
+    as_of = f"{path}?as_of={datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    assert auth_client.get(as_of, headers=headers).status_code == reads
+    restore = {"json": {"version": 1}, "headers": headers}
+    assert auth_client.post(f"{path}/restore", **restore).status_code == writes
     if writes != ok:
         assert auth_client.get(path, headers=alice).json == row
     deleted = auth_client.delete(path, headers=headers).status_code
     assert deleted == (204 if writes == ok else writes)
     assert auth_client.get(path, headers=alice).status_code == (absent if writes == ok else 200)
+    # A caller of a deleted row has the same rights as before.
+    auth_client.delete(path, headers=alice)
+    assert auth_client.get(f"{path}/history", headers=headers).status_code == reads
+    assert auth_client.get(as_of, headers=headers).status_code == reads
+    restored = auth_client.post(f"{path}/restore", json={}, headers=headers)
+    parent_is_hidden = bool(case.parent) and role == "admin"
+    assert restored.status_code == (409 if parent_is_hidden else writes)
     created = auth_client.post(collection, json={case.title_field: "Another row"}, headers=headers)
     creates = 201 if role == "owner" or not case.parent else absent  # only in a visible parent
     assert created.status_code == (forbidden if role == "reader" else creates)

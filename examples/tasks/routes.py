@@ -5,7 +5,7 @@ from uuid import UUID
 
 from flask import Blueprint, Response
 
-from projectapp.resources import views
+from projectapp.resources import feed_views, history_views, views
 from projectapp.tasks.models import TASKS
 from projectapp.tasks.schemas import TaskQuery, TaskSchema
 
@@ -41,9 +41,9 @@ def create_task(project_id: UUID, body: dict[str, Any]) -> Response:
 
 @bp.get(f"{PATH}/<uuid:task_id>")
 @views.reading(READ, TaskSchema)
-def get_task(task_id: UUID) -> Response:
-    """Read a task."""
-    return views.read_response(TASKS, task_id)
+def get_task(task_id: UUID, query: dict[str, Any]) -> Response:
+    """Read a task, as it is now or as it was at a time."""
+    return views.read_response(TASKS, task_id, query)
 
 
 @bp.put(f"{PATH}/<uuid:task_id>")
@@ -65,3 +65,24 @@ def patch_task(task_id: UUID, body: dict[str, Any]) -> Response:
 def delete_task(task_id: UUID) -> Response:
     """Delete a task."""
     return views.delete_response(TASKS, task_id)
+
+
+@bp.get(f"{PATH}/<uuid:task_id>/history")
+@history_views.history(READ, TASKS, TaskSchema)
+def get_task_history(task_id: UUID, query: dict[str, Any]) -> Response:
+    """List the changes of a task, the newest first."""
+    return history_views.history_response(TASKS, task_id, query)
+
+
+@bp.post(f"{PATH}/<uuid:task_id>/restore")
+@history_views.restore(WRITE, TaskSchema)
+def restore_task(task_id: UUID, body: dict[str, Any]) -> Response:
+    """Restore an older version, or a deleted task."""
+    return history_views.restore_response(TASKS, TaskSchema, task_id, body)
+
+
+@bp.get(f"{PATH}/changes")
+@feed_views.changes(READ, TASKS, TaskSchema)
+def list_task_changes(query: dict[str, Any]) -> Response:
+    """Follow the changes of tasks."""
+    return feed_views.changes_response(TASKS, query)

@@ -148,6 +148,20 @@ END
 $$
 """
 
+# For a restore of a deleted row. It returns the newest change of the row, and no other transaction
+# restores the row before this one ends. Each statement of the function has a new snapshot, so the
+# second one sees the changes of a transaction for which the first one waited.
+LOCK_NEWEST_CHANGE = """
+CREATE FUNCTION lock_newest_change(name_of_table text, id uuid) RETURNS SETOF changes
+LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtextextended(name_of_table || id, 0));
+  RETURN QUERY SELECT * FROM changes WHERE row_id = id AND resource = name_of_table
+    ORDER BY seq DESC LIMIT 1;
+END
+$$
+"""
+
 
 def upgrade() -> None:
     op.create_table(
@@ -190,6 +204,7 @@ def upgrade() -> None:
             KEEP_HISTORY,
             END_HISTORY,
             PROTECT,
+            LOCK_NEWEST_CHANGE,
         ),
         "SELECT keep_history('projects')",
     ):
@@ -203,5 +218,6 @@ def downgrade() -> None:
         *("record_change()", "raise_version()", "refuse_truncate()"),
     ):
         op.execute(f"DROP FUNCTION {function}")
+    op.execute("DROP FUNCTION lock_newest_change(text, uuid)")
     op.drop_table("histories")
     op.drop_table("changes")

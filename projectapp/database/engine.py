@@ -3,8 +3,6 @@
 A single statement is atomic in PostgreSQL. Without BEGIN and COMMIT it needs only one round trip.
 """
 
-import functools
-import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +13,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.pool import NullPool
 
 from projectapp.database.connector import Connector
-from projectapp.database.models import db
+from projectapp.database.models import db, encode_json
 from projectapp.database.pool import ConnectionPool
 from projectapp.request_state import seconds_left
 
@@ -55,7 +53,7 @@ def init_app(app: Flask) -> None:
         "pool_reset_on_return": None,  # there is nothing to roll back in AUTOCOMMIT
         "hide_parameters": True,  # parameters contain users' data
         "use_native_hstore": False,  # saves the query for the type's oid
-        "json_serializer": functools.partial(json.dumps, ensure_ascii=False),
+        "json_serializer": encode_json,
     }
     db.init_app(app)
     with app.app_context():

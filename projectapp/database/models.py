@@ -1,5 +1,6 @@
 """The base of all models, and what their columns have in common."""
 
+import json
 import secrets
 import time
 from typing import Any
@@ -38,6 +39,16 @@ class XID8(UserDefinedType[str]):
 
 
 ischema_names["xid8"] = XID8  # so that Alembic recognizes the type of an existing column
+
+
+class JSONText(str):
+    """A value of a JSON column as JSON text: as Python objects its numbers would lose digits."""
+
+    __slots__ = ()
+
+
+def encode_json(value: Any) -> str:
+    return value if isinstance(value, JSONText) else json.dumps(value, ensure_ascii=False)
 
 
 def uuid7() -> UUID:

@@ -22,8 +22,8 @@ from projectapp.database.prepared import PreparedForm, build_prepared_form
 class CompiledStatement:
     """A statement's SQL, the encoders of its parameters and the named tuple of its rows.
 
-    Each execution must have the parameters `names`. `is_write` is True for a statement that contains
-    an INSERT, UPDATE or DELETE.
+    Each execution must have the parameters `names`. `is_write` is True if the statement contains an
+    INSERT, UPDATE or DELETE.
     """
 
     def __init__(self, statement: Any, dialect: Dialect, names: frozenset[str]) -> None:

@@ -64,9 +64,9 @@ class QueryInteger(fields.Integer):
 class Integer(fields.Integer):
     """A JSON integer that fits PostgreSQL's type `integer`. Strings and fractions are invalid."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, minimum: int = -(2**31), **kwargs: Any) -> None:
         message = "Must be from {min} to {max}."
-        limits = Range(-(2**31), 2**31 - 1, error=message)
+        limits = Range(minimum, 2**31 - 1, error=message)
         super().__init__(strict=True, validate=limits, **kwargs)
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:

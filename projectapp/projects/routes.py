@@ -7,7 +7,7 @@ from flask import Blueprint, Response
 
 from projectapp.projects.models import PROJECTS
 from projectapp.projects.schemas import ProjectQuery, ProjectSchema
-from projectapp.resources import feed_views, views
+from projectapp.resources import feed_views, history_views, views
 from projectapp.resources.cli import assign_command
 
 PATH = "/api/v1/projects"
@@ -40,9 +40,9 @@ def create_project(body: dict[str, Any]) -> Response:
 
 @bp.get("/<uuid:project_id>")
 @views.reading(READ, ProjectSchema)
-def get_project(project_id: UUID) -> Response:
-    """Read a project."""
-    return views.read_response(PROJECTS, project_id)
+def get_project(project_id: UUID, query: dict[str, Any]) -> Response:
+    """Read a project, as it is now or as it was at a time."""
+    return views.read_response(PROJECTS, project_id, query)
 
 
 @bp.put("/<uuid:project_id>")
@@ -73,11 +73,35 @@ def delete_project(project_id: UUID) -> Response:
 
 
 @bp.get("/changes")
-@feed_views.changes(READ)
+@feed_views.changes(READ, PROJECTS, ProjectSchema)
 def list_project_changes(query: dict[str, Any]) -> Response:
     """Follow the changes of projects.
 
     No change is missing, none comes twice, and those of each project are in order. A project that
     is assigned to another owner appears as deleted to the old one, and as created to the new one.
+
+    If the Accept header prefers text/event-stream to application/json, the response is a stream of
+    server-sent events that does not end. The data of each event is an item, its type the operation,
+    its id a cursor.
     """
     return feed_views.changes_response(PROJECTS, query)
+
+
+@bp.get("/<uuid:project_id>/history")
+@history_views.history(READ, PROJECTS, ProjectSchema)
+def get_project_history(project_id: UUID, query: dict[str, Any]) -> Response:
+    """List the changes of a project.
+
+    The newest comes first. The history of a deleted project stays.
+    """
+    return history_views.history_response(PROJECTS, project_id, query)
+
+
+@bp.post("/<uuid:project_id>/restore")
+@history_views.restore(WRITE, ProjectSchema)
+def restore_project(project_id: UUID, body: dict[str, Any]) -> Response:
+    """Restore an older version, or a deleted project.
+
+    It gets a new version, unless nothing changes. Without a version, a deleted project is restored.
+    """
+    return history_views.restore_response(PROJECTS, ProjectSchema, project_id, body)

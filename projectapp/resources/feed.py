@@ -112,8 +112,8 @@ def read_changes(
 def item_json(resource: Resource, change: Change, visible_owner: str | None) -> str:
     """Render the item for a caller who sees the rows of `visible_owner`; None means all rows."""
     operation = visible_operation(change, visible_owner)
-    row = "null" if operation == "delete" else change.row
-    name = resource.model.__name__.lower()
+    row = change.row if change.row and operation != "delete" else "null"
+    name = resource.singular_name
     return f'{{"id":"{change.id}","operation":"{operation}",{change.head[1:-1]},"{name}":{row}}}'
 
 

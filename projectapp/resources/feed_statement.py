@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.types import UserDefinedType
 
-from projectapp import auth
+from projectapp import auth, database
 from projectapp.database.models import XID8
 from projectapp.resources.changes import CHANGES, HISTORIES
 from projectapp.resources.resource import Resource
@@ -27,9 +27,8 @@ def _parameter(name: str, type_: Any) -> Any:
     return sa.cast(sa.bindparam(name, type_=type_), type_)
 
 
-_seen_text, _until_text = _parameter("seen", sa.Text), _parameter("until", sa.Text)
-_seen, _until = sa.cast(_seen_text, _PgSnapshot), sa.cast(_until_text, _PgSnapshot)
-_is_in_window = _until_text.is_not(None)
+_seen, _until = (sa.cast(_parameter(n, sa.Text), _PgSnapshot) for n in ("seen", "until"))
+_is_in_window = _until.is_not(None)
 _seen_seq, _until_seq, _last_seq = (
     _parameter(name, sa.BigInteger) for name in ("seen_seq", "until_seq", "last_seq")
 )
@@ -53,44 +52,37 @@ def page_statement(resource: Resource) -> sa.Select[Any]:
         sa.select(sa.func.count()).select_from(walk),
         sa.select(sa.func.max(walk.c.seq)).where(walk.c.is_end),
     )
-    return sa.select(
+    statement = sa.select(
         *state.c,
         walked_rows.scalar_subquery().label("walked_rows"),
         walk_end.scalar_subquery().label("walk_end"),
         sa.func.coalesce(sa.cast(changes, sa.Text), "[]").label("changes"),
     )
+    return database.plan_once(statement)
+
+
+_snapshot = sa.func.pg_current_snapshot(type_=_PgSnapshot)
+_seen_xmax, _xmax = (sa.func.pg_snapshot_xmax(s, type_=XID8()) for s in (_seen, _snapshot))
 
 
 def _select_state(resource: Resource) -> sa.CTE:
     """Select what the database has now, and `first_seq`: the page has only changes after it."""
     c, h = CHANGES.c, HISTORIES.c
-    snapshot = sa.func.pg_current_snapshot(type_=_PgSnapshot)
-    now = sa.cast(snapshot, sa.Text)
-    is_same = sa.and_(now == _seen_text, sa.not_(_is_in_window))  # then there is no new change
-    newest_seq = sa.select(sa.func.coalesce(sa.func.max(c.seq), 0)).scalar_subquery()
     timeline = sa.func.left(sa.func.pg_walfile_name(sa.func.pg_current_wal_lsn()), 8)
-    # Only transactions that have ended since. `offset(0)` keeps PostgreSQL from walking the table
-    # in the order of `seq`.
-    running = sa.func.pg_snapshot_xip(_seen).column_valued("running")
-    xmax = sa.func.pg_snapshot_xmax(_seen, type_=XID8())
-    next_xid = sa.func.least(
-        _parameter("seen_next_xid", XID8()), sa.func.pg_snapshot_xmax(snapshot), type_=XID8()
+    newest_seq = sa.select(sa.func.coalesce(sa.func.max(c.seq), 0)).scalar_subquery()
+    newest_purged_seq = sa.select(sa.func.max(HISTORIES.alias().c.purged_seq)).scalar_subquery()
+    late = _select_late(resource)
+    first_seq = sa.func.least(_seen_seq, late.c.seq - 1)
+    # The order makes PostgreSQL read the index, whatever it knows about the table.
+    newer = sa.select(c.xid).where(c.xid >= _seen_xmax, c.xid < _xmax).order_by(c.xid).limit(1)
+    # Without new changes, there is no walk over the changes of transactions that are running.
+    has_new = sa.or_(
+        _last_seq >= 0,
+        _seen_xmax == sa.literal_column("'3'::xid8"),  # of START
+        late.c.seq.is_not(None),
+        newer.scalar_subquery().is_not(None),
+        _xmax < _seen_xmax,  # an older copy of the database
     )
-
-    def first_of(*conditions: Any) -> Any:
-        """Select the first of the changes. `+ 0`: not by a walk in the order of `seq`."""
-        matching = sa.select(sa.func.min(c.seq + sa.literal_column("0")))
-        matching = matching.where(*conditions, c.seq > h.restored_seq)
-        return matching.correlate_except(CHANGES).scalar_subquery()
-
-    first_of_running = (
-        sa.select(sa.func.min(first_of(c.xid == running)))
-        .where(sa.func.pg_visible_in_snapshot(running, snapshot))
-        .correlate(HISTORIES)
-        .scalar_subquery()
-    )
-    first_of_later = first_of(c.xid >= xmax, c.xid < next_xid)
-    first_seq = sa.func.least(_seen_seq, first_of_running - 1, first_of_later - 1)
     return (
         sa.select(
             h.database_id,
@@ -99,21 +91,52 @@ def _select_state(resource: Resource) -> sa.CTE:
             h.restored_seq,
             h.purged_seq,
             sa.cast(h.purged_xid, sa.Text).label("purged_xid"),
-            sa.select(sa.func.max(HISTORIES.alias().c.purged_seq))
-            .scalar_subquery()
-            .label("newest_purged_seq"),
-            now.label("now"),
+            newest_purged_seq.label("newest_purged_seq"),
+            sa.cast(_snapshot, sa.Text).label("now"),
             # Not in a condition: the planner would call it before the snapshot is taken, and in a
             # transaction only its first call reads the next id.
             (sa.cast(sa.func.age(sa.literal_column("'3'::xid")), sa.BigInteger) + 3).label(
                 "next_xid"
             ),
-            sa.case((is_same, _seen_seq), else_=newest_seq).label("newest_seq"),
+            sa.case((has_new, newest_seq), else_=_seen_seq).label("newest_seq"),
             sa.case((_last_seq >= 0, _last_seq), else_=first_seq).label("first_seq"),
-            is_same.label("is_same"),
+            has_new.label("has_new"),
         )
+        .select_from(HISTORIES.join(late, sa.true()))
         .where(h.resource == sa.literal_column(f"'{resource.name}'"))
         .cte("state")
+        .prefix_with("MATERIALIZED")
+    )
+
+
+def _select_late(resource: Resource) -> sa.CTE:
+    """Select the first `seq` of transactions that were running at `seen` and have ended since.
+
+    It is null if they made no change, and inside a window. A transaction that is still running may
+    have made many changes, so these are not read.
+    """
+    c, h = CHANGES.c, HISTORIES.c
+    running = sa.func.pg_snapshot_xip(_seen).column_valued("running")
+    seen_next_xid = _parameter("seen_next_xid", XID8())
+
+    def first_of(*conditions: Any) -> Any:
+        # `+ 0`, so that PostgreSQL reads the index on `xid` and not the one on `seq`.
+        seq = c.seq + sa.literal_column("0")
+        matching = sa.select(sa.func.min(seq)).where(*conditions, seq > h.restored_seq)
+        return matching.correlate_except(CHANGES).scalar_subquery()
+
+    first_of_listed = (
+        sa.select(sa.func.min(first_of(c.xid == running)))
+        .where(sa.func.pg_visible_in_snapshot(running, _snapshot))
+        .correlate(HISTORIES)
+        .scalar_subquery()
+    )
+    first_of_others = first_of(c.xid >= _seen_xmax, c.xid < sa.func.least(seen_next_xid, _xmax))
+    first = sa.func.least(first_of_listed, first_of_others, type_=sa.BigInteger())
+    return (
+        sa.select(sa.case((_last_seq < 0, first)).label("seq"))
+        .where(h.resource == sa.literal_column(f"'{resource.name}'"))
+        .cte("late")
         .prefix_with("MATERIALIZED")
     )
 
@@ -124,14 +147,14 @@ def _walk(resource: Resource, state: sa.CTE) -> sa.CTE:
     The end has `is_end`. It has `is_item` only if it is also a change of the page.
     """
     c = CHANGES.c
-    first_seq, is_same, restored_seq = (
+    first_seq, has_new, restored_seq = (
         sa.select(state.c[name]).scalar_subquery()
-        for name in ("first_seq", "is_same", "restored_seq")
+        for name in ("first_seq", "has_new", "restored_seq")
     )
     number = sa.func.row_number().over(order_by=c.seq).label("number")
     scan = (
         sa.select(c.seq, c.xid, c.resource, c.owner, c.old_owner, number)
-        .where(c.seq > first_seq, sa.not_(is_same))
+        .where(c.seq > first_seq, has_new)
         .order_by(c.seq)
         .limit(sa.literal_column(str(SCAN_ROWS)))
         .subquery("scan")

@@ -4,7 +4,7 @@ import json
 import time
 from typing import Any
 
-from flask import request
+from flask import current_app, request
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, Range
 
@@ -23,29 +23,21 @@ from projectapp.resources.feed import (
     item_json,
     read_changes,
 )
+from projectapp.resources.history_views import change_schema
 from projectapp.resources.resource import Resource
-from projectapp.resources.schemas import doc
+from projectapp.resources.schemas import ResourceSchema, doc
+from projectapp.resources.views import json_response
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 MAX_WAIT_SECONDS = 30
 POLL_SECONDS = 0.25
-RESERVED_SECONDS = 2  # of the request's time, for the last poll and the response
-
-
-class FeedSchema(Schema):
-    """One page of a change feed."""
-
-    items = fields.List(fields.Dict())
-    next_cursor = fields.String(
-        metadata=doc("Send it as since to get the changes after this page.")
-    )
-    has_more = fields.Boolean(
-        metadata=doc("There may be more changes already. A page with has_more may be empty.")
-    )
+RESERVED_SECONDS = 2  # for the last poll, which also needs the time to get a connection
 
 
 class _FeedQuery(Schema):
+    error_messages = {"unknown": "Unknown parameter."}
+
     since = fields.String(
         validate=Length(1),
         metadata=doc(
@@ -65,10 +57,25 @@ class _FeedQuery(Schema):
     )
 
 
-def changes(scope: str) -> Endpoint:
+def changes(scope: str, resource: Resource, schema: type[ResourceSchema]) -> Endpoint:
+    model = resource.model.__name__
+    change = change_schema(resource, schema)
+    item = change.from_dict({"id": fields.UUID()}, name=f"{model}FeedItemSchema")
+    page = Schema.from_dict(
+        {
+            "items": fields.List(fields.Nested(item(partial=True))),
+            "next_cursor": fields.String(
+                metadata=doc("Send it as since to get the changes after this page.")
+            ),
+            "has_more": fields.Boolean(
+                metadata=doc("Read the next page at once. A page with has_more may be empty.")
+            ),
+        },
+        name=f"{model}FeedSchema",
+    )
     return Endpoint(
         scope=scope,
-        responses={200: FeedSchema()},
+        responses={200: page()},
         query=_FeedQuery(),
         content_types=(JSON_TYPE, EVENT_STREAM_TYPE),
         request_headers=["Last-Event-ID"],
@@ -91,7 +98,8 @@ def changes_response(resource: Resource, query: dict[str, Any]) -> Response:
     page = read_changes(resource, cursor if since else None, limit, visible_owner)
     if since and wait_seconds and not request.environ.get("projectapp.has_waited"):
         if not event_streams.can_wait_without_thread():
-            deadline = time.monotonic() + min(wait_seconds, seconds_left() - RESERVED_SECONDS)
+            reserved_seconds = current_app.config["DATABASE_POOL_TIMEOUT"] + RESERVED_SECONDS
+            deadline = time.monotonic() + min(wait_seconds, seconds_left() - reserved_seconds)
             page = _wait_for_change(resource, page, limit, visible_owner, deadline)
         elif not page.changes and not page.has_more:
             event_streams.run_again_after_change(resource, page, wait_seconds)
@@ -100,7 +108,7 @@ def changes_response(resource: Resource, query: dict[str, Any]) -> Response:
         "next_cursor": page.next_cursor.encode(resource.name),
         "has_more": page.has_more,
     }
-    return Response(f'{{"items":[{items}],{json.dumps(members)[1:]}', content_type=JSON_TYPE)
+    return json_response(f'{{"items":[{items}],{json.dumps(members)[1:]}')
 
 
 def _wait_for_change(

@@ -11,10 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, array
 
 from projectapp.database import rfc3339
-from projectapp.resources.changes import CHANGES
+from projectapp.resources.changes import CHANGES, HISTORIES
 from projectapp.resources.resource import Resource
-from projectapp.resources.subqueries import DIALECT
-from projectapp.resources.values import comparable, default_value
+from projectapp.resources.values import comparable, default_value, without_limit
 
 # An item of a history lists the other fields that changed.
 _UNLISTED_FIELDS = ("id", "version", "updated_at")
@@ -33,6 +32,25 @@ class State(NamedTuple):
     columns: Any
 
 
+class RowNow(NamedTuple):
+    """The row as it is now, and its newest change. `source` is the FROM clause that they need.
+
+    The columns of `row` are null if the row is deleted; otherwise those of `newest_change` are.
+    """
+
+    source: sa.FromClause
+    row: Any
+    newest_change: Any
+
+    def is_visible(self, resource: Resource) -> sa.ColumnElement[bool]:
+        """Return the condition that the caller sees the row, or was the last owner of it."""
+        deleted, change = self.row.c.id.is_(None), self.newest_change.c
+        return sa.case(
+            (deleted, sa.and_(change.seq.is_not(None), resource.is_visible(change))),
+            else_=resource.is_visible(self.row.c),
+        )
+
+
 class Items(NamedTuple):
     """The JSON texts of changes. `source` is the FROM clause that they need.
 
@@ -49,6 +67,23 @@ def select_changes(resource: Resource, row_id: Any, changes: Any = CHANGES) -> s
     """Select the changes of one row from the table `changes` or an alias of it."""
     has_resource = changes.c.resource == sa.literal_column(f"'{resource.name}'")
     return sa.select(changes).where(changes.c.row_id == row_id, has_resource)
+
+
+def row_now(resource: Resource) -> RowNow:
+    """Return the row with the id of the parameter `row_id`. `source` also has the `histories` row.
+
+    A statement also needs the condition `has_history`.
+    """
+    row_id = sa.bindparam("row_id", type_=sa.Uuid)
+    row = resource.table.alias("current_row")
+    changes = select_changes(resource, row_id).where(row.c.id.is_(None))
+    newest_change = changes.order_by(CHANGES.c.seq.desc()).limit(1).lateral("newest_change")
+    source = HISTORIES.outerjoin(row, row.c.id == row_id).outerjoin(newest_change, sa.true())
+    return RowNow(source, row, newest_change)
+
+
+def has_history(resource: Resource) -> sa.ColumnElement[bool]:
+    return HISTORIES.c.resource == sa.literal_column(f"'{resource.name}'")
 
 
 def state_before(resource: Resource, change: Any, row: Any, source: sa.FromClause) -> State:
@@ -123,8 +158,9 @@ def _join_old_columns(
         if (default := default_value(column)) is not None:
             defaults += [sa.literal_column(f"'{column.key}'"), default]
     values = sa.func.jsonb_build_object(*defaults, type_=JSONB).concat(c.old_values)
-    name = DIALECT.identifier_preparer.format_table(resource.table)
-    record = sa.func.jsonb_populate_record(sa.literal_column(f"NULL::{name}"), values)
-    old = record.table_valued(*(sa.column(c.key, c.type) for c in stored), name=alias)
+    # Old values may be longer than the column permits today.
+    typed = (sa.column(column.key, without_limit(column.type)) for column in stored)
+    old = sa.func.jsonb_to_record(values).table_valued(*typed, name=alias)
+    old = old.render_derived(with_types=True)
     columns |= {column.key: old.c[column.key] for column in stored}
     return source.outerjoin(old, sa.true()), SimpleNamespace(**columns)

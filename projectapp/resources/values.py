@@ -24,11 +24,19 @@ def value_parameters(resource: Resource, values: Mapping[str, Any]) -> dict[str,
 def new_value(column: sa.Column[Any]) -> Any:
     """Return the parameter of a writable column, with a type: PostgreSQL does not infer it."""
     type_: Any = column.type
-    if isinstance(type_, sa.String) and not isinstance(type_, sa.Enum):
-        type_ = sa.Text()  # a cast to the column's own type would cut a text that is too long
+    if isinstance(type_, sa.String):
+        type_ = without_limit(type_)
     elif isinstance(type_, JSONB):
         type_ = JSONB(none_as_null=True)
     return sa.cast(sa.bindparam(f"new_{column.key}", type_=type_), type_)
+
+
+def without_limit(type_: Any) -> Any:
+    """Return a column's type without its limit: a cast to that type would cut or round values."""
+    if isinstance(type_, sa.String) and not isinstance(type_, sa.Enum):
+        return sa.Text()
+    is_decimal = isinstance(type_, sa.Numeric) and not isinstance(type_, sa.Float)
+    return sa.Numeric() if is_decimal else type_
 
 
 def is_sent(name: str) -> sa.ColumnElement[bool]:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 from flask import request
-from marshmallow import Schema
+from marshmallow import EXCLUDE, Schema
 
 from projectapp import auth
 from projectapp.database import Row
@@ -22,15 +22,26 @@ from projectapp.http.etags import (
     format_etag,
     not_modified_response,
 )
+from projectapp.http.fields import QueryTimestamp
 from projectapp.http.request_data import JSON_TYPE, PATCH_TYPES
 from projectapp.problems import NotFound, PreconditionFailed
 from projectapp.resources.cursors import decode_cursor, encode_cursor, link_header
+from projectapp.resources.history import find_row_at
 from projectapp.resources.idempotency import read_claim
 from projectapp.resources.inserts import insert_row
 from projectapp.resources.lists import find_page
 from projectapp.resources.resource import Resource
-from projectapp.resources.schemas import ResourceSchema, page_schema
+from projectapp.resources.schemas import ResourceSchema, doc, page_schema
 from projectapp.resources.writes import delete_row, find_row, is_parent_visible, update_row
+
+
+class _ReadQuery(Schema):
+    class Meta:
+        unknown = EXCLUDE
+
+    as_of = QueryTimestamp(
+        metadata=doc("Read the row as it was at this time, also if it is deleted now.")
+    )
 
 
 def listing(scope: str, schema: type[ResourceSchema], query: Schema) -> Endpoint:
@@ -56,8 +67,10 @@ def reading(scope: str, schema: type[ResourceSchema]) -> Endpoint:
     return Endpoint(
         scope=scope,
         responses={200: schema(), 304: None},
+        query=_ReadQuery(),
         request_headers=["If-None-Match"],
         response_headers=["ETag"],
+        error_statuses=[410],
     )
 
 
@@ -118,7 +131,7 @@ def list_response(
     parameters = request.args.items(multi=True)
     links = link_header(path, parameters, page_number, previous_cursor, next_cursor)
     body = f'{{"items":[{page.items}],{json.dumps(page_info)[1:]}'
-    return _json_response(body, headers={"Link": links} if links else None)
+    return json_response(body, headers={"Link": links} if links else None)
 
 
 def create_response(
@@ -136,14 +149,16 @@ def create_response(
         "Location": f"{request.script_root}{path}/{row.id}",
         **({"Idempotency-Replayed": "true"} if is_replayed else {}),
     }
-    return _json_response(row.body, 201, headers)
+    return json_response(row.body, 201, headers)
 
 
-def read_response(resource: Resource, row_id: UUID) -> Response:
-    row = find_row(resource, row_id)
+def read_response(resource: Resource, row_id: UUID, query: dict[str, Any]) -> Response:
+    """Return a row or, with `as_of` in the query, what it was at that time."""
+    time = query.get("as_of")
+    row = find_row_at(resource, row_id, time) if time else find_row(resource, row_id)
     if not row:
         raise NotFound
-    return not_modified_response(row.version) or _row_response(row)
+    return not_modified_response(row.version) or row_response(row)
 
 
 def update_response(
@@ -152,18 +167,18 @@ def update_response(
     versions = allowed_versions()
     row = update_row(resource, row_id, body, versions, merge)
     if not row:
-        raise _no_match(resource, row_id, versions)
-    return _row_response(row)
+        raise no_match(resource, row_id, versions)
+    return row_response(row)
 
 
 def delete_response(resource: Resource, row_id: UUID) -> Response:
     versions = allowed_versions()
     if not delete_row(resource, row_id, versions):
-        raise _no_match(resource, row_id, versions)
+        raise no_match(resource, row_id, versions)
     return Response(status=204)
 
 
-def _no_match(
+def no_match(
     resource: Resource, row_id: UUID, versions: Versions | None
 ) -> NotFound | PreconditionFailed:
     """Return why a write found no row. Only a request with a precondition needs another query."""
@@ -176,9 +191,9 @@ def _no_match(
     )
 
 
-def _row_response(row: Row) -> Response:
-    return _json_response(row.body, headers={"ETag": format_etag(row.version)})
+def row_response(row: Row) -> Response:
+    return json_response(row.body, headers={"ETag": format_etag(row.version)})
 
 
-def _json_response(body: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def json_response(body: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(body, status, headers, content_type=JSON_TYPE)

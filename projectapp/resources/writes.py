@@ -60,7 +60,7 @@ def update_row(
         row = find_row(resource, row_id)
         return row if row and (versions is None or row.version in versions) else None
     sets_text = not values.keys().isdisjoint(_searched_texts(resource))
-    statements = _update_statements(resource, sets_text, merge)
+    statements = update_statements(resource, sets_text, merge)
     parameters = {**value_parameters(resource, values), "row_id": row_id}
     statement = statements.update
     if versions is not None:
@@ -78,14 +78,14 @@ def update_row(
     return database.execute(statement, parameters, resolve)
 
 
-class _UpdateStatements(NamedTuple):
+class UpdateStatements(NamedTuple):
     update: sa.Update
     update_at_version: sa.Update
     read_back: sa.Update
 
 
 @lru_cache
-def _update_statements(resource: Resource, sets_text: bool, merge: bool) -> _UpdateStatements:
+def update_statements(resource: Resource, sets_text: bool, merge: bool) -> UpdateStatements:
     """Return the statements that set the columns that the parameter `sent_names` lists.
 
     One statement serves every selection of columns. But it sets searched texts only with
@@ -116,7 +116,7 @@ def _update_statements(resource: Resource, sets_text: bool, merge: bool) -> _Upd
     read_back = row.values(id=c.id).returning(
         *result_columns(resource), sa.not_(is_changed).label("has_new_values")
     )
-    return _UpdateStatements(update, update.where(_has_version(resource)), read_back)
+    return UpdateStatements(update, update.where(_has_version(resource)), read_back)
 
 
 def _find_lost_update(
