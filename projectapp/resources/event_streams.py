@@ -14,12 +14,9 @@ from projectapp.http.request_data import JSON_TYPE
 from projectapp.problems import NotSupported, ServiceUnavailable
 from projectapp.request_state import Caller, request_state
 from projectapp.resources.feed import FeedCursor, FeedPage, read_changes
-from projectapp.resources.feed_streams import (
-    PAGE_CHANGES,
-    FeedStreams,
-    FeedSubscription,
-    format_events,
-)
+from projectapp.resources.feed_events import format_events
+from projectapp.resources.feed_streams import PAGE_CHANGES, FeedStreams
+from projectapp.resources.feed_subscriptions import FeedSubscription
 from projectapp.resources.resource import Resource
 
 EVENT_STREAM_TYPE = "text/event-stream"

@@ -14,23 +14,16 @@ import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from flask import Flask
 
 from projectapp import auth
 from projectapp.problems import CursorGone, ServiceUnavailable
-from projectapp.request_state import Caller, RequestState, set_request_state
-from projectapp.resources.feed import (
-    Change,
-    FeedCursor,
-    FeedPage,
-    item_json,
-    read_changes,
-    visible_operation,
-)
-from projectapp.resources.feed_cursor import Snapshot
+from projectapp.request_state import RequestState, set_request_state
+from projectapp.resources.feed import FeedCursor, FeedPage, read_changes
+from projectapp.resources.feed_events import format_events, select_changes
+from projectapp.resources.feed_subscriptions import FeedSubscription, Tail
 from projectapp.resources.resource import Resource
 
 TURN_SECONDS = 0.1  # from the start of a turn to the start of the next one
@@ -42,85 +35,13 @@ MAX_PAGES_PER_TURN = 50
 log = logging.getLogger(__name__)
 
 
-class FeedSubscription:
-    """A stream, or a request that waits for the first change (a long poll).
-
-    `cursor` says which changes it has; it is None if these are the changes of the tail.
-    """
-
-    __slots__ = ("caller", "connection", "cursor", "feed", "is_stream", "resource", "visible_owner")
-
-    def __init__(
-        self,
-        feed: "FeedStreams",
-        resource: Resource,
-        caller: Caller,
-        cursor: FeedCursor,
-        *,
-        is_stream: bool,
-    ) -> None:
-        self.feed = feed
-        self.resource = resource
-        self.caller = caller
-        self.visible_owner = None if caller.can_see_all(resource.name) else caller.subject
-        self.cursor: FeedCursor | None = cursor
-        self.is_stream = is_stream
-        self.connection: Any = None
-
-    def start(self, connection: Any) -> None:
-        """Begin to use a connection of server/streams.py."""
-        self.connection = connection
-        self.feed.add(self)
-
-
-class _Tail:
-    """The subscriptions of a resource. `cursor` says which changes those that have joined have."""
-
-    def __init__(self) -> None:
-        self.cursor: FeedCursor | None = None  # None if there are none
-        self.joined: dict[str | None, list[FeedSubscription]] = {}  # by visible owner
-        self.newcomers: list[FeedSubscription] = []  # joined, with a cursor of their own
-        self.waiting: list[FeedSubscription] = []  # these read pages of their own
-
-    def subscriptions(self) -> list[FeedSubscription]:
-        return [*self.waiting, *(s for group in self.joined.values() for s in group)]
-
-    def remove_closed(self) -> None:
-        self.waiting = _open_ones(self.waiting)
-        self.newcomers = _open_ones(self.newcomers)
-        open_groups = {owner: _open_ones(group) for owner, group in self.joined.items()}
-        self.joined = {owner: group for owner, group in open_groups.items() if group}
-        if not self.joined:
-            self.cursor = None
-
-    def join(self, subscription: FeedSubscription) -> bool:
-        """Add a subscription if it has all changes of the tail; else return False."""
-        cursor = subscription.cursor
-        if not cursor or cursor.until is not None:
-            return False
-        if self.cursor is None:
-            self.cursor = cursor
-        elif self.cursor.until is not None or not _has_all_of(cursor, self.cursor):
-            return False
-        self.joined.setdefault(subscription.visible_owner, []).append(subscription)
-        self.newcomers.append(subscription)
-        return True
-
-    def advance(self, cursor: FeedCursor) -> None:
-        self.cursor = cursor
-        if cursor.until is None:
-            for subscription in self.newcomers:
-                subscription.cursor = None
-            self.newcomers.clear()
-
-
 class FeedStreams:
     """The subscriptions of a worker, and their thread. `streams` is the Streams of the worker."""
 
     def __init__(self, app: Flask, streams: Any) -> None:
         self._app = app
         self._streams = streams
-        self._tails: defaultdict[Resource, _Tail] = defaultdict(_Tail)
+        self._tails: defaultdict[Resource, Tail] = defaultdict(Tail)
         self._new: deque[FeedSubscription] = deque()
         self._lock = threading.Lock()  # for the start and the end of the thread
         self._is_running = False
@@ -184,7 +105,7 @@ class FeedStreams:
 
     # The tail.
 
-    def _read_tail(self, resource: Resource, tail: _Tail) -> None:
+    def _read_tail(self, resource: Resource, tail: Tail) -> None:
         for _ in range(MAX_PAGES_PER_TURN):
             if tail.cursor is None:
                 return
@@ -194,7 +115,7 @@ class FeedStreams:
             if not page.has_more:
                 return
 
-    def _deliver(self, resource: Resource, tail: _Tail, page: FeedPage) -> None:
+    def _deliver(self, resource: Resource, tail: Tail, page: FeedPage) -> None:
         messages, woken = [], []
         tail_cursor: Any = tail.cursor
         owners = {None, *(c.owner for c in page.changes), *(c.old_owner for c in page.changes)}
@@ -203,7 +124,7 @@ class FeedStreams:
             for subscription in tail.joined[owner]:
                 groups[subscription.cursor or tail_cursor].append(subscription)
             for cursor, group in groups.items():
-                changes = _select_changes(page.changes, owner, cursor)
+                changes = select_changes(page.changes, owner, cursor)
                 if not changes:
                     continue
                 woken += [s.connection for s in group if not s.is_stream]
@@ -217,7 +138,7 @@ class FeedStreams:
 
     # Subscriptions that have not joined.
 
-    def _read_own_pages(self, resource: Resource, tail: _Tail) -> None:
+    def _read_own_pages(self, resource: Resource, tail: Tail) -> None:
         pages_left = MAX_PAGES_PER_TURN
         for subscription in [*tail.waiting]:
             has_more = True
@@ -263,50 +184,3 @@ class FeedStreams:
                 joined = (s for group in tail.joined.values() for s in group if s.is_stream)
                 data = f"id: {tail.cursor.encode(resource.name)}\n\n".encode()
                 self._streams.send([([s.connection for s in joined], data)])
-
-
-def format_events(
-    resource: Resource, cursor: FeedCursor, page: FeedPage, visible_owner: str | None
-) -> bytes:
-    """Render the page after `cursor` as server-sent events (HTML standard, 9.2).
-
-    The id of an event is the cursor of a reader that has this change and those before it.
-    """
-    next_cursor, events = page.next_cursor, []
-    window = next_cursor[4:7] if next_cursor.until is not None else next_cursor[1:4]
-    for change in page.changes:
-        position = FeedCursor(next_cursor.epoch, *cursor[1:4], *window, change.seq)
-        if change is page.changes[-1] and next_cursor.until is None:
-            position = next_cursor
-        operation = visible_operation(change, visible_owner)
-        item = item_json(resource, change, visible_owner)
-        events.append(f"id: {position.encode(resource.name)}\nevent: {operation}\ndata: {item}\n\n")
-    return "".join(events).encode()
-
-
-def _select_changes(
-    changes: Iterable[Change], visible_owner: str | None, cursor: FeedCursor
-) -> list[Change]:
-    """Return the changes that a caller may see, and that the cursor's reader does not have yet."""
-    seen = Snapshot.parse(cursor.seen)
-    return [
-        change
-        for change in changes
-        if visible_owner in (None, change.owner, change.old_owner)
-        and (change.seq > cursor.seen_seq or not seen.sees(change.xid))
-    ]
-
-
-def _has_all_of(cursor: FeedCursor, other: FeedCursor) -> bool:
-    """Whether a reader at `cursor` has all changes of one at `other`; both are outside a window."""
-    seen, other_seen = Snapshot.parse(cursor.seen), Snapshot.parse(other.seen)
-    return (
-        cursor.epoch == other.epoch
-        and cursor.seen_seq >= other.seen_seq
-        and seen.xmax >= other_seen.xmax
-        and not any(other_seen.sees(xid) for xid in seen.running)
-    )
-
-
-def _open_ones(subscriptions: Sequence[FeedSubscription]) -> list[FeedSubscription]:
-    return [s for s in subscriptions if s.connection.is_open]

@@ -29,7 +29,7 @@ HEARTBEAT, HEARTBEAT_SECONDS = (
     b":\n\n",
     14.0,
 )  # a comment, so that both ends notice a lost connection
-LOST_CLIENT_SECONDS = 60  # a client that acknowledges nothing for so long has gone
+LOST_CLIENT_MILLISECONDS = 60_000  # a client that acknowledges nothing for so long has gone
 MAX_SEND_WAIT_SECONDS = 5.0
 
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -102,8 +102,8 @@ class Streams:
             return False
         client.request = client.framing = client.gunicorn_connection = None  # frees the memory
         if held.deadline is None:
-            head = output[: output.find(b"\r\n\r\n") + 2]
-            held.is_chunked = b"\r\nTransfer-Encoding: chunked\r\n" in head
+            head_size = output.find(b"\r\n\r\n") + 2
+            held.is_chunked = b"\r\nTransfer-Encoding: chunked\r\n" in output[:head_size]
             if held.is_chunked:
                 del output[-len(_LAST_CHUNK) :]
             client.received.clear()  # the response says Connection: close
@@ -166,8 +166,9 @@ class Streams:
         if held.deadline is None:
             with suppress(OSError):
                 client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-                milliseconds = LOST_CLIENT_SECONDS * 1000  # a Unix socket refuses this option
-                client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+                # A Unix socket refuses this option.
+                option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+                client.sock.setsockopt(*option, LOST_CLIENT_MILLISECONDS)
             self._flush(held)
         else:
             self.parked.add(held)
@@ -211,9 +212,9 @@ class Streams:
             self._close(max(self.connection_by_fd.values(), key=lambda held: held.pending_bytes))
 
     def _flush(self, held: HeldConnection) -> None:
-        client = held.client
-        client.flush()
-        self.epoll.modify(client.fd, EPOLLRDHUP | (EPOLLOUT if client.pending_output else 0))
+        held.client.flush()
+        out_event = EPOLLOUT if held.client.pending_output else 0
+        self.epoll.modify(held.client.fd, EPOLLRDHUP | out_event)
         self._count_pending_bytes(held)
 
     def _count_pending_bytes(self, held: HeldConnection) -> None:
