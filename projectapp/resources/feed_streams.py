@@ -65,7 +65,7 @@ class FeedStreams:
                 try:
                     self._run_turn()
                     backoff_seconds = 0.0
-                except ServiceUnavailable:  # the database is away; the statement has logged it
+                except ServiceUnavailable:  # the database is away: streams wait for it
                     backoff_seconds = min(2 * backoff_seconds + TURN_SECONDS, MAX_BACKOFF_SECONDS)
                 except Exception:
                     log.exception("Error in the feed of the streams")

@@ -30,8 +30,8 @@ class ClientConnections:
 
     A connection in `waiting` belongs to no thread. A thread that removes it from there owns it, and
     only the owner may use it. dict.pop is atomic, so there is one owner. It ends its ownership with
-    `_wait_for` or `_close`. So the main thread, which closes late connections, and a thread that
-    gets an event cannot have the same connection.
+    `_wait_for` or `close`, or gives the connection to Streams (streams.py). So the main thread,
+    which closes late connections, and a thread that gets an event cannot have the same connection.
 
     Each connection is in the epoll set once, with EPOLLONESHOT: after an event it is silent until
     `_wait_for`. An event, or a change in the epoll set, may come late, when the connection has been
@@ -152,6 +152,11 @@ class ClientConnections:
             self._limit_buffered_bytes()
         return False
 
+    def forget_buffered_bytes(self, client: BufferedClient) -> None:
+        """Do not count a client that `close_if_waiting` cannot close."""
+        self._count_buffered_bytes(-client.buffered_bytes)
+        client.buffered_bytes = 0
+
     def _count_buffered_bytes(self, change: int) -> None:
         with self.buffered_bytes_lock:
             self.buffered_bytes += change
@@ -185,7 +190,7 @@ class ClientConnections:
             self.close(client)
 
     def close(self, client: BufferedClient) -> bool:
-        self._count_buffered_bytes(-client.buffered_bytes)
+        self.forget_buffered_bytes(client)
         del self.client_by_fd[client.fd]  # before a new connection can have the same number
         client.sock.close()
         return False

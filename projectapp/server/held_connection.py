@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from typing import Protocol
 
 from projectapp.server.client_buffer import BufferedClient
+
+SEND_BUFFER_BYTES = 2**16  # in the kernel; by default it accepts up to 4 MiB
+LOST_CLIENT_MILLISECONDS = 60_000  # a client that acknowledges nothing for so long has gone
 
 
 class Subscription(Protocol):
@@ -28,3 +33,10 @@ class HeldConnection:
         self.is_chunked = False
         self.is_open = False
         self.pending_bytes = 0  # that the kernel has not accepted yet
+
+    def set_socket_options(self) -> None:
+        """Limit what the kernel keeps for a client that does not read, or that has gone."""
+        with suppress(OSError):
+            sock, option = self.client.sock, (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            sock.setsockopt(*option, LOST_CLIENT_MILLISECONDS)  # a Unix socket does not have it

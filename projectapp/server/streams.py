@@ -9,11 +9,9 @@ threads give it their work through the worker's `method_queue`.
 """
 
 import select
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from select import EPOLLOUT, EPOLLRDHUP
 from typing import Any
 
@@ -24,18 +22,21 @@ from projectapp.server.held_connection import HeldConnection, Subscription
 from projectapp.server.request_framing import FRAMING_HEADER
 
 MAX_PENDING_BYTES = 2**18  # of a stream whose client does not read
-SEND_BUFFER_BYTES = 2**16  # in the kernel; by default it accepts up to 4 MiB
 HEARTBEAT, HEARTBEAT_SECONDS = (
     b":\n\n",
     14.0,
 )  # a comment, so that both ends notice a lost connection
-LOST_CLIENT_MILLISECONDS = 60_000  # a client that acknowledges nothing for so long has gone
 MAX_SEND_WAIT_SECONDS = 5.0
 
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
 class Streams:
+    """The connections of a worker that stay open.
+
+    `submit_request` queues the request of a client, which then belongs to a thread.
+    """
+
     def __init__(
         self,
         worker: Any,
@@ -112,6 +113,7 @@ class Streams:
             output.clear()
             del client.received[: client.readable_bytes]  # a body that nothing has read
         client.readable_bytes = 0
+        self.connections.forget_buffered_bytes(client)
         self._defer(self._add, held)
         return True
 
@@ -164,18 +166,13 @@ class Streams:
         # Not EPOLLIN: what the client sends now stays in the kernel.
         self.epoll.register(client.fd, EPOLLRDHUP)
         if held.deadline is None:
-            with suppress(OSError):
-                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-                # A Unix socket refuses this option.
-                option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-                client.sock.setsockopt(*option, LOST_CLIENT_MILLISECONDS)
+            held.set_socket_options()
             self._flush(held)
         else:
             self.parked.add(held)
+        held.subscription.start(held)
         if self.stop_at:
             self._finish([held])
-        else:
-            held.subscription.start(held)
 
     def _send(
         self, messages: Sequence[tuple[Iterable[HeldConnection], bytes]], is_sent: threading.Event
@@ -245,8 +242,7 @@ class Streams:
         self.connections.close(held.client)
 
     def _release(self, held: HeldConnection) -> None:
-        held.is_open = False
-        held.client.held = None
+        held.is_open, held.client.held = False, None
         self.pending_bytes -= held.pending_bytes
         self.parked.discard(held)
         del self.connection_by_fd[held.client.fd]
