@@ -430,6 +430,22 @@ def test_changes_from_a_dump_come_once_although_their_transaction_ids_mean_nothi
     assert names(read(cursor)["items"]) == ["d"]
 
 
+def test_changes_whose_transaction_ids_were_in_use_before_a_crash_come_once(
+    read, read_all, make_project, sql
+):
+    """A snapshot from before the crash lists them as ended."""
+    for name in "abc":
+        make_project(name=name)
+    cursors = read("start")["next_cursor"], read("start", 1)["next_cursor"]
+    make_project(name="d")
+    sql(
+        "UPDATE changes SET xid = (SELECT xid FROM changes ORDER BY seq LIMIT 1)"
+        " WHERE seq = (SELECT max(seq) FROM changes)"
+    )
+    make_project(name="e")
+    assert [names(read_all(cursor)[0]) for cursor in cursors] == [[*"de"], [*"bcde"]]
+
+
 def test_a_resource_without_a_history_is_a_503(client, sql, problem):
     history = sql(
         "DELETE FROM histories WHERE resource = 'projects' RETURNING database_id, starts_at"
@@ -557,6 +573,7 @@ def many_changes(sql):
     for _ in range(20):
         sql(INSERT_CHANGES.format("bob", 2500))
     yield
+    sql("DELETE FROM pg_statistic WHERE starelid = 'changes'::regclass")
     sql("ALTER TABLE changes RESET (autovacuum_enabled)")
 
 
@@ -588,9 +605,13 @@ def test_each_page_costs_the_same_without_statistics(app, client, read, many_cha
     assert count_buffers(plan) < 60
 
 
+@pytest.mark.parametrize("statistics", [False, True])
 def test_the_first_change_of_a_transaction_that_was_running_is_found_by_its_id(
-    app, client, read, many_changes, sql, direct_url
+    app, client, read, many_changes, sql, direct_url, statistics
 ):
+    if statistics:  # as if one transaction had made all changes
+        sql("UPDATE changes SET xid = pg_current_xact_id()")
+        sql("ANALYZE changes")
     with transaction(direct_url, 1) as slow:
         with transaction(direct_url, 2):
             pass
@@ -601,6 +622,21 @@ def test_the_first_change_of_a_transaction_that_was_running_is_found_by_its_id(
     by_xid = [n for n in flatten(plan) if n.get("Index Name") == "changes_xid_idx"]
     assert by_xid
     assert count_buffers(plan) < 150
+
+
+def test_the_next_change_of_a_project_is_found_by_its_id(
+    app, client, read, many_changes, make_project, sql
+):
+    """The statistics are as if all changes had been made for one project."""
+    sql("UPDATE changes SET row_id = (SELECT row_id FROM changes LIMIT 1)")
+    sql("ANALYZE changes")
+    cursor = read()["next_cursor"]
+    for name in "abc":
+        make_project(name=name)
+    sql(INSERT_CHANGES.format("bob", 20_000))
+    page, plan = page_plan(app, client, cursor, 100)
+    assert names(page["items"][:3]) == [*"abc"]
+    assert count_buffers(plan) < 1500
 
 
 def test_a_poll_beside_a_large_transaction_does_not_read_its_changes(

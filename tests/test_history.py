@@ -48,6 +48,17 @@ def test_history_has_each_change_with_the_project_after_it(client, make_project,
     assert all(len(item["at"]) == 27 and item["at"][-1] == "Z" for item in items)
 
 
+def test_history_lists_attributes_as_changed_if_only_their_notation_changes(
+    client, make_project, history_of
+):
+    """1 and 1.0 are equal in PostgreSQL, but the project has another version."""
+    project = make_project(attributes={"n": 1})
+    client.put(f"{PROJECTS}/{project['id']}", json={"attributes": {"n": 1.0}})
+    newest = history_of(project["id"])[0]
+    assert (newest["version"], newest["changed"]) == (2, ["attributes"])
+    assert '"n": 1.0' in client.get(f"{PROJECTS}/{project['id']}/history").text
+
+
 def test_history_has_changes_made_with_psql(sql, client, make_project, history_of):
     created = make_project()
     sql("UPDATE projects SET name = 'By hand'")

@@ -34,6 +34,10 @@ pytestmark = [
 CONTRACT = (
     *("tests/test_projects.py", "tests/test_conditional.py", "tests/test_idempotency.py"),
     *("tests/test_listing.py", "tests/test_health.py", "tests/test_tokens.py"),
+    *("tests/test_history.py", "tests/test_change_source.py"),
+    "tests/test_restore.py::test_restore_of_a_deleted_project_continues_its_versions[body0-3]",
+    "tests/test_restore.py::test_of_simultaneous_restores_of_a_deleted_project_one_inserts_it",
+    "tests/test_restore.py::test_versions_are_unique_when_restores_changes_and_deletes_race",
     "tests/test_callers.py::test_each_caller_gets_only_what_its_token_permits[editor]",
     "tests/test_callers.py::test_each_caller_gets_only_what_its_token_permits[revoked]",
     "tests/test_cursors.py::test_cursors_lead_through_the_whole_list[?-7]",

@@ -555,5 +555,5 @@ def test_restore_that_violates_a_unique_column_gets_a_409_and_changes_nothing(ki
         response = kinds.post(f"/boxes/{first['id']}/restore", json={})
     finally:
         sql("DROP INDEX boxes_unique_key")
-    problem(response, 409, "conflict")
+    assert "already stored" in problem(response, 409, "conflict")["detail"]
     assert kinds.get(f"/boxes/{first['id']}").status_code == 404

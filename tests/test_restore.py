@@ -204,6 +204,18 @@ def test_restore_sets_a_column_that_was_added_later_to_its_default(client, three
     assert restored["is_active"] is True
 
 
+def test_restore_of_a_version_that_a_row_made_by_hand_has_again(client, three_versions, sql):
+    path, versions = three_versions
+    client.delete(path)
+    sql("INSERT INTO projects (id, name) VALUES (%s, 'By hand')", path.rpartition("/")[2])
+    by_hand = client.get(path).json
+    assert client.post(f"{path}/restore", json={"version": 1}).json == by_hand
+    client.delete(path)  # which has version 2
+    assert client.post(f"{path}/restore", json={}).json["version"] == 3
+    restored = client.post(f"{path}/restore", json={"version": 2}).json
+    assert content(restored) == content(versions[1])
+
+
 def test_restore_makes_the_project_searchable_by_its_old_text(client, three_versions):
     path, _ = three_versions
     client.delete(path)
@@ -234,11 +246,14 @@ def test_history_of_an_assigned_project_is_its_new_owners(auth_client, auth_head
     alice, bob = auth_headers(), auth_headers("bob")
     project = auth_client.post(PROJECTS, json={"name": "x"}, headers=alice).json
     path = f"{PROJECTS}/{project['id']}"
+    created = auth_client.get(f"{path}/history", headers=alice).json["items"][0]
     sql("UPDATE projects SET owner = 'bob'")
+    as_of = f"?as_of={created['at']}"
     for _ in range(2):
-        for target in ("/history", f"?as_of={project['updated_at']}"):
+        for target in ("/history", as_of):
             problem(auth_client.get(path + target, headers=alice), 404)
-        newest, first = auth_client.get(f"{path}/history", headers=bob).json["items"][-2:][::1]
+        assert auth_client.get(path + as_of, headers=bob).json == project
+        newest, first = auth_client.get(f"{path}/history", headers=bob).json["items"][-2:]
         assert (newest["changed"], first["project"]["owner"]) == (["owner"], "alice")
         response = auth_client.post(f"{path}/restore", json={"version": 1}, headers=bob)
         assert response.json["owner"] == "bob"

@@ -197,3 +197,16 @@ def test_a_prepared_list_of_tasks_reads_no_more_than_its_text(client, make_proje
     for sort in ("-created_at", "title", "-is_done,title"):
         for state in ("", "&is_done=true", "&is_done=false"):
             compare_plans(client, [("GET", f"{TASKS}?sort={sort}{state}", {})] * 3)
+
+
+def test_the_feed_of_tasks_has_only_their_changes(client, make_project, make_task):
+    task = make_task()
+    task_path = f"{TASKS}/{task['id']}"
+    changed = client.put(task_path, json={"is_done": True}).json
+    client.delete(f"{PROJECTS}/{task['project_id']}")  # and its task with it
+    items = client.get(f"{TASKS}/changes?since=start").json["items"]
+    assert [(item["operation"], item["task"]) for item in items] == [
+        ("create", task),
+        ("update", changed),
+        ("delete", None),
+    ]

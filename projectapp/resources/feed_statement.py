@@ -125,8 +125,10 @@ def _select_late(resource: Resource) -> sa.CTE:
         matching = sa.select(sa.func.min(seq)).where(*conditions, seq > h.restored_seq)
         return matching.correlate_except(CHANGES).scalar_subquery()
 
+    # A range of one id. With `=`, PostgreSQL reads all changes if its statistics have only one id,
+    # as after a bulk load.
     first_of_listed = (
-        sa.select(sa.func.min(first_of(c.xid == running)))
+        sa.select(sa.func.min(first_of(c.xid >= running, c.xid <= running)))
         .where(sa.func.pg_visible_in_snapshot(running, _snapshot))
         .correlate(HISTORIES)
         .scalar_subquery()

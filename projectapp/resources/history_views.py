@@ -60,14 +60,12 @@ class ChangeSchema(Schema):
     )
 
 
-def change_schema(
-    resource: Resource, schema: type[ResourceSchema], **more: fields.Field[Any]
-) -> type[Schema]:
-    """Return the schema of a change of these rows, with more fields."""
+def change_schema(resource: Resource, schema: type[ResourceSchema]) -> type[Schema]:
+    """Return the schema of a change of these rows."""
     description = doc("The row after the change; null after a delete.")
     row = fields.Nested(schema(partial=True), allow_none=True, metadata=description)
     name = f"{resource.model.__name__}ChangeSchema"
-    return ChangeSchema.from_dict({**more, resource.singular_name: row}, name=name)
+    return ChangeSchema.from_dict({resource.singular_name: row}, name=name)
 
 
 def history(scope: str, resource: Resource, schema: type[ResourceSchema]) -> Endpoint:

@@ -61,8 +61,8 @@ def restore_row(
         state = database.execute(_find_state(resource), {"row_id": row_id, "version": version})
         if not state:
             raise NotFound
+        values = _load_values(resource, schema, state)
         if not state.is_deleted:
-            values = _load_values(resource, schema, state)
             row = update_row(resource, row_id, values, versions)
             if row or (versions is not None and find_row(resource, row_id)):
                 return row
@@ -72,7 +72,7 @@ def restore_row(
                 "Nothing was changed, because the row is deleted and has no version. Send the"
                 " request without If-Match."
             )
-        if row := _insert_deleted(resource, state, _load_values(resource, schema, state)):
+        if row := _insert_deleted(resource, row_id, state, values):
             return row
         if not is_parent_visible(resource, state.parent_id):
             parent = resource.parent.singular_name  # type: ignore[union-attr]
@@ -88,7 +88,7 @@ def restore_row(
 def _find_state(resource: Resource) -> sa.Select[Any]:
     """Select the state with the parameter `version`; if it is null, the newest one.
 
-    It has `row_id`, `is_deleted`, `body`, and each JSON column as text. For a deleted row,
+    It has `is_deleted`, `body`, and each JSON column as text. For a deleted row,
     `deleted_version` is the version of the delete, and `parent_id` the parent it had.
     """
     now = row_now(resource)
@@ -119,7 +119,6 @@ def _find_state(resource: Resource) -> sa.Select[Any]:
                 sa.cast(getattr(state.columns, name), sa.Text).label(f"json_{name}")
                 for name in _json_columns(resource)
             ),
-            state.columns.id.label("row_id"),
         )
         .select_from(state.source)
         .where(
@@ -149,7 +148,9 @@ def _parse_integer(text: str) -> int | Decimal:
     return int(text) if len(text) < 1000 else Decimal(text)  # int() refuses more than 4300 digits
 
 
-def _insert_deleted(resource: Resource, state: Row, values: Mapping[str, Any]) -> Row | None:
+def _insert_deleted(
+    resource: Resource, row_id: UUID, state: Row, values: Mapping[str, Any]
+) -> Row | None:
     """Insert a deleted row with its id and these values, if its newest change is still the delete.
 
     Returns None if it is not, or if the row must have a parent that the caller does not see.
@@ -157,7 +158,7 @@ def _insert_deleted(resource: Resource, state: Row, values: Mapping[str, Any]) -
     statement = _insert_statement(resource, state.parent_id is not None)
     parameters = {
         **value_parameters(resource, values),
-        "row_id": state.row_id,
+        "row_id": row_id,
         "deleted_version": state.deleted_version,
         "parent_id": state.parent_id,
     }
@@ -176,10 +177,10 @@ def _insert_deleted(resource: Resource, state: Row, values: Mapping[str, Any]) -
 
 @lru_cache
 def _insert_statement(resource: Resource, has_parent: bool) -> sa.Insert:
-    """Return the statement that inserts a row whose newest change is a delete.
+    """Return the statement that inserts a row if the delete `deleted_version` is its newest change.
 
-    A restore that waited for another one must not see the same delete as that one. So the function
-    locks the id before it reads the newest change, which it reads with a new snapshot.
+    Two restores must not undo the same delete. So the SQL function locks the id, and then reads the
+    newest change with a new snapshot. If the row exists, nothing is inserted.
     """
     table, parent = resource.table, resource.parent
     name: Any = sa.literal_column(f"'{resource.name}'")
@@ -196,7 +197,6 @@ def _insert_statement(resource: Resource, has_parent: bool) -> sa.Insert:
         **{name: new_value(table.c[name]) for name in resource.writable},
     }
     conditions = [
-        locked.c.operation == sa.literal_column("'delete'"),
         locked.c.version == sa.bindparam("deleted_version", type_=sa.Integer),
         resource.is_visible(locked.c),
     ]

@@ -65,8 +65,12 @@ class Items(NamedTuple):
 
 def select_changes(resource: Resource, row_id: Any, changes: Any = CHANGES) -> sa.Select[Any]:
     """Select the changes of one row from the table `changes` or an alias of it."""
-    has_resource = changes.c.resource == sa.literal_column(f"'{resource.name}'")
-    return sa.select(changes).where(changes.c.row_id == row_id, has_resource)
+    return sa.select(changes).where(changes.c.row_id == row_id, _has_resource(resource, changes))
+
+
+def _has_resource(resource: Resource, changes: Any) -> sa.ColumnElement[bool]:
+    is_equal: sa.ColumnElement[bool] = changes.c.resource == sa.literal_column(f"'{resource.name}'")
+    return is_equal
 
 
 def row_now(resource: Resource) -> RowNow:
@@ -106,8 +110,15 @@ def render_items(resource: Resource, changes: Any) -> Items:
     """Render the changes of a subquery, which has all columns of the table `changes`."""
     c, row = changes.c, resource.table.alias("current_row")
     later = CHANGES.alias("later_changes")  # `changes` may have the name of the table
-    later_changes = select_changes(resource, c.row_id, later).where(later.c.seq > c.seq)
-    next_change = later_changes.order_by(later.c.seq).limit(1).lateral("next_change")
+    # The conditions and the order of the index on `row_id` and `seq`. With `row_id = ...` and the
+    # order of `seq` alone, PostgreSQL walks all later changes if its statistics have few rows.
+    key, key_of_change = sa.tuple_(later.c.row_id, later.c.seq), sa.tuple_(c.row_id, c.seq)
+    later_changes = (
+        sa.select(later)
+        .where(key > key_of_change, later.c.row_id <= c.row_id, _has_resource(resource, later))
+        .order_by(later.c.row_id, later.c.seq)
+    )
+    next_change = later_changes.limit(1).lateral("next_change")
     source = changes.outerjoin(next_change, sa.true()).outerjoin(
         row, sa.and_(row.c.id == c.row_id, next_change.c.seq.is_(None))
     )
