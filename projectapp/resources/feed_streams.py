@@ -30,7 +30,8 @@ TURN_SECONDS = 0.1  # from the start of a turn to the start of the next one
 MAX_BACKOFF_SECONDS = 5.0  # while the database is away
 TOKEN_CHECK_SECONDS = 30.0
 PAGE_CHANGES = 100
-MAX_PAGES_PER_TURN = 50
+MAX_TAIL_PAGES = 50  # in a turn
+OWN_PAGES_SECONDS = 0.05  # for the subscriptions of a resource that have not joined, in a turn
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class FeedStreams:
     # The tail.
 
     def _read_tail(self, resource: Resource, tail: Tail) -> None:
-        for _ in range(MAX_PAGES_PER_TURN):
+        for _ in range(MAX_TAIL_PAGES):
             if tail.cursor is None:
                 return
             page = read_changes(resource, tail.cursor, PAGE_CHANGES, None)
@@ -139,16 +140,18 @@ class FeedStreams:
     # Subscriptions that have not joined.
 
     def _read_own_pages(self, resource: Resource, tail: Tail) -> None:
-        pages_left = MAX_PAGES_PER_TURN
+        end = time.monotonic() + OWN_PAGES_SECONDS
         for subscription in [*tail.waiting]:
             has_more = True
-            while not (has_joined := tail.join(subscription)) and has_more and pages_left:
-                if subscription.connection.pending_bytes:
-                    break  # the client has not read the last page yet
-                pages_left -= 1
+            while not (has_joined := tail.join(subscription)) and has_more:
+                if subscription.connection.pending_bytes or time.monotonic() > end:
+                    break  # the client has not read the last page yet, or others must go on
                 has_more = self._read_own_page(resource, subscription)
-            if has_joined:
-                tail.waiting.remove(subscription)
+            tail.waiting.remove(subscription)
+            if not has_joined:
+                tail.waiting.append(subscription)
+            if time.monotonic() > end:
+                break  # the next turn begins with the others
 
     def _read_own_page(self, resource: Resource, subscription: FeedSubscription) -> bool:
         """Read and send the next page of a subscription. Return whether it has more."""
