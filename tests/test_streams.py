@@ -265,12 +265,12 @@ def test_callers_get_the_events_of_their_own_rows(serve, auth_headers, sql):
 
 @slow
 def test_revoked_and_expired_tokens_end_their_streams(serve, auth_headers, sql, short_intervals):
-    claims = {"iss": "https://issuer", "aud": AUDIENCE, "sub": "cat"}
-    claims["exp"] = int(time.time()) - LEEWAY_SECONDS + 5
-    token = sign({"alg": "HS256"}, claims, OctKey.import_key("s" * 32))
     jwt_settings = {"JWT_ISSUER": "https://issuer", "JWT_AUDIENCE": AUDIENCE}
     jwt_settings |= {"AUTH": "tokens,jwt", "JWT_SECRET": "s" * 32}
     with serve(*short_intervals, **jwt_settings, **SETTINGS) as server, ExitStack() as stack:
+        claims = {"iss": "https://issuer", "aud": AUDIENCE, "sub": "cat"}
+        claims["exp"] = int(time.time()) - LEEWAY_SECONDS + 8
+        token = sign({"alg": "HS256"}, claims, OctKey.import_key("s" * 32))
         ann, bob, cat, root = (
             stack.enter_context(EventStream(server, **headers))
             for headers in (
@@ -278,6 +278,7 @@ def test_revoked_and_expired_tokens_end_their_streams(serve, auth_headers, sql, 
                 auth_headers("root", "projects:all"),
             )
         )
+        assert {stream.status for stream in (ann, bob, cat, root)} == {200}
         sql("UPDATE api_tokens SET revoked_at = now() WHERE owner = 'ann'")
         assert list(ann.events()) == []  # it ends with its last chunk
         sql("UPDATE api_tokens SET expires_at = now() WHERE owner = 'bob'")
@@ -294,13 +295,13 @@ def test_client_that_does_not_read_is_disconnected_and_others_get_their_events(s
         silent = [open_raw_stream(stack, server, receive_buffer=4096) for _ in range(20)]
         socket_count = count_sockets(server)
         with EventStream(server) as reader:
-            for number in range(60):
+            for number in range(45):
                 sql(
                     "INSERT INTO projects (id, name, attributes) VALUES (gen_random_uuid(), %s,"
                     " jsonb_build_object('a', repeat('x', 16000)))",
                     str(number),
                 )
-            assert reader.names(60) == [str(number) for number in range(60)]
+                assert reader.names(1) == [str(number)]
             until(lambda: count_sockets(server) == socket_count + 1 - len(silent))
         received = [len(receive(connection)) for connection in silent]
         assert max(received) < 2**19

@@ -113,7 +113,9 @@ class FeedStreams:
             page = read_changes(resource, tail.cursor, PAGE_CHANGES, None)
             self._deliver(resource, tail, page)
             tail.advance(page.next_cursor)
-            if not page.has_more:
+            # The next page at once, except if clients have not read this one yet: many changes in
+            # one transaction would exceed what a stream may have unread.
+            if not page.has_more or self._streams.pending_bytes:
                 return
 
     def _deliver(self, resource: Resource, tail: Tail, page: FeedPage) -> None:
