@@ -375,6 +375,22 @@ def test_a_purge_between_any_two_pages_leaves_no_gap(client, read, make_project,
         assert "".join(received) in ("abcdef", "def"), position
 
 
+@pytest.mark.parametrize("in_window", [False, True])
+def test_a_purge_of_changes_from_a_dump_does_not_end_newer_cursors(
+    read, make_project, sql, in_window
+):
+    """Their transaction ids may be larger than all ids of this database."""
+    make_project(name="a")
+    sql("UPDATE changes SET xid = '1000000000000'")
+    sql("UPDATE histories SET restored_seq = (SELECT max(seq) FROM changes)")
+    for name in "bc":
+        make_project(name=name)
+    cursor = read("start", 2 if in_window else 100)["next_cursor"]
+    make_project(name="d")
+    sql(PURGE.format("(SELECT min(seq) FROM changes)"))
+    assert names(read(cursor)["items"]) == (["c"] if in_window else ["d"])
+
+
 # Another database: its snapshots and its `seq` have another meaning.
 
 
@@ -398,6 +414,19 @@ def test_a_cursor_with_changes_that_the_database_has_lost_is_a_410(
     assert read(changed(cursor, **later))["items"] == []
     lost = changed(cursor, **later, seen_seq=2**40)
     problem(client.get(f"{CHANGES}?since={lost}"), 410, "cursor_gone")
+
+
+def test_a_cursor_from_before_the_history_began_again_is_a_410(
+    client, read, make_project, sql, problem
+):
+    make_project()
+    cursors = read("start")["next_cursor"], read("start", 1)["next_cursor"]
+    sql("UPDATE histories SET restored_seq = nextval('changes_seq_seq')")
+    for cursor in cursors:
+        problem(client.get(f"{CHANGES}?since={cursor}"), 410, "cursor_gone")
+    cursor = read("start")["next_cursor"]
+    make_project(name="new")
+    assert names(read(cursor)["items"]) == ["new"]
 
 
 def test_a_database_restored_from_a_dump_is_a_503_until_the_upgrade(
@@ -428,6 +457,19 @@ def test_changes_from_a_dump_come_once_although_their_transaction_ids_mean_nothi
         assert names(items) == [*"abcd"]
         assert read(last)["items"] == []
     assert names(read(cursor)["items"]) == ["d"]
+
+
+def test_changes_from_a_dump_do_not_come_again_with_a_transaction_of_the_same_id(
+    read, make_project, sql, direct_url
+):
+    make_project(name="old")
+    with transaction(direct_url, 1) as running:
+        running.execute("SELECT pg_current_xact_id()::text")
+        sql("UPDATE changes SET xid = %s", running.fetchone()[0])
+        sql("UPDATE histories SET restored_seq = (SELECT max(seq) FROM changes)")
+        page = read("start")
+        assert names(page["items"]) == ["old"]
+    assert names(read(page["next_cursor"])["items"]) == ["first of 1"]
 
 
 def test_changes_whose_transaction_ids_were_in_use_before_a_crash_come_once(

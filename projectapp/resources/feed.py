@@ -138,21 +138,23 @@ def _check_database(row: Row | None) -> str:
     if row.timeline is None:
         # There, PostgreSQL's snapshots do not list the transactions that are running.
         raise ServiceUnavailable("A standby has no change feed. Try again shortly.", 5)
-    return format_epoch(row.database_id, row.timeline)
+    return format_epoch(row.database_id, row.timeline, row.restored_seq)
 
 
 def _check_cursor(row: Row, cursor: FeedCursor, epoch: str) -> None:
     """Raise CursorGone if the database does not have all changes after the cursor.
 
-    Purged changes have a `seq` up to `purged_seq` and an id up to `purged_xid`. The reader lacks
-    changes after `seen_seq` and those of transactions that `seen` does not see. In a window, it
-    lacks changes after `last_seq` and those of transactions that `until` does not see.
+    Purged changes have a `seq` up to `purged_seq` and, unless they came with a dump, an id up to
+    `purged_xid`. The reader lacks changes after `seen_seq` and those of transactions that `seen`
+    does not see. In a window, it lacks changes after `last_seq` and those of transactions that
+    `until` does not see.
     """
     purged_seq, purged_xid = row.purged_seq, int(row.purged_xid)
-    is_purged = (
-        purged_seq > max(cursor.seen_seq, cursor.last_seq)
-        or (purged_seq > cursor.last_seq and purged_xid >= Snapshot.parse(cursor.seen).xmin)
-        or (cursor.until is not None and purged_xid >= Snapshot.parse(cursor.until).xmin)
+    snapshots = [cursor.seen] if purged_seq > cursor.last_seq else []
+    snapshots += [cursor.until] if cursor.until is not None else []
+    is_purged = purged_seq > max(cursor.seen_seq, cursor.last_seq) or (
+        purged_seq > row.restored_seq
+        and any(purged_xid >= Snapshot.parse(snapshot).xmin for snapshot in snapshots)
     )
     # An older copy of the database's files may have the same timeline.
     is_lost = cursor.seen_seq > max(row.newest_seq, row.newest_purged_seq)

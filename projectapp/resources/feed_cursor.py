@@ -50,7 +50,7 @@ class Snapshot(NamedTuple):
 class FeedCursor(NamedTuple):
     """A place in the feed of a resource.
 
-    `epoch`: the database in which transaction ids have this meaning.
+    `epoch`: the database, in which transaction ids have this meaning, and its history.
     `seen`: a snapshot as text. The reader has all changes that it sees.
     `seen_seq`: the largest `seq` of the changes that `seen` sees.
     `seen_next_xid`: no transaction with this id or a larger one had begun when `seen` was taken.
