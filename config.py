@@ -79,6 +79,8 @@ class Config:
     READY_DETAILS: Annotated[bool, parse_on_off] = True
     # the largest request body, in bytes; a larger one gets a 413
     MAX_CONTENT_LENGTH: Annotated[int, integer_between(1, 2**29)] = 2**20
+    # event streams, and requests that wait for a change, of each worker; those beyond get a 503
+    STREAMS: Annotated[int, integer_between(1, 10_000)] = 500
     # `debug`, `info`, `warning` or `error`
     LOG_LEVEL: Annotated[str, choice("debug", "info", "warning", "error")] = "info"
     # the format of the service's log

@@ -62,7 +62,9 @@ worker_class = load_object("server/worker.py", "Worker")
 workers = settings.WEB_CONCURRENCY
 threads = 2 * settings.DATABASE_POOL_SIZE  # so some are free while others wait for the database
 # Half of the file descriptor limit: a worker that cannot accept() exits.
-worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+worker_connections = min(
+    1000 + settings.STREAMS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+)
 
 # Timeouts in seconds.
 

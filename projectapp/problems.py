@@ -148,6 +148,10 @@ class TooManyRequests(Problem):
     status, code = 429, "too_many_requests"
 
 
+class NotSupported(Problem):
+    status, code = 501, "not_supported"
+
+
 class ServiceUnavailable(Problem):
     """The request may succeed later."""
 

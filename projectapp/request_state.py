@@ -24,13 +24,15 @@ class Caller(NamedTuple):
     `subject` is the owner of the rows that the caller creates, and None with AUTH=none. A scope is
     "RESOURCE:read", "RESOURCE:write" or "RESOURCE:all". "RESOURCE:all" permits reading and writing
     the rows of all owners. `credential` names the token in the log, without revealing it. `digest`
-    is the SHA-256 of an API token, and empty for a JWT.
+    is the SHA-256 of an API token, and empty for a JWT. `expires_at` is the end of a JWT in Unix
+    time.
     """
 
     subject: str | None
     scopes: frozenset[str]
     credential: str
     digest: bytes = b""
+    expires_at: float = math.inf
 
     def has_scope(self, scope: str) -> bool:
         return scope in self.scopes or self.can_see_all(scope.partition(":")[0])

@@ -103,7 +103,7 @@ def test_requests_queued_while_all_threads_are_idle_run_at_once(connections, num
                 connections.client_by_fd[client.fd] = client
                 connections.epoll.register(client.fd, 0)
             for client in clients:
-                threads._submit(client)
+                threads.submit(client)
             until(lambda: len(executed) == number_of_requests, 10)
             for _, other_end in pairs:
                 other_end.close()

@@ -7,6 +7,7 @@ tokens of an identity provider, with keys from `verification_keys` and `jwks_cli
 from projectapp.auth.access import (
     authorize,
     current_owner,
+    find_valid_callers,
     init_app,
     is_visible,
     owner_parameter,
@@ -16,6 +17,7 @@ from projectapp.auth.access import (
 __all__ = [
     "authorize",
     "current_owner",
+    "find_valid_callers",
     "init_app",
     "is_visible",
     "owner_parameter",

@@ -22,7 +22,8 @@ decides which rows a caller may see or change.
 
 import logging
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -79,7 +80,8 @@ def authorize(scope: str) -> Iterator[None]:
         state.caller = caller = _authenticate()
         if caller.digest:
             state.statement_prefix = tokens.token_check_sql(caller)
-        rate_limit.count_request(caller.subject)
+        if not request.environ.get("projectapp.has_waited"):  # it was counted when it came
+            rate_limit.count_request(caller.subject)
         try:
             if not caller.has_scope(scope):
                 raise InsufficientScope(scope)
@@ -100,6 +102,17 @@ def all_scopes(app: Flask) -> set[str]:
     endpoints = (getattr(view, "endpoint", None) for view in app.view_functions.values())
     scopes = {endpoint.scope for endpoint in endpoints if endpoint and endpoint.scope}
     return scopes | {f"{scope.partition(':')[0]}:all" for scope in scopes}
+
+
+def find_valid_callers(callers: Iterable[Caller]) -> set[Caller]:
+    """Return the callers whose tokens are still valid. For API tokens this is one statement.
+
+    Raises ServiceUnavailable.
+    """
+    unexpired = {caller for caller in callers if time.time() < caller.expires_at}
+    digests = {caller.digest for caller in unexpired if caller.digest}
+    active_digests = tokens.find_active_digests(digests) if digests else set()
+    return {caller for caller in unexpired if caller.digest in {b"", *active_digests}}
 
 
 def current_owner() -> str | None:

@@ -50,11 +50,10 @@ _registry = _Registry(strict_check_header=False)  # RFC 7515, section 4: ignore 
 
 
 class _VerifiedToken(NamedTuple):
-    """A token's caller and validity; the times are NumericDates (Unix time in seconds)."""
+    """A token's caller, and when it becomes valid, in Unix time."""
 
     caller: Caller
     not_before: float
-    expires: float
 
 
 class Verifier:
@@ -92,7 +91,7 @@ class Verifier:
         keys = self._keys.get()
         verified = self._cache_for(keys).get(digest) or self._verify_and_cache(token, digest, keys)
         now = time.time()
-        if now >= verified.expires + LEEWAY_SECONDS:
+        if now >= verified.caller.expires_at:
             raise InvalidToken("The token has expired.", "expired")
         if now < verified.not_before - LEEWAY_SECONDS:
             raise InvalidToken("The token is not valid yet.", "not valid yet")
@@ -141,7 +140,8 @@ class Verifier:
         scopes = frozenset[str]().union(*scope_lists) if scope_lists else self._default_scopes
         not_before = max(_numeric_date(claims.get("nbf", 0)), _numeric_date(claims.get("iat", 0)))
         expires = _numeric_date(claims.get("exp"))
-        return _VerifiedToken(Caller(subject, scopes, "jwt"), not_before, expires)
+        caller = Caller(subject, scopes, "jwt", expires_at=expires + LEEWAY_SECONDS)
+        return _VerifiedToken(caller, not_before)
 
 
 def _read_header(token: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import string
 import threading
 import time
 import zlib
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from queue import SimpleQueue
 from uuid import UUID
@@ -76,6 +77,12 @@ _UPDATE_LAST_USED = (
 )
 
 
+_digests = sa.bindparam("token_digests", type_=ARRAY(sa.LargeBinary))
+_SELECT_ACTIVE = sa.select(
+    sa.func.array_agg(ApiToken.digest, type_=ARRAY(sa.LargeBinary)).label("digests")
+).where(ApiToken.digest == sa.any_(_digests), is_active)
+
+
 class TokenCache:
     """A worker's cache of the callers with API tokens, and its queue of last_used_at updates.
 
@@ -136,6 +143,12 @@ class TokenCache:
                     database.execute(_UPDATE_LAST_USED, {"token_digest": digest})
             except Problem as problem:
                 log.info("The last use of a token was not recorded: %s", problem)
+
+
+def find_active_digests(digests: Iterable[bytes]) -> set[bytes]:
+    """Return the digests of active tokens."""
+    row = database.execute(_SELECT_ACTIVE, {"token_digests": [*digests]})
+    return {bytes(digest) for digest in row.digests or ()}
 
 
 def token_check_sql(caller: Caller) -> str:

@@ -31,6 +31,10 @@ REQUEST_HEADERS = {
         pattern=r'^("[ !#-\[\]-~]+"|[!#-~]([ -~]*[!-~])?)$',
         maxLength=IDEMPOTENCY_KEY_LENGTH,
     ),
+    "Last-Event-ID": _header(
+        "The id of the last event that was received. An event stream starts after it, and ignores"
+        " since. Browsers send it when they connect again."
+    ),
     "X-Request-ID": _header(
         "Your id for this request: the response and the server's log contain it. If it is missing"
         " or invalid, the server creates one."

@@ -93,7 +93,8 @@ def _finish_request(response: Response) -> Response:
     # The rule of the route, because the path itself may contain a secret.
     path = request.url_rule.rule if request.url_rule else "(unknown route)"
     values = (state.request_id, request.method, path, response.status_code, milliseconds)
-    _log_request(*values, **state.caller_fields())
+    if not request.environ.get("projectapp.is_parked"):  # it will run again
+        _log_request(*values, **state.caller_fields())
     return response
 
 

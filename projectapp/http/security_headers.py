@@ -38,7 +38,8 @@ def init_app(app: Flask) -> None:
         # This includes the errors of an endpoint with a scope: they depend on the caller, too.
         endpoint = getattr(app.view_functions.get(request.endpoint or ""), "endpoint", None)
         if endpoint and endpoint.scope:
-            headers.add("Cache-Control", "private, no-cache" if auth_enabled else "no-cache")
+            if "cache-control" not in names:
+                headers.add("Cache-Control", "private, no-cache" if auth_enabled else "no-cache")
             if auth_enabled:
                 headers.add("Vary", "Authorization")
         return response

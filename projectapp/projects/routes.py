@@ -80,6 +80,10 @@ def list_project_changes(query: dict[str, Any]) -> Response:
 
     No change is missing, none comes twice, and those of each project are in order. A project that
     is assigned to another owner appears as deleted to the old one, and as created to the new one.
+
+    If the Accept header prefers text/event-stream to application/json, the response is a stream of
+    server-sent events that does not end. The data of each event is an item, its type the operation,
+    its id a cursor.
     """
     return feed_views.changes_response(PROJECTS, query)
 

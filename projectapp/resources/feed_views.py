@@ -12,7 +12,10 @@ from projectapp import auth
 from projectapp.http.application import Response
 from projectapp.http.endpoint import Endpoint
 from projectapp.http.fields import QueryInteger
+from projectapp.http.request_data import JSON_TYPE
 from projectapp.request_state import seconds_left
+from projectapp.resources import event_streams
+from projectapp.resources.event_streams import EVENT_STREAM_TYPE
 from projectapp.resources.feed import (
     START,
     FeedPage,
@@ -70,7 +73,14 @@ def changes(scope: str, resource: Resource, schema: type[ResourceSchema]) -> End
         },
         name=f"{model}FeedSchema",
     )
-    return Endpoint(scope=scope, responses={200: page()}, query=_FeedQuery(), error_statuses=[410])
+    return Endpoint(
+        scope=scope,
+        responses={200: page()},
+        query=_FeedQuery(),
+        content_types=(JSON_TYPE, EVENT_STREAM_TYPE),
+        request_headers=["Last-Event-ID"],
+        error_statuses=[410, 501],
+    )
 
 
 def changes_response(resource: Resource, query: dict[str, Any]) -> Response:
@@ -78,14 +88,21 @@ def changes_response(resource: Resource, query: dict[str, Any]) -> Response:
 
     Raises InvalidFeedCursor and CursorGone.
     """
-    since, limit = query.get("since"), query["limit"]
+    since, limit, wait_seconds = query.get("since"), query["limit"], query["wait"]
+    if is_stream := event_streams.is_event_stream_preferred():
+        since = request.headers.get("Last-Event-ID") or since
     cursor = decode_feed_cursor(since, resource.name) if since not in (None, "start") else START
+    if is_stream:
+        return event_streams.open_event_stream(resource, cursor if since else None)
     visible_owner = auth.visible_owner(resource.name)
     page = read_changes(resource, cursor if since else None, limit, visible_owner)
-    if since and not request.environ.get("projectapp.has_waited"):
-        reserved_seconds = current_app.config["DATABASE_POOL_TIMEOUT"] + RESERVED_SECONDS
-        deadline = time.monotonic() + min(query["wait"], seconds_left() - reserved_seconds)
-        page = _wait_for_change(resource, page, limit, visible_owner, deadline)
+    if since and wait_seconds and not request.environ.get("projectapp.has_waited"):
+        if not event_streams.can_wait_without_thread():
+            reserved_seconds = current_app.config["DATABASE_POOL_TIMEOUT"] + RESERVED_SECONDS
+            deadline = time.monotonic() + min(wait_seconds, seconds_left() - reserved_seconds)
+            page = _wait_for_change(resource, page, limit, visible_owner, deadline)
+        elif not page.changes and not page.has_more:
+            event_streams.run_again_after_change(resource, page, wait_seconds)
     items = ",".join(item_json(resource, change, visible_owner) for change in page.changes)
     members = {
         "next_cursor": page.next_cursor.encode(resource.name),

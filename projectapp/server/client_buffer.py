@@ -47,7 +47,9 @@ class BufferedClient:
         self.framing: Iterator[int] | None = None  # if the request is not plain
         self.is_complete = False
         self.received_at = 0.0  # when it was complete, on the monotonic clock
-        self.head = b""  # for unparsed_responses.py
+        self.head = b""  # for unparsed_responses.py and streams.py
+        self.has_waited = False  # it was parked
+        self.held: Any = None  # the HeldConnection if a view has opened a stream or parked it
 
         # For ClientConnections.
         self.events = 0

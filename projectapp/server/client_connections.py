@@ -30,8 +30,8 @@ class ClientConnections:
 
     A connection in `waiting` belongs to no thread. A thread that removes it from there owns it, and
     only the owner may use it. dict.pop is atomic, so there is one owner. It ends its ownership with
-    `_wait_for` or `_close`. So the main thread, which closes late connections, and a thread that
-    gets an event cannot have the same connection.
+    `_wait_for` or `close`, or gives the connection to Streams (streams.py). So the main thread,
+    which closes late connections, and a thread that gets an event cannot have the same connection.
 
     Each connection is in the epoll set once, with EPOLLONESHOT: after an event it is silent until
     `_wait_for`. An event, or a change in the epoll set, may come late, when the connection has been
@@ -81,11 +81,12 @@ class ClientConnections:
             return client.on_ready(client)
         except Exception:
             self.worker.log.exception("Error handling a connection")
-            return self._close(client)
+            return self.close(client)
 
     def finish_request(self, client: BufferedClient) -> bool:
         """Send the response to a request that has run."""
         client.request, client.framing, client.head = None, None, b""  # frees the memory
+        client.has_waited = False
         client.on_ready = self._send
         return self.handle_event(client)
 
@@ -100,7 +101,7 @@ class ClientConnections:
             if client.receive():
                 return True
         except OSError:
-            return self._close(client)
+            return self.close(client)
         except LimitRequestHeaders:
             return self.refuse(client, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         return self._wait_for(client, EPOLLIN, self._receive, client.deadline)
@@ -151,6 +152,11 @@ class ClientConnections:
             self._limit_buffered_bytes()
         return False
 
+    def forget_buffered_bytes(self, client: BufferedClient) -> None:
+        """Do not count a client that `close_if_waiting` cannot close."""
+        self._count_buffered_bytes(-client.buffered_bytes)
+        client.buffered_bytes = 0
+
     def _count_buffered_bytes(self, change: int) -> None:
         with self.buffered_bytes_lock:
             self.buffered_bytes += change
@@ -160,7 +166,7 @@ class ClientConnections:
             client = max([*self.waiting], key=lambda client: client.buffered_bytes, default=None)
             if not client or not client.buffered_bytes:
                 break  # the other bytes belong to requests that run
-            self._close_if_waiting(client)
+            self.close_if_waiting(client)
 
     # Close a connection.
 
@@ -170,21 +176,21 @@ class ClientConnections:
         try:
             client.sock.shutdown(socket.SHUT_WR)
         except OSError:
-            return self._close(client)
+            return self.close(client)
         deadline = time.monotonic() + CLOSE_SECONDS
         return self._wait_for(client, EPOLLIN, self._discard_input, deadline)
 
     def _discard_input(self, client: BufferedClient) -> bool:
         if not client.discard_input():
-            return self._close(client)
+            return self.close(client)
         return self._wait_for(client, EPOLLIN, self._discard_input, client.deadline)
 
-    def _close_if_waiting(self, client: BufferedClient) -> None:
+    def close_if_waiting(self, client: BufferedClient) -> None:
         if self.waiting.pop(client, False):
-            self._close(client)
+            self.close(client)
 
-    def _close(self, client: BufferedClient) -> bool:
-        self._count_buffered_bytes(-client.buffered_bytes)
+    def close(self, client: BufferedClient) -> bool:
+        self.forget_buffered_bytes(client)
         del self.client_by_fd[client.fd]  # before a new connection can have the same number
         client.sock.close()
         return False
@@ -201,7 +207,7 @@ class ClientConnections:
             client = min([*self.waiting], key=lambda client: client.waiting_since, default=None)
             if not client:
                 break
-            self._close_if_waiting(client)
+            self.close_if_waiting(client)
 
     def _sweep(self, now: float) -> None:
         """Close connections past their deadline. An incomplete request gets a 408 first."""
@@ -217,7 +223,7 @@ class ClientConnections:
                 deadline = now + self.read_timeout_seconds
                 self._wait_for(client, EPOLLOUT, self._send, deadline)
             else:
-                self._close(client)
+                self.close(client)
 
     def _deadline_of(self, client: BufferedClient) -> float:
         """Return the deadline of a client. While the worker stops, requests have less time."""

@@ -10,7 +10,7 @@ from gunicorn.http.errors import LimitRequestHeaders
 
 MAX_HEAD_BYTES = 2**16
 
-_FRAMING_HEADER = re.compile(rb"\r\n(content-length|transfer-encoding|expect):([^\r\n]*)", re.I)
+FRAMING_HEADER = re.compile(rb"\r\n(content-length|transfer-encoding|expect):([^\r\n]*)", re.I)
 _CHUNK_SIZE_LINE = re.compile(rb"([0-9a-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r\n", re.I)
 _CONTINUE = b"100-continue"
 
@@ -35,7 +35,7 @@ def follow_request(
             return
         yield 0
     body_start = end + 4
-    lines = _FRAMING_HEADER.findall(received, 0, end + 2)
+    lines = FRAMING_HEADER.findall(received, 0, end + 2)
     if not lines:  # no body: the usual case
         yield body_start
         return

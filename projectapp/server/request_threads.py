@@ -87,8 +87,10 @@ class RequestThreads:
     def _run(self, client: BufferedClient) -> None:
         """Run a client's request. If the next one has arrived, put it at the end of the queue."""
         self.worker.run_request(client)
+        if client.held and self.worker.streams.hold(client):
+            return
         if self.connections.finish_request(client):
-            self._submit(client)
+            self.submit(client)
 
     def _take_queued_client(self) -> BufferedClient | None:
         try:
@@ -111,11 +113,11 @@ class RequestThreads:
         if len(self.idle_threads) < len(self.threads):
             for client in self.connections.take_ready_clients(0, MAX_RECEIVED_PER_TURN):
                 if self.connections.handle_event(client):
-                    self._submit(client)
+                    self.submit(client)
         if self.idle_threads and not self.queue:
             self.last_idle_thread_at = now
 
-    def _submit(self, client: BufferedClient) -> None:
+    def submit(self, client: BufferedClient) -> None:
         if client.head.startswith(self.health_requests):
             self.health_pool.submit(self._run, client)
         else:

@@ -85,18 +85,24 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         from projectapp.server.client_connections import ClientConnections
         from projectapp.server.plain_requests import PlainRequests
         from projectapp.server.request_threads import RequestThreads
+        from projectapp.server.streams import Streams
 
         self.poller.close()  # gthread's
         self.plain_requests = PlainRequests(self.cfg, settings, self.log.access_log_enabled)
         self.connections = ClientConnections(self, settings, self.plain_requests)
         self.request_threads = RequestThreads(self, settings, self.connections)
+        submit = self.request_threads.submit
+        self.streams = Streams(self, settings, self.connections, submit)
         application: Any = self.wsgi  # type: ignore[has-type]
 
-        def add_received_at(environ: dict[str, Any], start_response: Any) -> Any:
-            environ["projectapp.received_at"] = environ["gunicorn.socket"].received_at
+        def extend_environ(environ: dict[str, Any], start_response: Any) -> Any:
+            client = environ["gunicorn.socket"]
+            environ["projectapp.received_at"] = client.received_at
+            environ["projectapp.has_waited"] = client.has_waited
+            environ["projectapp.streams"] = self.streams
             return application(environ, start_response)
 
-        self.wsgi = add_received_at
+        self.wsgi = extend_environ
 
     # Serve.
 
@@ -111,6 +117,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._run_turn(self.sockets if has_room else [])
         self.connections.stop_at = time.monotonic()
         deadline = self.connections.stop_at + self.cfg.graceful_timeout
+        self.streams.stop()
         self._accept_backlog()
         while self.connections.client_by_fd and time.monotonic() < deadline:
             self._run_turn([])
@@ -120,14 +127,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Wait for a new client, a signal or the next turn. Do what is due."""
         self.notify()
         signals, seconds = self.method_queue, self.request_threads.turn_seconds()
-        ready_files = select.select([signals, *listeners], [], [], seconds)[0]
+        ready_files = select.select([signals, self.streams.epoll, *listeners], [], [], seconds)[0]
         # Before new clients are accepted, because it looks for idle threads.
         self.request_threads.receive_for_busy_threads()
         for ready in ready_files:
             if ready is signals:
                 signals.run_callbacks(None)
-            else:
+            elif ready is not self.streams.epoll:
                 self.accept(ready)
+        self.streams.do_turn()
         self.request_threads.refuse_late_requests()
         self.connections.enforce_limits()
 
@@ -159,6 +167,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         try:
             client.request.run(self.wsgi, client)
             may_keep_alive = bool(self.alive and self.cfg.keepalive and self.max_keepalived > 0)
+            may_keep_alive &= not client.held
             client.keep_alive = self.plain_requests.respond(client, may_keep_alive)
         except Exception as error:
             client.pending_output.clear()
