@@ -378,6 +378,7 @@ def test_upgrade_over_another_applications_function_fails_and_changes_nothing(ap
         ("description", "x" * 1001),
         ("attributes", "[]"),
         ("attributes", '{"a": "' + "x" * 16384 + '"}'),
+        ("version", 0),
         ("is_active", None),
     ],
 )

@@ -27,7 +27,6 @@ _TRIGGERS = {
         "after_insert",
         "after_update",
         "after_delete",
-        "before_update",
         "before_truncate",
     )
 }
@@ -51,7 +50,7 @@ DECLARE
 BEGIN
   LOCK TABLE changes IN SHARE ROW EXCLUSIVE MODE;
   UPDATE histories SET database_id = history_database_id(),
-    restored_seq = setval(sequence,
+    purged_xid = '0', restored_seq = setval(sequence,
       greatest(nextval(sequence), (SELECT max(seq) + 1 FROM changes)))
   WHERE database_id <> history_database_id();
   REVOKE EXECUTE ON FUNCTION record_change, keep_history, end_history FROM PUBLIC;
