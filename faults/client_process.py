@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from faults.client import Caller, Client
+from faults.feed_readers import READERS, FeedReader, poll
 from faults.ledger import Ledger
 from faults.readers import probe, walk
 from faults.resource import load_resource
@@ -35,7 +36,7 @@ def main(
     """Run all clients. The names of their operations begin with `name`; `seed` selects them.
 
     Each caller has `shared_rows` rows to which its clients append. The writers work for the callers
-    in turn, and the walker for the first of them.
+    in turn, and so do the readers of the feed; the walker works for the first caller.
     """
     stop, ledgers, own_resource = threading.Event(), Path(folder), load_resource(resource)
     all_callers = [Caller(*values) for values in callers]
@@ -67,6 +68,12 @@ def main(
         threading.Thread(target=walk, args=(walker, f"{name}-walk", permanent_ids, stop)),
         threading.Thread(target=probe, args=(prober, f"{name}-probe", stop)),
     ]
+    feed_clients = []
+    for n, read in enumerate(READERS):
+        own_name = f"{name}-{read.__name__}"
+        feed_clients.append(make_client(own_name, all_callers[n % len(all_callers)]))
+        reader = FeedReader(feed_clients[-1], ledgers / f"{own_name}.feed", stop)
+        threads.append(threading.Thread(target=reader.run, args=(read, read is poll)))
     print("ready", flush=True)
     for thread in threads:
         thread.start()
@@ -74,7 +81,10 @@ def main(
     stop.wait(LONGEST_SECONDS)
     stop.set()
     for thread in threads:
-        thread.join()
+        while thread.is_alive():
+            thread.join(0.2)
+            for client in feed_clients:
+                client.interrupt_stream()  # which would not end
 
 
 def _create_row(client: Client, name: str, fields: Mapping[str, object] | None = None) -> str:

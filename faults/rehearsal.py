@@ -10,14 +10,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 import config
+from faults.client import Client
 from faults.cluster import make_template, run_migrations
 from faults.environment import Environment
+from faults.feed_readers import FeedReader, wait
 from faults.ledger import Attempt, longest_write_gap
 from faults.processes import NotReady, wait_until
 from faults.resources.projects import RESOURCE as PROJECTS
@@ -32,6 +36,7 @@ HOLD_SECONDS = 3.0  # a reader holds the table that is migrated
 # A previous release without idempotency keys may create two rows when a create is sent twice.
 # Otherwise a key matters only after a failure, and any failure ends the rehearsal.
 LOAD = {name: weight for name, weight in MIXED.items() if name != "create_twice"}
+FIRST_HISTORY = "0014_record_changes"  # a release without it writes no callers into the history
 _UNKNOWN_REVISION = (
     "git does not have this release, perhaps because the clone is shallow."
     " Name another one with --from REVISION."
@@ -66,6 +71,7 @@ def main() -> int:
             partial(deploy, rows=arguments.rows, current=current, new=new),
             is_database_fault=False,
             minimum_writes=arguments.rows + 100,
+            has_older_release=FIRST_HISTORY in _migrations(new) - _migrations(old),
         )
         template = make_template(folder, old)
         result = run_scenario(scenario, template, folder / "run", options, current)
@@ -97,7 +103,10 @@ def deploy(env: Environment, rows: int, current: Path, new: Path) -> None:
         _check_ready(env, new_service, status, "the new release before the migration")
         env.check(new_service.status("/health") == 200, "/health depends on the schema")
         _migrate(env, new)
-        env.sleep_share(0.3)
+        with _follow_feed(env, new_service):
+            env.sleep_share(0.3)
+        if FIRST_HISTORY in pending:
+            _check_changes_of_old_release(env)
         _check_ready(env, env.service, 200, "the old release after the migration")
         _check_ready(env, new_service, 200, "the new release after the migration")
         new_service.end()
@@ -112,7 +121,7 @@ def deploy(env: Environment, rows: int, current: Path, new: Path) -> None:
         _check_ready(env, env.service, 200, "the new release after the upgrade")
     attempts = [a for a in env.read_attempts() if a.sent_at >= start and a.done_at]
     failed = Counter(f"{a.method} {a.status or a.exception}" for a in attempts if _has_failed(a))
-    slowest = max(attempt.done_at - attempt.sent_at for attempt in attempts)
+    slowest = max(attempt.duration_seconds for attempt in attempts)
     gap = longest_write_gap(attempts)
     env.notes += [
         f"{len(attempts)} requests, {failed.total()} failed",
@@ -121,6 +130,30 @@ def deploy(env: Environment, rows: int, current: Path, new: Path) -> None:
     env.check(not failed, f"requests failed: {dict(failed)}")
     limit = STALL_SECONDS + env.noise_seconds
     env.check(max(slowest, gap) < limit, f"a stall of {limit:.1f} s or more")
+
+
+@contextmanager
+def _follow_feed(env: Environment, service: Service) -> Iterator[None]:
+    """Let a reader follow the feed of this service; later it goes on with the one that serves."""
+    stop, client = Event(), Client(service.port, env.new_ledger(), PROJECTS, env.callers[0])
+    reader = FeedReader(client, env.ledgers / "next-release.feed", stop)
+    with ThreadPoolExecutor() as pool:
+        reading = pool.submit(reader.run, wait, since_start=False)
+        try:
+            yield
+        finally:
+            stop.set()
+    reading.result()
+
+
+def _check_changes_of_old_release(env: Environment) -> None:
+    """Check that the history has the changes of the release that does not say who its callers are.
+
+    The reader of the feed checks that none of them is missing.
+    """
+    rows = env.cluster.sql("SELECT credential, count(*) FROM changes GROUP BY credential")
+    env.check([name for name, _ in rows] == ["role postgres"], f"changes by credential: {rows}")
+    env.notes.append(f"changes of the old release in the history: {dict(rows)}")
 
 
 def _has_failed(attempt: Attempt) -> bool:

@@ -16,12 +16,12 @@ PROMOTION_SECONDS = 1.0  # from the primary's end to the promotion
 RELOAD_SECONDS = 0.3  # after this a changed setting holds in all backends
 
 
-@scenario(41, "a synchronous replica takes over")
+@scenario(41, "a synchronous replica takes over", ends_cursors=True)
 def fail_over_to_synchronous_replica(env: Environment) -> None:
     _fail_over(env, "sync")
 
 
-@scenario(41, "an asynchronous replica takes over", data_loss="allowed")
+@scenario(41, "an asynchronous replica takes over", data_loss="allowed", ends_cursors=True)
 def fail_over_to_asynchronous_replica(env: Environment) -> None:
     _fail_over(env, "async")
 
