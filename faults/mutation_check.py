@@ -15,6 +15,7 @@ from faults.token_revocation import revoke_tokens
 
 LOST, DUPLICATED, CONTRADICTION = "acknowledged and lost", "duplicated", "contradiction"
 UNAUTHORIZED, SERVER_ERROR = "unauthorized", "5xx other than 503"
+FEED, HISTORY = "feed", "history"
 HEADER = "| mutation | scenario | detected by | result |\n|---|---|---|---|"
 _LONGEST_CELL = 160  # characters
 
@@ -68,6 +69,8 @@ _CHECKS = [
     MutationCheck(send_repeated_names, ("a name twice",), mutations.parse_json_like_python),
     MutationCheck(revoke_tokens, (UNAUTHORIZED,), mutations.skip_token_check),
     MutationCheck(revoke_tokens, (UNAUTHORIZED,), mutations.show_rows_of_all_owners),
+    MutationCheck(kill_workers, (FEED,), mutations.forget_running_transactions),
+    MutationCheck(kill_workers, (HISTORY,), mutations.send_caller_of_previous_write),
     MutationCheck(stop_immediately, (LOST,), postgres_settings=NO_DURABILITY),
 ]
 # Failures that must not appear without a mutation. Slow responses are not among them: the machine
