@@ -111,6 +111,8 @@ def read_record(path: Path) -> FeedRecord:
         record.caller = line["caller"]
         if "rows" in line:
             rows = {row_id: (version, digest) for row_id, (version, digest) in line["rows"].items()}
+            if record.cursor == "start":  # it got nothing: the release that served had no feed
+                record.readings.pop()
             record.readings.append(Reading(line["started_at"], line["cursor"], rows))
         else:
             record.readings[-1].cursor = line["cursor"]
