@@ -82,7 +82,7 @@ def main(
     stop.set()
     for thread in threads:
         while thread.is_alive():
-            thread.join(0.2)
+            thread.join(0.05)
             for client in feed_clients:
                 client.interrupt_stream()  # which would not end
 
