@@ -6,7 +6,7 @@ Each function yields sentences that say what is wrong.
 from collections.abc import Iterator, Mapping
 
 from faults.feed_records import SINCE_START, FeedChange, FeedRecord, Reading
-from faults.ledger import Attempt
+from faults.ledger import Attempt, group_by_operation
 from faults.stored import StoredChange, StoredRow
 
 Table = Mapping[str, StoredRow]  # by id
@@ -64,10 +64,12 @@ def check_feed(
     last = record.readings[-1]
     yield from _check_changes(last, record.caller, history)
     keys = {_key(change) for change in last.changes}
-    for attempt in attempts:
-        is_expected = attempt.is_acknowledged_write and attempt.sent_at > last.started_at
-        if is_expected and attempt.caller == record.caller and _written_key(attempt) not in keys:
-            yield f"{attempt.operation} was acknowledged, and the feed did not have it"
+    own_writes = [a for a in attempts if a.is_write and a.caller == record.caller]
+    for operation, tries in group_by_operation(own_writes).items():
+        written_keys = {_written_key(a) for a in tries if a.is_acknowledged_write}
+        # An earlier try may have made the change, so the first one counts.
+        if tries[0].sent_at > last.started_at and not written_keys <= keys:
+            yield f"{operation} was acknowledged, and the feed did not have it"
     yield from _check_copy(last, {i: row for i, row in table.items() if row.owner == record.caller})
 
 

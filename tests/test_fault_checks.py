@@ -181,6 +181,17 @@ def test_reader_that_begins_with_a_list_may_get_changes_that_the_list_has(check_
     assert check_reader([], rows=[project()], started_at=11.0) == []
 
 
+def test_repeated_create_may_be_older_than_the_reader(check_reader):
+    first = write("create", 1, sent_at=1.0, status=None, exception="TimeoutError")
+    attempts = [first, write("create", 1)]
+    rows = [project(version=1)]
+    assert check_reader(ITEMS[2:], rows=rows, started_at=5.0, attempts=attempts) == []
+    attempts = [write("create", 1)]
+    assert check_reader(ITEMS[2:], rows=rows, started_at=5.0, attempts=attempts) == [
+        "row-1 was acknowledged, and the feed did not have it"
+    ]
+
+
 @pytest.mark.parametrize(
     ("items", "sentence"),
     [
