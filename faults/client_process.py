@@ -44,7 +44,7 @@ def main(
     def make_client(name: str, caller: Caller, ledger: Ledger | None = None) -> Client:
         return Client(port, ledger or Ledger(ledgers / f"{name}.jsonl"), own_resource, caller)
 
-    shared_ids, permanent_ids = [], set()
+    shared_ids, permanent_ids, has_feed = [], set(), False
     for number, caller in enumerate(all_callers):
         client = make_client(f"{name}-setup{number}", caller)
         numbers = range(number * shared_rows, (number + 1) * shared_rows)
@@ -53,6 +53,9 @@ def main(
         if number == 0:
             names = [f"{name}-permanent{n}" for n in range(PERMANENT_ROWS)]
             permanent_ids = {_create_row(client, row_name) for row_name in names}
+            # The previous release in a rehearsal has no feed, and its rows may have no history.
+            feed_path = f"{own_resource.path}/changes"
+            has_feed = client.send("feed", name, "GET", feed_path).status == 200
         client.close()
     threads = []
     for n in range(writers):
@@ -73,7 +76,7 @@ def main(
         own_name = f"{name}-{read.__name__}"
         feed_clients.append(make_client(own_name, all_callers[n % len(all_callers)]))
         reader = FeedReader(feed_clients[-1], ledgers / f"{own_name}.feed", stop)
-        threads.append(threading.Thread(target=reader.run, args=(read, read is poll)))
+        threads.append(threading.Thread(target=reader.run, args=(read, has_feed and read is poll)))
     print("ready", flush=True)
     for thread in threads:
         thread.start()

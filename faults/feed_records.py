@@ -70,6 +70,10 @@ class FeedRecord:
         """The place where the feed goes on; empty before the first reading."""
         return self.readings[-1].cursor if self.readings else ""
 
+    @property
+    def has_changes(self) -> bool:
+        return any(reading.changes for reading in self.readings)
+
 
 class FeedWriter:
     """Adds lines to the file of one reader; an existing file is continued."""
@@ -106,13 +110,12 @@ class FeedWriter:
 def read_record(path: Path) -> FeedRecord:
     """Read the file of one reader."""
     record = FeedRecord(path.stem, None)
-    for text in path.read_text().splitlines():
+    lines, _, _ = path.read_text().rpartition("\n")  # the last line may be incomplete
+    for text in lines.splitlines():
         line = json.loads(text)
         record.caller = line["caller"]
         if "rows" in line:
             rows = {row_id: (version, digest) for row_id, (version, digest) in line["rows"].items()}
-            if record.cursor == "start":  # it got nothing: the release that served had no feed
-                record.readings.pop()
             record.readings.append(Reading(line["started_at"], line["cursor"], rows))
         else:
             record.readings[-1].cursor = line["cursor"]

@@ -22,6 +22,7 @@ from faults.client import Client
 from faults.cluster import make_template, run_migrations
 from faults.environment import Environment
 from faults.feed_readers import FeedReader, wait
+from faults.feed_records import read_record
 from faults.ledger import Attempt, longest_write_gap
 from faults.processes import NotReady, wait_until
 from faults.resources.projects import RESOURCE as PROJECTS
@@ -136,11 +137,17 @@ def deploy(env: Environment, rows: int, current: Path, new: Path) -> None:
 def _follow_feed(env: Environment, service: Service) -> Iterator[None]:
     """Let a reader follow the feed of this service; later it goes on with the one that serves."""
     stop, client = Event(), Client(service.port, env.new_ledger(), PROJECTS, env.callers[0])
-    reader = FeedReader(client, env.ledgers / "next-release.feed", stop)
+    path = env.ledgers / "next-release.feed"
+    reader = FeedReader(client, path, stop)
+
+    def has_changes() -> bool:
+        return bool(reader.cursor) and read_record(path).has_changes
+
     with ThreadPoolExecutor() as pool:
         reading = pool.submit(reader.run, wait, since_start=False)
         try:
             yield
+            wait_until(has_changes, 60, "a change for the reader of the next release")
         finally:
             stop.set()
     reading.result()
