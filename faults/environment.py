@@ -135,7 +135,7 @@ class Environment:
         deadline = time.monotonic() + _CLIENTS_STOP_SECONDS
         while time.monotonic() < deadline:
             writes = sum(attempt.is_acknowledged_write for attempt in self.read_attempts())
-            records = map(read_record, self.ledgers.glob(f"{self.load_name}-*.feed"))
+            records = map(read_record, self.ledgers.glob("*.feed"))
             if writes >= self.scenario.minimum_writes and all(r.has_changes for r in records):
                 return
             time.sleep(0.5)

@@ -122,11 +122,15 @@ def deploy(env: Environment, rows: int, current: Path, new: Path) -> None:
         _check_ready(env, env.service, 200, "the new release after the upgrade")
     attempts = [a for a in env.read_attempts() if a.sent_at >= start and a.done_at]
     failed = Counter(f"{a.method} {a.status or a.exception}" for a in attempts if _has_failed(a))
-    slowest = max(attempt.duration_seconds for attempt in attempts)
+    feed_slowest, slowest = (
+        max(a.duration_seconds for a in attempts if (a.kind == "feed") is is_feed)
+        for is_feed in (True, False)
+    )
     gap = longest_write_gap(attempts)
     env.notes += [
         f"{len(attempts)} requests, {failed.total()} failed",
-        f"the longest request took {slowest:.2f} s; no acknowledged write for {gap:.2f} s",
+        f"the longest request took {slowest:.2f} s, the longest of the feed {feed_slowest:.2f} s",
+        f"no acknowledged write for {gap:.2f} s",
     ]
     env.check(not failed, f"requests failed: {dict(failed)}")
     limit = STALL_SECONDS + env.noise_seconds
