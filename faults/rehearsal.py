@@ -5,19 +5,16 @@ takes over the port and stops the previous one. Clients work all the time and mu
 """
 
 import argparse
-import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Event
 
-import config
 from faults.client import Client
 from faults.cluster import make_template, run_migrations
 from faults.environment import Environment
@@ -25,6 +22,14 @@ from faults.feed_readers import FeedReader, wait
 from faults.feed_records import read_record
 from faults.ledger import Attempt, longest_write_gap
 from faults.processes import NotReady, wait_until
+from faults.releases import (
+    describe_commit,
+    export_commit,
+    export_working_tree,
+    find_previous_release,
+    migrations,
+    run_git,
+)
 from faults.resources.projects import RESOURCE as PROJECTS
 from faults.runner import Options, run_scenario, temporary_directory
 from faults.scenarios import Scenario
@@ -38,10 +43,6 @@ HOLD_SECONDS = 3.0  # a reader holds the table that is migrated
 # Otherwise a key matters only after a failure, and any failure ends the rehearsal.
 LOAD = {name: weight for name, weight in MIXED.items() if name != "create_twice"}
 FIRST_HISTORY = "0014_record_changes"  # a release without it writes no callers into the history
-_UNKNOWN_REVISION = (
-    "git does not have this release, perhaps because the clone is shallow."
-    " Name another one with --from REVISION."
-)
 _FILL = """
 INSERT INTO projects (id, name, description)
 SELECT gen_random_uuid(), 'fill-' || n, 'Row ' || n || ' from before the deploy'
@@ -56,15 +57,15 @@ SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 'proje
 
 def main() -> int:
     arguments, start = _parse_arguments(), time.monotonic()
-    old_commit = _describe_commit(arguments.old or _find_previous_release())
-    changes = " and uncommitted changes" if _git("status", "--porcelain") else ""
-    print(f"from  {old_commit}\nto    {_describe_commit('HEAD')}{changes}\nboth with {sys.prefix}")
+    old_commit = describe_commit(arguments.old or find_previous_release())
+    changes = " and uncommitted changes" if run_git("status", "--porcelain") else ""
+    print(f"from  {old_commit}\nto    {describe_commit('HEAD')}{changes}\nboth with {sys.prefix}")
     sys.stdout.flush()
     options = Options(PROJECTS, arguments.seconds, seed=0, keep=arguments.keep)
     with temporary_directory(options.keep) as folder:
         old, new, current = folder / "old", folder / "new", folder / "current"
-        _export_commit(old_commit.split()[0], old)
-        _export_working_tree(new)
+        export_commit(old_commit.split()[0], old)
+        export_working_tree(new)
         current.symlink_to(old)
         scenario = Scenario(
             0,
@@ -72,7 +73,7 @@ def main() -> int:
             partial(deploy, rows=arguments.rows, current=current, new=new),
             is_database_fault=False,
             minimum_writes=arguments.rows + 100,
-            has_older_release=FIRST_HISTORY in _migrations(new) - _migrations(old),
+            has_older_release=FIRST_HISTORY in migrations(new) - migrations(old),
         )
         template = make_template(folder, old)
         result = run_scenario(scenario, template, folder / "run", options, current)
@@ -90,7 +91,7 @@ def main() -> int:
 
 def deploy(env: Environment, rows: int, current: Path, new: Path) -> None:
     """Deploy the release in `new`; `current` is a link to the release that serves."""
-    pending = sorted(_migrations(new) - _migrations(current))
+    pending = sorted(migrations(new) - migrations(current))
     env.notes.append(f"migrations: {', '.join(pending) or 'none'}")
     _fill(env, rows)
     new_service = Service(env.folder / "new.log", code=new)
@@ -217,47 +218,6 @@ def _migrate(env: Environment, new: Path) -> None:
 def _check_ready(env: Environment, service: Service, expected: int, which: str) -> None:
     status = service.status("/ready")
     env.check(status == expected, f"/ready of {which}: {status}, not {expected}")
-
-
-def _migrations(code: Path) -> set[str]:
-    return {path.stem for path in (code / "migrations" / "versions").glob("[0-9]*_*.py")}
-
-
-def _find_previous_release() -> str:
-    """Return the last tag; without a tag, the commit before the newest migration."""
-    with suppress(SystemExit):
-        return _git("describe", "--tags", "--abbrev=0")
-    newest = f"migrations/versions/{max(_migrations(config.ROOT))}.py"
-    commit = _git("log", "--diff-filter=A", "--format=%H", "-1", "--", newest)
-    return f"{commit}^" if commit else "HEAD"
-
-
-def _describe_commit(revision: str) -> str:
-    """Return the short hash and the subject."""
-    return _git("show", "--no-patch", "--format=%h %s", f"{revision}^{{commit}}")
-
-
-def _export_commit(revision: str, folder: Path) -> None:
-    archive = folder.with_suffix(".tar")
-    _git("archive", "--output", str(archive), revision)
-    folder.mkdir()
-    subprocess.run(["/usr/bin/env", "tar", "-xf", archive, "-C", folder], check=True)
-
-
-def _export_working_tree(folder: Path) -> None:
-    for name in _git("ls-files", "-co", "--exclude-standard", "-z").split("\0"):
-        if (config.ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(config.ROOT / name, folder / name)
-
-
-def _git(*arguments: str) -> str:
-    """Return git's output; exit with a message if it fails."""
-    command = ["/usr/bin/env", "git", "-C", str(config.ROOT), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except subprocess.CalledProcessError:
-        raise SystemExit(_UNKNOWN_REVISION) from None
 
 
 def _parse_arguments() -> argparse.Namespace:
