@@ -4,26 +4,14 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 from urllib.parse import quote
 
 from faults.client import Client
-from faults.cluster import Cluster
 from faults.ledger import Attempt, group_by_operation, operation_outcome
-from faults.resource import Resource
+from faults.stored import StoredRow
 
 _NOT_SERVED = (None, 401, 503)
 _RETRIES = 40  # of a create whose outcome is unknown, at least a quarter of a second apart
-
-
-class StoredRow(NamedTuple):
-    """A row as SQL shows it; `tags` is None if the row is not for tags."""
-
-    title: str
-    text: str
-    tags: list[str] | None
-    version: int
-    owner: str | None
 
 
 @dataclass
@@ -35,24 +23,14 @@ class Findings:
     duplicated: list[str] = field(default_factory=list)
     contradictions: list[str] = field(default_factory=list)  # in the responses and the table
     unauthorized: list[str] = field(default_factory=list)  # served without permission
+    history: list[str] = field(default_factory=list)  # is incomplete, or names the wrong caller
+    feed: list[str] = field(default_factory=list)  # a change is missing, repeated or out of order
 
     def merge(self, other: "Findings") -> None:
         self.lost += other.lost
         self.duplicated += other.duplicated
         self.contradictions += other.contradictions
         self.unauthorized += other.unauthorized
-
-
-def read_table(cluster: Cluster, resource: Resource) -> dict[str, StoredRow]:
-    """Return all rows by id, read directly from PostgreSQL."""
-    names = [resource.title_field, resource.text_field, resource.json_field]
-    columns = ", ".join(name or "NULL" for name in names)
-    rows = cluster.sql(f"SELECT id::text, version, owner, {columns} FROM {resource.name}")  # noqa: S608
-    table = {}
-    for row_id, version, owner, *values in rows:
-        tags = resource.read_tags(dict(zip(names, values, strict=True)))
-        table[row_id] = StoredRow(values[0], values[1], tags, version, owner)
-    return table
 
 
 def list_ids(client: Client) -> list[str]:

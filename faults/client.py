@@ -5,8 +5,9 @@ import itertools
 import json
 import re
 import select
+import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ class Client:
         self.create_path = resource.create_path(caller.parent_id)
         self.body: Any = None  # the JSON of the last response
         self._tokens = itertools.cycle(caller.tokens)
+        self._streaming_socket: socket.socket | None = None
         self._connection = http.client.HTTPConnection(ADDRESS, port, timeout=TIMEOUT_SECONDS)
 
     def send(
@@ -70,9 +72,12 @@ class Client:
         key: str | None = None,
         if_match: str | None = None,
         content_type: str = "application/json",
+        wait_seconds: float = 0.0,
+        headers: Mapping[str, str] | None = None,
     ) -> Attempt:
-        """Send a request; `finish` must follow."""
-        headers = {"Content-Type": content_type} if content is not None else {}
+        """Send a request; `finish` or `read_lines` must follow."""
+        headers = {"X-Request-ID": operation, **(headers or {})}
+        headers |= {"Content-Type": content_type} if content is not None else {}
         headers |= {"Idempotency-Key": key} if key else {}
         headers |= {"If-Match": if_match} if if_match else {}
         token = next(self._tokens)
@@ -88,6 +93,8 @@ class Client:
             if_match=if_match,
             caller=self.caller.name,
             token=token,
+            request_id=operation,
+            wait_seconds=wait_seconds,
             sent_at=time.monotonic(),
         )
         try:
@@ -106,7 +113,42 @@ class Client:
             text = response.read()
         except (OSError, http.client.HTTPException) as error:
             self._record_exception(attempt, error)
+        else:
+            self._record_response(attempt, response, text)
+
+    def read_lines(self, attempt: Attempt) -> Iterator[bytes]:
+        """Do the same, but yield the lines of a successful response as they arrive.
+
+        The iteration ends with the response, or when the connection breaks.
+        """
+        if attempt.done_at:
             return
+        try:
+            response = self._connection.getresponse()
+            text = b"" if response.status == 200 else response.read()
+            self._record_response(attempt, response, text)
+            if response.status == 200:
+                self._streaming_socket = self._connection.sock
+                yield from iter(response.readline, b"")
+        except (OSError, http.client.HTTPException) as error:
+            if not attempt.done_at:
+                self._record_exception(attempt, error)
+        finally:
+            self._streaming_socket = None
+            self._connection.close()
+
+    def interrupt_stream(self) -> None:
+        """Let `read_lines` end, also while it waits in another thread for a line."""
+        if sock := self._streaming_socket:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _record_response(
+        self, attempt: Attempt, response: http.client.HTTPResponse, text: bytes
+    ) -> None:
         done_at = time.monotonic()
         with suppress(ValueError):
             self.body = json.loads(text)
@@ -123,9 +165,6 @@ class Client:
             done_at=done_at,
             violations=[*find_violations(response, text), *self._find_foreign_rows(members)],
         )
-
-    def close(self) -> None:
-        self._connection.close()
 
     def _find_foreign_rows(self, members: dict[str, Any]) -> list[str]:
         own = self.caller.name

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from faults.client import Caller, Client
+from faults.feed_readers import READERS, FeedReader, poll
 from faults.ledger import Ledger
 from faults.readers import probe, walk
 from faults.resource import load_resource
@@ -35,7 +36,7 @@ def main(
     """Run all clients. The names of their operations begin with `name`; `seed` selects them.
 
     Each caller has `shared_rows` rows to which its clients append. The writers work for the callers
-    in turn, and the walker for the first of them.
+    in turn, and so do the readers of the feed; the walker works for the first caller.
     """
     stop, ledgers, own_resource = threading.Event(), Path(folder), load_resource(resource)
     all_callers = [Caller(*values) for values in callers]
@@ -43,7 +44,7 @@ def main(
     def make_client(name: str, caller: Caller, ledger: Ledger | None = None) -> Client:
         return Client(port, ledger or Ledger(ledgers / f"{name}.jsonl"), own_resource, caller)
 
-    shared_ids, permanent_ids = [], set()
+    shared_ids, permanent_ids, has_feed = [], set(), False
     for number, caller in enumerate(all_callers):
         client = make_client(f"{name}-setup{number}", caller)
         numbers = range(number * shared_rows, (number + 1) * shared_rows)
@@ -52,6 +53,9 @@ def main(
         if number == 0:
             names = [f"{name}-permanent{n}" for n in range(PERMANENT_ROWS)]
             permanent_ids = {_create_row(client, row_name) for row_name in names}
+            # The previous release in a rehearsal has no feed, and its rows may have no history.
+            feed_path = f"{own_resource.path}/changes"
+            has_feed = client.send("feed", name, "GET", feed_path).status == 200
         client.close()
     threads = []
     for n in range(writers):
@@ -67,6 +71,12 @@ def main(
         threading.Thread(target=walk, args=(walker, f"{name}-walk", permanent_ids, stop)),
         threading.Thread(target=probe, args=(prober, f"{name}-probe", stop)),
     ]
+    feed_clients = []
+    for n, read in enumerate(READERS):
+        own_name = f"{name}-{read.__name__}"
+        feed_clients.append(make_client(own_name, all_callers[n % len(all_callers)]))
+        reader = FeedReader(feed_clients[-1], ledgers / f"{own_name}.feed", stop)
+        threads.append(threading.Thread(target=reader.run, args=(read, has_feed and read is poll)))
     print("ready", flush=True)
     for thread in threads:
         thread.start()
@@ -74,7 +84,10 @@ def main(
     stop.wait(LONGEST_SECONDS)
     stop.set()
     for thread in threads:
-        thread.join()
+        while thread.is_alive():
+            thread.join(0.05)
+            for client in feed_clients:
+                client.interrupt_stream()  # which would not end
 
 
 def _create_row(client: Client, name: str, fields: Mapping[str, object] | None = None) -> str:

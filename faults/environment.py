@@ -13,6 +13,7 @@ from pathlib import Path
 import config
 from faults.client import Caller, Client
 from faults.cluster import Cluster, copy_data
+from faults.feed_records import read_record
 from faults.ledger import Attempt, Ledger, read_attempts
 from faults.pg_proxy import Proxy
 from faults.processes import PYTHON, NotReady, end_process, start_process, wait_until
@@ -122,19 +123,20 @@ class Environment:
             if not has_output or clients.stdout.readline() != b"ready\n":
                 raise NotReady("the clients: " + log.read_text()[-500:])
             yield
-            self._wait_for_writes()
+            self._wait_for_clients()
             clients.stdin.close()
             clients.wait(_CLIENTS_STOP_SECONDS)
             self.check(not log.read_text(), "a client failed: " + log.read_text()[-300:])
         finally:
             end_process(clients)
 
-    def _wait_for_writes(self) -> None:
-        """Wait until there are enough writes, which takes longer on a busy machine."""
+    def _wait_for_clients(self) -> None:
+        """Wait for enough writes, and for the readers, which takes longer on a busy machine."""
         deadline = time.monotonic() + _CLIENTS_STOP_SECONDS
         while time.monotonic() < deadline:
             writes = sum(attempt.is_acknowledged_write for attempt in self.read_attempts())
-            if writes >= self.scenario.minimum_writes:
+            records = map(read_record, self.ledgers.glob("*.feed"))
+            if writes >= self.scenario.minimum_writes and all(r.has_changes for r in records):
                 return
             time.sleep(0.5)
 

@@ -26,13 +26,15 @@ class Attempt:
 
     number: int
     operation: str
-    kind: str  # one of WRITES, or read, walk, probe, trespass, revoke, hostile
+    kind: str  # one of WRITES, or read, walk, feed, probe, trespass, revoke, hostile
     method: str
     path: str
     sent_at: float
     key: str | None = None  # the Idempotency-Key
     if_match: str | None = None
     caller: str | None = None  # the owner of the rows that this client creates
+    request_id: str = ""  # of the X-Request-ID that the client sent
+    wait_seconds: float = 0.0  # that a long poll may wait for a change
     token: str = ""  # the request's token; of kind "revoke": the revoked one
     status: int | None = None
     id: str | None = None
@@ -75,8 +77,10 @@ class Attempt:
 
     @property
     def duration_seconds(self) -> float:
-        """From the request to the response; 0 without a response."""
-        return self.done_at - self.sent_at if self.done_at and self.status else 0.0
+        """From the request to the response, less the wait; 0 without a response."""
+        if not self.done_at or not self.status:
+            return 0.0
+        return max(self.done_at - self.sent_at - self.wait_seconds, 0.0)
 
 
 class Ledger:

@@ -1,4 +1,4 @@
-"""Scenarios 13 to 16: locks, many changes of one row, and no free connections or threads."""
+"""Scenarios 13 to 17: locks, changes at the same time, and no free connections or threads."""
 
 import threading
 import time
@@ -17,6 +17,19 @@ POOL_WAIT_SECONDS = 2.1  # the same for its pool timeout, which is 2
 _COUNT_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 _TERMINATE = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name ~ '^projectapp'
+"""
+# A deferred trigger runs at the commit, after the trigger that writes the history.
+_COMMIT_SLOWLY = """
+CREATE FUNCTION commit_slowly() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM pg_sleep(random() * 0.1); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER commit_slowly AFTER INSERT OR UPDATE ON {table}
+DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION commit_slowly()
+"""
+_COUNT_LATE_COMMITS = """
+SELECT count(*) FROM (
+  SELECT committed_at, lag(committed_at) OVER (ORDER BY seq) AS committed_before
+  FROM (SELECT seq, pg_xact_commit_timestamp(xid::xid) AS committed_at FROM changes) AS changes
+) AS changes WHERE committed_at < committed_before
 """
 
 
@@ -97,6 +110,21 @@ def exhaust_connections(env: Environment) -> None:
         connections.close()
         env.mark_recovered()
         env.sleep_share(0.4)
+
+
+@scenario(
+    17,
+    "transactions commit in another order than they write",
+    postgres_settings={"track_commit_timestamp": "on"},
+    is_database_fault=False,
+)
+def commit_in_another_order(env: Environment) -> None:
+    with env.load(), closing(env.cluster.connect()) as holder, holder.cursor() as cursor:
+        cursor.execute(_COMMIT_SLOWLY.format(table=env.resource.name))
+        # A transaction that has an id stays open all the time. It must not hold up the feed.
+        cursor.execute("BEGIN; SELECT pg_current_xact_id()")
+        env.sleep_share(0.5)
+    ((env.fault_count,),) = env.cluster.sql(_COUNT_LATE_COMMITS)
 
 
 def _hold_lock(env: Environment, statement: str, writers: int) -> list[Attempt]:

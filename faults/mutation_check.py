@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from faults import mutations
 from faults.hostile_requests import send_deep_json, send_repeated_names
-from faults.locks import change_one_row
+from faults.locks import change_one_row, commit_in_another_order
 from faults.network_faults import lose_answers
 from faults.postgres_crashes import NO_DURABILITY, stop_immediately
 from faults.process_kills import kill_workers
@@ -15,6 +15,7 @@ from faults.token_revocation import revoke_tokens
 
 LOST, DUPLICATED, CONTRADICTION = "acknowledged and lost", "duplicated", "contradiction"
 UNAUTHORIZED, SERVER_ERROR = "unauthorized", "5xx other than 503"
+FEED, HISTORY = "feed", "history"
 HEADER = "| mutation | scenario | detected by | result |\n|---|---|---|---|"
 _LONGEST_CELL = 160  # characters
 
@@ -59,7 +60,6 @@ class MutationCheck:
 _CHECKS = [
     MutationCheck(kill_workers, (LOST,), mutations.acknowledge_before_commit),
     MutationCheck(stop_immediately, (LOST,), mutations.acknowledge_before_commit),
-    MutationCheck(kill_workers, (DUPLICATED,), mutations.ignore_idempotency_key),
     MutationCheck(lose_answers, (DUPLICATED,), mutations.ignore_idempotency_key),
     MutationCheck(lose_answers, (DUPLICATED,), mutations.retry_lost_create_with_new_id),
     MutationCheck(lose_answers, (CONTRADICTION,), mutations.report_lost_write_as_refused),
@@ -68,6 +68,8 @@ _CHECKS = [
     MutationCheck(send_repeated_names, ("a name twice",), mutations.parse_json_like_python),
     MutationCheck(revoke_tokens, (UNAUTHORIZED,), mutations.skip_token_check),
     MutationCheck(revoke_tokens, (UNAUTHORIZED,), mutations.show_rows_of_all_owners),
+    MutationCheck(commit_in_another_order, (FEED,), mutations.forget_running_transactions),
+    MutationCheck(commit_in_another_order, (HISTORY,), mutations.send_caller_of_previous_write),
     MutationCheck(stop_immediately, (LOST,), postgres_settings=NO_DURABILITY),
 ]
 # Failures that must not appear without a mutation. Slow responses are not among them: the machine

@@ -23,6 +23,7 @@ from projectapp.database.connection import Connection
 from projectapp.http import request_data
 from projectapp.problems import ServiceUnavailable
 from projectapp.resources import inserts, views
+from projectapp.resources.feed_cursor import FeedCursor
 
 COMMIT_SECONDS = 0.6  # from the response to the commit
 
@@ -108,6 +109,28 @@ def show_rows_of_all_owners() -> None:
     _replace(access, "visible_owner", lambda original, resource: None)
 
 
+def forget_running_transactions() -> None:
+    """Let a cursor count everything before the newest change as seen, as an order by `seq` does."""
+    encode = FeedCursor.encode
+
+    def forget(cursor: FeedCursor, resource: str) -> str:
+        next_xid = cursor.seen_next_xid
+        return encode(cursor._replace(seen=f"{next_xid}:{next_xid}:"), resource)
+
+    FeedCursor.encode = forget  # type: ignore[method-assign]
+
+
+def send_caller_of_previous_write() -> None:
+    """Write the caller and the request of the worker's previous write into the history."""
+    sources: list[str] = []
+
+    def change_source(original: Callable[..., Any], *arguments: Any) -> Any:
+        sources.append(original(*arguments))
+        return sources.pop(0) if len(sources) > 1 else sources[0]
+
+    _replace(execution, "_change_source", change_source)
+
+
 _ALL = (
     acknowledge_before_commit,
     ignore_idempotency_key,
@@ -117,6 +140,8 @@ _ALL = (
     parse_json_like_python,
     skip_token_check,
     show_rows_of_all_owners,
+    forget_running_transactions,
+    send_caller_of_previous_write,
 )
 MUTATIONS = {mutation.__name__: mutation for mutation in _ALL}
 

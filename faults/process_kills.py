@@ -14,7 +14,7 @@ from faults.service import STOP_SECONDS
 KILL_GAP_SECONDS = 1.0
 UPGRADE_GAP_SECONDS = 0.25
 ORPHAN_SECONDS = 4.0  # after its master's death a worker must have ended
-CONNECTIONS = 2 * WRITERS + 2  # of all clients: no more requests run at the same time
+CONNECTIONS = 2 * WRITERS + 4  # of all clients: no more requests run at the same time
 
 
 @scenario(1, "a worker is killed repeatedly", is_database_fault=False)

@@ -5,21 +5,31 @@ takes over the port and stops the previous one. Clients work all the time and mu
 """
 
 import argparse
-import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Event
 
-import config
+from faults.client import Client
 from faults.cluster import make_template, run_migrations
 from faults.environment import Environment
+from faults.feed_readers import FeedReader, wait
+from faults.feed_records import read_record
 from faults.ledger import Attempt, longest_write_gap
 from faults.processes import NotReady, wait_until
+from faults.releases import (
+    describe_commit,
+    export_commit,
+    export_working_tree,
+    find_previous_release,
+    migrations,
+    run_git,
+)
 from faults.resources.projects import RESOURCE as PROJECTS
 from faults.runner import Options, run_scenario, temporary_directory
 from faults.scenarios import Scenario
@@ -32,10 +42,7 @@ HOLD_SECONDS = 3.0  # a reader holds the table that is migrated
 # A previous release without idempotency keys may create two rows when a create is sent twice.
 # Otherwise a key matters only after a failure, and any failure ends the rehearsal.
 LOAD = {name: weight for name, weight in MIXED.items() if name != "create_twice"}
-_UNKNOWN_REVISION = (
-    "git does not have this release, perhaps because the clone is shallow."
-    " Name another one with --from REVISION."
-)
+FIRST_HISTORY = "0014_record_changes"  # a release without it writes no callers into the history
 _FILL = """
 INSERT INTO projects (id, name, description)
 SELECT gen_random_uuid(), 'fill-' || n, 'Row ' || n || ' from before the deploy'
@@ -50,15 +57,15 @@ SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 'proje
 
 def main() -> int:
     arguments, start = _parse_arguments(), time.monotonic()
-    old_commit = _describe_commit(arguments.old or _find_previous_release())
-    changes = " and uncommitted changes" if _git("status", "--porcelain") else ""
-    print(f"from  {old_commit}\nto    {_describe_commit('HEAD')}{changes}\nboth with {sys.prefix}")
+    old_commit = describe_commit(arguments.old or find_previous_release())
+    changes = " and uncommitted changes" if run_git("status", "--porcelain") else ""
+    print(f"from  {old_commit}\nto    {describe_commit('HEAD')}{changes}\nboth with {sys.prefix}")
     sys.stdout.flush()
     options = Options(PROJECTS, arguments.seconds, seed=0, keep=arguments.keep)
     with temporary_directory(options.keep) as folder:
         old, new, current = folder / "old", folder / "new", folder / "current"
-        _export_commit(old_commit.split()[0], old)
-        _export_working_tree(new)
+        export_commit(old_commit.split()[0], old)
+        export_working_tree(new)
         current.symlink_to(old)
         scenario = Scenario(
             0,
@@ -66,6 +73,7 @@ def main() -> int:
             partial(deploy, rows=arguments.rows, current=current, new=new),
             is_database_fault=False,
             minimum_writes=arguments.rows + 100,
+            has_older_release=FIRST_HISTORY in migrations(new) - migrations(old),
         )
         template = make_template(folder, old)
         result = run_scenario(scenario, template, folder / "run", options, current)
@@ -83,7 +91,7 @@ def main() -> int:
 
 def deploy(env: Environment, rows: int, current: Path, new: Path) -> None:
     """Deploy the release in `new`; `current` is a link to the release that serves."""
-    pending = sorted(_migrations(new) - _migrations(current))
+    pending = sorted(migrations(new) - migrations(current))
     env.notes.append(f"migrations: {', '.join(pending) or 'none'}")
     _fill(env, rows)
     new_service = Service(env.folder / "new.log", code=new)
@@ -97,7 +105,10 @@ def deploy(env: Environment, rows: int, current: Path, new: Path) -> None:
         _check_ready(env, new_service, status, "the new release before the migration")
         env.check(new_service.status("/health") == 200, "/health depends on the schema")
         _migrate(env, new)
-        env.sleep_share(0.3)
+        with _follow_feed(env, new_service):
+            env.sleep_share(0.3)
+        if FIRST_HISTORY in pending:
+            _check_changes_of_old_release(env)
         _check_ready(env, env.service, 200, "the old release after the migration")
         _check_ready(env, new_service, 200, "the new release after the migration")
         new_service.end()
@@ -112,15 +123,49 @@ def deploy(env: Environment, rows: int, current: Path, new: Path) -> None:
         _check_ready(env, env.service, 200, "the new release after the upgrade")
     attempts = [a for a in env.read_attempts() if a.sent_at >= start and a.done_at]
     failed = Counter(f"{a.method} {a.status or a.exception}" for a in attempts if _has_failed(a))
-    slowest = max(attempt.done_at - attempt.sent_at for attempt in attempts)
+    feed_slowest, slowest = (
+        max(a.duration_seconds for a in attempts if (a.kind == "feed") is is_feed)
+        for is_feed in (True, False)
+    )
     gap = longest_write_gap(attempts)
     env.notes += [
         f"{len(attempts)} requests, {failed.total()} failed",
-        f"the longest request took {slowest:.2f} s; no acknowledged write for {gap:.2f} s",
+        f"the longest request took {slowest:.2f} s, the longest of the feed {feed_slowest:.2f} s",
+        f"no acknowledged write for {gap:.2f} s",
     ]
     env.check(not failed, f"requests failed: {dict(failed)}")
     limit = STALL_SECONDS + env.noise_seconds
     env.check(max(slowest, gap) < limit, f"a stall of {limit:.1f} s or more")
+
+
+@contextmanager
+def _follow_feed(env: Environment, service: Service) -> Iterator[None]:
+    """Let a reader follow the feed of this service; later it goes on with the one that serves."""
+    stop, client = Event(), Client(service.port, env.new_ledger(), PROJECTS, env.callers[0])
+    path = env.ledgers / "next-release.feed"
+    reader = FeedReader(client, path, stop)
+
+    def has_changes() -> bool:
+        return bool(reader.cursor) and read_record(path).has_changes
+
+    with ThreadPoolExecutor() as pool:
+        reading = pool.submit(reader.run, wait, since_start=False)
+        try:
+            yield
+            wait_until(has_changes, 60, "a change for the reader of the next release")
+        finally:
+            stop.set()
+    reading.result()
+
+
+def _check_changes_of_old_release(env: Environment) -> None:
+    """Check that the history has the changes of the release that does not say who its callers are.
+
+    The reader of the feed checks that none of them is missing.
+    """
+    rows = env.cluster.sql("SELECT credential, count(*) FROM changes GROUP BY credential")
+    env.check([name for name, _ in rows] == ["role postgres"], f"changes by credential: {rows}")
+    env.notes.append(f"changes of the old release in the history: {dict(rows)}")
 
 
 def _has_failed(attempt: Attempt) -> bool:
@@ -173,47 +218,6 @@ def _migrate(env: Environment, new: Path) -> None:
 def _check_ready(env: Environment, service: Service, expected: int, which: str) -> None:
     status = service.status("/ready")
     env.check(status == expected, f"/ready of {which}: {status}, not {expected}")
-
-
-def _migrations(code: Path) -> set[str]:
-    return {path.stem for path in (code / "migrations" / "versions").glob("[0-9]*_*.py")}
-
-
-def _find_previous_release() -> str:
-    """Return the last tag; without a tag, the commit before the newest migration."""
-    with suppress(SystemExit):
-        return _git("describe", "--tags", "--abbrev=0")
-    newest = f"migrations/versions/{max(_migrations(config.ROOT))}.py"
-    commit = _git("log", "--diff-filter=A", "--format=%H", "-1", "--", newest)
-    return f"{commit}^" if commit else "HEAD"
-
-
-def _describe_commit(revision: str) -> str:
-    """Return the short hash and the subject."""
-    return _git("show", "--no-patch", "--format=%h %s", f"{revision}^{{commit}}")
-
-
-def _export_commit(revision: str, folder: Path) -> None:
-    archive = folder.with_suffix(".tar")
-    _git("archive", "--output", str(archive), revision)
-    folder.mkdir()
-    subprocess.run(["/usr/bin/env", "tar", "-xf", archive, "-C", folder], check=True)
-
-
-def _export_working_tree(folder: Path) -> None:
-    for name in _git("ls-files", "-co", "--exclude-standard", "-z").split("\0"):
-        if (config.ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(config.ROOT / name, folder / name)
-
-
-def _git(*arguments: str) -> str:
-    """Return git's output; exit with a message if it fails."""
-    command = ["/usr/bin/env", "git", "-C", str(config.ROOT), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except subprocess.CalledProcessError:
-        raise SystemExit(_UNKNOWN_REVISION) from None
 
 
 def _parse_arguments() -> argparse.Namespace:

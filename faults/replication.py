@@ -1,4 +1,4 @@
-"""Scenarios 41 to 43: a replica takes over, a replica is missing, the database is read-only."""
+"""Scenarios 41 to 44: a replica takes over or is missing, a read-only database, a restore."""
 
 import shutil
 import subprocess
@@ -16,12 +16,12 @@ PROMOTION_SECONDS = 1.0  # from the primary's end to the promotion
 RELOAD_SECONDS = 0.3  # after this a changed setting holds in all backends
 
 
-@scenario(41, "a synchronous replica takes over")
+@scenario(41, "a synchronous replica takes over", ends_cursors=True)
 def fail_over_to_synchronous_replica(env: Environment) -> None:
     _fail_over(env, "sync")
 
 
-@scenario(41, "an asynchronous replica takes over", data_loss="allowed")
+@scenario(41, "an asynchronous replica takes over", data_loss="allowed", ends_cursors=True)
 def fail_over_to_asynchronous_replica(env: Environment) -> None:
     _fail_over(env, "async")
 
@@ -73,6 +73,28 @@ def make_database_read_only(env: Environment) -> None:
     env.fault_count = len(writes) - len(wrong)
 
 
+@scenario(44, "a backup is restored", data_loss="required", ends_cursors=True)
+def restore_backup(env: Environment) -> None:
+    with env.load():
+        env.sleep_share(0.1)
+        backup = _copy_cluster(env, "backup")
+        env.sleep_share(0.1)
+        primary = env.cluster
+        primary.stop()
+        # At the end of its WAL the backup begins another timeline.
+        signal_file = backup.home / "recovery.signal"
+        signal_file.touch()
+        shutil.chown(signal_file, backup.home.owner(), backup.home.group())
+        backup.settings, backup.port = {"restore_command": "false"}, primary.port
+        backup.start()
+        env.cluster = backup
+        env.mark_recovered()
+        env.sleep_share(0.2)
+    ((env.fault_count,),) = backup.sql(
+        "SELECT count(*) FROM pg_ls_waldir() WHERE name LIKE '%.history'"
+    )
+
+
 def _fail_over(env: Environment, sync_state: str) -> None:
     primary, replica = env.cluster, _start_replica(env)
     if sync_state == "sync":
@@ -94,16 +116,22 @@ def _fail_over(env: Environment, sync_state: str) -> None:
 
 def _start_replica(env: Environment) -> Cluster:
     """Start a streaming replica of the environment's cluster."""
-    home, primary = env.folder / "replica", env.cluster
-    home.mkdir(mode=0o700)
-    shutil.chown(home, primary.home.owner(), primary.home.group())
-    command = [binaries() / "pg_basebackup", "-D", home, "-R", "-X", "stream", "-c", "fast"]
-    source = ["-h", primary.address, "-p", str(primary.port), "-U", "postgres"]
-    subprocess.run([*supervisor.unprivileged_prefix(), *command, *source], check=True, timeout=60)
-    replica = Cluster(home)
-    env.on_exit(replica.end)
+    replica = _copy_cluster(env, "replica", "-R")
     replica.start()
     return replica
+
+
+def _copy_cluster(env: Environment, name: str, *options: str) -> Cluster:
+    """Make a base backup of the environment's cluster."""
+    home, primary = env.folder / name, env.cluster
+    home.mkdir(mode=0o700)
+    shutil.chown(home, primary.home.owner(), primary.home.group())
+    command = [binaries() / "pg_basebackup", "-D", home, "-X", "stream", "-c", "fast", *options]
+    source = ["-h", primary.address, "-p", str(primary.port), "-U", "postgres"]
+    subprocess.run([*supervisor.unprivileged_prefix(), *command, *source], check=True, timeout=60)
+    copy = Cluster(home)
+    env.on_exit(copy.end)
+    return copy
 
 
 def _configure(cluster: Cluster, name: str, value: str) -> None:

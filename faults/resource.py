@@ -17,9 +17,9 @@ class Resource:
     """A resource: the name of its table, and one field of each type.
 
     Its collection is /api/v1/`name`, its scopes are `name`:read and `name`:write, and its table has
-    the columns id, version and owner. Scenarios write markers (the names of operations) into the
-    fields. `tags` are the markers that clients append to a shared row: in the JSON field, or,
-    without one, as words of the text field.
+    the columns id, version and owner, and a history with a change feed. Scenarios write markers
+    (the names of operations) into the fields. `tags` are the markers that clients append to a
+    shared row: in the JSON field, or, without one, as words of the text field.
     """
 
     name: str

@@ -1,12 +1,19 @@
 """The result of a scenario: check the ledger and all responses, and make a row of the table."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from threading import Event
 
-from faults.checker import Findings, check, list_ids, read_table, settle_creates
+from faults.checker import Findings, check, list_ids, settle_creates
+from faults.client import Client
 from faults.environment import Environment
+from faults.feed_checker import check_feed, check_history
+from faults.feed_readers import FeedReader
+from faults.feed_records import FeedRecord, read_record
 from faults.ledger import Attempt
 from faults.scenarios import Scenario
+from faults.stored import read_history, read_table
 
 # The longest times of a response while the database fails, in seconds.
 ANY_RESPONSE_SECONDS = 8.5
@@ -54,9 +61,14 @@ def evaluate(env: Environment) -> Result:
     clients = {caller.name: env.new_client(caller) for caller in env.callers}
     settle_creates(env.read_attempts(), clients)
     listed_ids = {name: list_ids(client) for name, client in clients.items()}
+    records = _finish_readers(env, clients)
     attempts = env.read_attempts()
-    table = read_table(env.cluster, env.resource)
+    table, history = (read(env.cluster, env.resource) for read in (read_table, read_history))
     findings = result.findings = check(attempts, table, listed_ids)
+    findings.history += check_history(attempts, table, history, scenario.has_older_release)
+    for record in records:
+        problems = check_feed(record, attempts, table, history, scenario.ends_cursors)
+        findings.feed += (f"{record.name}: {problem}" for problem in problems)
     _check_responses(result, attempts, env.noise_seconds)
     result.recovery_seconds = _check_recovery(env, attempts)
     if env.noise_seconds > 1:
@@ -65,7 +77,11 @@ def evaluate(env: Environment) -> Result:
     (env.notes if may_lose else env.failures).extend(
         _summarize("acknowledged and lost", findings.lost)
         + _summarize("contradiction", findings.contradictions)
+        + _summarize("history", findings.history)
     )
+    # No cursor shows that a PostgreSQL without durability has lost changes.
+    feed_may_lose = scenario.data_loss == "required" and not scenario.ends_cursors
+    (env.notes if feed_may_lose else env.failures).extend(_summarize("feed", findings.feed))
     env.failures += _summarize("duplicated", findings.duplicated)
     env.failures += _summarize("unauthorized", findings.unauthorized)
     if scenario.data_loss == "required" and not findings.lost:
@@ -75,6 +91,16 @@ def evaluate(env: Environment) -> Result:
     if findings.acknowledged < scenario.minimum_writes:
         env.failures.append(f"void: only {findings.acknowledged} writes were acknowledged")
     return result
+
+
+def _finish_readers(env: Environment, clients: Mapping[str | None, Client]) -> list[FeedRecord]:
+    """Let the readers of the feed go on until they have all changes; return their records."""
+    paths = sorted(env.ledgers.glob("*.feed"))
+    for path in paths:
+        record = read_record(path)
+        env.check(record.has_changes, f"void: {record.name} received no change during the load")
+        FeedReader(clients[record.caller], path, Event()).follow_to_end()
+    return [read_record(path) for path in paths]
 
 
 def _check_responses(result: Result, attempts: list[Attempt], noise_seconds: float) -> None:

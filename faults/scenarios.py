@@ -21,6 +21,8 @@ class Scenario:
     minimum_writes: int = 100  # with fewer acknowledged writes the scenario proves nothing
     # Whether acknowledged writes must not, may or must be lost. With `allowed` a loss is a note.
     data_loss: Literal["forbidden", "allowed", "required"] = "forbidden"
+    ends_cursors: bool = False  # after the fault the service must refuse older cursors of the feed
+    has_older_release: bool = False  # an older release serves first, on an older schema
     mutation: str = ""  # a name in mutations.MUTATIONS: the service runs with this bug
     skip_reason: Callable[[], str] = lambda: ""  # why the scenario cannot run on this machine
     prepare_network: Run = lambda env: None  # called before anything is started

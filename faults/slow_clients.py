@@ -103,7 +103,7 @@ def _send_whole(hostile: HostileClient, method: str, ending: str, has_key: bool 
     resource = hostile.env.resource
     contents = {"POST": resource.create_body(marker), "PUT": {resource.text_field: marker}}
     body = json.dumps(contents[method]).encode() if method in contents else b""
-    fields = f"{JSON}\r\nContent-Length: {len(body)}"
+    fields = f"{JSON}\r\nContent-Length: {len(body)}\r\nX-Request-ID: {marker}"
     fields += f"\r\nIdempotency-Key: {key}" if key else ""
     fields += '\r\nIf-Match: "1"' if method != "POST" else ""
     with RawConnection(hostile.env.service.port) as connection:
