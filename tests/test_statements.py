@@ -295,7 +295,7 @@ def test_two_statements_serve_every_selection_of_fields_in_a_write(client, make_
         {"name": "x", "description": "y", "is_active": False, "attributes": {"a": 1}},
         {"name": "z", "description": None, "is_active": True, "attributes": {"b": 2}},
     ]
-    writes._update_statements.cache_clear()
+    writes.update_statements.cache_clear()
     compile_statement.cache_clear()
     before = client.get(url).json
     for names in subsets(bodies[0]):
@@ -313,7 +313,7 @@ def test_two_statements_serve_every_selection_of_fields_in_a_write(client, make_
                 **{name: changed[name] for name in ("version", "updated_at")},
             }
             before = changed
-    assert writes._update_statements.cache_info().currsize == 2
+    assert writes.update_statements.cache_info().currsize == 2
     assert compile_statement.cache_info().currsize <= 4 + 1, (
         "an update with a version, one without, and reads"
     )
