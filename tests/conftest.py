@@ -263,7 +263,8 @@ def sql(app: Flask, direct_url: str) -> Iterator[Any]:
     run(f"SET session_replication_role = replica; TRUNCATE {tables}")
     run("RESET session_replication_role")
     run(
-        "UPDATE histories SET starts_at = clock_timestamp(), purged_seq = 0, purged_xid = '0', restored_seq = 0"
+        "UPDATE histories SET starts_at = clock_timestamp(),"
+        " purged_seq = 0, purged_xid = '0', restored_seq = 0"
     )
     yield run
     connection.close()
