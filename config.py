@@ -79,7 +79,7 @@ class Config:
     READY_DETAILS: Annotated[bool, parse_on_off] = True
     # the largest request body, in bytes; a larger one gets a 413
     MAX_CONTENT_LENGTH: Annotated[int, integer_between(1, 2**29)] = 2**20
-    # event streams, and requests that wait for a change, of each worker; those beyond get a 503
+    # how many event streams and long polls a worker holds; further ones get a 503
     STREAMS: Annotated[int, integer_between(1, 10_000)] = 500
     # `debug`, `info`, `warning` or `error`
     LOG_LEVEL: Annotated[str, choice("debug", "info", "warning", "error")] = "info"
@@ -97,7 +97,7 @@ class Config:
     MIGRATIONS_DATABASE_URL: Annotated[dict[str, str] | None, parse_database_url] = None
     # database connections of each worker; a worker has twice as many threads
     DATABASE_POOL_SIZE: PositiveCount = 4
-    # how old changes may get before `flask history purge` deletes them, such as `90d` or `12h`
+    # `flask history purge` deletes changes that are older, such as `90d` or `12h`
     # Default: for ever
     HISTORY_RETENTION: Annotated[timedelta | None, parse_retention] = None
     # the folder with the program `postgres` that development and tests run
