@@ -115,13 +115,13 @@ class CursorGone(Problem):
 
     def __init__(self) -> None:
         super().__init__(
-            "Changes after this cursor were purged, or the database was replaced. Read all data"
-            " again, and then the changes from a new cursor on."
+            "Changes after this cursor were purged, or the database was replaced. Get a new cursor"
+            " (send no since), then read all data again, then the changes after the new cursor."
         )
 
 
 class HistoryGone(Problem):
-    """The history does not reach back so far."""
+    """The history starts later than the requested time."""
 
     status, code = 410, "history_gone"
 

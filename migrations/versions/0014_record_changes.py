@@ -15,7 +15,7 @@ down_revision = "0013"
 
 # The function has the rights of its owner, so the role that serves needs no right to write history.
 # The caller's search_path must have no effect: all names have their schemas, and there are no
-# operators. SET search_path would do it, too, but costs each write 10 us.
+# operators. SET search_path would have the same effect, but costs each write 10 us.
 #
 # A change that does not raise the version by 1, such as one made with psql, gets its version by a
 # second UPDATE. A BEFORE trigger could do it in the first one, but with such a trigger PostgreSQL
@@ -50,7 +50,7 @@ BEGIN
       source[1], coalesce(source[2], pg_catalog.concat('role ', session_user)), source[3]);
     RETURN NULL;
   END IF;
-  -- to_jsonb would make a number of each bigram.
+  -- Otherwise to_jsonb would convert each bigram, which takes long.
   IF pg_catalog.array_position(TG_ARGV, 'bigrams') IS NOT NULL THEN
     OLD.bigrams := NULL;
     NEW.bigrams := NULL;

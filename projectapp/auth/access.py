@@ -80,7 +80,7 @@ def authorize(scope: str) -> Iterator[None]:
         state.caller = caller = _authenticate()
         if caller.digest:
             state.statement_prefix = tokens.token_check_sql(caller)
-        if not request.environ.get("projectapp.has_waited"):  # it was counted when it came
+        if not request.environ.get("projectapp.has_waited"):  # it was counted before it waited
             rate_limit.count_request(caller.subject)
         try:
             if not caller.has_scope(scope):

@@ -78,8 +78,8 @@ def delete_project(project_id: UUID) -> Response:
 def list_project_changes(query: dict[str, Any]) -> Response:
     """Follow the changes of projects.
 
-    No change is missing, none comes twice, and those of each project are in order. A project that
-    is assigned to another owner appears as deleted to the old one, and as created to the new one.
+    Each change comes once, and the changes of each project come in order. If a project gets another
+    owner, the old owner gets a delete, and the new owner a create.
 
     If the Accept header prefers text/event-stream to application/json, the response is a stream of
     server-sent events that does not end. The data of each event is an item, its type the operation,
@@ -93,7 +93,7 @@ def list_project_changes(query: dict[str, Any]) -> Response:
 def get_project_history(project_id: UUID, query: dict[str, Any]) -> Response:
     """List the changes of a project.
 
-    The newest comes first. The history of a deleted project stays.
+    The newest change comes first. A deleted project keeps its history.
     """
     return history_views.history_response(PROJECTS, project_id, query)
 
@@ -103,6 +103,7 @@ def get_project_history(project_id: UUID, query: dict[str, Any]) -> Response:
 def restore_project(project_id: UUID, body: dict[str, Any]) -> Response:
     """Restore an older version, or a deleted project.
 
-    It gets a new version, unless nothing changes. Without a version, a deleted project is restored.
+    The project gets a new version, unless nothing changes. Without a version in the body, a deleted
+    project exists again.
     """
     return history_views.restore_response(PROJECTS, ProjectSchema, project_id, body)

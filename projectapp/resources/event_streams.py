@@ -67,7 +67,7 @@ def can_wait_without_thread() -> bool:
 def run_again_after_change(resource: Resource, page: FeedPage, seconds: float) -> None:
     """Let this request run again when there is a change after `page`, or after some seconds.
 
-    The response to it now is discarded. Raises ServiceUnavailable if there is no room.
+    The response that it gives now is discarded. Raises ServiceUnavailable if there is no room.
     """
     streams = request.environ["projectapp.streams"]
     subscription = _subscribe(streams, resource, page, is_stream=False)
@@ -85,5 +85,5 @@ def _subscribe(
 
 
 def _no_room() -> ServiceUnavailable:
-    message = "This server process has as many streams and waiting requests as it may have."
+    message = "This server process holds the maximum number of streams and waiting requests."
     return ServiceUnavailable(f"{message} Try again later.", RETRY_AFTER_SECONDS)

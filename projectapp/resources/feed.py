@@ -55,7 +55,7 @@ class Change(NamedTuple):
 
 
 class FeedPage(NamedTuple):
-    """`has_more`: the next page should be read at once."""
+    """A page of the feed. `has_more` is True if the reader should read the next page at once."""
 
     changes: list[Change]
     next_cursor: FeedCursor
@@ -74,6 +74,7 @@ def read_changes(
 
     Raises CursorGone and ServiceUnavailable.
     """
+    # Without a cursor: at the end of everything, so the page has no change.
     position = cursor or START._replace(last_seq=MAX_INTEGER)
     parameters = {
         "seen": position.seen,
@@ -99,9 +100,9 @@ def read_changes(
             until_next_xid=xmax + (row.next_xid - xmax) % 2**32,
         )
     changes = [Change(*values) for values in json.loads(row.changes)]
-    if row.walked_rows > limit:
+    if row.walked_rows > limit:  # the page is full, and there is at least one more change
         last_seq = changes[-1].seq
-    elif row.walk_end is not None:
+    elif row.walk_end is not None:  # the walk had to stop before the end of the window
         last_seq = row.walk_end
     else:
         next_cursor = position.after_window()
@@ -144,10 +145,12 @@ def _check_database(row: Row | None) -> str:
 def _check_cursor(row: Row, cursor: FeedCursor, epoch: str) -> None:
     """Raise CursorGone if the database does not have all changes after the cursor.
 
-    Purged changes have a `seq` up to `purged_seq` and, unless they came with a dump, an id up to
-    `purged_xid`. The reader lacks changes after `seen_seq` and those of transactions that `seen`
-    does not see. In a window, it lacks changes after `last_seq` and those of transactions that
-    `until` does not see.
+    Each purged change has a `seq` up to `purged_seq`. Its transaction has an id up to `purged_xid`,
+    unless the change came with a dump.
+
+    Outside a window, the reader does not have two kinds of changes: those after `seen_seq`, and
+    those of transactions that `seen` does not see. In a window, it does not have those after
+    `last_seq` of transactions that `seen` does not see, and all those that `until` does not see.
     """
     purged_seq, purged_xid = row.purged_seq, int(row.purged_xid)
     snapshots = [cursor.seen] if purged_seq > cursor.last_seq else []

@@ -1,7 +1,7 @@
 """Cursors of a change feed: what a reader has, as snapshots of the database.
 
-No number says what a reader has: neither `seq` nor the transaction id has the order in which
-transactions commit. A snapshot says it exactly. docs/decisions/0023 explains why.
+No single number can say what a reader has, because transactions commit neither in the order of
+`seq` nor in the order of their ids. A snapshot says it exactly. docs/decisions/0024 explains why.
 
 A cursor is base64url over a checksum and a list of integers. Like those of cursors.py, it is not a
 secret: a forged cursor only selects changes that the client may read anyway.
@@ -50,7 +50,7 @@ class Snapshot(NamedTuple):
 class FeedCursor(NamedTuple):
     """A place in the feed of a resource.
 
-    `epoch`: the database, in which transaction ids have this meaning, and its history.
+    `epoch`: a hash of the database's identity. Transaction ids have a meaning only in it.
     `seen`: a snapshot as text. The reader has all changes that it sees.
     `seen_seq`: the largest `seq` of the changes that `seen` sees.
     `seen_next_xid`: no transaction with this id or a larger one had begun when `seen` was taken.
@@ -58,9 +58,10 @@ class FeedCursor(NamedTuple):
     with larger ids may be running.
 
     A window has the changes that `until` sees and `seen` does not see. It may have many pages.
-    `last_seq`: the reader has the window's changes up to this one; -1 outside a window. `until`,
-    `until_seq` and `until_next_xid` become `seen`, `seen_seq` and `seen_next_xid` at the window's
-    end. Outside a window they are None, 0 and 0.
+    `last_seq`: the reader has the window's changes up to this one; -1 outside a window.
+    `until_seq` and `until_next_xid` belong to `until` as `seen_seq` and `seen_next_xid` belong to
+    `seen`. At the end of the window, these three become the `seen` ones. Outside a window they are
+    None, 0 and 0.
     """
 
     epoch: str

@@ -15,6 +15,7 @@ def format_events(
     The id of an event is the cursor of a reader that has this change and those before it.
     """
     next_cursor, events = page.next_cursor, []
+    # The slices are seen, seen_seq, seen_next_xid (1:4) and until, until_seq, until_next_xid (4:7).
     window = next_cursor[4:7] if next_cursor.until is not None else next_cursor[1:4]
     for change in page.changes:
         position = FeedCursor(next_cursor.epoch, *cursor[1:4], *window, change.seq)
@@ -26,7 +27,7 @@ def format_events(
     return "".join(events).encode()
 
 
-def select_changes(
+def filter_changes(
     changes: Iterable[Change], visible_owner: str | None, cursor: FeedCursor
 ) -> list[Change]:
     """Return the changes that a caller may see, and that the cursor's reader does not have yet."""

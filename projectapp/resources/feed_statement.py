@@ -93,8 +93,8 @@ def _select_state(resource: Resource) -> sa.CTE:
             sa.cast(h.purged_xid, sa.Text).label("purged_xid"),
             newest_purged_seq.label("newest_purged_seq"),
             sa.cast(_snapshot, sa.Text).label("now"),
-            # Not in a condition: the planner would call it before the snapshot is taken, and in a
-            # transaction only its first call reads the next id.
+            # age() must not be in a condition: the planner would call it before the snapshot is
+            # taken, and only the first call in a transaction reads the next id.
             (sa.cast(sa.func.age(sa.literal_column("'3'::xid")), sa.BigInteger) + 3).label(
                 "next_xid"
             ),
@@ -110,10 +110,11 @@ def _select_state(resource: Resource) -> sa.CTE:
 
 
 def _select_late(resource: Resource) -> sa.CTE:
-    """Select the first `seq` of transactions that were running at `seen` and have ended since.
+    """Select the smallest `seq` that transactions have drawn that ended after `seen`.
 
-    It is null if they made no change, and inside a window. A transaction that is still running may
-    have made many changes, so these are not read.
+    These transactions were running when `seen` was taken. The `seq` is null if they made no change,
+    and inside a window. The changes of transactions that are still running are not read, because
+    they may be many.
     """
     c, h = CHANGES.c, HISTORIES.c
     running = sa.func.pg_snapshot_xip(_seen).column_valued("running")
@@ -144,9 +145,10 @@ def _select_late(resource: Resource) -> sa.CTE:
 
 
 def _walk(resource: Resource, state: sa.CTE) -> sa.CTE:
-    """Select the page's changes, one more if there is one, and the end of a walk that is too long.
+    """Select the changes of the page, and one more if the page is full.
 
-    The end has `is_end`. It has `is_item` only if it is also a change of the page.
+    If the walk stops because it is too long, the last row that it walked is also selected, with
+    `is_end`. `is_item` says whether a row is a change of the page.
     """
     c = CHANGES.c
     first_seq, has_new, restored_seq = (
@@ -162,7 +164,8 @@ def _walk(resource: Resource, state: sa.CTE) -> sa.CTE:
         .subquery("scan")
         .c
     )
-    # No snapshot tells about changes after its own: after a crash, ids are used again.
+    # A `seq` above `seen_seq` is new, whatever `seen` says: after a crash PostgreSQL may use
+    # transaction ids again.
     is_unseen = sa.or_(
         scan.seq > _seen_seq, sa.not_(sa.func.pg_visible_in_snapshot(scan.xid, _seen))
     )

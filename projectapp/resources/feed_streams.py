@@ -22,7 +22,7 @@ from projectapp import auth
 from projectapp.problems import CursorGone, ServiceUnavailable
 from projectapp.request_state import RequestState, set_request_state
 from projectapp.resources.feed import FeedCursor, FeedPage, read_changes
-from projectapp.resources.feed_events import format_events, select_changes
+from projectapp.resources.feed_events import filter_changes, format_events
 from projectapp.resources.feed_subscriptions import FeedSubscription, Tail
 from projectapp.resources.resource import Resource
 
@@ -59,7 +59,7 @@ class FeedStreams:
         backoff_seconds = 0.0
         self._next_token_check_at = time.monotonic() + TOKEN_CHECK_SECONDS
         with self._app.app_context():
-            while self._has_subscriptions():
+            while self._update_subscriptions():
                 started_at = time.monotonic()
                 deadline = started_at + self._app.config["REQUEST_TIMEOUT"]
                 set_request_state(RequestState(deadline=deadline))
@@ -75,8 +75,8 @@ class FeedStreams:
                 next_turn_at = started_at + TURN_SECONDS + backoff_seconds
                 time.sleep(max(0.0, next_turn_at - time.monotonic()))
 
-    def _has_subscriptions(self) -> bool:
-        """Return False if there are none. Then the thread must end."""
+    def _update_subscriptions(self) -> bool:
+        """Add new ones, remove closed ones. Return False if none is left: the thread ends."""
         with self._lock:
             while self._new:
                 subscription = self._new.popleft()
@@ -127,7 +127,7 @@ class FeedStreams:
             for subscription in tail.joined[owner]:
                 groups[subscription.cursor or tail_cursor].append(subscription)
             for cursor, group in groups.items():
-                changes = select_changes(page.changes, owner, cursor)
+                changes = filter_changes(page.changes, owner, cursor)
                 if not changes:
                     continue
                 woken += [s.connection for s in group if not s.is_stream]
@@ -179,10 +179,10 @@ class FeedStreams:
         self._streams.finish([s.connection for s in streams if s.caller not in valid_callers])
 
     def _send_cursors(self) -> None:
-        """Send the tail's cursor. A stream that had no event for long needs it for its next start.
+        """Send each stream the tail's cursor, in an event without data.
 
-        Its last cursor would be old, and may be from before a purge. A browser keeps the id of an
-        event without data, and tells nothing to the page.
+        The last cursor of a stream without events would become old, and a purge may end it. A
+        browser stores the id of an event without data, but does not pass the event to the page.
         """
         for resource, tail in self._tails.items():
             if tail.cursor and tail.cursor.until is None and not tail.newcomers:

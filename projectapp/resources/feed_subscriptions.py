@@ -53,9 +53,9 @@ class Tail:
         return [*self.waiting, *(s for group in self.joined.values() for s in group)]
 
     def remove_closed(self) -> None:
-        self.waiting = _open_ones(self.waiting)
-        self.newcomers = _open_ones(self.newcomers)
-        open_groups = {owner: _open_ones(group) for owner, group in self.joined.items()}
+        self.waiting = _only_open(self.waiting)
+        self.newcomers = _only_open(self.newcomers)
+        open_groups = {owner: _only_open(group) for owner, group in self.joined.items()}
         self.joined = {owner: group for owner, group in open_groups.items() if group}
         if not self.joined:
             self.cursor = None
@@ -92,5 +92,5 @@ def _has_all_of(cursor: FeedCursor, other: FeedCursor) -> bool:
     )
 
 
-def _open_ones(subscriptions: Sequence[FeedSubscription]) -> list[FeedSubscription]:
+def _only_open(subscriptions: Sequence[FeedSubscription]) -> list[FeedSubscription]:
     return [s for s in subscriptions if s.connection.is_open]

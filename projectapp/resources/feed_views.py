@@ -53,7 +53,7 @@ class _FeedQuery(Schema):
     wait = QueryInteger(
         load_default=0,
         validate=Range(0, MAX_WAIT_SECONDS),
-        metadata=doc("If there is no change, wait so many seconds for one. It may be less."),
+        metadata=doc("How many seconds to wait for a change if there is none. It may be less."),
     )
 
 
@@ -114,7 +114,7 @@ def changes_response(resource: Resource, query: dict[str, Any]) -> Response:
 def _wait_for_change(
     resource: Resource, page: FeedPage, limit: int, visible_owner: str | None, deadline: float
 ) -> FeedPage:
-    """Read on until there is a change, or until `deadline` on the monotonic clock."""
+    """Read the feed until there is a change, or until `deadline` on the monotonic clock."""
     while not page.changes and (seconds := deadline - time.monotonic()) > 0:
         if not page.has_more:
             time.sleep(min(POLL_SECONDS, seconds))

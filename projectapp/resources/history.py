@@ -43,7 +43,7 @@ def find_history_page(
 ) -> HistoryPage | None:
     """Return a page of the changes of a row that were made before the change `before_seq`.
 
-    Returns None unless the caller sees the row or, if it is deleted, was its last owner.
+    Returns None if the caller may not see them. If the row is deleted, its last owner may.
     """
     parameters = {"row_id": row_id, "page_size": page_size, "before_seq": before_seq}
     row = database.execute(_page_statement(resource), parameters)
@@ -95,14 +95,16 @@ def _page_statement(resource: Resource) -> sa.Select[Any]:
 def find_row_at(resource: Resource, row_id: UUID, time: datetime) -> Row | None:
     """Return `version` and `body` of a row at a time, also of a deleted row.
 
-    Returns None if there was no row, or unless the caller sees the row or, if it is deleted, was
-    its last owner. Raises HistoryGone, and ValidationFailed for a time in the future.
+    Returns None if there was no row, or if the caller may not see it. If the row is deleted, its
+    last owner may. Raises HistoryGone, and ValidationFailed for a time in the future.
     """
     row = database.execute(_state_statement(resource), {"row_id": row_id, "time": time})
     if row and row.is_future:
         raise ValidationFailed({"as_of": ["Must not be in the future."]})
     if row and row.is_gone:
-        raise HistoryGone(f"The history of {resource.name} begins at {row.starts_at}.")
+        raise HistoryGone(
+            f"The history of {resource.name} begins at {row.starts_at}. Use a later time."
+        )
     return row if row and row.body else None
 
 

@@ -41,8 +41,8 @@ WHERE relnamespace = to_regnamespace(quote_ident(current_schema()))
 _IS_RESTORED = sa.text("SELECT bool_or(database_id <> history_database_id()) FROM histories")
 _MAY_ADOPT = sa.text("SELECT has_table_privilege('histories', 'UPDATE')")
 # The lock waits for transactions that have drawn a `seq` and are not committed: they belong to this
-# database. If only rows were restored, the sequence may still be at its start. A restore without
-# privileges lets everyone execute the functions.
+# database. If only rows were restored, the sequence may still be at its start. After a restore with
+# --no-acl everyone may execute the functions.
 _ADOPT = sa.text("""
 DO $$
 DECLARE

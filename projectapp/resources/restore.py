@@ -1,6 +1,6 @@
 """Restores an older version of a row, or a deleted row with its id.
 
-A restored row continues its versions, so an old ETag never becomes true again. First one statement
+A restored row continues its versions, so an old ETag never becomes valid again. One statement
 finds the state, then another one writes it.
 """
 
@@ -50,8 +50,8 @@ def restore_row(
     """Make a row what it was at `version`. Without it, bring back a deleted row.
 
     The row keeps its owner and its parent. `schema` validates the old values like those of a PUT.
-    What changes nothing keeps the version. Returns None if the row exists and its version is not
-    one of `versions`.
+    A restore that changes nothing keeps the version. Returns None if the row exists and its version
+    is not one of `versions`.
 
     Raises NotFound if the caller sees no such row or version, PreconditionFailed for If-Match if
     the row is deleted, Conflict if its parent does not exist, ValidationFailed and OutcomeUnknown.
@@ -62,7 +62,8 @@ def restore_row(
         if not state:
             raise NotFound
         if not state.is_deleted:
-            # Without a version nothing is written: it could undo a change made since the SELECT.
+            # Without a version the row stays: to write the values that were read could undo a
+            # change that another request has made since.
             values = {} if version is None else _load_values(resource, schema, state)
             row = update_row(resource, row_id, values, versions)
             if row or (versions is not None and find_row(resource, row_id)):

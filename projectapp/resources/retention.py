@@ -32,7 +32,7 @@ _batch = (
     .subquery()
 )
 _is_old = _batch.c.at < sa.func.now() - sa.bindparam("retention", type_=sa.Interval)
-# Up to the first change that is new enough.
+# `is_old` is true for the changes before the first one that is new enough.
 _old = sa.select(
     _batch.c.seq, sa.func.bool_and(_is_old).over(order_by=_batch.c.seq).label("is_old")
 ).subquery()
@@ -40,7 +40,7 @@ _COUNT_OLD = sa.select(
     sa.func.count().label("row_count"), sa.func.max(_old.c.seq).label("last")
 ).where(_old.c.is_old)
 
-# A reader of the history sees the changes, or the new limits of the history: one statement.
+# One statement deletes changes and moves the limits, so no reader sees only one of the two.
 _deleted = (
     sa.delete(CHANGES)
     .where(CHANGES.c.seq > _after, CHANGES.c.seq <= _last)
@@ -75,7 +75,7 @@ def purge_changes(retention: timedelta) -> Iterator[int]:
     """
     total = last = 0
     while True:
-        # Counted first, so that the deletion can be repeated if its result is lost.
+        # The count comes first, so that the deletion can be repeated if its result is lost.
         parameters = {"after": last, "retention": retention}
         row_count, next_last = database.execute(_COUNT_OLD, parameters)
         if not row_count:
@@ -88,9 +88,9 @@ def purge_changes(retention: timedelta) -> Iterator[int]:
 def forget_row(resource: Resource, row_id: UUID) -> bool:
     """Delete a row and erase what the database has about it; return False if there is nothing.
 
-    The function also erases what the database has about its children that do not exist any more. Of
-    each row, one change remains, without values: the deletion, so that readers of the change feed
-    delete their copies. The function can be called again at any time.
+    The function also erases what the database has about its deleted children. For each row, the
+    deletion remains in the history, without values, so that readers of the change feed delete their
+    copies. The function can be called again at any time.
     """
     # First the history: without the privilege for it, the function has no effect.
     is_known = _erase(resource, [row_id])

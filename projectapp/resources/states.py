@@ -43,7 +43,7 @@ class RowNow(NamedTuple):
     newest_change: Any
 
     def is_visible(self, resource: Resource) -> sa.ColumnElement[bool]:
-        """Return the condition that the caller sees the row, or was the last owner of it."""
+        """Return the condition that the caller sees the row or, if deleted, was its last owner."""
         deleted, change = self.row.c.id.is_(None), self.newest_change.c
         return sa.case(
             (deleted, sa.and_(change.seq.is_not(None), resource.is_visible(change))),
@@ -65,10 +65,10 @@ class Items(NamedTuple):
 
 def select_changes(resource: Resource, row_id: Any, changes: Any = CHANGES) -> sa.Select[Any]:
     """Select the changes of one row from the table `changes` or an alias of it."""
-    return sa.select(changes).where(changes.c.row_id == row_id, _has_resource(resource, changes))
+    return sa.select(changes).where(changes.c.row_id == row_id, _is_of_resource(resource, changes))
 
 
-def _has_resource(resource: Resource, changes: Any) -> sa.ColumnElement[bool]:
+def _is_of_resource(resource: Resource, changes: Any) -> sa.ColumnElement[bool]:
     is_equal: sa.ColumnElement[bool] = changes.c.resource == sa.literal_column(f"'{resource.name}'")
     return is_equal
 
@@ -115,7 +115,7 @@ def render_items(resource: Resource, changes: Any) -> Items:
     key, key_of_change = sa.tuple_(later.c.row_id, later.c.seq), sa.tuple_(c.row_id, c.seq)
     later_changes = (
         sa.select(later)
-        .where(key > key_of_change, later.c.row_id <= c.row_id, _has_resource(resource, later))
+        .where(key > key_of_change, later.c.row_id <= c.row_id, _is_of_resource(resource, later))
         .order_by(later.c.row_id, later.c.seq)
     )
     next_change = later_changes.limit(1).lateral("next_change")

@@ -22,10 +22,8 @@ from projectapp.server.held_connection import HeldConnection, Subscription
 from projectapp.server.request_framing import FRAMING_HEADER
 
 MAX_PENDING_BYTES = 2**18  # of a stream whose client does not read
-HEARTBEAT, HEARTBEAT_SECONDS = (
-    b":\n\n",
-    14.0,
-)  # a comment, so that both ends notice a lost connection
+HEARTBEAT = b":\n\n"  # a comment, so that both ends notice a lost connection
+HEARTBEAT_SECONDS = 14.0
 MAX_SEND_WAIT_SECONDS = 5.0
 
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -97,7 +95,7 @@ class Streams:
         """Take over the connection of a request that has run; False if its response is an error."""
         held: HeldConnection = client.held
         output = client.pending_output
-        if output[9:12] != b"200":
+        if output[9:12] != b"200":  # the status
             client.held = None
             self.free_places.release()
             return False
@@ -232,6 +230,7 @@ class Streams:
                 if self.stop_at:
                     self.last_clients.append(client)
             else:
+                # The same request again, without a body.
                 client.received[:0] = FRAMING_HEADER.sub(b"", client.head) + b"\r\n"
                 client.has_waited = True
                 if self.connections.receive_request(client):
