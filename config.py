@@ -97,7 +97,7 @@ class Config:
     MIGRATIONS_DATABASE_URL: Annotated[dict[str, str] | None, parse_database_url] = None
     # database connections of each worker; a worker has twice as many threads
     DATABASE_POOL_SIZE: PositiveCount = 4
-    # `flask history purge` deletes changes that are older, such as `90d` or `12h`
+    # the age from which `flask history purge` deletes a change, such as `90d` or `12h`
     # Default: for ever
     HISTORY_RETENTION: Annotated[timedelta | None, parse_retention] = None
     # the folder with the program `postgres` that development and tests run

@@ -46,7 +46,7 @@ class ChangeSchema(Schema):
         allow_none=True, metadata=doc("Null with AUTH=none, and for a change outside the API.")
     )
     credential = fields.String(
-        metadata=doc("The public name of the token, or the database role of other changes.")
+        metadata=doc("The public name of the token; role NAME for a change outside the API.")
     )
     request_id = fields.String(allow_none=True, metadata=doc("Null for a change outside the API."))
     changed = fields.List(
