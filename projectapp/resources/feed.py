@@ -28,7 +28,7 @@ from projectapp.resources.resource import Resource
 
 __all__ = [
     "START",
-    "Change",
+    "FeedChange",
     "FeedCursor",
     "FeedPage",
     "decode_feed_cursor",
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-class Change(NamedTuple):
+class FeedChange(NamedTuple):
     """A change and the JSON texts of its item.
 
     `head` is an object without the members `operation` and the row. `row` is the row after the
@@ -57,7 +57,7 @@ class Change(NamedTuple):
 class FeedPage(NamedTuple):
     """A page of the feed. `has_more` is True if the reader should read the next page at once."""
 
-    changes: list[Change]
+    changes: list[FeedChange]
     next_cursor: FeedCursor
     has_more: bool
 
@@ -99,7 +99,7 @@ def read_changes(
             # The lower 32 bits of the next id, which is not below xmax.
             until_next_xid=xmax + (row.next_xid - xmax) % 2**32,
         )
-    changes = [Change(*values) for values in json.loads(row.changes)]
+    changes = [FeedChange(*values) for values in json.loads(row.changes)]
     if row.walked_rows > limit:  # the page is full, and there is at least one more change
         last_seq = changes[-1].seq
     elif row.walk_end is not None:  # the walk had to stop before the end of the window
@@ -110,7 +110,7 @@ def read_changes(
     return FeedPage(changes, position._replace(last_seq=last_seq), has_more=True)
 
 
-def item_json(resource: Resource, change: Change, visible_owner: str | None) -> str:
+def item_json(resource: Resource, change: FeedChange, visible_owner: str | None) -> str:
     """Render the item for a caller who sees the rows of `visible_owner`; None means all rows."""
     operation = visible_operation(change, visible_owner)
     row = change.row if change.row and operation != "delete" else "null"
@@ -118,7 +118,7 @@ def item_json(resource: Resource, change: Change, visible_owner: str | None) -> 
     return f'{{"id":"{change.id}","operation":"{operation}",{change.head[1:-1]},"{name}":{row}}}'
 
 
-def visible_operation(change: Change, visible_owner: str | None) -> str:
+def visible_operation(change: FeedChange, visible_owner: str | None) -> str:
     """Return the operation as the caller sees it.
 
     A row that got another owner appears to the new one and disappears for the old one.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from projectapp.resources.feed import Change, FeedCursor, FeedPage, item_json, visible_operation
+from projectapp.resources.feed import FeedChange, FeedCursor, FeedPage, item_json, visible_operation
 from projectapp.resources.feed_cursor import Snapshot
 from projectapp.resources.resource import Resource
 
@@ -28,8 +28,8 @@ def format_events(
 
 
 def filter_changes(
-    changes: Iterable[Change], visible_owner: str | None, cursor: FeedCursor
-) -> list[Change]:
+    changes: Iterable[FeedChange], visible_owner: str | None, cursor: FeedCursor
+) -> list[FeedChange]:
     """Return the changes that a caller may see, and that the cursor's reader does not have yet."""
     seen = Snapshot.parse(cursor.seen)
     return [

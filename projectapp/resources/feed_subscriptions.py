@@ -41,10 +41,10 @@ class FeedSubscription:
 
 
 class Tail:
-    """The subscriptions of a resource. `cursor` says which changes those that have joined have."""
+    """The subscriptions of a resource. `cursor` says which changes all in `joined` have."""
 
     def __init__(self) -> None:
-        self.cursor: FeedCursor | None = None  # None if there are none
+        self.cursor: FeedCursor | None = None  # None if no subscription has joined
         self.joined: dict[str | None, list[FeedSubscription]] = {}  # by visible owner
         self.newcomers: list[FeedSubscription] = []  # joined, with a cursor of their own
         self.waiting: list[FeedSubscription] = []  # these read pages of their own
@@ -82,7 +82,10 @@ class Tail:
 
 
 def _has_all_of(cursor: FeedCursor, other: FeedCursor) -> bool:
-    """Whether a reader at `cursor` has all changes of one at `other`; both are outside a window."""
+    """Return whether a reader at `cursor` has all changes of a reader at `other`.
+
+    Both cursors are outside a window.
+    """
     seen, other_seen = Snapshot.parse(cursor.seen), Snapshot.parse(other.seen)
     return (
         cursor.epoch == other.epoch
