@@ -7,7 +7,7 @@ from pathlib import Path
 
 _COLOURS = (
     *("#1f6feb", "#79b8ff", "#9a6700", "#bf8700", "#d4a72c", "#1a7f37", "#8250df"),
-    *("#b6c8e0", "#8c959f"),
+    *("#b6c8e0", "#58a6ff", "#8c959f"),
 )
 _COLUMNS = 3  # of panels
 _PANEL_WIDTH, _BAR_HEIGHT, _LABEL_WIDTH, _NUMBER_WIDTH = 360, 16, 130, 50

@@ -92,6 +92,7 @@ COMMANDS = {
     " --port={port} bench.competitors.fastapi_app:app",
     "Hono": "node bench/competitors/hono/server.mjs",
 }
+WITHOUT_HISTORY = "projectapp without history"  # the same service, without the triggers
 WITH_HISTORY = (OWN, "projectapp on granian")
 PGBENCH = "pgbench"  # only PostgreSQL, with the statements that projectapp sends
 MINIMUM_RATIO = 0.8  # to HANDWRITTEN; below it `make bench-quick` fails
@@ -233,7 +234,7 @@ class Bench:
     ) -> dict[str, dict[str, list[Measurement]]]:
         """Measure in interleaved rounds: each round measures all competitors once."""
         results: dict[str, dict[str, list[Measurement]]] = {}
-        names = [*services, *([PGBENCH] if self.statements else [])]
+        names = [*services, WITHOUT_HISTORY, *([PGBENCH] if self.statements else [])]
         for workload in workloads:
             results[workload] = {name: [] for name in names}
             for number in range(rounds):
@@ -243,7 +244,7 @@ class Bench:
                         measurement = self.run_pgbench(workload, seconds, is_far)
                     else:
                         measurement = self.measure(
-                            name, services[name], workload, seconds, 1 + number
+                            name, services.get(name, services[OWN]), workload, seconds, 1 + number
                         )
                     results[workload][name].append(measurement)
             print(f"{WORKLOADS[workload]}: done", file=sys.stderr)

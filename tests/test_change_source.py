@@ -103,7 +103,7 @@ def test_only_writes_say_who_makes_them_and_in_the_same_message(make_app, auth_h
             options = {"json": body} if body else {}
             assert client.open(target, method=method, headers=headers, **options).status_code < 300
             [query] = proxy.queries
-            assert ("set_config('projectapp.change'" in query) == is_write, query
+            assert ("SET LOCAL projectapp.change" in query) == is_write, query
 
 
 def test_a_line_break_in_an_owner_cannot_forge_the_other_fields(

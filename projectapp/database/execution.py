@@ -38,7 +38,7 @@ _TERMINATE_BACKEND = (
 )
 
 # Says who changes rows, for the triggers of migration 0014, until the end of the transaction.
-_SET_CHANGE_SOURCE = "SELECT set_config('projectapp.change', %(change_source)s, true); "
+_SET_CHANGE_SOURCE = "SET LOCAL projectapp.change = %(change_source)s; "
 
 
 def execute(
