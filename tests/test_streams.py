@@ -78,7 +78,9 @@ class EventStream:
     def events(self):
         """Yield the type and the item of each event, until the server ends the stream."""
         fields = {}
+        deadline = time.monotonic() + CLIENT_TIMEOUT_SECONDS
         while line := self.response.readline():
+            assert time.monotonic() < deadline, "Only comments come."
             name, _, value = line.decode().rstrip("\n").partition(": ")
             if name:
                 fields[name] = value
@@ -86,6 +88,7 @@ class EventStream:
             self.last_id = fields.get("id", self.last_id)
             if "data" in fields:
                 yield fields["event"], json.loads(fields["data"])
+                deadline = time.monotonic() + CLIENT_TIMEOUT_SECONDS
             fields = {}
         assert self.response.isclosed(), "The last chunk is missing."
 
