@@ -157,9 +157,20 @@ def _check_cursor(row: Row, cursor: FeedCursor, epoch: str) -> None:
     snapshots += [cursor.until] if cursor.until is not None else []
     is_purged = purged_seq > max(cursor.seen_seq, cursor.last_seq) or (
         purged_seq > row.restored_seq
-        and any(purged_xid >= Snapshot.parse(snapshot).xmin for snapshot in snapshots)
+        and any(_may_lack_purged(Snapshot.parse(s), purged_xid, row.now) for s in snapshots)
     )
     # An older copy of the database's files may have the same timeline.
     is_lost = cursor.seen_seq > max(row.newest_seq, row.newest_purged_seq)
     if cursor.epoch != epoch or is_purged or is_lost:
         raise CursorGone
+
+
+def _may_lack_purged(snapshot: Snapshot, purged_xid: int, now: str) -> bool:
+    """Whether there may be a purged change that the snapshot does not see.
+
+    The changes of a transaction that is still running are not purged.
+    """
+    has_ended = Snapshot.parse(now).sees
+    return snapshot.xmax <= purged_xid or any(
+        xid <= purged_xid and has_ended(xid) for xid in snapshot.running
+    )
