@@ -1,10 +1,26 @@
 """The history and the feed after unusual purges and changes: none is hidden, none is invented."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
 import pytest
 
-from projectapp.resources.feed_cursor import FeedCursor
+from projectapp.resources.feed_cursor import FeedCursor, decode_feed_cursor
 from tests.conftest import PROJECTS
-from tests.feed_load import CHANGES
+from tests.feed_load import CHANGES, open_transaction
+from tests.test_serving import until
+from tests.test_streams import SETTINGS, EventStream
+
+# Time for another stream to come before the second turn.
+SLOW_TURNS = """
+exec(open("gunicorn.conf.py").read())
+
+
+def post_worker_init(worker):
+    from projectapp.resources import feed_streams
+
+    feed_streams.TURN_SECONDS = 2.0
+"""
 
 
 @pytest.fixture
@@ -114,3 +130,48 @@ def test_a_forged_cursor_gets_no_500(client, make_project, snapshot):
         response = client.get(f"{CHANGES}?since={forged.encode('projects')}")
         assert response.status_code in (400, 410), response.json
     assert page["items"]
+
+
+def test_a_restore_that_began_before_a_forget_brings_nothing_back(
+    app, client, make_project, sql, direct_url, make_app
+):
+    project = make_project(name="secret")
+    path = f"{PROJECTS}/{project['id']}"
+    client.delete(path)
+    lock = "SELECT pg_advisory_xact_lock(hashtextextended('projects' || %s, 0))"
+    forget = ["projects", "forget", project["id"], "--yes"]
+    with ThreadPoolExecutor(2) as pool:
+        with open_transaction(direct_url, "SELECT 1") as held:
+            held.execute(lock, [project["id"]])
+            restore = pool.submit(app.test_client().post, f"{path}/restore", json={})
+            wait_for_locks(sql, 1)  # the restore has read the values
+            forgetting = pool.submit(make_app().test_cli_runner().invoke, args=forget)
+            wait_for_locks(sql, 2)
+        assert forgetting.result().exit_code == 0, forgetting.result().output
+        assert restore.result().status_code == 404
+    assert client.get(path).status_code == 404
+    [change] = sql("SELECT operation, old_values FROM changes")
+    assert change == ("delete", None)
+
+
+def wait_for_locks(sql, count):
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    until(lambda: sql(waiting) == [(count,)])
+
+
+@pytest.mark.slow
+def test_a_stream_with_a_forged_cursor_does_not_end_others(
+    serve, client, make_project, sql, tmp_path
+):
+    for name in "abc":
+        make_project(name=name)
+    sql("UPDATE histories SET purged_seq = 1")
+    cursor = client.get(f"{CHANGES}?since=start&limit=2").json["next_cursor"]
+    forged = decode_feed_cursor(cursor, "projects")._replace(until_seq=0).encode("projects")
+    (tmp_path / "conf.py").write_text(SLOW_TURNS)
+    with serve("-c", str(tmp_path / "conf.py"), **SETTINGS) as server, ExitStack() as stack:
+        bad = stack.enter_context(EventStream(server, f"?since={forged}"))
+        good = stack.enter_context(EventStream(server, "?since=start"))
+        assert list(bad.events()) == []
+        make_project(name="d")
+        assert good.names(4) == [*"abcd"]

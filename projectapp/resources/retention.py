@@ -100,9 +100,13 @@ def forget_row(resource: Resource, row_id: UUID) -> bool:
     is_known = _erase(resource, [row_id])
     deletion = _delete_row(resource)
     is_known = bool(database.write_repeatably(deletion, {"ids": [row_id]})) or is_known
-    # The deletion is in the history now. A client may just have restored the row.
-    while _erase(resource, [row_id]) and database.write_repeatably(deletion, {"ids": [row_id]}):
-        pass
+    # The deletion is in the history now. A client may just be restoring the row: the lock waits for
+    # that, and later restores find no values.
+    newest_change = sa.select(sa.func.lock_newest_change(resource.name, row_id))
+    while _erase(resource, [row_id]):
+        database.execute(newest_change)
+        if not database.write_repeatably(deletion, {"ids": [row_id]}):
+            break
     _forget_children(resource, [row_id])
     return is_known
 
