@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from projectapp.resources.feed_cursor import FeedCursor, decode_feed_cursor
+from projectapp.resources.feed_cursor import decode_feed_cursor
 from tests.conftest import PROJECTS
 from tests.feed_load import CHANGES, open_transaction
 from tests.test_serving import until
@@ -120,16 +120,23 @@ def test_a_role_cannot_choose_the_operation(client, make_project, sql, operation
 
 
 @pytest.mark.parametrize(
-    "snapshot", ["10:20:20", "10:20:10,10", "10:20:15,15", "10:10:", "10:10:10"]
+    "snapshot", ["10:20:20", "10:20:10,10", "10:10:10", f"1:{2**63 - 1}:1,{2**62}"]
 )
 def test_a_forged_cursor_gets_no_500(client, make_project, snapshot):
     make_project()
     page = client.get(f"{CHANGES}?since=start").json
-    epoch = FeedCursor("0" * 12, snapshot, 1, 30)
-    for forged in (epoch, epoch._replace(until=snapshot, until_next_xid=40, last_seq=2**63 - 1)):
-        response = client.get(f"{CHANGES}?since={forged.encode('projects')}")
-        assert response.status_code in (400, 410), response.json
-    assert page["items"]
+    cursor = decode_feed_cursor(page["next_cursor"], "projects")
+    window = {"until": snapshot, "until_next_xid": 2**63 - 1, "until_seq": 2**63 - 1}
+    for values in (
+        {"seen": snapshot, "seen_next_xid": 2**63 - 1},
+        {**window, "last_seq": 0},
+        {**window, "last_seq": 2**63 - 1},
+    ):
+        since = cursor._replace(**values).encode("projects")
+        for _ in range(3):
+            response = client.get(f"{CHANGES}?since={since}")
+            assert response.status_code in (200, 400, 410), response.json
+            since = response.json.get("next_cursor", since)
 
 
 def test_a_restore_that_began_before_a_forget_brings_nothing_back(
