@@ -30,7 +30,9 @@ DECLARE
   -- first transaction of a session that has set it.
   source CONSTANT pg_catalog.text[] := pg_catalog.string_to_array(
     pg_catalog.current_setting('projectapp.change', true), E'\\n', '');
+  is_restore CONSTANT boolean := pg_catalog.texteq(source[4], 'restore');
   changed_at pg_catalog.timestamptz := pg_catalog.clock_timestamp();
+  is_second_update boolean;
   new_version pg_catalog.int4;
   new_updated_at pg_catalog.timestamptz;
   old_values pg_catalog.jsonb;
@@ -46,7 +48,7 @@ BEGIN
     INSERT INTO {schema}.changes
       (xid, at, row_id, version, resource, operation, owner, caller, credential, request_id)
     VALUES (pg_catalog.pg_current_xact_id(), changed_at, NEW.id, NEW.version,
-      TG_TABLE_NAME, coalesce(source[4], 'create'), NEW.owner,
+      TG_TABLE_NAME, CASE WHEN is_restore THEN 'restore' ELSE 'create' END, NEW.owner,
       source[1], coalesce(source[2], pg_catalog.concat('role ', session_user)), source[3]);
     RETURN NULL;
   END IF;
@@ -57,9 +59,13 @@ BEGIN
   END IF;
   old_values := pg_catalog.jsonb_delete(pg_catalog.to_jsonb(OLD), VARIADIC TG_ARGV);
   new_version := pg_catalog.int4pl(OLD.version, 1);
-  IF pg_catalog.int4ne(NEW.version, new_version)
-     OR NOT NEW IS NULL AND pg_catalog.int4gt(pg_catalog.pg_trigger_depth(), 1) THEN
-    -- Someone has made this change by hand, or this is the UPDATE below.
+  -- Whether this is the UPDATE below. The depth alone does not say it: a trigger of another table
+  -- may change the row, too.
+  is_second_update := coalesce(pg_catalog.int4gt(pg_catalog.pg_trigger_depth(), 1)
+    AND pg_catalog.texteq(pg_catalog.current_setting('projectapp.second_update_of', true),
+      NEW.id::pg_catalog.text), false);
+  IF is_second_update OR pg_catalog.int4ne(NEW.version, new_version) THEN
+    -- Someone has made this change by hand.
     IF pg_catalog.uuid_ne(NEW.id, OLD.id) THEN
       RAISE EXCEPTION 'The id of a row cannot change. Delete the row and insert another one.'
         USING ERRCODE = 'restrict_violation';
@@ -71,7 +77,7 @@ BEGIN
       pg_catalog.jsonb_build_array(old_values, OLD.created_at, OLD.owner)::pg_catalog.text,
       pg_catalog.jsonb_build_array(new_values, NEW.created_at, NEW.owner)::pg_catalog.text)
     THEN
-      IF pg_catalog.int4gt(pg_catalog.pg_trigger_depth(), 1) THEN
+      IF is_second_update THEN
         RETURN NULL;
       END IF;
       IF pg_catalog.timestamptz_eq(NEW.updated_at, OLD.updated_at) THEN
@@ -81,9 +87,11 @@ BEGIN
       new_updated_at := changed_at;
     END IF;
     IF pg_catalog.int4ne(NEW.version, new_version) THEN
+      PERFORM pg_catalog.set_config('projectapp.second_update_of', NEW.id::pg_catalog.text, true);
       EXECUTE pg_catalog.format('UPDATE %s SET version = $1, updated_at = $2'
         ' WHERE id OPERATOR(pg_catalog.=) $3', TG_RELID::pg_catalog.regclass)
         USING new_version, new_updated_at, NEW.id;
+      PERFORM pg_catalog.set_config('projectapp.second_update_of', '', true);
     END IF;
     IF pg_catalog.int4eq(new_version, OLD.version) THEN
       RETURN NULL;
@@ -93,7 +101,7 @@ BEGIN
     operation, owner, old_owner, caller, credential, request_id, old_values)
   VALUES (pg_catalog.pg_current_xact_id(), changed_at, OLD.id, new_version, OLD.created_at,
     OLD.updated_at, TG_TABLE_NAME,
-    CASE WHEN NEW IS NULL THEN 'delete' ELSE coalesce(source[4], 'update') END,
+    CASE WHEN NEW IS NULL THEN 'delete' WHEN is_restore THEN 'restore' ELSE 'update' END,
     CASE WHEN NEW IS NULL THEN OLD.owner ELSE NEW.owner END, OLD.owner,
     source[1], coalesce(source[2], pg_catalog.concat('role ', session_user)), source[3],
     old_values);

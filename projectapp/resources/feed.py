@@ -95,7 +95,8 @@ def read_changes(
         position = position._replace(
             epoch=epoch,
             until=row.now,
-            until_seq=max(position.seen_seq, row.newest_seq),
+            # The changes up to the newest one may be purged.
+            until_seq=max(position.seen_seq, row.newest_seq, row.newest_purged_seq),
             # The lower 32 bits of the next id, which is not below xmax.
             until_next_xid=xmax + (row.next_xid - xmax) % 2**32,
         )

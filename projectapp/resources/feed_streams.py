@@ -52,8 +52,8 @@ class FeedStreams:
         with self._lock:
             self._new.append(subscription)
             if not self._is_running:
-                self._is_running = True
                 threading.Thread(target=self._run, name="feed-streams", daemon=True).start()
+                self._is_running = True  # not if the system has no thread left
 
     def _run(self) -> None:
         backoff_seconds = 0.0
@@ -142,6 +142,9 @@ class FeedStreams:
     # Subscriptions that have not joined.
 
     def _read_own_pages(self, resource: Resource, tail: Tail) -> None:
+        if tail.waiting and tail.cursor is None:
+            # Not the cursor of a client: if it is forged, others that join would lack changes.
+            tail.cursor = read_changes(resource, None, 1, None).next_cursor
         end = time.monotonic() + OWN_PAGES_SECONDS
         for subscription in [*tail.waiting]:
             has_more = True

@@ -63,11 +63,9 @@ class Tail:
     def join(self, subscription: FeedSubscription) -> bool:
         """Add a subscription if it has all changes of the tail; else return False."""
         cursor = subscription.cursor
-        if not cursor or cursor.until is not None:
+        if not (cursor and self.cursor) or cursor.until or self.cursor.until:
             return False
-        if self.cursor is None:
-            self.cursor = cursor
-        elif self.cursor.until is not None or not _has_all_of(cursor, self.cursor):
+        if not _has_all_of(cursor, self.cursor):
             return False
         self.joined.setdefault(subscription.visible_owner, []).append(subscription)
         self.newcomers.append(subscription)

@@ -201,6 +201,7 @@ def _insert_statement(resource: Resource, has_parent: bool) -> sa.Insert:
     }
     conditions = [
         locked.c.version == sa.bindparam("deleted_version", type_=sa.Integer),
+        locked.c.old_values.is_not(None),  # not forgotten since
         resource.is_visible(locked.c),
     ]
     if parent and has_parent:

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, distinct_on
+from sqlalchemy.dialects.postgresql import ARRAY, distinct_on
 
 from projectapp import database
 from projectapp.resources.changes import CHANGES, HISTORIES
@@ -48,18 +48,22 @@ _deleted = (
     .cte("deleted")
 )
 _limits = sa.select(
-    sa.func.max(_deleted.c.seq).label("seq"),
-    # PostgreSQL 15 has no max(xid8).
-    sa.func.array_agg(
-        aggregate_order_by(_deleted.c.xid, _deleted.c.xid.desc()), type_=ARRAY(CHANGES.c.xid.type)
-    )[1].label("xid"),
-    sa.func.max(_deleted.c.at).label("at"),
+    sa.func.max(_deleted.c.seq).label("seq"), sa.func.max(_deleted.c.at).label("at")
 ).subquery()
+# Changes that came with a dump have ids of another database. PostgreSQL 15 has no max(xid8).
+_last_xid = (
+    sa.select(_deleted.c.xid)
+    .where(_deleted.c.seq > HISTORIES.c.restored_seq)
+    .order_by(_deleted.c.xid.desc())
+    .limit(1)
+    .correlate(HISTORIES)
+    .scalar_subquery()
+)
 _PURGE = (
     sa.update(HISTORIES)
     .values(
         purged_seq=sa.func.greatest(HISTORIES.c.purged_seq, _limits.c.seq),
-        purged_xid=sa.func.greatest(HISTORIES.c.purged_xid, _limits.c.xid),
+        purged_xid=sa.func.greatest(HISTORIES.c.purged_xid, _last_xid),
         starts_at=sa.func.greatest(HISTORIES.c.starts_at, _limits.c.at),
     )
     .where(_limits.c.seq.is_not(None))
@@ -96,9 +100,13 @@ def forget_row(resource: Resource, row_id: UUID) -> bool:
     is_known = _erase(resource, [row_id])
     deletion = _delete_row(resource)
     is_known = bool(database.write_repeatably(deletion, {"ids": [row_id]})) or is_known
-    # The deletion is in the history now. A client may just have restored the row.
-    while _erase(resource, [row_id]) and database.write_repeatably(deletion, {"ids": [row_id]}):
-        pass
+    # The deletion is in the history now. A client may just be restoring the row: the lock waits for
+    # that, and later restores find no values.
+    newest_change = sa.select(sa.func.lock_newest_change(resource.name, row_id))
+    while _erase(resource, [row_id]):
+        database.execute(newest_change)
+        if not database.write_repeatably(deletion, {"ids": [row_id]}):
+            break
     _forget_children(resource, [row_id])
     return is_known
 
