@@ -44,7 +44,7 @@ class Tail:
     """The subscriptions of a resource. `cursor` says which changes all in `joined` have."""
 
     def __init__(self) -> None:
-        self.cursor: FeedCursor | None = None  # None if no subscription has joined
+        self.cursor: FeedCursor | None = None  # None if the tail reads nothing
         self.joined: dict[str | None, list[FeedSubscription]] = {}  # by visible owner
         self.newcomers: list[FeedSubscription] = []  # joined, with a cursor of their own
         self.waiting: list[FeedSubscription] = []  # these read pages of their own
