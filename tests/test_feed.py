@@ -376,6 +376,18 @@ def test_a_purge_of_changes_of_a_transaction_that_was_running_is_a_410(
     problem(client.get(f"{CHANGES}?since={cursor}"), 410, "cursor_gone")
 
 
+def test_a_purge_of_changes_of_a_transaction_that_the_snapshot_does_not_list_is_a_410(
+    client, read, sql, direct_url, problem
+):
+    with transaction(direct_url, 1) as older:
+        with transaction(direct_url, 2):
+            older.execute(INSERT.format(3, "last of 1"))
+            older.connection.commit()
+            cursor = read("start")["next_cursor"]
+        sql(PURGE.format("(SELECT max(seq) - 1 FROM changes)"))
+    problem(client.get(f"{CHANGES}?since={cursor}"), 410, "cursor_gone")
+
+
 def test_a_transaction_older_than_the_purged_changes_does_not_end_newer_cursors(
     client, read, make_project, sql, direct_url, problem, end_older_transactions
 ):
