@@ -9,6 +9,8 @@ import sys
 import time
 from contextlib import contextmanager
 
+import pytest
+
 import config
 from tests.conftest import PROJECTS, all_items
 from tests.feed_load import writers_running
@@ -42,6 +44,7 @@ def wait_for(condition):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_the_copy_is_exact_after_kills_restarts_and_a_purge(
     serve, client, sql, direct_url, tmp_path
 ):
