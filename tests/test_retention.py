@@ -2,6 +2,7 @@
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 
@@ -80,13 +81,15 @@ def test_purge_stops_at_the_first_change_that_is_new_enough(sql, flask):
     assert ages(sql) == [1, 9]
 
 
-def test_purges_at_the_same_time_delete_each_change_once(sql, flask):
+def test_purges_at_the_same_time_delete_each_change_once(app, sql):
     sql(MAKE_CHANGES, 9000, 1)
+
+    def purge(_):
+        with app.app_context():
+            return [*retention.purge_changes(timedelta(hours=24))]
+
     with ThreadPoolExecutor(3) as pool:
-        results = list(
-            pool.map(lambda _: flask("history", "purge", HISTORY_RETENTION="24h"), range(3))
-        )
-    assert [code for code, *_ in results] == [0, 0, 0]
+        assert any(pool.map(purge, range(3)))
     assert ages(sql) == [*range(23, 0, -1)]
 
 
