@@ -51,8 +51,7 @@ class Streams:
         # gunicorn.conf.py adds STREAMS to the connections for requests. If the limit of file
         # descriptors is lower, requests keep half of the connections.
         room = max(worker.worker_connections - 1000, worker.worker_connections // 2)
-        max_connections = min(settings.STREAMS, room)
-        self.free_places = threading.BoundedSemaphore(max_connections)
+        self.free_places = threading.BoundedSemaphore(min(settings.STREAMS, room))
         self.max_pending_bytes = connections.max_buffered_bytes  # of all streams together
         self.pending_bytes = 0
         self.next_heartbeat_at = 0.0  # on the monotonic clock, as stop_at
