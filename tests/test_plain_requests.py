@@ -64,7 +64,8 @@ def echo(environ):
     environ = dict(environ)
     body = environ.pop("wsgi.input").read()
     is_plain = environ.pop("wsgi.early_hints", None) is None
-    for name in ("projectapp.received_at", "gunicorn.socket", "wsgi.errors", "REMOTE_PORT"):
+    objects = ("projectapp.received_at", "projectapp.streams", "gunicorn.socket", "wsgi.errors")
+    for name in (*objects, "REMOTE_PORT"):
         environ[name] = type(environ[name]).__name__
     environ["SERVER_PORT"] = type(environ["SERVER_PORT"]).__name__
     values = {name: repr(value) for name, value in sorted(environ.items())}
