@@ -127,11 +127,12 @@ def test_readers_beside_16_writers_get_each_change_once_and_in_order(
 # older transaction may have a larger `seq` than a change of a younger one that is still running.
 
 
+@pytest.mark.slow  # other tests that run at the same time end transactions, too
 def test_changes_of_a_transaction_that_began_after_the_last_that_ended_are_not_lost(
     read, direct_url
 ):
     """The cursor's snapshot does not list it: its id is not below the snapshot's xmax."""
-    for n in range(0, 200, 10):
+    for n in range(0, 600, 10):
         since = read()["next_cursor"]
         with transaction(direct_url, n + 1) as older:
             with transaction(direct_url, n + 2) as younger, transaction(direct_url, n + 3):
