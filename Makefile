@@ -22,10 +22,10 @@ run: ## serve the API on PORT (default 8000); without a DATABASE_URL, with its o
 	@$(BIN)/flask db upgrade
 	@exec $(BIN)/gunicorn wsgi:app
 
-test: dev ## run the fast tests (2 minutes)
+test: dev ## run the fast tests (3 minutes)
 	@$(FAST)
 
-check: dev ## run all checks: format, lint, types, five fault scenarios, all tests with coverage (16 minutes)
+check: dev ## run all checks: format, lint, types, five fault scenarios, all tests with coverage (19 minutes)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
