@@ -333,6 +333,7 @@ def end_older_transactions(sql):
     return wait
 
 
+@pytest.mark.slow  # transactions of other tests are in the cursors, too
 def test_a_purge_of_changes_that_the_reader_has_changes_nothing(
     read, make_project, sql, end_older_transactions
 ):
@@ -347,6 +348,7 @@ def test_a_purge_of_changes_that_the_reader_has_changes_nothing(
     assert names(read(in_window)["items"]) == ["c"]
 
 
+@pytest.mark.slow  # transactions of other tests are in the cursors, too
 def test_a_purge_of_changes_that_the_reader_lacks_is_a_410(
     client, read, make_project, sql, problem
 ):
@@ -363,6 +365,7 @@ def test_a_purge_of_changes_that_the_reader_lacks_is_a_410(
     assert names(read("start")["items"]) == ["d"]
 
 
+@pytest.mark.slow  # transactions of other tests are in the cursors, too
 @pytest.mark.parametrize("in_window", [False, True])
 def test_a_purge_of_changes_of_a_transaction_that_was_running_is_a_410(
     client, read, sql, direct_url, problem, in_window
@@ -377,6 +380,7 @@ def test_a_purge_of_changes_of_a_transaction_that_was_running_is_a_410(
     problem(client.get(f"{CHANGES}?since={cursor}"), 410, "cursor_gone")
 
 
+@pytest.mark.slow  # transactions of other tests are in the cursors, too
 def test_a_purge_of_changes_of_a_transaction_that_the_snapshot_does_not_list_is_a_410(
     client, read, sql, direct_url, problem
 ):
@@ -389,6 +393,7 @@ def test_a_purge_of_changes_of_a_transaction_that_the_snapshot_does_not_list_is_
     problem(client.get(f"{CHANGES}?since={cursor}"), 410, "cursor_gone")
 
 
+@pytest.mark.slow  # transactions of other tests are in the cursors, too
 def test_a_transaction_older_than_the_purged_changes_does_not_end_newer_cursors(
     client, read, make_project, sql, direct_url, problem, end_older_transactions
 ):
@@ -407,6 +412,7 @@ def test_a_transaction_older_than_the_purged_changes_does_not_end_newer_cursors(
         problem(client.get(f"{CHANGES}?since={old_cursor}"), 410, "cursor_gone")
 
 
+@pytest.mark.slow  # transactions of other tests are in the cursors, too
 def test_a_purge_between_any_two_pages_leaves_no_gap(
     client, make_project, sql, end_older_transactions
 ):
@@ -431,6 +437,7 @@ def test_a_purge_between_any_two_pages_leaves_no_gap(
         assert "".join(received) in ("abcdef", "def"), position
 
 
+@pytest.mark.slow  # transactions of other tests are in the cursors, too
 @pytest.mark.parametrize("in_window", [False, True])
 def test_a_purge_of_changes_from_a_dump_does_not_end_newer_cursors(
     read, make_project, sql, in_window
@@ -447,6 +454,7 @@ def test_a_purge_of_changes_from_a_dump_does_not_end_newer_cursors(
     assert names(read(cursor)["items"]) == (["c"] if in_window else ["d"])
 
 
+@pytest.mark.slow  # transactions of other tests are in the cursors, too
 def test_a_purge_of_changes_from_a_dump_that_the_reader_lacks_is_a_410(
     client, read, make_project, sql, problem
 ):

@@ -35,6 +35,7 @@ def purge(make_app):
     return run
 
 
+@pytest.mark.slow  # transactions of other tests are in the cursors, too
 @pytest.mark.parametrize("since", ["", "since=start"])
 def test_a_new_cursor_is_valid_after_a_purge_of_all_changes(
     client, make_project, sql, purge, since
@@ -50,6 +51,7 @@ def test_a_new_cursor_is_valid_after_a_purge_of_all_changes(
     assert [item["project"]["name"] for item in items] == ["new"]
 
 
+@pytest.mark.slow  # transactions of other tests are in the cursors, too
 def test_purged_changes_from_a_dump_do_not_end_cursors_after_a_later_purge(
     client, make_project, sql, purge
 ):
