@@ -54,9 +54,12 @@ with open(sys.argv[1], "r+b") as file:
 
 
 def counter_file(port):
-    """The file of counters of the service on this port."""
-    [path] = SHARED.glob(f"projectapp-limits-{os.geteuid()}-{port}-*")
-    return path
+    """The file of counters of the service on this port.
+
+    An interrupted test of another checkout may have left an older one.
+    """
+    paths = SHARED.glob(f"projectapp-limits-{os.geteuid()}-{port}-*")
+    return max(paths, key=lambda path: path.stat().st_mtime)
 
 
 @pytest.fixture
