@@ -61,9 +61,11 @@ control_socket_disable = True  # two services of one user would use the same soc
 worker_class = load_object("server/worker.py", "Worker")
 workers = settings.WEB_CONCURRENCY
 threads = 2 * settings.DATABASE_POOL_SIZE  # so some are free while others wait for the database
-# Half of the file descriptor limit: a worker that cannot accept() exits.
+# As many for requests as for streams, and at least 1000. Not more than half of the file descriptor
+# limit: a worker that cannot accept() exits.
 worker_connections = min(
-    1000 + settings.STREAMS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+    settings.STREAMS + max(1000, settings.STREAMS),
+    resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2,
 )
 
 # Timeouts in seconds.

@@ -246,8 +246,8 @@ def app(make_app: Any) -> Iterator[Flask]:
         app.extensions["sqlalchemy"].engine.dispose()
 
 
-# TRUNCATE of a table that has no file pages would take as long as of any other. A trigger refuses
-# TRUNCATE, so no trigger fires here. `histories` has a row for each resource, from the migrations.
+# Only tables with pages are emptied: TRUNCATE takes milliseconds for an empty table, too. Triggers
+# are off, because one of them refuses TRUNCATE. The rows of `histories` come from migrations.
 EMPTY_TABLES = """
 DO $$
 DECLARE

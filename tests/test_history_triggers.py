@@ -1,4 +1,4 @@
-"""The triggers of migration 0014 record every change, whoever makes it and however."""
+"""The triggers of migration 0014 record every change, by every role and every statement."""
 
 import gc
 import uuid

@@ -236,7 +236,9 @@ def test_restore_makes_the_project_searchable_by_its_old_text(client, three_vers
     assert client.get(f"{PROJECTS}?q=번역").json["total"] == 1
 
 
-def test_restore_belongs_to_the_last_owner_whoever_restores(auth_client, auth_headers, problem):
+def test_row_that_an_administrator_restores_belongs_to_its_last_owner(
+    auth_client, auth_headers, problem
+):
     alice, bob, admin = auth_headers(), auth_headers("bob"), auth_headers("carol", "projects:all")
     project = auth_client.post(PROJECTS, json={"name": "x"}, headers=alice).json
     path = f"{PROJECTS}/{project['id']}"

@@ -1,9 +1,12 @@
 """Event streams and long polls: connections that the worker holds without a thread."""
 
 import json
+import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -14,6 +17,7 @@ from http.client import HTTPConnection
 import pytest
 from joserfc.jwk import OctKey
 
+import config
 from projectapp.auth.jwt import LEEWAY_SECONDS
 from tests.conftest import PROJECTS, all_items
 from tests.feed_load import CHANGES, stored_changes_by_id, writers_running
@@ -48,6 +52,32 @@ def post_worker_init(worker):
 def server(serve):
     with serve(**SETTINGS) as running:
         yield running
+
+
+PRINT_CONNECTIONS = """
+import resource, runpy
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, ({}, hard))
+print(runpy.run_path("gunicorn.conf.py")["worker_connections"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("streams", "descriptors", "connections"),
+    [("500", 4000, 1500), ("1500", 6000, 3000), ("1500", 2048, 1024), ("10", 3000, 1010)],
+)
+def test_streams_leave_at_least_half_of_the_connections_to_requests(
+    streams, descriptors, connections
+):
+    result = subprocess.run(
+        [sys.executable, "-c", PRINT_CONNECTIONS.format(descriptors)],
+        cwd=config.ROOT,
+        env={**os.environ, "APP_ENV": "testing", "STREAMS": streams},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(result.stdout) == connections
 
 
 @pytest.fixture

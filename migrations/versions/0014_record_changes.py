@@ -65,7 +65,7 @@ BEGIN
     AND pg_catalog.texteq(pg_catalog.current_setting('projectapp.second_update_of', true),
       NEW.id::pg_catalog.text), false);
   IF is_second_update OR pg_catalog.int4ne(NEW.version, new_version) THEN
-    -- Someone has made this change by hand.
+    -- A change by hand, or the UPDATE below.
     IF pg_catalog.uuid_ne(NEW.id, OLD.id) THEN
       RAISE EXCEPTION 'The id of a row cannot change. Delete the row and insert another one.'
         USING ERRCODE = 'restrict_violation';

@@ -79,7 +79,9 @@ def _subscribe(
     streams: Any, resource: Resource, page: FeedPage, *, is_stream: bool
 ) -> FeedSubscription:
     app = cast(Any, current_app)._get_current_object()
-    feed = app.extensions.setdefault("feed_streams", FeedStreams(app, streams))
+    feed = app.extensions.get("feed_streams")
+    if not feed:  # several requests may be the first one
+        feed = app.extensions.setdefault("feed_streams", FeedStreams(app, streams))
     caller = cast(Caller, request_state().caller)
     return FeedSubscription(feed, resource, caller, page.next_cursor, is_stream=is_stream)
 

@@ -48,10 +48,10 @@ class Streams:
         self.epoll = select.epoll()
         self.connection_by_fd: dict[int, HeldConnection] = {}
         self.parked: set[HeldConnection] = set()
-        # gunicorn.conf.py adds STREAMS to the connections for requests. If the limit of file
-        # descriptors is lower, requests keep half of the connections.
-        room = max(worker.worker_connections - 1000, worker.worker_connections // 2)
-        self.free_places = threading.BoundedSemaphore(min(settings.STREAMS, room))
+        # The other half of the connections is for requests, also if gunicorn.conf.py had to lower
+        # worker_connections.
+        max_connections = min(settings.STREAMS, worker.worker_connections // 2)
+        self.free_places = threading.BoundedSemaphore(max_connections)
         self.max_pending_bytes = connections.max_buffered_bytes  # of all streams together
         self.pending_bytes = 0
         self.next_heartbeat_at = 0.0  # on the monotonic clock, as stop_at
