@@ -185,7 +185,7 @@ def _find_invalid_member(text: str, parse: Callable[[bytes], Any]) -> str | None
 def _split_json(text: str) -> Iterator[tuple[Any, str]]:
     """Yield the names and the texts of an object's members, or the indexes and texts of an array's.
 
-    The last text is the rest of `text` if it does not begin with a JSON value.
+    The last text is the rest of `text` if it is not a JSON value before a comma or a bracket.
     """
     end = _skip_space(text, 0)
     is_object = text[end] == "{"
@@ -198,12 +198,14 @@ def _split_json(text: str) -> Iterator[tuple[Any, str]]:
             if is_object:
                 member, start = _LENIENT.raw_decode(text, start)
                 start = _skip_space(text, _skip_space(text, start) + 1)  # after the colon
-            _, end = _LENIENT.raw_decode(text, start)
+            value_end = _LENIENT.raw_decode(text, start)[1]
+            end = _skip_space(text, value_end)
         except (ValueError, RecursionError):
-            end = len(text)
+            value_end = end = len(text)
+        if text[end : end + 1] not in (",", "]", "}"):
+            value_end = len(text)
         if not is_object or isinstance(member, str):
-            yield member, text[start:end]
-        end = _skip_space(text, end)
+            yield member, text[start:value_end]
         if text[end : end + 1] != ",":
             return
 
