@@ -1,6 +1,6 @@
 """Finds the items that the database refuses: its own errors name no item."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -8,6 +8,8 @@ import sqlalchemy as sa
 
 from projectapp import database
 from projectapp.bulk.item_rows import column_values, item_types, select_items
+from projectapp.bulk.items import Item, join_name
+from projectapp.problems import Conflict, Problem, ValidationFailed
 from projectapp.resources.resource import Resource
 from projectapp.resources.subqueries import DIALECT
 
@@ -23,10 +25,36 @@ class InvalidItem(NamedTuple):
     message: str
 
 
+def name_items(
+    problem: Problem, items: Sequence[Item], invalid_items: Sequence[InvalidItem]
+) -> Problem:
+    """Return the problem with the invalid items as details; without any, the same problem."""
+    errors: dict[str, list[str]] = {}
+    for number, field, message in invalid_items:
+        errors.setdefault(join_name(items[number].place, field), []).append(message)
+    if not errors:
+        return problem
+    invalid = ValidationFailed(errors)
+    if isinstance(problem, Conflict):
+        return Conflict(invalid.detail, invalid.field_errors)
+    return invalid
+
+
 class _Rule(NamedTuple):
     is_violated: sa.ColumnElement[bool]
     field: str
     message: str
+
+
+class Check(NamedTuple):
+    """A statement with the parameter `items`, and the field and the message of each rule.
+
+    The statement returns a JSON array for each invalid item: its number, then whether it violates
+    each rule.
+    """
+
+    statement: sa.Select[Any]
+    messages: list[tuple[str, str]]
 
 
 def find_invalid_items(resource: Resource, encoded_items: str) -> list[InvalidItem]:
@@ -35,29 +63,34 @@ def find_invalid_items(resource: Resource, encoded_items: str) -> list[InvalidIt
     It checks lengths, ranges, constraints with a message, foreign keys and unique keys. An empty
     list means that it accepts the items now.
     """
-    statement, messages = _check_statement(resource)
-    violations = database.execute(statement, {"items": encoded_items}).violations or []
+    return run_check(_check_of_new_rows(resource), encoded_items)
+
+
+def run_check(check: Check, encoded_items: str) -> list[InvalidItem]:
+    violations = database.execute(check.statement, {"items": encoded_items}).violations or []
     return [
         InvalidItem(number, *message)
         for number, *results in violations
-        for message, is_violated in zip(messages, results, strict=True)
+        for message, is_violated in zip(check.messages, results, strict=True)
         if is_violated
     ]
 
 
 @lru_cache
-def _check_statement(resource: Resource) -> tuple[sa.Select[Any], list[tuple[str, str]]]:
-    """Return the statement, and the field and the message of each rule.
-
-    The statement returns a JSON array for each invalid item: its number, then whether it violates
-    each rule.
-    """
-    types = {name: _wider_type(type_) for name, type_ in item_types(resource).items()}
-    item = select_items(types)
+def _check_of_new_rows(resource: Resource) -> Check:
+    item = select_items(wider_types(resource))
     values = column_values(resource, item.c, keeps_read_only=True)
     columns = (value.label(name) for name, value in values.items())
-    rows = sa.select(item.c.item_number, *columns).cte("item_row")
-    rules = [*_rules(resource, rows)]
+    return build_check(resource, sa.select(item.c.item_number, *columns), are_new=True)
+
+
+def build_check(resource: Resource, select_rows: sa.Select[Any], are_new: bool) -> Check:
+    """Return the check of rows, which have a column for each field, and `item_number`.
+
+    They are rows to insert if they `are_new`, and otherwise stored rows with new values.
+    """
+    rows = select_rows.cte("item_row")
+    rules = [*_rules(resource, rows, are_new)]
     checked = sa.select(
         rows.c.item_number,
         *(rule.is_violated.label(f"rule_{number}") for number, rule in enumerate(rules)),
@@ -67,16 +100,20 @@ def _check_statement(resource: Resource) -> tuple[sa.Select[Any], list[tuple[str
     texts: Any = sa.func.json_agg(sa.func.json_build_array(number - 1, *results))
     violations = texts.aggregate_order_by(number).label("violations")
     messages = [(rule.field, rule.message) for rule in rules]
-    return sa.select(violations).where(sa.or_(*results)), messages
+    return Check(sa.select(violations).where(sa.or_(*results)), messages)
+
+
+def wider_types(resource: Resource) -> dict[str, Any]:
+    """Return the types of items with numbers of any size, so that a rule can name the item."""
+    return {name: _wider_type(type_) for name, type_ in item_types(resource).items()}
 
 
 def _wider_type(type_: Any) -> Any:
-    """Return a type that accepts every number, so that a rule can name the item with the number."""
     is_number = isinstance(type_, sa.Integer | sa.Numeric | sa.Float)
     return sa.Numeric() if is_number else type_
 
 
-def _rules(resource: Resource, rows: sa.CTE) -> Iterator[_Rule]:
+def _rules(resource: Resource, rows: sa.CTE, are_new: bool) -> Iterator[_Rule]:
     for name in resource.writable:
         column, value = resource.table.c[name], rows.c[name]
         if not column.nullable:
@@ -103,8 +140,12 @@ def _rules(resource: Resource, rows: sa.CTE) -> Iterator[_Rule]:
         message = f"There are no {foreign_key.column.table.name} with this id."
         yield _Rule(value.is_not(None) & ~exists, name, message)
     for names in _unique_keys(resource.table):
+        if names == ["id"] and not are_new:
+            continue
         stored = resource.table.alias("stored")
         exists = sa.exists().where(*(stored.c[name] == rows.c[name] for name in names))
+        if not are_new:
+            exists = exists.where(stored.c.id != rows.c.id)
         key = [rows.c[name] for name in names]
         number = sa.func.row_number().over(partition_by=key, order_by=rows.c.item_number)
         is_repeated = sa.and_(number > 1, *(value.is_not(None) for value in key))
