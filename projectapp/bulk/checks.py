@@ -118,9 +118,10 @@ def _rules(resource: Resource, rows: sa.CTE, are_new: bool) -> Iterator[_Rule]:
         column, value = resource.table.c[name], rows.c[name]
         if not column.nullable:
             yield _Rule(value.is_(None), name, "Field may not be null.")
-        if isinstance(column.type, sa.String) and column.type.length:
-            message = f"Longer than maximum length {column.type.length}."
-            yield _Rule(sa.func.char_length(value) > column.type.length, name, message)
+        is_text = isinstance(column.type, sa.String) and not isinstance(column.type, sa.Enum)
+        if is_text and (length := column.type.length):
+            message = f"Longer than maximum length {length}."
+            yield _Rule(sa.func.char_length(value) > length, name, message)
         is_in_range = _is_in_range(column.type, value)
         if is_in_range is not None:
             yield _Rule(sa.not_(is_in_range), name, "The number is out of range.")
