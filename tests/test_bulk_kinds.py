@@ -22,7 +22,7 @@ from projectapp.http.fields import Integer
 from projectapp.resources.models import ResourceColumns, resource_constraints
 from projectapp.resources.resource import Resource
 from projectapp.resources.schemas import ResourceSchema
-from tests.bulk_bodies import CSV, FIRST_PLACES, FORMATS, JSON, NDJSON, body_of
+from tests.bulk_bodies import CSV, FORMATS, JSON, NDJSON, body_of
 from tests.conftest import parameters_of
 from tests.test_resource_kinds import (
     BOOKS,
@@ -194,7 +194,6 @@ def test_a_numeric_column_has_all_digits(post, sql, content_type):
     assert stored == [*numbers[:-1], "1" + "0" * 30]
 
 
-@pytest.mark.parametrize("content_type", FORMATS)
 @pytest.mark.parametrize(
     ("path", "values", "field", "message"),
     [
@@ -217,14 +216,12 @@ def test_a_numeric_column_has_all_digits(post, sql, content_type):
     ],
 )
 def test_a_value_that_only_its_column_refuses_gets_a_400_that_names_item_and_field(
-    post, problem, sql, content_type, path, values, field, message
+    post, problem, sql, path, values, field, message
 ):
-    valid = {name: {**DEFAULTS, "title": "x", "green": 1}.get(name) for name in values}
-    items = [{"title": "x", **valid} for _ in range(1000)]
+    items = [{"title": "x"} for _ in range(1000)]
     items[BAD] = {"title": "x", **values}
-    document = problem(post(path, items, content_type), 400, "validation_error")
-    place = BAD + FIRST_PLACES[content_type]
-    assert document["details"] == {f"{place}.{field}": [message]}
+    document = problem(post(path, items), 400, "validation_error")
+    assert document["details"] == {f"{BAD}.{field}": [message]}
     assert sql(f"SELECT count(*) FROM {path[1:]}") == [(0,)]  # noqa: S608
 
 
