@@ -491,6 +491,15 @@ def test_a_bulk_change_takes_one_round_trip_also_if_it_fails(
 UPDATE = "UPDATE projects SET name"
 
 
+def test_only_a_change_of_texts_computes_the_search_columns_again(proxied, proxy, make_project):
+    rows = [make_project(), make_project()]
+    for values, has_text in (({"is_active": False}, False), ({"description": "x"}, True)):
+        proxy.queries.clear()
+        items = [{"id": rows[0]["id"], "attributes": {}}, {"id": rows[1]["id"], **values}]
+        assert proxied.patch(PROJECTS, json=items).status_code == 200
+        assert [UPDATE in query for query in proxy.queries] == [has_text]
+
+
 @pytest.fixture
 def two_rows(make_project):
     return [make_project(name="a"), make_project(name="b")]
@@ -550,6 +559,17 @@ def test_an_undelivered_change_does_not_overwrite_a_later_change(
     response = proxied.patch(PROJECTS, json=changes_of(two_rows, 1, 1))
     assert problem(response, 412)["details"].keys() == {"0"}
     assert sql("SELECT name FROM projects ORDER BY name") == [("another's",), ("b",)]
+
+
+@pytest.mark.parametrize(("versions", "status"), [((1, 1), 503), ((None, None), 200)])
+def test_a_lost_change_whose_values_are_still_stored_gets_200_but_503_with_versions(
+    proxied, proxy, client, two_rows, versions, status
+):
+    proxy.lose.append(UPDATE)
+    path = f"{PROJECTS}/{two_rows[0]['id']}"
+    proxy.before_reset = lambda: client.put(path, json={"description": "another's"})
+    response = proxied.patch(PROJECTS, json=changes_of(two_rows, *versions))
+    assert response.status_code == status, response.text
 
 
 @pytest.mark.parametrize("versions", [(1, 1), (None, None)])
