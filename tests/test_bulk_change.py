@@ -346,11 +346,8 @@ def test_history_and_feed_have_each_change_with_its_caller(auth_client, auth_hea
 # Concurrency
 
 
-def test_bulk_changes_in_opposite_order_do_not_deadlock(app, thousand_ids, sql):
+def test_bulk_changes_in_opposite_order_do_not_deadlock(app, thousand_ids, sql, caplog):
     ids = thousand_ids[:200]
-    [(deadlocks,)] = sql(
-        "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-    )
 
     def change(number):
         client = app.test_client()
@@ -363,10 +360,8 @@ def test_bulk_changes_in_opposite_order_do_not_deadlock(app, thousand_ids, sql):
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(change, range(4)))
-    sql("SELECT pg_stat_force_next_flush()")
     assert sql("SELECT DISTINCT version FROM projects WHERE name NOT LIKE 'Row%%'") == [(41,)]
-    [(after,)] = sql("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-    assert after == deadlocks, "a deadlock is retried, so only the statistics show it"
+    assert "40P01" not in caplog.text, "the service repeats a statement after a deadlock"
 
 
 def test_of_simultaneous_bulk_changes_with_one_version_one_succeeds(app, thousand_ids, sql):
