@@ -56,12 +56,16 @@ class Endpoint:
             with authorize(self.scope) if self.scope else nullcontext():
                 if self.query:
                     arguments["query"] = read_query(self.query)
-                if self.body or self.items_body:
+                if self.has_body:
                     arguments["body"] = read_body(self.body, self.content_types, self.items_body)
                 return view(**arguments)
 
         wrapper.endpoint = self  # type: ignore[attr-defined]
         return wrapper
+
+    @property
+    def has_body(self) -> bool:
+        return bool(self.body or self.items_body)
 
     @property
     def resource(self) -> str | None:

@@ -58,8 +58,7 @@ def request_content(endpoint: Endpoint) -> dict[str, Any]:
 
 def success_responses(endpoint: Endpoint, spec: APISpec, plugin: Any) -> dict[str, Any]:
     headers = {name: name for name in ("X-Request-ID", *endpoint.response_headers)}
-    has_body = bool(endpoint.body or endpoint.items_body)
-    content_types = (JSON_TYPE,) if has_body else endpoint.content_types
+    content_types = (JSON_TYPE,) if endpoint.has_body else endpoint.content_types
     responses: dict[str, Any] = {}
     for status, schema in endpoint.responses.items():
         response: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": headers}
@@ -76,15 +75,14 @@ def success_responses(endpoint: Endpoint, spec: APISpec, plugin: Any) -> dict[st
 
 def problem_responses(endpoint: Endpoint, rule: Rule) -> dict[str, Any]:
     """Return the responses to errors. Most of them follow from the declaration."""
-    has_body = bool(endpoint.body or endpoint.items_body)
     has_key = "Idempotency-Key" in endpoint.request_headers
     causes = {
         400: True,  # every request can be malformed
         404: rule.arguments,
         409: has_key,
         412: "If-Match" in endpoint.request_headers,
-        413: has_body,
-        415: has_body,
+        413: endpoint.has_body,
+        415: endpoint.has_body,
         422: has_key,
         503: endpoint.scope,  # it uses the database
     }
