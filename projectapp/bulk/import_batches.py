@@ -1,10 +1,9 @@
 """Reads the items of an import in batches, and validates them."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 import click
 from marshmallow import Schema, fields
@@ -78,7 +77,7 @@ def import_schema(
             "updated_at": Timestamp(),
             "owner": fields.String(allow_none=True, validate=Length(1, OWNER_LENGTH)),
         }
-    return schema_class.from_dict(added)()  # type: ignore[arg-type]
+    return schema_class.from_dict(added)()
 
 
 class BatchReader:
@@ -133,7 +132,7 @@ class BatchReader:
                 raise click.ClickException(f"{source.name} has the column {name} twice.")
             if name not in known and not self._unknown_into:
                 raise click.ClickException(
-                    f'{source.name} has the unknown column {name}. {possible} --column'
+                    f"{source.name} has the unknown column {name}. {possible} --column"
                     f' "{name}=FIELD" maps it to a field; --unknown-into FIELD puts all unknown'
                     " columns into a field that is a JSON object."
                 )
@@ -165,8 +164,6 @@ class BatchReader:
             item.values.update(self._fixed_values)
         batch = Batch(first, source_items, items, self._source.position_bytes)
         batch.reject(_rejections(errors))
-        if "id" in self._schema.load_fields:
-            batch.reject(_repeated_ids(items))
         return batch
 
     def _fit(self, raw_item: RawItem) -> RawItem:
@@ -192,7 +189,9 @@ class BatchReader:
             rest[target] = {**members, **moved}
             if exact:
                 own = exact.get(target) or json.dumps(members, ensure_ascii=False)
-                texts = {n: exact.get(n) or json.dumps(v, ensure_ascii=False) for n, v in moved.items()}
+                texts = {
+                    n: exact.get(n) or json.dumps(v, ensure_ascii=False) for n, v in moved.items()
+                }
                 exact = {**exact, target: _add_members(own, texts)}
         return raw_item._replace(value=rest, exact=exact)
 
@@ -220,13 +219,3 @@ def join_rejection(reasons: dict[str, str]) -> Rejection:
         return Rejection(*next(iter(reasons.items())))
     texts = (f"{name}: {reason}" for name, reason in reasons.items())
     return Rejection(", ".join(reasons), " ".join(texts))
-
-
-def _repeated_ids(items: Iterable[Item]) -> dict[int, Rejection]:
-    first_places: dict[UUID, int] = {}
-    rejections = {}
-    for place, values, *_ in items:
-        first_place = first_places.setdefault(values["id"], place)
-        if first_place != place:
-            rejections[place] = Rejection("id", f"Line {first_place} has the same id.")
-    return rejections

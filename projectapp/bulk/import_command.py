@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from projectapp.bulk.import_source import FORMATS, ImportFile
 from projectapp.bulk.imports import finish_import, start_import
 from projectapp.bulk.progress import Progress
 from projectapp.cli import printable_text, report_problems
-from projectapp.database import Row
 from projectapp.problems import OutcomeUnknown, ServiceUnavailable
 from projectapp.request_state import OWNER_LENGTH
 from projectapp.resources.resource import Resource
@@ -52,9 +50,7 @@ def import_command(resource: Resource, schema_class: type[ResourceSchema]) -> cl
     @click.option(
         "--owner", callback=printable_text(OWNER_LENGTH), help=f"The owner of the {name}."
     )
-    @click.option(
-        "--errors", "errors_path", type=Path, help="Write rejected items to this file."
-    )
+    @click.option("--errors", "errors_path", type=Path, help="Write rejected items to this file.")
     @click.option(
         "--keep-ids", is_flag=True, help="Keep ids, versions, times and owners of an export."
     )
@@ -91,37 +87,58 @@ def import_command(resource: Resource, schema_class: type[ResourceSchema]) -> cl
         schema = import_schema(resource, schema_class, keep_ids)
         fixed_values = {"owner": owner} if owner and keep_ids else {}
         reader = BatchReader(source, schema, unknown_into, fixed_values)
-        digest = source.check()
         options = [name, source.format, owner, keep_ids, encoding, renamed, unknown_into]
-        import_id = _import_id(digest, options)
-        with ExitStack() as stack:
-            errors = stack.enter_context(
-                ErrorsFile(errors_path, source, reader.ignored_names)
-                if errors_path
-                else ShownErrors()
-            )
+        import_id = _hash(source.check(), options)
+        with (
+            ErrorsFile(errors_path, source, reader.ignored_names) if errors_path else ShownErrors()
+        ) as errors:
+            processor: BatchChecker | BatchImporter = BatchChecker(resource, errors)
             if dry_run:
                 errors.resume(0, 0)
-                processor: Any = BatchChecker(resource, errors)
-                _process(reader, 0, processor, source, "Checked")
-                outcome, verb = processor, "would be"
+                _process(reader, 0, processor, source)
             else:
                 state = start_import(import_id, resource, source.name, again)
                 if state.finished_at:
                     click.echo(
-                        f"{source.name} was imported on {state.finished_at:%Y-%m-%d at %H:%M %Z}:"
-                        f" {_summary(state)}. To import it again, add --again."
+                        f"{source.name} was imported on {state.finished_at:%Y-%m-%d}:"
+                        f" {_counts(state)}. To import it again, add --again."
                     )
                     return
                 if state.processed_items:
                     click.echo(f"Continuing after {state.processed_items} items.", err=True)
                 errors.resume(state.errors_bytes, state.errors_crc32)
                 processor = BatchImporter(resource, state, errors, keep_ids, owner)
-                _process(reader, state.processed_items, processor, source, "Imported")
-                outcome = finish_import(import_id, processor.state.processed_items)
-                verb = "are"
-        click.echo(f"{_summary(outcome)} {verb}")
-        if outcome.rejected_items:
+                _process(reader, state.processed_items, processor, source)
+                finish_import(import_id, processor.counts.processed_items)
+        counts = processor.counts
+        click.echo(f"{'Would import' if dry_run else 'Imported'} {source.name}: {_counts(counts)}.")
+        if counts.rejected_items:
+            if errors_path:
+                click.echo(f"{errors_path} has the rejected items: correct and import it.")
             raise SystemExit(SOME_REJECTED)
 
     return import_file
+
+
+def _process(
+    reader: BatchReader, first: int, processor: BatchChecker | BatchImporter, source: ImportFile
+) -> None:
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    verb = "Imported" if isinstance(processor, BatchImporter) else "Checked"
+    try:
+        with Progress(verb, source.size_bytes) as progress:
+            process_batches(app, reader.read(first), processor, progress)
+    except ServiceUnavailable as problem:
+        cause = problem.summary if isinstance(problem, OutcomeUnknown) else problem.detail
+        raise click.ClickException(
+            f"{cause} {_counts(processor.counts)} so far. Run the same command again: it continues."
+        ) from problem
+
+
+def _counts(counts: Any) -> str:
+    return f"{counts.created_rows} rows, {counts.rejected_items} rejected"
+
+
+def _hash(digest: str, options: list[Any]) -> str:
+    """Return the id of an import: of a file, and of the options that change the result."""
+    return hashlib.sha256(json.dumps([digest, options], sort_keys=True).encode()).hexdigest()

@@ -203,16 +203,18 @@ class ErrorsFile:
         return [cell for column, cell in pairs if self._is_copied(column)] + errors + [error_text]
 
     def _render_record(self, cells: Iterable[str | None]) -> str:
-        quoted = (
-            "" if cell is None else '"{}"'.format(cell.replace('"', '""')) for cell in cells
-        )
+        quoted = ("" if cell is None else '"{}"'.format(cell.replace('"', '""')) for cell in cells)
         return self._source.delimiter.join(quoted) + "\r\n"
 
 
-def _render_object(item: SourceItem, errors: dict[str, str | None], ignored: Collection[str]) -> str:
+def _render_object(
+    item: SourceItem, errors: dict[str, str | None], ignored: Collection[str]
+) -> str:
     """Return a line of NDJSON: the item with its errors. All digits of its numbers are kept."""
     mark = secrets.token_hex(16)
-    members: dict[str, object] = {"error_text": item.text.encode("utf-8", "backslashreplace").decode()}
+    members: dict[str, object] = {
+        "error_text": item.text.encode("utf-8", "backslashreplace").decode()
+    }
     if isinstance(item.raw_item.value, dict):
         members = json.loads(item.text, parse_float=lambda digits: mark + digits)
         members = {name: value for name, value in members.items() if name not in ignored}

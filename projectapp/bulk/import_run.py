@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from flask import Flask
@@ -28,14 +28,14 @@ class BatchImporter:
         self, resource: Resource, state: Row, errors: Errors, keeps_ids: bool, owner: str | None
     ) -> None:
         """`state` is the import as `start_import` returned it."""
-        self.state, self._resource, self._errors = state, resource, errors
+        self.counts, self._resource, self._errors = state, resource, errors
         self._keeps_ids, self._owner = keeps_ids, owner
 
     def process(self, batch: Batch) -> None:
         """Insert the valid items of a batch, and write the rejected ones."""
-        while batch.end > self.state.processed_items:
+        while batch.end > self.counts.processed_items:
             # Another process may import the same file: it has inserted what comes before.
-            batch = batch.part(max(batch.first, self.state.processed_items), batch.end)
+            batch = batch.part(max(batch.first, self.counts.processed_items), batch.end)
             try:
                 self._insert(batch)
             except (BadRequest, Conflict, ValidationFailed) as problem:
@@ -50,7 +50,7 @@ class BatchImporter:
                 batch.reject(invalid or {item.place: Rejection("", problem.detail)})
 
     def _insert(self, batch: Batch) -> None:
-        state, errors = self.state, self._errors
+        state, errors = self.counts, self._errors
         errors.write(batch.rejected_items())
         counters = {
             "processed_items": batch.end,
@@ -76,11 +76,19 @@ class BatchImporter:
                 )
             # It is this batch if the answer of the database was lost.
             is_inserted = all(getattr(new_state, name) == counters[name] for name in counters)
-            self.state = new_state
+            self.counts = new_state
         else:
-            self.state = state._replace(**counters)
+            self.counts = state._replace(**counters)
         if is_inserted:
             errors.commit()
+
+
+class Counts(NamedTuple):
+    """What a BatchChecker found. An import has the same fields."""
+
+    processed_items: int = 0
+    created_rows: int = 0
+    rejected_items: int = 0
 
 
 class BatchChecker:
@@ -88,14 +96,14 @@ class BatchChecker:
 
     def __init__(self, resource: Resource, errors: Errors) -> None:
         self._resource, self._errors = resource, errors
-        self.created_rows = self.rejected_items = 0
+        self.counts = Counts()
 
     def process(self, batch: Batch) -> None:
         batch.reject(find_rejections(self._resource, batch))
         self._errors.write(batch.rejected_items())
         self._errors.commit()
-        self.created_rows += len(batch.items)
-        self.rejected_items += len(batch.rejections)
+        _, valid, rejected = self.counts
+        self.counts = Counts(batch.end, valid + len(batch.items), rejected + len(batch.rejections))
 
 
 def find_rejections(resource: Resource, batch: Batch) -> dict[int, Rejection]:

@@ -2,7 +2,6 @@
 
 import codecs
 import hashlib
-import json
 import re
 import shutil
 import sys
@@ -50,6 +49,7 @@ class ImportFile:
         if path != "-":
             self._find_format()
         self._file: BinaryIO = _copy_standard_input() if path == "-" else self._open()
+        click.get_current_context().call_on_close(self._file.close)
         start = self._file.read(_BLOCK_BYTES)
         self.has_bom = start.startswith(codecs.BOM_UTF8)
         text = start.removeprefix(codecs.BOM_UTF8).lstrip(b" \t\r\n")
@@ -178,7 +178,8 @@ class ImportFile:
         try:
             yield from wrapper
         finally:
-            wrapper.detach()
+            if not self._file.closed:
+                wrapper.detach()
 
 
 def _record(lines: Any, recorded: deque[Any]) -> Iterator[Any]:
@@ -206,6 +207,6 @@ def _check_encoding(name: str) -> str:
 
 def _copy_standard_input() -> BinaryIO:
     copy = tempfile.TemporaryFile()  # noqa: SIM115 - it is open as long as the command runs
-    shutil.copyfileobj(click.get_binary_stream("stdin"), copy)
+    shutil.copyfileobj(sys.stdin.buffer, copy)
     copy.seek(0)
-    return copy  # type: ignore[return-value]
+    return copy

@@ -67,7 +67,9 @@ def _start_statement() -> Any:
         _IMPORTS.c.finished_at.is_not(None),
     )
     # A restarted import gets the values of a new one.
-    values = {name: sa.case((restarts, new.excluded[name]), else_=_IMPORTS.c[name]) for name in columns}
+    values = {
+        name: sa.case((restarts, new.excluded[name]), else_=_IMPORTS.c[name]) for name in columns
+    }
     return new.on_conflict_do_update(index_elements=["id"], set_=values).returning(_IMPORTS)
 
 

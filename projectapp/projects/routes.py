@@ -6,6 +6,7 @@ from uuid import UUID
 from flask import Blueprint, Response
 
 from projectapp.bulk import views as bulk_views
+from projectapp.bulk.import_command import import_command
 from projectapp.bulk.items import Item
 from projectapp.projects.models import PROJECTS
 from projectapp.projects.schemas import ProjectQuery, ProjectSchema
@@ -18,6 +19,7 @@ READ, WRITE = "projects:read", "projects:write"
 bp = Blueprint("projects", __name__, url_prefix=PATH)
 bp.cli.add_command(assign_command(PROJECTS))
 bp.cli.add_command(forget_command(PROJECTS))
+bp.cli.add_command(import_command(PROJECTS, ProjectSchema))
 bp.cli.help = "Manage projects."
 
 
