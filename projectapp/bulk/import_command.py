@@ -90,7 +90,9 @@ def import_command(resource: Resource, schema_class: type[ResourceSchema]) -> cl
         options = [name, source.format, owner, keep_ids, encoding, renamed, unknown_into]
         import_id = _hash(source.check(), options)
         with (
-            ErrorsFile(errors_path, source, reader.ignored_names) if errors_path else ShownErrors()
+            ErrorsFile(errors_path, source, reader.ignored_names)
+            if errors_path
+            else ShownErrors(source)
         ) as errors:
             processor: BatchChecker | BatchImporter = BatchChecker(resource, errors)
             if dry_run:
