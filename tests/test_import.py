@@ -19,7 +19,7 @@ CSV = (
     "name,description,is_active,attributes\r\n"
     '번역 Translation,한글,false,"{""a"":1}"\r\n'
     '"With ""quotes"", commas\nand a line","",true,{}\r\n'
-    "'=SUM(A1),,TRUE,\"{\"\"b\"\":[1.5,null]}\"\r\n"
+    '\'=SUM(A1),,TRUE,"{""b"":[1.5,null]}"\r\n'
 )
 ROWS = [
     ("번역 Translation", "한글", False, '{"a": 1}'),
@@ -45,7 +45,7 @@ def run(app, sql):
 @pytest.fixture
 def rows(sql):
     """Return the columns of all projects that an import sets, in the order of the file."""
-    return lambda columns=COLUMNS: sql(f"SELECT {columns} FROM projects ORDER BY id")
+    return lambda columns=COLUMNS: sql(f"SELECT {columns} FROM projects ORDER BY id")  # noqa: S608
 
 
 @pytest.fixture
@@ -107,8 +107,7 @@ def test_cp949_file_of_excel_with_korean_columns_is_imported(run, rows, write):
     path, errors = write("excel.csv", text.encode("cp949")), write("errors.csv", "")
     options = ["--encoding", "cp949", "--column", "이름=name", "--column", "설명=description"]
     options += ["--unknown-into", "attributes"]
-    status, out, _ = run(path, *options, "--errors", errors)
-    assert status == SOME_REJECTED
+    assert run(path, *options, "--errors", errors)[0] == SOME_REJECTED
     assert rows() == [("번역", "똠방각하", True, '{"부서": "개발팀"}')]
     assert read_csv(errors, "cp949", ";") == [
         {
@@ -185,8 +184,8 @@ def test_rejected_lines_of_ndjson_are_corrected_and_imported_alone(run, rows, wr
         assert item.pop("error_line") == 701 + number
         assert item.pop("error_field") == field
         assert item.pop("error_reason").startswith(reason)
-        assert item.get("error_text", line) == line
-        assert item == json.loads(line) or item["error_text"] == line
+        is_text = "JSON" in reason or "U+0000" in reason
+        assert item == ({"error_text": line} if is_text else json.loads(line))
     assert '"nme": 1.50,' in errors.read_text()
     # What is not corrected is rejected again, with errors of its own.
     again = tmp_path / "again.ndjson"
@@ -357,9 +356,9 @@ def test_items_with_invalid_read_only_fields_are_rejected_with_keep_ids(run, row
     errors = tmp_path / "errors.ndjson"
     path = write("a.ndjson", ndjson(items))
     assert run(path, "--keep-ids", "--errors", errors)[0] == SOME_REJECTED
-    assert rows("name, version, updated_at::timestamptz AT TIME ZONE 'UTC' < '2020-01-01 00:01'") == [
-        ("good", 7, True)
-    ]
+    assert rows(
+        "name, version, updated_at::timestamptz AT TIME ZONE 'UTC' < '2020-01-01 00:01'"
+    ) == [("good", 7, True)]
     fields = [item["error_field"] for item in read_ndjson(errors)]
     assert fields == [*(next(iter(change)) for change in changes), "id", "id"]
     # Without --keep-ids these fields are ignored.
