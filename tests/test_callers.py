@@ -166,7 +166,7 @@ def rules(app):
 
 
 def cases(app):
-    """Each of these routes with each of its methods and, if a request has an id, each kind of id."""
+    """Each of these routes with each of its methods, and each kind of id if a request has one."""
     for rule in rules(app):
         for method in sorted(rule.methods):
             has_id = "project_id" in rule.arguments or is_bulk_change(rule, method)

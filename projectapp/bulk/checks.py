@@ -25,17 +25,23 @@ class InvalidItem(NamedTuple):
     message: str
 
 
+class ConflictingItem(InvalidItem):
+    """An item that would be valid if there were not another row with the same key."""
+
+    __slots__ = ()
+
+
 def name_items(
     problem: Problem, items: Sequence[Item], invalid_items: Sequence[InvalidItem]
 ) -> Problem:
-    """Return the problem with the invalid items as details; without any, the same problem."""
+    """Return the problem of the invalid items; without any, the same problem."""
     errors: dict[str, list[str]] = {}
     for number, field, message in invalid_items:
         errors.setdefault(join_name(items[number].place, field), []).append(message)
     if not errors:
         return problem
     invalid = ValidationFailed(errors)
-    if isinstance(problem, Conflict):
+    if all(isinstance(invalid_item, ConflictingItem) for invalid_item in invalid_items):
         return Conflict(invalid.detail, invalid.field_errors)
     return invalid
 
@@ -44,17 +50,18 @@ class _Rule(NamedTuple):
     is_violated: sa.ColumnElement[bool]
     field: str
     message: str
+    type_of_item: type[InvalidItem] = InvalidItem
 
 
 class Check(NamedTuple):
-    """A statement with the parameter `items`, and the field and the message of each rule.
+    """A statement with the parameter `items`, and its rules.
 
     The statement returns a JSON array for each invalid item: its number, then whether it violates
     each rule.
     """
 
     statement: sa.Select[Any]
-    messages: list[tuple[str, str]]
+    rules: list[_Rule]
 
 
 def find_invalid_items(resource: Resource, encoded_items: str) -> list[InvalidItem]:
@@ -69,9 +76,9 @@ def find_invalid_items(resource: Resource, encoded_items: str) -> list[InvalidIt
 def run_check(check: Check, encoded_items: str) -> list[InvalidItem]:
     violations = database.execute(check.statement, {"items": encoded_items}).violations or []
     return [
-        InvalidItem(number, *message)
+        rule.type_of_item(number, rule.field, rule.message)
         for number, *results in violations
-        for message, is_violated in zip(check.messages, results, strict=True)
+        for rule, is_violated in zip(check.rules, results, strict=True)
         if is_violated
     ]
 
@@ -99,8 +106,7 @@ def build_check(resource: Resource, select_rows: sa.Select[Any], are_new: bool) 
     number = checked.c.item_number
     texts: Any = sa.func.json_agg(sa.func.json_build_array(number - 1, *results))
     violations = texts.aggregate_order_by(number).label("violations")
-    messages = [(rule.field, rule.message) for rule in rules]
-    return Check(sa.select(violations).where(sa.or_(*results)), messages)
+    return Check(sa.select(violations).where(sa.or_(*results)), rules)
 
 
 def wider_types(resource: Resource) -> dict[str, Any]:
@@ -116,12 +122,14 @@ def _wider_type(type_: Any) -> Any:
 def _rules(resource: Resource, rows: sa.CTE, are_new: bool) -> Iterator[_Rule]:
     for name in resource.writable:
         column, value = resource.table.c[name], rows.c[name]
+        type_: Any = column.type
         if not column.nullable:
             yield _Rule(value.is_(None), name, "Field may not be null.")
-        if isinstance(column.type, sa.String) and column.type.length:
-            message = f"Longer than maximum length {column.type.length}."
-            yield _Rule(sa.func.char_length(value) > column.type.length, name, message)
-        is_in_range = _is_in_range(column.type, value)
+        is_text = isinstance(type_, sa.String) and not isinstance(type_, sa.Enum)
+        if is_text and (length := type_.length):
+            message = f"Longer than maximum length {length}."
+            yield _Rule(sa.func.char_length(value) > length, name, message)
+        is_in_range = _is_in_range(type_, value)
         if is_in_range is not None:
             yield _Rule(sa.not_(is_in_range), name, "The number is out of range.")
     for constraint in resource.table.constraints:
@@ -150,7 +158,7 @@ def _rules(resource: Resource, rows: sa.CTE, are_new: bool) -> Iterator[_Rule]:
         number = sa.func.row_number().over(partition_by=key, order_by=rows.c.item_number)
         is_repeated = sa.and_(number > 1, *(value.is_not(None) for value in key))
         message = f"There are already {resource.name} with this {' and '.join(names)}."
-        yield _Rule(exists | is_repeated, names[0], message)
+        yield _Rule(exists | is_repeated, names[0], message, ConflictingItem)
 
 
 def _is_in_range(type_: Any, value: Any) -> sa.ColumnElement[bool] | None:

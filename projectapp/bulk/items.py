@@ -13,6 +13,7 @@ from projectapp.strict_json import InvalidJSON, make_decoder, parse_json
 
 MAX_ITEMS = 1000
 _MAX_DIGITS = 4300  # on each side of the decimal point: Python's limit for integers
+_MAX_EXACT_INTEGER = 2**53  # of a double
 _LENIENT = json.JSONDecoder(strict=False)  # finds where a JSON value ends
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -122,7 +123,8 @@ class ExactParser:
         self._is_exact = False
         if len(text) > _MAX_DIGITS or abs(Decimal(text).adjusted()) >= _MAX_DIGITS:
             raise ValueError
-        return number if number.is_integer() else _RoundedNumber(text)
+        is_integer = number.is_integer() and abs(number) <= _MAX_EXACT_INTEGER
+        return number if is_integer else _RoundedNumber(text)
 
 
 class _RoundedNumber(float):
