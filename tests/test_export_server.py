@@ -31,10 +31,11 @@ exec(open("gunicorn.conf.py").read())
 
 def post_worker_init(worker):
     from projectapp.bulk import export_pages
-    from projectapp.server import streams
+    from projectapp.server import held_connections, streams
 
     export_pages.MAX_RETRY_SECONDS = {}
     streams.HEARTBEAT_SECONDS = 0.05
+    held_connections.STALLED_DOWNLOAD_SECONDS = {}
 """
 
 
@@ -48,8 +49,8 @@ def server(serve):
 def retry_seconds(tmp_path):
     """Return the arguments of a server with this MAX_RETRY_SECONDS."""
 
-    def configure(seconds):
-        (tmp_path / "conf.py").write_text(SHORT_INTERVALS.format(seconds))
+    def configure(seconds, stalled_seconds=120):
+        (tmp_path / "conf.py").write_text(SHORT_INTERVALS.format(seconds, stalled_seconds))
         return "-c", str(tmp_path / "conf.py")
 
     return configure
@@ -188,6 +189,23 @@ def test_client_that_disconnects_frees_its_connection(server, sql):
 
 
 # Incomplete exports.
+
+
+def test_client_that_reads_nothing_for_too_long_is_disconnected_and_a_slow_one_is_not(
+    serve, sql, retry_seconds
+):
+    sql(INSERT, ROWS)
+    arguments = retry_seconds(30, stalled_seconds=8)
+    with serve(*arguments, STREAMS="2", **SETTINGS) as server, ExitStack() as stack:
+        silent, slow = (begin_export(stack, server) for _ in range(2))
+        count = count_sockets(server)
+        while count_sockets(server) == count:
+            assert slow.recv(1024)
+            time.sleep(0.1)
+        lines, is_complete = read_rest(slow)
+        assert lines > ROWS // 2
+        assert is_complete
+        check_incomplete(silent)
 
 
 def check_incomplete(connection, version="1.1"):

@@ -32,6 +32,10 @@ class ExportDownload:
         self.thread, self.export = thread, export
         self.connection: Any = None
 
+    @property
+    def is_complete(self) -> bool:
+        return self.export.is_complete
+
     def start(self, connection: Any) -> None:
         self.connection = connection
 

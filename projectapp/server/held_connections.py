@@ -16,6 +16,9 @@ from projectapp.server.client_connections import ClientConnections
 
 SEND_BUFFER_BYTES = 2**16  # in the kernel; by default it accepts up to 4 MiB
 LOST_CLIENT_MILLISECONDS = 60_000  # a client that acknowledges nothing for so long has gone
+# A download waits longer for its client. The kernel's own timeout would also end one that reads
+# slowly with a small receive window, and such a client acknowledges 64 KiB at once on loopback.
+STALLED_DOWNLOAD_SECONDS = 120.0
 MAX_PENDING_BYTES = 2**18  # of an event stream whose client does not read
 MIN_PENDING_BYTES = 2**16  # with less, a download gets its next part
 
@@ -32,10 +35,14 @@ class Subscription(Protocol):
 class Download(Subscription, Protocol):
     """The subscription of a response that is sent in parts, as fast as its client reads them."""
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is no other part."""
+
     def continue_output(self) -> None:
         """Send the next part, or finish the response: the client has read nearly everything.
 
-        It is called once before each part.
+        It is called once before each part, and at the end when nothing is pending.
         """
 
 
@@ -47,7 +54,7 @@ class HeldConnection:
 
     __slots__ = (
         *("client", "deadline", "download", "is_chunked", "is_open", "needs_data"),
-        *("pending_bytes", "subscription"),
+        *("pending_bytes", "progress_at", "subscription", "unread_bytes"),
     )
 
     def __init__(
@@ -65,6 +72,8 @@ class HeldConnection:
         self.is_chunked = False
         self.is_open = False
         self.pending_bytes = 0  # that the kernel has not accepted yet
+        # Of a download: the pending bytes and those in the kernel, and when they changed last.
+        self.unread_bytes, self.progress_at = (0, 0), 0.0
 
     @property
     def is_event_stream(self) -> bool:
@@ -75,7 +84,17 @@ class HeldConnection:
         with suppress(OSError):
             sock, option = self.client.sock, (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            sock.setsockopt(*option, LOST_CLIENT_MILLISECONDS)  # a Unix socket does not have it
+            if not self.download:
+                sock.setsockopt(*option, LOST_CLIENT_MILLISECONDS)  # a Unix socket has no such one
+
+    def is_stalled(self, now: float) -> bool:
+        """Whether the client of a download has read nothing for too long."""
+        client = self.client
+        client.check_send_progress()
+        unread_bytes = len(client.pending_output), client.kernel_queue_bytes
+        if unread_bytes != self.unread_bytes or unread_bytes == (0, 0):
+            self.unread_bytes, self.progress_at = unread_bytes, now
+        return now > self.progress_at + STALLED_DOWNLOAD_SECONDS
 
 
 class HeldConnections:
@@ -171,8 +190,11 @@ class HeldConnections:
         self._continue_download(held)
 
     def _continue_download(self, held: HeldConnection) -> None:
-        has_drained = len(held.client.pending_output) < MIN_PENDING_BYTES
-        if held.download and has_drained and not held.needs_data:
+        if not held.download or held.needs_data:
+            return
+        if len(held.client.pending_output) < (
+            1 if held.download.is_complete else MIN_PENDING_BYTES
+        ):
             held.needs_data = True
             try:
                 held.download.continue_output()

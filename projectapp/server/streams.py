@@ -177,6 +177,7 @@ class Streams:
         if now >= self.next_heartbeat_at:
             self.next_heartbeat_at = now + HEARTBEAT_SECONDS
             self.held.send([held for held in self._all() if held.is_event_stream], HEARTBEAT)
+            self._abort([held for held in self._all() if held.download and held.is_stalled(now)])
         if self.stop_at and now > self.stop_at + CLOSE_SECONDS:
             for client in self.last_clients:
                 self.connections.close_if_waiting(client)
