@@ -199,7 +199,9 @@ def test_client_that_reads_nothing_for_too_long_is_disconnected_and_a_slow_one_i
     with serve(*arguments, STREAMS="2", **SETTINGS) as server, ExitStack() as stack:
         silent, slow = (begin_export(stack, server) for _ in range(2))
         count = count_sockets(server)
+        deadline = time.monotonic() + 60
         while count_sockets(server) == count:
+            assert time.monotonic() < deadline
             assert slow.recv(1024)
             time.sleep(0.1)
         lines, is_complete = read_rest(slow)
