@@ -6,7 +6,7 @@ from contextlib import closing
 import psycopg2
 import pytest
 
-from projectapp.resources.lists import _list_spec
+from projectapp.resources.lists import list_spec
 from projectapp.tasks.models import TASKS as RESOURCE
 from tests.conftest import PROJECTS, parameters_of
 from tests.plans import compare_plans
@@ -199,7 +199,7 @@ def test_due_at_is_returned_in_utc(make_task):
 
 
 def test_an_index_serves_every_filter_of_a_projects_list(client):
-    spec = _list_spec(RESOURCE, frozenset({"project_id"}), (), is_restricted=True)
+    spec = list_spec(RESOURCE, frozenset({"project_id"}), (), is_restricted=True)
     assert all(filter_.follows_order for filter_ in spec.filters)
 
 
@@ -227,3 +227,34 @@ def test_the_feed_of_tasks_has_only_their_changes(client, make_project, make_tas
         ("update", changed),
         ("delete", None),
     ]
+
+
+def test_tasks_are_imported_into_the_projects_that_their_lines_name(
+    app, client, make_project, sql, tmp_path
+):
+    first, second = make_project(), make_project()
+    sql("UPDATE projects SET owner = 'alice' WHERE id = %s", second["id"])
+    lines = [
+        "project_id,title,priority",
+        f"{first['id']},first,7",
+        f"{second['id']},second,",
+        f"{second['id']},third,1",
+        f"{MISSING},of no project,1",
+        "x,of no project,1",
+    ]
+    path, errors = tmp_path / "tasks.csv", tmp_path / "errors.csv"
+    path.write_text("\n".join(lines))
+    command = ["tasks", "import", str(path), "--errors", str(errors)]
+    result = app.test_cli_runner().invoke(args=command)
+    assert result.stdout.startswith("Imported tasks.csv: 2 rows, 3 rejected.")
+    assert sql("SELECT project_id::text, title, priority, owner FROM tasks ORDER BY id") == [
+        (first["id"], "first", 7, None),
+        (second["id"], "third", 1, "alice"),
+    ]
+    rejected = errors.read_text().splitlines()[1:]
+    assert '"3","priority","Field may not be null."' in rejected[0]
+    assert '"5","project_id","There are no projects with this id."' in rejected[1]
+    assert '"6","project_id","Not a valid UUID."' in rejected[2]
+    result = app.test_cli_runner().invoke(args=[*command, "--owner", "bob"])
+    assert result.exit_code == 1
+    assert "tasks have the owners of their projects: leave out --owner." in result.stderr
