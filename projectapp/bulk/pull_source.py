@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
@@ -41,11 +42,11 @@ class PullSource:
         """
         self.url = _list_url(url, path)
 
-    def read_rows(self) -> list[Any]:
+    def read_rows(self, count: Callable[[int], Any]) -> list[Any]:
         """Return all rows, as the backend sends them: a bare array, or the items of all pages.
 
-        A row that moves to the next page while the pages are read comes twice. Raises PullError,
-        or IncompleteList.
+        A row that moves to the next page while the pages are read comes twice. Calls `count` with
+        the number of rows of each page. Raises PullError, or IncompleteList.
         """
         rows: list[Any] = []
         number = offset = 0
@@ -54,6 +55,7 @@ class PullSource:
             number += 1
             body = self._get(f"{self.url}?page={number}&page_size={PAGE_SIZE}")
             if isinstance(body, list):
+                count(len(body))
                 return _check_row_count(body)
             previous_page, (page, total, page_size) = page, self._read_page(body)
             if len(page) < min(max(total - offset, 0), page_size):
@@ -66,6 +68,7 @@ class PullSource:
                     f"The pages {number - 1} and {number} of {self.url} are the same, so the list"
                     " does not end. Does the backend ignore the parameter page?"
                 )
+            count(len(page))
             rows += page
             offset += page_size
             if offset >= total:

@@ -22,6 +22,7 @@ from projectapp.resources.values import comparable
 # What a pull has to do for a row of the old backend, or why it does nothing.
 CREATE, UPDATE, SAME = "create", "update", "same"
 CHANGED_HERE, DELETED_HERE, OTHER_ROW = "changed_here", "deleted_here", "other_row"
+MISSING_THERE = "missing_there"  # and changed here, or a row of another table belongs to it
 
 
 class PulledRow(db.Model):  # type: ignore[name-defined,misc]
