@@ -135,7 +135,8 @@ class Pull:
         """Reject the items that the database would refuse, and return the others."""
         if not items:
             return []
-        invalid = find_invalid_items(self._resource, encode_items(self._resource, items))
+        errors = find_invalid_items(self._resource, encode_items(self._resource, items))
+        invalid = [error for error in errors if error.field != "id"]  # an id may exist here
         for error in invalid:
             key = str(items[error.number].values["id"])
             row = rows[key]
