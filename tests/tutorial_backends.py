@@ -16,6 +16,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
+from faults.processes import free_port
+
 LIST_PATH = "/api/v1/projects"
 SEOUL = timezone(timedelta(hours=9))
 
@@ -58,7 +60,7 @@ class Backend:
         page = int(query.get("page", ["1"])[0])
         page_size = int(query.get("page_size", ["10"])[0])
         # As in the originals the order is that of creation, and equal times stay in this order.
-        projects = sorted(self.projects.values(), key=lambda p: p["created_at"], reverse=True)
+        projects = sorted(self.projects.values(), key=lambda p: p["created_at"] or "", reverse=True)
         return {
             "items": projects[(page - 1) * page_size : page * page_size],
             "total": len(projects),
@@ -73,7 +75,7 @@ class Backend:
             return 404, "application/json", b'{"detail":"Not Found"}'
         with self.lock:
             body = self.list_body(parse_qs(parts.query))
-            return 200, "application/json", json.dumps(body, ensure_ascii=False).encode()
+            return 200, "application/json", json.dumps(body).encode()
 
 
 class FastAPIBackend(Backend):
@@ -136,7 +138,7 @@ BACKENDS = {
 
 
 @contextmanager
-def serving(backend: Backend, port: int = 0) -> Iterator[Backend]:
+def serving(backend: Backend) -> Iterator[Backend]:
     """Serve a backend on 127.0.0.1 while a `with` block runs, and set its `url`."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -160,7 +162,7 @@ def serving(backend: Backend, port: int = 0) -> Iterator[Backend]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", free_port()), Handler)
     server.daemon_threads = True
     backend.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))

@@ -88,7 +88,7 @@ class ItemReader:
         times = {n: self._read_time(n, text) for n, text in texts.items() if text is not None}
         if not times:
             raise Rejected("created_at", "Missing data for required field.")
-        return {name: times.get(name, *times.values()) for name in _TIMES}
+        return {name: times.get(name, next(iter(times.values()))) for name in _TIMES}
 
     def _read_time(self, name: str, text: Any) -> datetime:
         if isinstance(text, str) and _NAIVE.fullmatch(text):

@@ -22,7 +22,7 @@ from projectapp.resources.values import comparable
 # What a pull has to do for a row of the old backend, or why it does nothing.
 CREATE, UPDATE, SAME = "create", "update", "same"
 CHANGED_HERE, DELETED_HERE, OTHER_ROW = "changed_here", "deleted_here", "other_row"
-MISSING_THERE = "missing_there"  # and changed here, or a row of another table belongs to it
+MISSING_THERE = "missing_there"  # and changed here, or a row here refers to it
 
 
 class PulledRow(db.Model):  # type: ignore[name-defined,misc]
@@ -157,10 +157,12 @@ def _may_update(resource: Resource, new: Any) -> sa.ColumnElement[bool]:
 
 
 def _may_delete(resource: Resource) -> sa.ColumnElement[bool]:
-    """Not changed here, and no row of another table, which was created here, belongs to it."""
-    c = resource.table.c
-    children = (
-        sa.exists().where(child.table.c[str(child.parent_key)] == c.id)
-        for child in resource.children
+    """Not changed here, and no row refers to it: that row may have been created here."""
+    c, tables = resource.table.c, resource.table.metadata.tables.values()
+    references = (
+        sa.exists().where(table.alias("referring").c[key.parent.key] == c.id)
+        for table in tables
+        for key in table.foreign_keys
+        if key.column is c.id
     )
-    return sa.and_(_PULLED.c.version == c.version, *(~exists for exists in children))
+    return sa.and_(_PULLED.c.version == c.version, *(~exists for exists in references))
