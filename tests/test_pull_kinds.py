@@ -1,4 +1,4 @@
-"""`pull` for a resource that is unlike projects: other types of columns, and rows that refer to it."""
+"""`pull` for a resource unlike projects: other types of columns, rows that refer to its rows."""
 
 import json
 from uuid import uuid4

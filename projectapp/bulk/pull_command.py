@@ -9,6 +9,8 @@ import click
 from flask.cli import with_appcontext
 
 from projectapp.bulk import pulled_rows
+from projectapp.bulk.import_command import SOME_REJECTED
+from projectapp.bulk.import_errors import ERROR_FIELDS
 from projectapp.bulk.pull import Pull
 from projectapp.bulk.pull_items import ItemReader, Rejection, parse_zone
 from projectapp.bulk.pull_source import PullError, PullSource
@@ -46,7 +48,7 @@ def pull_command(
         help=f"Take over the {name} of a running backend of the tutorial, which stays as it is."
         " URL is its address, such as http://localhost:8000. If you run the command again, it"
         f" stores what has changed there since. A change or a deletion of {name} that was made"
-        f" here stays. Exit status 2: some {name} were rejected. docs/moving-in.md is a guide.",
+        f" here stays. Exit status {SOME_REJECTED}: some {name} were rejected. See docs/moving-in.md.",
     )
     @click.argument("url")
     @click.option(
@@ -61,7 +63,7 @@ def pull_command(
     @click.option(
         "--errors",
         "errors_file",
-        type=click.File("w", encoding="utf-8", lazy=False),
+        type=click.File("w", encoding="utf-8", errors="backslashreplace", lazy=False),
         help="Write the rejected rows to this file, one JSON object on each line.",
     )
     @click.option(
@@ -75,11 +77,9 @@ def pull_command(
         help=f"Delete {name} that do not exist there any more, even if most of them are missing.",
     )
     @click.option("--dry-run", is_flag=True, help="Only report what the command would do.")
-    @click.pass_context
     @with_appcontext
     @report_problems
     def pull(
-        context: click.Context,
         url: str,
         zone: tzinfo | None,
         owner: str | None,
@@ -105,7 +105,7 @@ def pull_command(
         if not dry_run:
             _print_conclusion(name, source.url, run)
         if run.rejections:
-            context.exit(2)
+            raise SystemExit(SOME_REJECTED)
 
     return pull
 
@@ -160,8 +160,9 @@ def _describe(rejection: Rejection) -> str:
 
 
 def _write_errors(file: TextIO, rejections: Collection[Rejection]) -> None:
-    """Write the rows as they were, with the place, the field and the reason, like an import."""
-    for place, row, field, reason in rejections:
+    """Write the rows as they were, with the place, the field and the reason, as an import does."""
+    for place, row, *error in rejections:
         members = row if isinstance(row, dict) else {"error_text": json.dumps(row)}
-        error = {"error_line": place, "error_field": field, "error_reason": reason}
-        file.write(f"{json.dumps(members | error)}\n")
+        members = members | dict(zip(ERROR_FIELDS, [place, *error], strict=False))
+        # A surrogate becomes \ud800, which is also JSON: see `errors` of the file.
+        file.write(f"{json.dumps(members, ensure_ascii=False)}\n")

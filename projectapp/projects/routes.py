@@ -6,6 +6,7 @@ from uuid import UUID
 from flask import Blueprint, Response
 
 from projectapp.bulk import views as bulk_views
+from projectapp.bulk.import_command import import_command
 from projectapp.bulk.items import Item
 from projectapp.bulk.pull_command import pull_command
 from projectapp.projects.models import PROJECTS
@@ -25,6 +26,7 @@ def adapt_tutorial_project(project: dict[str, Any]) -> dict[str, Any]:
 bp = Blueprint("projects", __name__, url_prefix=PATH)
 bp.cli.add_command(assign_command(PROJECTS))
 bp.cli.add_command(forget_command(PROJECTS))
+bp.cli.add_command(import_command(PROJECTS, ProjectSchema))
 bp.cli.add_command(pull_command(PROJECTS, ProjectSchema, PATH, adapt_tutorial_project))
 bp.cli.help = "Manage projects."
 
