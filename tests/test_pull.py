@@ -73,6 +73,14 @@ def pulling(database_url, url, *arguments):
         process.communicate()
 
 
+def read_until_enter_is_expected(process):
+    text = ""
+    while "press Enter" not in text:
+        line = process.stderr.readline()
+        assert line, text
+        text += line
+
+
 def cut_to_microseconds(text):
     """Return a time of an old backend in the format of this service."""
     digits = text.partition(".")[2]
@@ -124,16 +132,13 @@ def test_pull_while_clients_write_then_cut_over_leaves_no_difference(
 ):
     with serving(BACKENDS[name](name)) as backend:
         fill(backend, 250)
-        with writing(backend), pulling(database_url, backend.url) as process:
-            process.communicate(timeout=300)  # it may find no two passes that agree
         with pulling(database_url, backend.url, "--cut-over") as process:
-            lines = []
-            while not lines or "press Enter" not in lines[-1]:
-                lines.append(process.stderr.readline())
-                assert lines[-1], lines
-            assert projects_here(client) == projects_there(backend)
-            for _ in range(50):  # the last users of the old backend
-                write_once(backend)
+            with writing(backend):
+                read_until_enter_is_expected(process)
+                for _ in range(50):  # the last users of the old backend
+                    write_once(backend)
+                for row_id in [*backend.projects][:3]:
+                    backend.delete(row_id)
             assert projects_here(client) != projects_there(backend)
             report, errors = process.communicate("\n", timeout=300)
         assert process.returncode == 0, errors
@@ -189,8 +194,7 @@ def test_active_writers_end_the_pull_without_deletions(pull, client):
     with serving(backend):
         code, report, errors = pull(backend.url)
     assert code == 1
-    assert "After 10 passes no two agree" in errors
-    assert "active writers" in errors
+    assert "The list was different in each of 10 passes" in errors
     assert counts(report)[2] == 0
     assert projects_there(backend).items() <= projects_here(client).items()
     assert len(projects_here(client)) > 30
@@ -503,14 +507,6 @@ def test_owner_gets_the_new_projects(pull, backend, auth_app, auth_client, auth_
 
 
 # Cut-over.
-
-
-def read_until_enter_is_expected(process):
-    text = ""
-    while "press Enter" not in text:
-        line = process.stderr.readline()
-        assert line, text
-        text += line
 
 
 def test_cut_over_pulls_what_changed_until_the_switch_and_keeps_what_changed_here(

@@ -197,11 +197,11 @@ def write_once(backend: Backend) -> None:
     """Make one random change, as a user of the front end does."""
     with backend.lock:
         number = backend.random.random()
-        if number < 0.4 or not backend.projects:
+        if number < 0.5 or not backend.projects:
             backend.create(f"새 프로젝트 {number}", backend.random.choice([None, "", "설명"]))
             return
         project_id = backend.random.choice([*backend.projects])
-        if number < 0.8:
+        if number < 0.95:
             backend.update(project_id, name=f"바뀐 이름 {number}")
         else:
             backend.delete(project_id)

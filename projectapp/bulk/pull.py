@@ -25,6 +25,10 @@ MAX_PASSES = 10
 _BATCH_ROWS = 1000
 
 
+class NoAgreement(PullError):
+    """The list was different in each pass, because clients change it."""
+
+
 class OldRow(NamedTuple):
     """A row of the old backend, and the digest of its JSON text."""
 
@@ -63,40 +67,42 @@ class Pull:
             self._check_that_nothing_was_left_behind()
 
     def _store_until_two_passes_agree(self) -> None:
-        reason = "The list is different in each pass, so the old backend has active writers."
+        """Raises NoAgreement, or PullError if not all of the list can be read."""
         digests: dict[str, bytes] | None = None
         for number in range(1, MAX_PASSES + 1):
+            error: PullError | None = None
             try:
                 with Progress("Read") as progress:
                     rows = self._source.read_rows(progress.update)
-            except IncompleteList as error:
-                reason, digests = str(error), None
-                click.echo(f"Pass {number}: {reason}", err=True)
+            except IncompleteList as incomplete:
+                digests, error = None, incomplete
+                click.echo(f"Pass {number}: {incomplete.message}", err=True)
                 continue
-            old_rows = _index_rows(rows)
-            known = self.old_rows
-            changed = [
-                key
-                for key, row in old_rows.items()
-                if key not in known or known[key].digest != row.digest
-            ]
-            for keys in _batches(changed):
-                self._store({key: old_rows[key] for key in keys})
-            previous, digests = digests, {key: row.digest for key, row in old_rows.items()}
-            self.old_rows = old_rows
-            self.rejections = {k: v for k, v in self.rejections.items() if k in old_rows}
-            self.kept = {k: v for k, v in self.kept.items() if k in old_rows}
-            click.echo(
-                f"Pass {number}: {len(old_rows)} {self._resource.name} there,"
-                f" {len(changed)} new or changed since the pass before.",
-                err=True,
-            )
-            if digests == previous:
+            previous, digests = digests, self._store_changes(number, _index_rows(rows))
+            if digests == previous or self._is_dry_run:
                 return
-        raise PullError(
-            f"After {MAX_PASSES} passes no two agree. {reason} What was read is stored here, and"
-            " nothing was deleted. Run the command again when there are fewer changes there."
+        raise error or NoAgreement(
+            f"The list was different in each of {MAX_PASSES} passes: clients change it. Everything"
+            " that was read is stored here, and nothing was deleted. Run the command again when"
+            " fewer clients use the old backend."
         )
+
+    def _store_changes(self, number: int, old_rows: dict[str, OldRow]) -> dict[str, bytes]:
+        """Store what is new or different since the last pass; return the digest of each row."""
+        known = {key: row.digest for key, row in self.old_rows.items()}
+        digests = {key: row.digest for key, row in old_rows.items()}
+        changed = [key for key, digest in digests.items() if digest != known.get(key)]
+        for keys in _batches(changed):
+            self._store({key: old_rows[key] for key in keys})
+        self.old_rows = old_rows
+        self.rejections = {k: v for k, v in self.rejections.items() if k in old_rows}
+        self.kept = {k: v for k, v in self.kept.items() if k in old_rows}
+        click.echo(
+            f"Pass {number}: {len(old_rows)} {self._resource.name} there,"
+            f" {len(changed)} new or changed since the pass before.",
+            err=True,
+        )
+        return digests
 
     def _store(self, rows: dict[str, OldRow]) -> None:
         items = []

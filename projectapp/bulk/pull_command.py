@@ -1,7 +1,9 @@
 """The command `flask RESOURCE pull`, and its report."""
 
 import json
+import sys
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from datetime import tzinfo
 from typing import Any, TextIO
 
@@ -11,7 +13,7 @@ from flask.cli import with_appcontext
 from projectapp.bulk import pulled_rows
 from projectapp.bulk.import_command import SOME_REJECTED
 from projectapp.bulk.import_errors import ERROR_FIELDS
-from projectapp.bulk.pull import Pull
+from projectapp.bulk.pull import NoAgreement, Pull
 from projectapp.bulk.pull_items import ItemReader, Rejection, parse_zone
 from projectapp.bulk.pull_source import PullError, PullSource
 from projectapp.cli import printable_text, report_problems
@@ -47,8 +49,8 @@ def pull_command(
         "pull",
         help=f"Take over the {name} of a running backend of the tutorial, which stays as it is."
         " URL is its address, such as http://localhost:8000. If you run the command again, it"
-        f" stores what has changed there since. A change or a deletion of {name} that was made"
-        f" here stays. Exit status {SOME_REJECTED}: some {name} were rejected. See docs/moving-in.md.",
+        f" stores what has changed there since. Changes and deletions that were made here stay."
+        f" Exit status {SOME_REJECTED}: some {name} were rejected. See docs/moving-in.md.",
     )
     @click.argument("url")
     @click.option(
@@ -92,19 +94,20 @@ def pull_command(
             raise click.UsageError("Use either --cut-over or --dry-run, not both.")
         source = PullSource(url, path)
         reader = ItemReader(schema(), adapt, zone, owner)
-        run = Pull(resource, source, reader, dry_run)
+        this_pull = Pull(resource, source, reader, dry_run)
         try:
-            run.run(delete_missing)
             if cut_over:
+                with suppress(NoAgreement):  # after the switch, clients do not change it any more
+                    this_pull.run(delete_missing)
                 _wait_for_switch(name)
-                run.run(delete_missing)
+            this_pull.run(delete_missing)
         finally:
-            _print_report(name, source.url, run, dry_run)
+            _print_report(name, source.url, this_pull, dry_run)
             if errors_file:
-                _write_errors(errors_file, run.rejections.values())
+                _write_errors(errors_file, this_pull.rejections.values())
         if not dry_run:
-            _print_conclusion(name, source.url, run)
-        if run.rejections:
+            _print_conclusion(name, source.url, this_pull)
+        if this_pull.rejections:
             raise SystemExit(SOME_REJECTED)
 
     return pull
@@ -112,31 +115,36 @@ def pull_command(
 
 def _wait_for_switch(name: str) -> None:
     click.echo(
-        f"All {name} are here. Now switch the front end: set VITE_API_URL to the address of this"
-        " service, build and deploy it. Then press Enter.",
+        f"The {name} are here. Now switch the front end: set VITE_API_URL to the address of this"
+        " service, and start or deploy the front end again. Then press Enter.",
         err=True,
     )
-    if not click.get_text_stream("stdin").readline():
+    if not sys.stdin.readline():
         raise PullError(
             "The standard input ended before an Enter, so changes since the last pass are not"
             " here. After the switch, run the command again: it pulls them."
         )
 
 
-def _print_report(name: str, url: str, run: Pull, is_dry_run: bool) -> None:
+def _print_report(name: str, url: str, this_pull: Pull, is_dry_run: bool) -> None:
     would = "would be " if is_dry_run else ""
-    click.echo(f"{url}: {len(run.old_rows)} {name}")
-    for verb, ids in (("created", run.created), ("updated", run.updated - run.created)):
+    click.echo(f"{url}: {len(this_pull.old_rows)} {name}")
+    for verb, ids in (
+        ("created", this_pull.created),
+        ("updated", this_pull.updated - this_pull.created),
+    ):
         click.echo(f"  {would}{verb}: {len(ids)}")
-    click.echo(f"  {would}deleted: {len(run.deleted)}")
-    click.echo(f"  kept as here: {len(run.kept)}")
-    _print_some([f"    {row_id} {_KEPT_REASONS[reason]}" for row_id, reason in run.kept.items()])
-    click.echo(f"  rejected: {len(run.rejections)}")
-    _print_some([f"    {_describe(rejection)}" for rejection in run.rejections.values()])
+    click.echo(f"  {would}deleted: {len(this_pull.deleted)}")
+    click.echo(f"  kept as here: {len(this_pull.kept)}")
+    _print_some(
+        [f"    {row_id} {_KEPT_REASONS[reason]}" for row_id, reason in this_pull.kept.items()]
+    )
+    click.echo(f"  rejected: {len(this_pull.rejections)}")
+    _print_some([f"    {_describe(rejection)}" for rejection in this_pull.rejections.values()])
 
 
-def _print_conclusion(name: str, url: str, run: Pull) -> None:
-    if run.rejections:
+def _print_conclusion(name: str, url: str, this_pull: Pull) -> None:
+    if this_pull.rejections:
         click.echo(
             f"All {name} of {url} are here, except the rejected ones. Correct these there, and run"
             " the command again."

@@ -28,8 +28,8 @@ class PullError(click.ClickException):
     """The old backend cannot be read. The text says why, and what to do."""
 
 
-class IncompleteList(Exception):
-    """The list changed while its pages were read, or the old backend does not send all of it."""
+class IncompleteList(PullError):
+    """A part of the list is missing. Perhaps it changed at this moment: read it again."""
 
 
 class PullSource:
