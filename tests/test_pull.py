@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 
@@ -405,6 +407,65 @@ def test_change_made_here_stays_and_is_reported(backend, pull, client):
     assert (code, counts(report)) == (0, [0, 0, 0, 1, 0])
     assert f"{row_id} was changed here" in report
     assert client.get(f"{PROJECTS}/{row_id}").json["name"] == "Here"
+
+
+def wait_until_blocked(sql):
+    blocked = (
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        " AND datname = current_database() AND query LIKE '%%pulled_rows%%'"
+    )
+    while sql(blocked) == [(0,)]:
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ("UPDATE projects SET name = 'Here' WHERE id = %s", "Here"),
+        ("DELETE FROM projects WHERE id = %s", None),
+    ],
+)
+def test_change_that_is_made_here_while_the_pull_writes_stays(
+    backend, pull, client, sql, direct_url, change, name
+):
+    """The change holds the row's lock, so that the pull's statement waits for it."""
+    row_id = backend.create("There")
+    pull(backend.url)
+    backend.update(row_id, name="There, later", updated_at="2101-01-01T00:00:00Z")
+    with (
+        ThreadPoolExecutor() as pool,
+        closing(psycopg2.connect(**parameters_of(direct_url))) as other,
+    ):
+        other.cursor().execute(change, (row_id,))
+        result = pool.submit(pull, backend.url)
+        wait_until_blocked(sql)
+        other.commit()
+        code, report, errors = result.result()
+    assert code == 0, errors
+    assert client.get(f"{PROJECTS}/{row_id}").json.get("name") == name
+    if name:
+        assert counts(report) == [0, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("fault", ["lose", "drop"])
+def test_lost_answers_of_the_database_do_not_change_the_result(
+    backend, make_app, proxy, pull, client, sql, fault, times
+):
+    ids = fill(backend, 4)
+    pull(backend.url)
+    backend.update(ids[0], name="Changed")
+    backend.delete(ids[1])
+    backend.create("New")
+    for words in ("INSERT INTO pulled_rows", "DELETE FROM projects", "json_object_agg"):
+        getattr(proxy, fault).extend([words] * times)
+    app = make_app(DATABASE_URL=proxy.url)
+    result = app.test_cli_runner().invoke(args=["projects", "pull", backend.url])
+    assert result.exit_code == 0, result.stderr
+    assert getattr(proxy, fault) == []
+    assert counts(result.stdout) == [1, 1, 1, 0, 0]
+    assert projects_here(client) == projects_there(backend)
+    assert sql("SELECT version, count(*) FROM projects GROUP BY 1 ORDER BY 1") == [(1, 3), (2, 1)]
 
 
 def test_deletion_made_here_stays_and_is_reported(backend, pull, client):

@@ -177,8 +177,12 @@ class Pull:
             rows = (self.old_rows[key] for key in keys if key not in self.rejections)
             items = [self._reader.read(row.place, row.value) for row in rows]
             actions = self._compare([item for item in items if isinstance(item, Item)])
-            to_do = (pulled_rows.CREATE, pulled_rows.UPDATE)
-            count += sum(action in to_do for action in actions.values())
+            for key, action in actions.items():
+                count += action in (pulled_rows.CREATE, pulled_rows.UPDATE)
+                # Another program was faster than the statement that should have written the row.
+                if action == pulled_rows.CHANGED_HERE and key in self.updated:
+                    self.updated.remove(key)
+                    self.kept[key] = action
         if count:
             raise PullError(
                 f"{count} {self._resource.name} are not like those of {self._source.url}. Another"
