@@ -315,6 +315,14 @@ def test_unknown_time_zone_is_an_error(backend, pull, zone):
     assert not backend.requests
 
 
+def test_id_in_upper_case_is_the_same_id(backend, pull, client):
+    first, *_ = fill(backend, 3)
+    pull(backend.url)
+    backend.projects[first] |= {"id": first.upper()}
+    assert counts(pull(backend.url)[1]) == [0, 0, 0, 0, 0]
+    assert len(projects_here(client)) == 3
+
+
 def test_missing_time_is_replaced_by_the_other_one(backend, pull, client):
     row_id = backend.create("One time", updated_at=None)
     pull(backend.url)

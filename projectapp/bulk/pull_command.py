@@ -116,7 +116,8 @@ def pull_command(
 def _wait_for_switch(name: str) -> None:
     click.echo(
         f"The {name} are here. Now switch the front end: set VITE_API_URL to the address of this"
-        " service, and start or deploy the front end again. Then press Enter.",
+        " service, and start or deploy the front end again. Then press Enter: the command pulls"
+        " what has changed there until then.",
         err=True,
     )
     if not sys.stdin.readline():
