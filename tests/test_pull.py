@@ -268,13 +268,16 @@ def test_history_names_the_role_and_no_caller(backend, pull, client, sql):
     )
 
 
-def test_change_in_the_same_millisecond_is_pulled(pull, client):
+def test_changes_in_the_same_millisecond_are_pulled(pull, client):
     with serving(HonoBackend()) as backend:
         row_id = backend.create("First")
         pull(backend.url)
-        backend.projects[row_id]["name"] = "Second"
-        assert counts(pull(backend.url)[1]) == [0, 1, 0, 0, 0]
-    assert client.get(f"{PROJECTS}/{row_id}").json["name"] == "Second"
+        for version, name in ((2, "Second"), (3, "Third")):
+            backend.projects[row_id]["name"] = name
+            assert counts(pull(backend.url)[1]) == [0, 1, 0, 0, 0]
+            project = client.get(f"{PROJECTS}/{row_id}").json
+            assert (project["name"], project["version"]) == (name, version)
+            assert project["updated_at"] == project["created_at"]
 
 
 def test_older_state_of_the_old_backend_changes_nothing(backend, pull, client):
@@ -536,7 +539,9 @@ def test_projects_of_two_backends_do_not_delete_each_other(backend, pull, client
     with serving(HonoBackend()) as other:
         fill(other, 3)
         for url in (backend.url, other.url, backend.url):
-            assert pull(url)[0] == 0
+            code, report, _ = pull(url)
+            assert code == 0
+        assert counts(report) == [0, 0, 0, 0, 0]
         assert projects_here(client) == projects_there(backend) | projects_there(other)
 
 
@@ -575,7 +580,8 @@ def test_owner_gets_the_new_projects(pull, backend, auth_app, auth_client, auth_
     assert pull(backend.url, "--owner", "alice")[0] == 0
     headers = auth_headers("alice")
     assert auth_client.get(f"{PROJECTS}/{row_id}", headers=headers).json["owner"] == "alice"
-    assert pull(backend.url, "--owner", "bob")[0] == 0
+    backend.update(row_id, name="Still Alice's")
+    assert counts(pull(backend.url, "--owner", "bob")[1]) == [0, 1, 0, 0, 0]
     assert auth_client.get(f"{PROJECTS}/{row_id}", headers=headers).json["owner"] == "alice"
 
 

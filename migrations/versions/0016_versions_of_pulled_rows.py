@@ -8,7 +8,9 @@ down_revision = "0015"
 
 
 def upgrade() -> None:
-    op.add_column("pulled_rows", sa.Column("version", sa.Integer(), nullable=False))
+    op.add_column(
+        "pulled_rows", sa.Column("version", sa.Integer(), server_default="1", nullable=False)
+    )
 
 
 def downgrade() -> None:

@@ -36,7 +36,7 @@ class PulledRow(db.Model):  # type: ignore[name-defined,misc]
 
     source: Mapped[str] = mapped_column(sa.Text, primary_key=True)
     row_id: Mapped[UUID] = mapped_column(primary_key=True)
-    version: Mapped[int]
+    version: Mapped[int] = mapped_column(server_default=sa.text("1"))  # of a new row
 
 
 _PULLED: Any = PulledRow.__table__
