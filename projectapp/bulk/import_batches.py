@@ -18,7 +18,7 @@ from projectapp.resources.resource import Resource
 from projectapp.resources.schemas import ResourceSchema
 
 _MAX_BATCH_ITEMS = 1000
-_MAX_BATCH_CHARACTERS = 2**19  # bounds the memory, and the time of the statement
+_MAX_BATCH_CHARACTERS = 2**18  # bounds the memory, and the time of the statement
 
 
 @dataclass

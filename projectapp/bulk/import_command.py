@@ -89,8 +89,10 @@ def import_command(resource: Resource, schema_class: type[ResourceSchema]) -> cl
         schema = import_schema(resource, schema_class, keep_ids)
         fixed_values = {"owner": owner} if owner and keep_ids else {}
         reader = BatchReader(source, schema, unknown_into, fixed_values)
-        options = [name, source.format, owner, keep_ids, encoding, renamed, unknown_into]
-        import_id = _hash(source.check(), options)
+        import_id = _hash(
+            [source.check(), name, source.format, source.encoding, renamed]
+            + [unknown_into, owner, keep_ids]
+        )
         opened = (
             ErrorsFile(errors_path, source, reader.ignored_names)
             if errors_path
@@ -148,6 +150,6 @@ def _counts(counts: Any) -> str:
     return f"{counts.created_rows} rows, {counts.rejected_items} rejected"
 
 
-def _hash(digest: str, options: list[Any]) -> str:
-    """Return the id of an import: of a file, and of the options that change the result."""
-    return hashlib.sha256(json.dumps([digest, options], sort_keys=True).encode()).hexdigest()
+def _hash(parts: list[Any]) -> str:
+    """Return the id of an import, from its file and the options that change the result."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -10,6 +10,7 @@ from projectapp.bulk import views as bulk_views
 from projectapp.bulk.export_command import export_command
 from projectapp.bulk.import_command import import_command
 from projectapp.bulk.items import Item
+from projectapp.bulk.pull_command import pull_command
 from projectapp.projects.models import PROJECTS
 from projectapp.projects.schemas import ProjectQuery, ProjectSchema
 from projectapp.resources import feed_views, history_views, views
@@ -18,11 +19,18 @@ from projectapp.resources.cli import assign_command, forget_command
 PATH = "/api/v1/projects"
 READ, WRITE = "projects:read", "projects:write"
 
+
+def adapt_tutorial_project(project: dict[str, Any]) -> dict[str, Any]:
+    """Return a project of the tutorial's backends with `is_active`; Go has a `status` instead."""
+    return {"is_active": project.get("status") != "archived", **project}
+
+
 bp = Blueprint("projects", __name__, url_prefix=PATH)
 bp.cli.add_command(assign_command(PROJECTS))
 bp.cli.add_command(forget_command(PROJECTS))
 bp.cli.add_command(export_command(PROJECTS, ProjectQuery))
 bp.cli.add_command(import_command(PROJECTS, ProjectSchema))
+bp.cli.add_command(pull_command(PROJECTS, ProjectSchema, PATH, adapt_tutorial_project))
 bp.cli.help = "Manage projects."
 
 

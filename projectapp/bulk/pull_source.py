@@ -1,0 +1,188 @@
+"""Reads the list of a running backend, such as one of the tutorial. It sends only GET requests.
+
+The backend may send anything: each response has a limit of time and size, and each list an end.
+"""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+PAGE_SIZE = 100  # the maximum of the tutorial's backends
+READ_TIMEOUT_SECONDS = 10.0  # to connect, and for each read
+RESPONSE_DEADLINE_SECONDS = 60.0  # for a whole response
+MAX_RESPONSE_BYTES = 64 * 2**20
+MAX_ROWS = 1_000_000
+
+_HEADERS = {"Accept": "application/json", "User-Agent": "projectapp-pull"}
+
+
+class PullError(click.ClickException):
+    """The old backend cannot be read. The text says why, and what to do."""
+
+
+class IncompleteList(PullError):
+    """A part of the list is missing. Perhaps it changed at this moment: read it again."""
+
+
+class PullSource:
+    """The list of the rows of a running backend. `url` is the list's address."""
+
+    def __init__(self, url: str, path: str) -> None:
+        """`url` is an address that a user wrote; `path` is the path of the list below it.
+
+        Raises PullError.
+        """
+        self.url = _list_url(url, path)
+
+    def read_rows(self, count: Callable[[int], Any]) -> list[Any]:
+        """Return all rows, as the backend sends them: a bare array, or the items of all pages.
+
+        A row that moves to the next page while the pages are read comes twice. Calls `count` with
+        the number of rows of each page. Raises PullError, or IncompleteList.
+        """
+        rows: list[Any] = []
+        number = offset = 0
+        page: list[Any] = []
+        while True:
+            number += 1
+            body = self._get(f"{self.url}?page={number}&page_size={PAGE_SIZE}")
+            if isinstance(body, list):
+                count(len(body))
+                return _check_row_count(body)
+            previous_page, (page, total, page_size) = page, self._read_page(body)
+            if len(page) < min(max(total - offset, 0), page_size):
+                raise IncompleteList(
+                    f"The list ends early: {self.url} says that it has {total} rows, but page"
+                    f" {number} has only {len(page)}."
+                )
+            if page and page == previous_page:
+                raise PullError(
+                    f"The pages {number - 1} and {number} of {self.url} are the same, so the list"
+                    " does not end. Does the backend ignore the parameter page?"
+                )
+            count(len(page))
+            rows += page
+            offset += page_size
+            if offset >= total:
+                return _check_row_count(rows)
+            _check_row_count(rows)
+
+    def _read_page(self, body: Any) -> tuple[list[Any], int, int]:
+        """Return the rows of a page, the number of rows in the list, and the size of a page."""
+        if isinstance(body, dict) and "next_cursor" in body:
+            raise PullError(
+                f"{self.url} is a service of the same kind as this one, not a backend of the"
+                " tutorial. Use the commands export and import instead."
+            )
+        page, total, page_size = (
+            body.get(name) if isinstance(body, dict) else None
+            for name in ("items", "total", "page_size")
+        )
+        if not isinstance(page, list) or type(total) is not int:
+            raise PullError(
+                f"{self.url} sends no list. Expected is an array, or an object with items and"
+                " total."
+            )
+        if type(page_size) is not int or page_size < 1:
+            page_size = PAGE_SIZE
+        return page, total, max(page_size, len(page))
+
+    def _get(self, url: str) -> Any:
+        try:
+            status, headers, body = _get(url)
+        except (OSError, HTTPException, ValueError) as error:
+            reason = str(error) or type(error).__name__
+            raise PullError(
+                f"{self.url} cannot be read: {reason}. Check that the old backend runs."
+            ) from error
+        if 300 <= status < 400:
+            raise PullError(
+                f"{self.url} redirects to {headers.get('Location', 'another address')}. Use the"
+                " address to which it leads."
+            )
+        if status != 200:
+            raise PullError(
+                f"{self.url} answers with status {status}."
+                " Check the address; it is that of the backend, such as http://localhost:8000."
+            )
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError):
+            form = "an HTML page" if body.lstrip()[:1] == b"<" else "no valid JSON"
+            raise PullError(
+                f"{self.url} sends {form}."
+                " Check that the address is that of the backend, and not of the front end."
+            ) from None
+
+
+def _list_url(url: str, path: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise PullError("The URL must begin with http:// or https://, as in http://localhost:8000.")
+    if parts.query or parts.fragment or parts.username is not None:
+        raise PullError("The URL must have no user name, no password, no ? and no #.")
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise PullError("The URL must have only ASCII characters and no spaces.")
+    base = parts.path.rstrip("/").removesuffix(path)
+    return f"{parts.scheme}://{parts.netloc.lower()}{base}{path}"
+
+
+def _check_row_count(rows: list[Any]) -> list[Any]:
+    if len(rows) > MAX_ROWS:
+        raise PullError(f"The list has more than {MAX_ROWS} rows, or it does not end.")
+    return rows
+
+
+def _get(url: str) -> tuple[int, Any, bytes]:
+    """Return the status, the headers and the body of the response to a GET of `url`.
+
+    Redirects are not followed. Raises OSError, HTTPException or ValueError.
+    """
+    parts = urlsplit(url)
+    connection_class = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    with closing(connection_class(parts.netloc, timeout=READ_TIMEOUT_SECONDS)) as connection:
+        connection.connect()
+        # The timeout applies to each read, and a slow server may send one byte per read. So a timer
+        # shuts down the TCP socket. It must not touch the TLS object, which this thread uses.
+        deadline = time.monotonic() + RESPONSE_DEADLINE_SECONDS
+        abort_timer = threading.Timer(RESPONSE_DEADLINE_SECONDS, _shut_down, (connection.sock,))
+        abort_timer.daemon = True
+        abort_timer.start()
+        try:
+            connection.request("GET", f"{parts.path}?{parts.query}", headers=_HEADERS)
+            response = connection.getresponse()
+            body = _read_body(response)
+        except (OSError, HTTPException):
+            if time.monotonic() < deadline:
+                raise
+        finally:
+            abort_timer.cancel()
+    if time.monotonic() >= deadline:
+        raise TimeoutError(f"the response took {RESPONSE_DEADLINE_SECONDS:g} s or more")
+    return response.status, response.headers, body
+
+
+def _read_body(response: HTTPResponse) -> bytes:
+    body = response.read(MAX_RESPONSE_BYTES + 1)
+    if len(body) > MAX_RESPONSE_BYTES:
+        raise ValueError(f"the response is longer than {MAX_RESPONSE_BYTES} bytes")
+    if response.length:  # the number of bytes that Content-Length promised and that did not come
+        raise HTTPException("the response ends early")
+    return body
+
+
+def _shut_down(tcp_socket: socket.socket) -> None:
+    with suppress(OSError):
+        socket.socket.shutdown(tcp_socket, socket.SHUT_RDWR)
