@@ -36,7 +36,7 @@ def export_repeatedly(client: Client, name: str, folder: Path, stop: Event) -> N
         headers, body = response
         try:
             rows = parse_export(client.resource, format_name, body)
-        except (ValueError, csv.Error) as error:
+        except ValueError as error:
             sentence = f"a complete export with an incomplete row: {error}"
             client.ledger.add_violation(attempt, sentence)
             continue
@@ -51,11 +51,14 @@ def export_repeatedly(client: Client, name: str, folder: Path, stop: Event) -> N
 
 
 def parse_export(resource: Resource, format_name: str, body: bytes) -> list[dict[str, Any]]:
-    """Return the rows as a list shows them; raise ValueError or csv.Error if one is not valid."""
+    """Return the rows as a list shows them; raise ValueError if one is not complete."""
     if format_name == "ndjson":
         return [json.loads(line) for line in body.splitlines()]
     rows: list[dict[str, Any]] = []
-    names, *records = csv.reader(io.StringIO(body.decode(), newline=""), strict=True)
+    try:
+        names, *records = csv.reader(io.StringIO(body.decode(), newline=""), strict=True)
+    except csv.Error as error:
+        raise ValueError(f"CSV: {error}") from error
     for record in records:
         row: dict[str, Any] = dict(zip(names, record, strict=True))
         row |= {"version": int(row["version"]), "owner": row["owner"] or None}

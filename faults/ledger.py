@@ -125,6 +125,9 @@ class Ledger:
         attempt.violations.append(sentence)
         self._write({"number": attempt.number, "violations": attempt.violations})
 
+    def close(self) -> None:
+        self._file.close()
+
     def _write(self, line: dict[str, Any]) -> None:
         with self._lock:
             self._file.write(json.dumps(line) + "\n")

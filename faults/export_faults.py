@@ -1,0 +1,66 @@
+"""Scenario 50: clients export all rows while the database and the service fail."""
+
+import signal
+import time
+
+from faults.environment import FEW_WRITERS, Environment
+from faults.postgres_crashes import OUTAGE_SECONDS
+from faults.processes import send_signal, wait_until
+from faults.scenarios import scenario
+
+ROWS_PER_SECOND = 500  # of load: so many rows exist before the first export
+EXPORTERS = 3
+MINIMUM_EXPORTS = 3  # complete ones; with fewer the scenario proves nothing
+# The rows of a request have equal times. So many pages of an export end between equal times.
+_REQUEST_ROWS = 500
+
+
+@scenario(50, "exports during restarts, kills and an upgrade")
+def interrupt_exports(env: Environment) -> None:
+    _create_rows(env)
+    times = []
+    with env.load(writers=FEW_WRITERS, exporters=EXPORTERS):
+        for fault in (_stop_database, _end_connections, _kill_worker, _upgrade):
+            env.sleep_share(0.2)
+            times.append(time.monotonic())
+            fault(env)
+        env.mark_recovered()
+        env.sleep_share(0.2)
+    exports = [attempt for attempt in env.read_attempts() if attempt.kind == "export"]
+    complete = [attempt for attempt in exports if attempt.status == 200]
+    broken = sum(attempt.status is None for attempt in exports)
+    unharmed = sum(any(a.sent_at < t < (a.done_at or t) for t in times) for a in complete)
+    env.fault_count = unharmed + broken
+    count = len(complete)
+    env.check(count >= MINIMUM_EXPORTS, f"void: only {count} exports were complete")
+    env.notes.append(
+        f"{count} exports were complete, {unharmed} of them in spite of a fault;"
+        f" {broken} ended without their last chunk"
+    )
+
+
+def _create_rows(env: Environment) -> None:
+    client = env.new_client()
+    for n in range(int(env.seconds * ROWS_PER_SECOND / _REQUEST_ROWS)):
+        attempt = client.create_many(f"{env.scenario.number}.before-{n}", _REQUEST_ROWS)
+        env.check(attempt.outcome == "ok", f"a request for many rows got {attempt.status}")
+    client.close()
+
+
+def _stop_database(env: Environment) -> None:
+    env.cluster.stop("immediate")
+    time.sleep(OUTAGE_SECONDS)
+    env.cluster.start()
+
+
+def _end_connections(env: Environment) -> None:
+    env.cluster.terminate_backends()
+
+
+def _kill_worker(env: Environment) -> None:
+    send_signal(signal.SIGKILL, env.random.choice(env.service.worker_pids()))
+    wait_until(env.service.has_all_workers, 60, "a new worker")
+
+
+def _upgrade(env: Environment) -> None:
+    env.service.upgrade()
