@@ -21,7 +21,7 @@ from projectapp import database
 from projectapp.http.fields import JSONObject, QueryBoolean, StrictBoolean
 from projectapp.problems import BadRequest
 from projectapp.resources import history_views, views
-from projectapp.resources.lists import _best_index, _list_spec
+from projectapp.resources.lists import _best_index, list_spec
 from projectapp.resources.models import ResourceColumns, resource_constraints
 from projectapp.resources.owners import assign_rows
 from projectapp.resources.resource import Resource
@@ -330,7 +330,7 @@ def test_an_index_that_is_an_expression_or_descends_serves_no_filter():
 
 
 def test_the_rows_of_one_parent_are_tried_among_the_rows_of_their_owner():
-    spec = _list_spec(BOOKS, frozenset({"shelf_id"}), ("title",), is_restricted=True)
+    spec = list_spec(BOOKS, frozenset({"shelf_id"}), ("title",), is_restricted=True)
     assert [filter_.follows_order for filter_ in spec.filters][:3] == [True, True, False]
     assert len(spec.parts) == 2, "the read and the unread books"
 

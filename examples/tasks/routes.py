@@ -5,6 +5,8 @@ from uuid import UUID
 
 from flask import Blueprint, Response
 
+from projectapp.bulk import exports
+from projectapp.bulk.export_command import export_command
 from projectapp.resources import feed_views, history_views, views
 from projectapp.resources.cli import forget_command
 from projectapp.tasks.models import TASKS
@@ -15,6 +17,7 @@ READ, WRITE = "tasks:read", "tasks:write"
 
 bp = Blueprint("tasks", __name__)
 bp.cli.add_command(forget_command(TASKS))
+bp.cli.add_command(export_command(TASKS, TaskQuery))
 bp.cli.help = "Manage tasks."
 
 
@@ -89,6 +92,13 @@ def restore_task(task_id: UUID, body: dict[str, Any]) -> Response:
     task exists again.
     """
     return history_views.restore_response(TASKS, TaskSchema, task_id, body)
+
+
+@bp.get(f"{PATH}/export")
+@exports.export(READ, TaskQuery)
+def export_tasks(query: dict[str, Any]) -> Response:
+    """Export the tasks of all projects."""
+    return exports.export_response(TASKS, query)
 
 
 @bp.get(f"{PATH}/changes")

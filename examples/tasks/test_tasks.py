@@ -6,7 +6,7 @@ from contextlib import closing
 import psycopg2
 import pytest
 
-from projectapp.resources.lists import _list_spec
+from projectapp.resources.lists import list_spec
 from projectapp.tasks.models import TASKS as RESOURCE
 from tests.conftest import PROJECTS, parameters_of
 from tests.plans import compare_plans
@@ -182,7 +182,7 @@ def test_due_at_is_returned_in_utc(make_task):
 
 
 def test_an_index_serves_every_filter_of_a_projects_list(client):
-    spec = _list_spec(RESOURCE, frozenset({"project_id"}), (), is_restricted=True)
+    spec = list_spec(RESOURCE, frozenset({"project_id"}), (), is_restricted=True)
     assert all(filter_.follows_order for filter_ in spec.filters)
 
 

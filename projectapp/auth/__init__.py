@@ -5,6 +5,7 @@ tokens of an identity provider, with keys from `verification_keys` and `jwks_cli
 """
 
 from projectapp.auth.access import (
+    act_for,
     authorize,
     current_owner,
     find_valid_callers,
@@ -15,6 +16,7 @@ from projectapp.auth.access import (
 )
 
 __all__ = [
+    "act_for",
     "authorize",
     "current_owner",
     "find_valid_callers",

@@ -77,9 +77,8 @@ def authorize(scope: str) -> Iterator[None]:
     """
     state = request_state()
     try:
-        state.caller = caller = _authenticate()
-        if caller.digest:
-            state.statement_prefix = tokens.token_check_sql(caller)
+        caller = _authenticate()
+        act_for(caller)
         if not request.environ.get("projectapp.has_waited"):  # it was counted before it waited
             rate_limit.count_request(caller.subject)
         try:
@@ -95,6 +94,19 @@ def authorize(scope: str) -> Iterator[None]:
     except (Unauthorized, InsufficientScope) as problem:
         _log_failure(problem)
         raise
+
+
+def act_for(caller: Caller) -> None:
+    """Execute the next statements for this caller, as long as the caller's token is valid.
+
+    Raises InvalidToken for an expired JWT. Of an API token each statement checks this by itself.
+    """
+    if time.time() >= caller.expires_at:
+        raise InvalidToken()
+    state = request_state()
+    state.caller = caller
+    if caller.digest:
+        state.statement_prefix = tokens.token_check_sql(caller)
 
 
 def all_scopes(app: Flask) -> set[str]:

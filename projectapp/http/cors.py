@@ -8,10 +8,9 @@ from flask import Flask, Response
 from projectapp.http.headers import REQUEST_HEADERS, RESPONSE_HEADERS
 from projectapp.request_state import current_request
 
-# Changes-Cursor and Read-After are in the contract, but no route uses them yet.
+# Read-After is in the contract, but no route uses it yet.
 _EXPOSED_HEADERS = ", ".join(
-    [name for name in RESPONSE_HEADERS if not name.startswith("Accept")]
-    + ["Changes-Cursor", "Read-After"]
+    [name for name in RESPONSE_HEADERS if not name.startswith("Accept")] + ["Read-After"]
 )
 _ALLOWED_HEADERS = ", ".join(["Content-Type", "Authorization", *REQUEST_HEADERS, "Read-After"])
 _ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"

@@ -46,6 +46,7 @@ RESPONSE_HEADERS = {
     "Link": _header("Links to other pages of the list (RFC 8288): first, prev, next."),
     "Retry-After": _header("Seconds to wait before the next attempt."),
     "X-Request-ID": _header("The id of this request in the log."),
+    "Changes-Cursor": _header("Where the feed of changes stood before the first row was read."),
     "Idempotency-Replayed": _header(
         "`true` if this is the response to an earlier request with the same Idempotency-Key."
     ),

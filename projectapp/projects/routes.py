@@ -5,6 +5,8 @@ from uuid import UUID
 
 from flask import Blueprint, Response
 
+from projectapp.bulk import exports
+from projectapp.bulk.export_command import export_command
 from projectapp.projects.models import PROJECTS
 from projectapp.projects.schemas import ProjectQuery, ProjectSchema
 from projectapp.resources import feed_views, history_views, views
@@ -16,6 +18,7 @@ READ, WRITE = "projects:read", "projects:write"
 bp = Blueprint("projects", __name__, url_prefix=PATH)
 bp.cli.add_command(assign_command(PROJECTS))
 bp.cli.add_command(forget_command(PROJECTS))
+bp.cli.add_command(export_command(PROJECTS, ProjectQuery))
 bp.cli.help = "Manage projects."
 
 
@@ -71,6 +74,18 @@ def patch_project(project_id: UUID, body: dict[str, Any]) -> Response:
 def delete_project(project_id: UUID) -> Response:
     """Delete a project."""
     return views.delete_response(PROJECTS, project_id)
+
+
+@bp.get("/export")
+@exports.export(READ, ProjectQuery)
+def export_projects(query: dict[str, Any]) -> Response:
+    """Export projects.
+
+    The file has all projects that match the filters and q, in the order of their creation: as CSV
+    or, by default, one JSON object a line. Each project that exists during the whole export comes
+    exactly once. An export that fails midway ends without its last chunk.
+    """
+    return exports.export_response(PROJECTS, query)
 
 
 @bp.get("/changes")

@@ -57,14 +57,12 @@ def find_page(
     has_all_fields = len(fields) == len(resource.fields)
     shape = resource, frozenset(filters), tuple(sort), is_restricted
     offset = 0 if isinstance(start, Position) else start
-    values = {**filters, "page_size": page_size, "offset": offset}
+    values = {**filter_values(filters), "page_size": page_size, "offset": offset}
     if not has_all_fields:
         values["fields"] = list(fields)
-    if "q" in values:
-        values |= search_parameters(values.pop("q"))
     list_start = None
     if isinstance(start, Position):
-        list_start, start_values = start_parameters(_list_spec(*shape), start)
+        list_start, start_values = start_parameters(list_spec(*shape), start)
         values |= start_values
     statement = _page(*shape, has_all_fields, count_mode, list_start, offset > _LARGE_OFFSET)
     return page_from_row(database.execute(statement, values), values, count_mode, list_start)
@@ -81,15 +79,30 @@ def _page(
     start: Start | None,
     skips_many: bool,
 ) -> CompiledStatement:
-    spec = _list_spec(resource, filter_names, sort, is_restricted)
+    spec = list_spec(resource, filter_names, sort, is_restricted)
     render_json = resource.as_json if has_all_fields else resource.selected_as_json
     statement = page_statement(spec, render_json, count_mode, start, skips_many)
-    if _is_plain(spec, filter_names) and not skips_many:
-        # One plan for each state, which may be rare, and only for callers who see all rows.
-        planned_values: dict[str, Any] = dict.fromkeys(filter_names, (False, True))
-        planned_values[auth.owner_parameter(resource.name)] = (None,)
-        statement = database.plan_once(statement, planned_values)
+    if not skips_many:
+        statement = plan_once_if_plain(resource, spec, filter_names, statement)
     return compile_select(statement)
+
+
+def filter_values(filters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of the parameters that the conditions of these filters have."""
+    values = dict(filters)
+    return values | search_parameters(values.pop("q")) if "q" in values else values
+
+
+def plan_once_if_plain(
+    resource: Resource, spec: ListSpec, filter_names: frozenset[str], statement: sa.Select[Any]
+) -> sa.Select[Any]:
+    """Mark a statement that reads a page of a list in the order of an index, with any values."""
+    if not _is_plain(spec, filter_names):
+        return statement
+    # One plan for each state, which may be rare, and only for callers who see all rows.
+    planned_values: dict[str, Any] = dict.fromkeys(filter_names, (False, True))
+    planned_values[auth.owner_parameter(resource.name)] = (None,)
+    return database.plan_once(statement, planned_values)
 
 
 def _is_plain(spec: ListSpec, filter_names: frozenset[str]) -> bool:
@@ -102,9 +115,13 @@ def _is_plain(spec: ListSpec, filter_names: frozenset[str]) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _list_spec(
+def list_spec(
     resource: Resource, filter_names: frozenset[str], sort: tuple[str, ...], is_restricted: bool
 ) -> ListSpec:
+    """Return the list with these filters; `find_page` explains them and the sort.
+
+    `is_restricted` says whether the caller sees only rows of one owner.
+    """
     table = resource.table
     sort_keys = [(key.removeprefix("-"), key.startswith("-")) for key in sort or ["-created_at"]]
     id_key = ("id", sort_keys[-1][1])  # in the last key's direction, so that one index serves both

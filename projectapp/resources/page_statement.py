@@ -61,15 +61,14 @@ def page_statement(
     its columns. With `skips_many`, skipped rows are not fetched if an index has their keys.
     """
     fetches_late = skips_many and all(filter_.follows_order for filter_ in spec.filters)
-    rows = _numbered_rows(spec, start, count_mode != "none", fetches_late)
+    rows = numbered_rows(spec, start, count_mode != "none", fetches_late)
     shown, c = select_from(rows.subquery("shown"), spec.types)
     comma: Any = sa.literal_column("','")
     if start and start.is_backward:
         comma = aggregate_order_by(comma, c.list_number.desc())
     elif fetches_late:
         comma = aggregate_order_by(comma, c.list_number)
-    sort_values = (_sort_value(c[name]) for name, _ in spec.keys)
-    position = sa.cast(sa.func.json_build_array(c.list_segment, *sort_values), sa.Text)
+    position = position_of(spec, c)
     first_position: Any = sa.null()
     if start:
         first_position = sa.func.max(position).filter(c.list_number == constant(1))
@@ -86,7 +85,7 @@ def page_statement(
     return sa.select(page).add_columns(*_total(spec, count_mode, ~total_is_known, page))
 
 
-def _numbered_rows(
+def numbered_rows(
     spec: ListSpec, start: Start | None, include_total: bool, fetches_late: bool
 ) -> sa.Select[Any]:
     """Select the rows of the page and one row more, with their numbers from 1.
@@ -110,6 +109,12 @@ def _numbered_rows(
     other_columns = (spec.table.c[name] for name in spec.columns if name not in walk_spec.types)
     rows = rows.add_columns(c.list_number, c.list_segment, c.list_matches, *other_columns)
     return rows.join(spec.table, spec.table.c[unique_key] == c[unique_key])
+
+
+def position_of(spec: ListSpec, row: Any) -> sa.ColumnElement[str]:
+    """Render the `sort_values` of the Position after a row, as JSON text."""
+    sort_values = (_sort_value(row[name]) for name, _ in spec.keys)
+    return sa.cast(sa.func.json_build_array(row.list_segment, *sort_values), sa.Text)
 
 
 def _sort_value(key: Any) -> Any:

@@ -1,27 +1,30 @@
-"""Connections that stay open without a thread: streams, and requests that wait (long polls).
+"""Connections that stay open without a thread: event streams, downloads, and requests that wait.
 
 A view finds the Streams of its worker in `environ["projectapp.streams"]`. With `open` it keeps the
 connection open after its response, and more of the body can be sent later. With `park` it puts the
-request aside; the request runs again, like a new one, when it is woken or at its deadline.
+request aside (a long poll): the request runs again, like a new one, when it is woken or at its
+deadline.
 
 The main thread owns these connections, and waits for all of them in an epoll set of its own. Other
 threads give it their work through the worker's `method_queue`.
 """
 
-import select
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from select import EPOLLOUT, EPOLLRDHUP
 from typing import Any
 
 from config import Config
 from projectapp.server.client_buffer import BufferedClient
 from projectapp.server.client_connections import CLOSE_SECONDS, ClientConnections
-from projectapp.server.held_connection import HeldConnection, Subscription
+from projectapp.server.held_connections import (
+    Download,
+    HeldConnection,
+    HeldConnections,
+    Subscription,
+)
 from projectapp.server.request_framing import FRAMING_HEADER
 
-MAX_PENDING_BYTES = 2**18  # of a stream whose client does not read
 HEARTBEAT = b":\n\n"  # a comment, so that both ends notice a lost connection
 HEARTBEAT_SECONDS = 14.0
 MAX_SEND_WAIT_SECONDS = 5.0
@@ -45,33 +48,33 @@ class Streams:
         self.worker = worker
         self.connections = connections
         self.submit_request = submit_request
-        self.epoll = select.epoll()
-        self.connection_by_fd: dict[int, HeldConnection] = {}
-        self.parked: set[HeldConnection] = set()
         # The other half of the connections is for requests, also if gunicorn.conf.py had to lower
         # worker_connections.
         max_connections = min(settings.STREAMS, worker.worker_connections // 2)
-        self.free_places = threading.BoundedSemaphore(max_connections)
-        self.max_pending_bytes = connections.max_buffered_bytes  # of all streams together
-        self.pending_bytes = 0
-        self.next_heartbeat_at = 0.0  # on the monotonic clock, as stop_at
+        self.held = HeldConnections(connections, max_connections)
+        self.epoll = self.held.epoll
+        self.next_heartbeat_at = 0.0  # on the monotonic clock, as the next two
         self.stop_at = 0.0  # when the worker began to stop
-        self.last_clients: list[BufferedClient] = []  # of streams that this has ended
+        self.download_deadline = 0.0  # of a worker that stops
+        self.last_clients: list[BufferedClient] = []  # of event streams that this has ended
 
     # In the thread that runs the request.
 
     def open(self, environ: dict[str, Any], subscription: Subscription) -> bool:
-        """Keep the connection open after the response to this request, as a stream.
+        """Keep the connection open after the response to this request, as an event stream.
 
         The response has the type text/event-stream and no Content-Length. Return False if the
         worker has no room for another connection.
         """
-        if not self._reserve(environ, subscription, None):
-            return False
-        client: BufferedClient = environ["gunicorn.socket"]
-        if not client.request:
-            client.gunicorn_connection.parser.mesg.force_close()
-        return True
+        return self._open(environ, subscription, None)
+
+    def open_download(self, environ: dict[str, Any], download: Download) -> bool:
+        """Keep the connection open after the first part of the response to this request.
+
+        The response has no Content-Length. The download sends the next parts, and ends with
+        `finish`, or incomplete with `abort`. Return False if the worker has no room for it.
+        """
+        return self._open(environ, download, download)
 
     def park(self, environ: dict[str, Any], subscription: Subscription, deadline: float) -> bool:
         """Discard the response to this GET, and run the request again when it is woken.
@@ -79,17 +82,26 @@ class Streams:
         `deadline` is on the monotonic clock. When the request runs again,
         `environ["projectapp.has_waited"]` is True. Return False if the worker has no room.
         """
-        environ["projectapp.is_parked"] = self._reserve(environ, subscription, deadline)
-        return bool(environ["projectapp.is_parked"])
+        client: BufferedClient = environ["gunicorn.socket"]
+        is_parked = self._reserve(HeldConnection(client, subscription, deadline, None))
+        environ["projectapp.is_parked"] = is_parked
+        return is_parked
 
-    def _reserve(
-        self, environ: dict[str, Any], subscription: Subscription, deadline: float | None
+    def _open(
+        self, environ: dict[str, Any], subscription: Subscription, download: Download | None
     ) -> bool:
         client: BufferedClient = environ["gunicorn.socket"]
-        # Where an incomplete request ends is unknown, and so is the start of the next one.
-        if not client.is_complete or not self.free_places.acquire(blocking=False):
+        if not self._reserve(HeldConnection(client, subscription, None, download)):
             return False
-        client.held = HeldConnection(client, subscription, deadline)
+        if not client.request:
+            client.gunicorn_connection.parser.mesg.force_close()
+        return True
+
+    def _reserve(self, held: HeldConnection) -> bool:
+        # Where an incomplete request ends is unknown, and so is the start of the next one.
+        if not held.client.is_complete or not self.held.free_places.acquire(blocking=False):
+            return False
+        held.client.held = held
         return True
 
     def hold(self, client: BufferedClient) -> bool:
@@ -98,7 +110,7 @@ class Streams:
         output = client.pending_output
         if output[9:12] != b"200":  # the status
             client.held = None
-            self.free_places.release()
+            self.held.free_places.release()
             return False
         client.request = client.framing = client.gunicorn_connection = None  # frees the memory
         if held.deadline is None:
@@ -118,15 +130,32 @@ class Streams:
 
     # In any thread.
 
+    @property
+    def pending_bytes(self) -> int:
+        """The output of all connections that the kernel has not accepted yet."""
+        return self.held.pending_bytes
+
+    @property
+    def max_pending_bytes(self) -> int:
+        """With more, the connection that has the most is closed."""
+        return self.held.max_pending_bytes
+
     def send(self, messages: Sequence[tuple[Iterable[HeldConnection], bytes]]) -> None:
-        """Send to each stream its data. Return when the kernel or our buffers have all of it."""
+        """Send to each connection its data. Return when the kernel or our buffers have all of it.
+
+        Do not send an empty part: in chunks it would be the end of the response.
+        """
         is_sent = threading.Event()
         self._defer(self._send, messages, is_sent)
         is_sent.wait(MAX_SEND_WAIT_SECONDS)
 
     def finish(self, connections: Iterable[HeldConnection]) -> None:
-        """End streams, and run parked requests."""
+        """End streams and downloads, and run parked requests."""
         self._defer(self._finish, connections)
+
+    def abort(self, connection: HeldConnection) -> None:
+        """Close the connection of a download that failed, so that its client can tell."""
+        self._defer(self._abort, [connection])
 
     def _defer(self, function: Callable[..., None], *arguments: Any) -> None:
         def run() -> None:
@@ -141,36 +170,33 @@ class Streams:
 
     def do_turn(self) -> None:
         """Do what is due: send, close the connections of lost clients, run parked requests."""
-        for fd, events in self.epoll.poll(0):
-            if held := self.connection_by_fd.get(fd):
-                self._flush(held) if events == EPOLLOUT else self._close(held)
+        self.held.handle_events()
         now = time.monotonic()
-        self._finish([held for held in self.parked if held.deadline and held.deadline <= now])
+        parked = self.held.parked
+        self._finish([held for held in parked if held.deadline and held.deadline <= now])
         if now >= self.next_heartbeat_at:
             self.next_heartbeat_at = now + HEARTBEAT_SECONDS
-            self._send_to([*self.connection_by_fd.values()], HEARTBEAT)
+            self.held.send([held for held in self._all() if held.is_event_stream], HEARTBEAT)
         if self.stop_at and now > self.stop_at + CLOSE_SECONDS:
             for client in self.last_clients:
                 self.connections.close_if_waiting(client)
+        if self.stop_at and now > self.download_deadline:
+            self._abort(self._all())
 
-    def stop(self) -> None:
-        """End all streams, and run all parked requests. From now on nothing is held."""
-        self.stop_at = time.monotonic()
-        self._finish([*self.connection_by_fd.values()])
+    def stop(self, download_deadline: float) -> None:
+        """End all event streams, and run all parked requests. From now on none is held.
+
+        Downloads go on until the deadline, on the monotonic clock. Then they end incomplete.
+        """
+        self.stop_at, self.download_deadline = time.monotonic(), download_deadline
+        self._finish([held for held in self._all() if not held.download])
+
+    def _all(self) -> list[HeldConnection]:
+        return [*self.held.connection_by_fd.values()]
 
     def _add(self, held: HeldConnection) -> None:
-        client = held.client
-        held.is_open = True
-        self.connection_by_fd[client.fd] = held
-        # Not EPOLLIN: what the client sends now stays in the kernel.
-        self.epoll.register(client.fd, EPOLLRDHUP)
-        if held.deadline is None:
-            held.set_socket_options()
-            self._flush(held)
-        else:
-            self.parked.add(held)
-        held.subscription.start(held)
-        if self.stop_at:
+        self.held.add(held)
+        if self.stop_at and not held.download:
             self._finish([held])
 
     def _send(
@@ -178,57 +204,26 @@ class Streams:
     ) -> None:
         try:
             for connections, data in messages:
-                self._send_to(connections, data)
+                self.held.send(connections, data)
         finally:
             is_sent.set()
 
-    def _send_to(self, connections: Iterable[HeldConnection], data: bytes) -> None:
-        chunk = b"%x\r\n%b\r\n" % (len(data), data)
+    def _abort(self, connections: Iterable[HeldConnection]) -> None:
         for held in connections:
-            if held.is_open and held.deadline is None:
-                self._write(held, chunk if held.is_chunked else data)
-
-    def _write(self, held: HeldConnection, data: bytes) -> None:
-        client, sent_bytes = held.client, 0
-        if not client.pending_output:
-            try:
-                sent_bytes = client.sock.send(data)
-                if sent_bytes == len(data):
-                    return
-            except BlockingIOError:
-                pass
-            except OSError:
-                return self._close(held)
-            self.epoll.modify(client.fd, EPOLLRDHUP | EPOLLOUT)
-        elif len(client.pending_output) + len(data) > MAX_PENDING_BYTES:
-            return self._close(held)
-        client.pending_output += data[sent_bytes:]
-        self._count_pending_bytes(held)
-        while self.pending_bytes > self.max_pending_bytes:
-            self._close(max(self.connection_by_fd.values(), key=lambda held: held.pending_bytes))
-
-    def _flush(self, held: HeldConnection) -> None:
-        held.client.flush()
-        out_event = EPOLLOUT if held.client.pending_output else 0
-        self.epoll.modify(held.client.fd, EPOLLRDHUP | out_event)
-        self._count_pending_bytes(held)
-
-    def _count_pending_bytes(self, held: HeldConnection) -> None:
-        pending_bytes = len(held.client.pending_output)
-        self.pending_bytes += pending_bytes - held.pending_bytes
-        held.pending_bytes = pending_bytes
+            if held.is_open:
+                self.held.close(held)
 
     def _finish(self, connections: Iterable[HeldConnection]) -> None:
         for held in connections:
             if not held.is_open:
                 continue
             client = held.client
-            self._release(held)
+            self.held.release(held)
             if held.deadline is None:
                 client.pending_output += _LAST_CHUNK if held.is_chunked else b""
                 client.keep_alive = False
                 self.connections.finish_request(client)
-                if self.stop_at:
+                if self.stop_at and not held.download:
                     self.last_clients.append(client)
             else:
                 # The same request again, without a body.
@@ -236,15 +231,3 @@ class Streams:
                 client.has_waited = True
                 if self.connections.receive_request(client):
                     self.submit_request(client)
-
-    def _close(self, held: HeldConnection) -> None:
-        self._release(held)
-        self.connections.close(held.client)
-
-    def _release(self, held: HeldConnection) -> None:
-        held.is_open, held.client.held = False, None
-        self.pending_bytes -= held.pending_bytes
-        self.parked.discard(held)
-        del self.connection_by_fd[held.client.fd]
-        self.epoll.unregister(held.client.fd)
-        self.free_places.release()

@@ -29,6 +29,7 @@ from config import load_config
 settings = load_config()
 
 ORPHAN_SECONDS = 1.0  # a worker whose master has died starts requests for this long
+STOP_SECONDS = 2.0  # downloads end so long before a worker that stops
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -117,7 +118,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._run_turn(self.sockets if has_room else [])
         self.connections.stop_at = time.monotonic()
         deadline = self.connections.stop_at + self.cfg.graceful_timeout
-        self.streams.stop()
+        # The master kills its workers at nearly the same time as this deadline.
+        self.streams.stop(min(deadline - STOP_SECONDS, self.start_deadline))
         self._accept_backlog()
         while self.connections.client_by_fd and time.monotonic() < deadline:
             self._run_turn([])
