@@ -34,6 +34,16 @@ class Problem(Exception):
         self.headers = headers or {}
 
 
+def _summarize(field_errors: dict[str, list[str]]) -> tuple[str, dict[str, list[str]]]:
+    """Return a detail with all messages, and at most 20 of the errors.
+
+    The names come from the client, so the size of the response needs a limit.
+    """
+    bounded = {name[:100]: messages for name, messages in islice(field_errors.items(), 20)}
+    sentences = (f"{name}: {text}" for name, texts in bounded.items() for text in texts)
+    return " ".join(sentences), bounded
+
+
 class BadRequest(Problem):
     status, code = 400, "bad_request"
 
@@ -44,10 +54,7 @@ class ValidationFailed(Problem):
     status, code = 400, "validation_error"
 
     def __init__(self, field_errors: dict[str, list[str]]) -> None:
-        # The names come from the client, so the size of the response needs a limit.
-        bounded = {name[:100]: messages for name, messages in islice(field_errors.items(), 20)}
-        sentences = (f"{name}: {text}" for name, texts in bounded.items() for text in texts)
-        super().__init__(" ".join(sentences), bounded)
+        super().__init__(*_summarize(field_errors))
 
 
 class UnknownReference(ValidationFailed):
@@ -104,6 +111,13 @@ class NotFound(Problem):
         super().__init__("Nothing was found at this path.")
 
 
+class ItemsNotFound(NotFound):
+    """Items of a bulk change name rows that do not exist. `item_errors` maps them to messages."""
+
+    def __init__(self, item_errors: dict[str, list[str]]) -> None:
+        Problem.__init__(self, *_summarize(item_errors))
+
+
 class Conflict(Problem):
     status, code = 409, "conflict"
 
@@ -128,6 +142,13 @@ class HistoryGone(Problem):
 
 class PreconditionFailed(Problem):
     status, code = 412, "precondition_failed"
+
+
+class ItemsPreconditionFailed(PreconditionFailed):
+    """Rows of a bulk change have other versions. `item_errors` maps the items to messages."""
+
+    def __init__(self, item_errors: dict[str, list[str]]) -> None:
+        super().__init__(*_summarize(item_errors))
 
 
 class PayloadTooLarge(Problem):

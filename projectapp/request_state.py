@@ -57,7 +57,7 @@ class RequestState:
     caller: Caller | None = None  # auth/access.py
     statement_prefix: str = ""  # auth/access.py: SQL to send in front of each statement
     prefix_was_sent: bool = False  # database/execution.py: a statement was executed
-    raw_body: dict[str, Any] | None = None  # http/request_data.py: the JSON object of the request
+    raw_body: Any = None  # http/request_data.py: the body as it was sent, serializable as JSON
     operation: str = ""  # resources/restore.py: "restore" if the request's changes are restores
     rate_limit: str | None = None  # rate_limit/limiter.py: the value of the RateLimit header
 

@@ -7,6 +7,7 @@ are errors. So are U+0000 and unpaired surrogates, which PostgreSQL cannot store
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -16,11 +17,14 @@ class InvalidJSON(ValueError):
     """Its text is the end of a sentence, as in f"The body {error}"."""
 
 
-def parse_json(raw: bytes) -> Any:
-    """Return the value of one JSON text; raises InvalidJSON."""
+def parse_json(raw: bytes, decoder: json.JSONDecoder | None = None) -> Any:
+    """Return the value of one JSON text; raises InvalidJSON.
+
+    The `decoder`, of `make_decoder`, may keep more digits of fractions than a double has.
+    """
     try:
         text = raw.decode("utf-8")
-        value = _DECODER.decode(text)
+        value = (decoder or _DECODER).decode(text)
         # In valid JSON these characters are possible only as \u escapes.
         if "\\u" in text and not _is_storable(value):
             raise InvalidJSON("contains U+0000 or an unpaired surrogate, which cannot be stored.")
@@ -55,11 +59,16 @@ def _parse_finite_float(text: str) -> float:
     return number
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_reject_duplicate_names,
-    parse_constant=_reject_constant,
-    parse_float=_parse_finite_float,
-)
+def make_decoder(parse_fraction: Callable[[str], float]) -> json.JSONDecoder:
+    """Return a decoder for `parse_json`. ValueError of `parse_fraction` means out of range."""
+    return json.JSONDecoder(
+        object_pairs_hook=_reject_duplicate_names,
+        parse_constant=_reject_constant,
+        parse_float=parse_fraction,
+    )
+
+
+_DECODER = make_decoder(_parse_finite_float)
 
 
 def _is_storable(value: Any) -> bool:

@@ -6,7 +6,9 @@ from uuid import UUID
 from flask import Blueprint, Response
 
 from projectapp.bulk import exports
+from projectapp.bulk import views as bulk_views
 from projectapp.bulk.export_command import export_command
+from projectapp.bulk.items import Item
 from projectapp.resources import feed_views, history_views, views
 from projectapp.resources.cli import forget_command
 from projectapp.tasks.models import TASKS
@@ -36,13 +38,29 @@ def list_project_tasks(project_id: UUID, query: dict[str, Any]) -> Response:
 
 
 @bp.post(OF_PROJECT)
-@views.creation(WRITE, TaskSchema)
-def create_task(project_id: UUID, body: dict[str, Any]) -> Response:
-    """Create a task in a project.
+@bulk_views.creation(WRITE, TaskSchema)
+def create_task(project_id: UUID, body: dict[str, Any] | list[Item]) -> Response:
+    """Create a task in a project, or up to 1000 tasks.
+
+    A JSON object creates one task. A JSON array, NDJSON or CSV creates a task for each item, in the
+    order sent, or none at all. Errors name the item: its index in the array, from 0, or its line,
+    from 1.
 
     Repeating a request with the same Idempotency-Key within 24 hours returns the first response.
     """
-    return views.create_response(TASKS, body, PATH, project_id)
+    return bulk_views.create_response(TASKS, body, PATH, project_id)
+
+
+@bp.patch(PATH)
+@bulk_views.update(WRITE, TaskSchema)
+def patch_tasks(body: list[Item]) -> Response:
+    """Merge changes into up to 1000 tasks.
+
+    Each item has the id of a task, and fields as in a PATCH of this task. Either all tasks are
+    changed or none is. If an item has a version, its task must have this version. Errors name the
+    item by its index, from 0.
+    """
+    return bulk_views.update_response(TASKS, body)
 
 
 @bp.get(f"{PATH}/<uuid:task_id>")

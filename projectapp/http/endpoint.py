@@ -13,7 +13,7 @@ from flask import Flask, Response
 from marshmallow import Schema
 
 from projectapp.auth import authorize
-from projectapp.http.request_data import JSON_TYPE, read_body, read_query
+from projectapp.http.request_data import JSON_TYPE, ItemsBody, read_body, read_query
 
 HTML = "text/html"
 
@@ -23,11 +23,14 @@ class Endpoint:
     """Decorates a view with a declaration.
 
     - `scope`: the scope that the caller needs. None admits every request, even without a token.
-    - `responses`: maps each status of a success to the schema of the body. None means that there is
-      no body, or that it has no schema.
+    - `responses`: maps each status of a success to the schema of the body, or to a tuple if there
+      are several. None means that there is no body, or that it has no schema. A schema with `many`
+      means an object whose `items` are an array.
     - `query`, `body`: schemas that validate the request before the view runs. The view gets the
       validated values as arguments with the same names.
-    - `content_types`: of the request body if there is a `body`, otherwise of the response.
+    - `items_body`: how a body with many items is read. The view gets them as the argument `body`.
+      With both, the client chooses: a JSON body is one object, or an array of items.
+    - `content_types`: of a body that is one object if there is a `body`, otherwise of the response.
     - `request_headers` are read by the view, `response_headers` are set by it. The module `headers`
       describes them.
     - `error_statuses`: of the problems that do not follow from the rest of the declaration, as 413
@@ -38,9 +41,10 @@ class Endpoint:
     """
 
     scope: str | None
-    responses: dict[int, Schema | None]
+    responses: dict[int, Schema | tuple[Schema, ...] | None]
     query: Schema | None = None
     body: Schema | None = None
+    items_body: ItemsBody | None = None
     content_types: tuple[str, ...] = (JSON_TYPE,)
     request_headers: Sequence[str] = ()
     response_headers: Sequence[str] = ()
@@ -52,8 +56,8 @@ class Endpoint:
             with authorize(self.scope) if self.scope else nullcontext():
                 if self.query:
                     arguments["query"] = read_query(self.query)
-                if self.body:
-                    arguments["body"] = read_body(self.body, self.content_types)
+                if self.body or self.items_body:
+                    arguments["body"] = read_body(self.body, self.content_types, self.items_body)
                 return view(**arguments)
 
         wrapper.endpoint = self  # type: ignore[attr-defined]

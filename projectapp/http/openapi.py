@@ -8,20 +8,24 @@ import functools
 import inspect
 import re
 import sys
-from http import HTTPStatus
 from typing import Any
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Blueprint, Flask, Response, current_app, jsonify, render_template, request
-from marshmallow import Schema, fields
 from werkzeug.routing import Rule
 
 from projectapp.http.endpoint import HTML, Endpoint
-from projectapp.http.headers import PROBLEM_HEADERS, REQUEST_HEADERS, RESPONSE_HEADERS
-from projectapp.http.request_data import JSON_TYPE
+from projectapp.http.headers import REQUEST_HEADERS, RESPONSE_HEADERS
+from projectapp.http.openapi_bodies import (
+    ProblemSchema,
+    problem_response,
+    problem_responses,
+    register_response_schema,
+    request_content,
+    success_responses,
+)
 from projectapp.http.security_headers import content_security_policy
-from projectapp.problems import CONTENT_TYPE as PROBLEM_TYPE
 
 bp = Blueprint("openapi", __name__)
 
@@ -31,23 +35,6 @@ _DESCRIPTION = (
     " returns the allowed methods. Every path may end with a slash. Texts must not contain U+0000."
 )
 _CREDENTIAL_NAMES = {"tokens": "API token", "jwt": "JWT"}
-
-
-class ProblemSchema(Schema):
-    """A problem of RFC 9457, with the members of the tutorial's errors."""
-
-    type = fields.String()
-    title = fields.String()
-    status = fields.Integer()
-    detail = fields.String()
-    error = fields.String(
-        metadata={"description": "A stable code for programs, such as `not_found`."}
-    )
-    message = fields.String(metadata={"description": "The same text as `detail`."})
-    details = fields.Dict(
-        metadata={"description": "The messages of each field or parameter.", "optional": True}
-    )
-    request_id = fields.String()
 
 
 @bp.get("/openapi.json")
@@ -81,7 +68,7 @@ def build_document(app: Flask) -> dict[str, Any]:
     for name, blueprint in app.blueprints.items():
         docstring = inspect.getdoc(sys.modules[blueprint.import_name]) or ""
         spec.tag({"name": name, "description": docstring.partition("\n")[0]})
-    _register_response_schema(ProblemSchema(), spec, plugin)
+    register_response_schema(ProblemSchema(), spec, plugin)
     for name, header in REQUEST_HEADERS.items():  # lazy: the document has only those that are used
         spec.components.parameter(name, "header", header, lazy=True)
     for name, header in RESPONSE_HEADERS.items():
@@ -124,13 +111,12 @@ def _operation_object(view: Any, rule: Rule, spec: APISpec, plugin: Any) -> dict
         "tags": [rule.endpoint.partition(".")[0]],
         "parameters": parameters,
         "responses": {
-            **_success_responses(endpoint, spec, plugin),
-            **_problem_responses(endpoint, rule),
+            **success_responses(endpoint, spec, plugin),
+            **problem_responses(endpoint, rule),
         },
         "security": [],
     }
-    if endpoint.body:
-        content = {kind: {"schema": endpoint.body} for kind in endpoint.content_types}
+    if content := request_content(endpoint):
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
@@ -162,47 +148,6 @@ def _simplify_parameter(parameter: dict[str, Any]) -> dict[str, Any]:
     return {**parameter, "schema": schema, **style}
 
 
-def _success_responses(endpoint: Endpoint, spec: APISpec, plugin: Any) -> dict[str, Any]:
-    headers = {name: name for name in ("X-Request-ID", *endpoint.response_headers)}
-    content_types = (JSON_TYPE,) if endpoint.body else endpoint.content_types
-    responses: dict[str, Any] = {}
-    for status, schema in endpoint.responses.items():
-        response: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": headers}
-        if schema or status == 200:
-            response["content"] = {content_type: {} for content_type in content_types}
-        if schema:
-            name = _register_response_schema(schema, spec, plugin)
-            response["content"][JSON_TYPE] = {"schema": name}
-        responses[str(status)] = response
-    return responses
-
-
-def _problem_responses(endpoint: Endpoint, rule: Rule) -> dict[str, Any]:
-    """Return the responses to errors. Most of them follow from the declaration."""
-    has_key = "Idempotency-Key" in endpoint.request_headers
-    causes = {
-        400: True,  # every request can be malformed
-        404: rule.arguments,
-        409: has_key,
-        412: "If-Match" in endpoint.request_headers,
-        413: endpoint.body,
-        415: endpoint.body,
-        422: has_key,
-        503: endpoint.scope,  # it uses the database
-    }
-    statuses = {*endpoint.error_statuses, *(status for status, cause in causes.items() if cause)}
-    return {str(status): _problem_response(status) for status in statuses}
-
-
-def _problem_response(status: int) -> dict[str, Any]:
-    headers = ("X-Request-ID", *PROBLEM_HEADERS.get(status, ()))
-    return {
-        "description": HTTPStatus(status).phrase,
-        "headers": {name: name for name in headers},
-        "content": {PROBLEM_TYPE: {"schema": "Problem"}},
-    }
-
-
 def _register_security_scheme(credentials: str, spec: APISpec) -> None:
     scheme = {
         "type": "http",
@@ -217,28 +162,14 @@ def _require_scope(operation: dict[str, Any], scope: str) -> None:
     """Add the scope, and the responses to a request without it."""
     operation["security"] = [{"bearer": [scope]}]
     for status in (400, 401, 403):
-        response = operation["responses"].setdefault(str(status), _problem_response(status))
+        response = operation["responses"].setdefault(str(status), problem_response(status))
         response["headers"]["WWW-Authenticate"] = "WWW-Authenticate"
 
 
 def _add_rate_limit(responses: dict[str, Any]) -> None:
-    responses["429"] = _problem_response(429)
+    responses["429"] = problem_response(429)
     for response in responses.values():
         response["headers"] |= {name: name for name in ("RateLimit", "RateLimit-Policy")}
-
-
-def _register_response_schema(schema: Schema, spec: APISpec, plugin: Any) -> str:
-    """Register a schema and return its name. Fields are required unless marked as `optional`."""
-    name = type(schema).__name__.removesuffix("Schema")
-    if name not in spec.components.schemas:
-        json_schema = plugin.converter.schema2jsonschema(schema)
-        json_schema["required"] = sorted(
-            field.data_key or key
-            for key, field in schema.fields.items()
-            if not field.metadata.get("optional")
-        )
-        spec.components.schema(name, json_schema)
-    return name
 
 
 def _request_schema_name(schema: Any) -> str:

@@ -1,7 +1,8 @@
 """Strict parsing of request bodies and query strings."""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import parse_qsl
 
 from flask import current_app, request
@@ -12,35 +13,78 @@ from projectapp.request_state import current_request, request_state
 from projectapp.strict_json import InvalidJSON, parse_json
 
 JSON_TYPE = "application/json"
+NDJSON_TYPE = "application/x-ndjson"
+CSV_TYPE = "text/csv"
+UTF_8 = "utf-8"
 PATCH_TYPES = ("application/merge-patch+json", JSON_TYPE)
 _MAX_PARAMETERS = 50
 
 
-def read_body(schema: Schema, content_types: tuple[str, ...] = (JSON_TYPE,)) -> dict[str, Any]:
-    """Return the JSON object in the body, validated by `schema`.
+class ItemsBody(NamedTuple):
+    """How a request body with many items is read.
 
-    The object as the client sent it becomes `raw_body` of the request state. Raises
-    UnsupportedMediaType, PayloadTooLarge, BadRequest, or ValidationFailed, which names each invalid
-    field.
+    `readers` maps each content type to the function that reads the items from a body. It may raise
+    InvalidJSON. The items must be serializable as JSON. `validate` returns the items as the schema
+    `item` loads them; it raises ValidationFailed. `max_items` is for the OpenAPI document.
     """
-    if request.mimetype not in content_types:
-        header = "Accept-Patch" if request.method == "PATCH" else "Accept"
-        raise UnsupportedMediaType(
-            f"Send the body as {' or '.join(content_types)}.",
-            headers={header: ", ".join(content_types)},
-        )
+
+    item: Schema
+    max_items: int
+    readers: Mapping[str, Callable[[bytes, Schema], Sequence[Any]]]
+    validate: Callable[[Schema, Sequence[Any]], list[Any]]
+
+
+def read_body(
+    schema: Schema | None,
+    content_types: tuple[str, ...] = (JSON_TYPE,),
+    items_body: ItemsBody | None = None,
+) -> Any:
+    """Return the JSON object in the body, validated by `schema`, or the list of the items in it.
+
+    What the client sent becomes `raw_body` of the request state. Raises UnsupportedMediaType,
+    PayloadTooLarge, BadRequest, or ValidationFailed, which names each invalid field.
+    """
+    content_type = request.mimetype
+    object_types = content_types if schema else ()
+    readers = items_body.readers if items_body else {}
+    if content_type not in object_types and content_type not in readers:
+        raise _unsupported_type({**dict.fromkeys(object_types), **readers})
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise UnsupportedMediaType(
             "Send the body without Content-Encoding.", headers={"Accept-Encoding": "identity"}
         )
+    body = _read_whole_body(current_app.config["MAX_CONTENT_LENGTH"])
     try:
-        value = parse_json(_read_whole_body(current_app.config["MAX_CONTENT_LENGTH"]))
+        if items_body and (content_type not in object_types or _is_array(body)):
+            _require_utf_8(content_type)
+            items = readers[content_type](body, items_body.item)
+            request_state().raw_body = [content_type, items]
+            return items_body.validate(items_body.item, items)
+        value = parse_json(body)
     except InvalidJSON as error:
         raise BadRequest(f"The body {error}") from None
     if not isinstance(value, dict):
         raise BadRequest("The body must be a JSON object.")
     request_state().raw_body = value
-    return validate(schema, value)
+    return validate(cast(Schema, schema), value)
+
+
+def _unsupported_type(accepted: Iterable[str]) -> UnsupportedMediaType:
+    header = "Accept-Patch" if request.method == "PATCH" else "Accept"
+    return UnsupportedMediaType(
+        f"Send the body as {' or '.join(accepted)}.", headers={header: ", ".join(accepted)}
+    )
+
+
+def _require_utf_8(content_type: str) -> None:
+    """Raise UnsupportedMediaType for CSV in another charset. JSON types have no charset."""
+    charset = request.mimetype_params.get("charset", UTF_8)
+    if content_type == CSV_TYPE and charset.lower() != UTF_8:
+        raise UnsupportedMediaType(f"Send {CSV_TYPE} in UTF-8, not in {charset[:100]}.")
+
+
+def _is_array(body: bytes) -> bool:
+    return body.lstrip(b" \t\r\n").startswith(b"[")
 
 
 def read_query(schema: Schema) -> dict[str, Any]:

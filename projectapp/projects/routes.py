@@ -6,7 +6,9 @@ from uuid import UUID
 from flask import Blueprint, Response
 
 from projectapp.bulk import exports
+from projectapp.bulk import views as bulk_views
 from projectapp.bulk.export_command import export_command
+from projectapp.bulk.items import Item
 from projectapp.projects.models import PROJECTS
 from projectapp.projects.schemas import ProjectQuery, ProjectSchema
 from projectapp.resources import feed_views, history_views, views
@@ -33,13 +35,29 @@ def list_projects(query: dict[str, Any]) -> Response:
 
 
 @bp.post("")
-@views.creation(WRITE, ProjectSchema)
-def create_project(body: dict[str, Any]) -> Response:
-    """Create a project.
+@bulk_views.creation(WRITE, ProjectSchema)
+def create_project(body: dict[str, Any] | list[Item]) -> Response:
+    """Create a project, or up to 1000 projects.
+
+    A JSON object creates one project. A JSON array, NDJSON or CSV creates a project for each item,
+    in the order sent, or none at all. Errors name the item: its index in the array, from 0, or its
+    line, from 1.
 
     Repeating a request with the same Idempotency-Key within 24 hours returns the first response.
     """
-    return views.create_response(PROJECTS, body, PATH)
+    return bulk_views.create_response(PROJECTS, body, PATH)
+
+
+@bp.patch("")
+@bulk_views.update(WRITE, ProjectSchema)
+def patch_projects(body: list[Item]) -> Response:
+    """Merge changes into up to 1000 projects.
+
+    Each item has the id of a project, and fields as in a PATCH of this project. Either all projects
+    are changed or none is. If an item has a version, its project must have this version. Errors
+    name the item by its index, from 0.
+    """
+    return bulk_views.update_response(PROJECTS, body)
 
 
 @bp.get("/<uuid:project_id>")

@@ -1,7 +1,7 @@
 """Idempotency-Key: a repeated POST has one effect and gets the first response again.
 
-This follows draft-ietf-httpapi-idempotency-key-header-07, for requests that create one row. One
-statement writes the key and the row, so both are committed or neither is, and a request that failed
+This follows draft-ietf-httpapi-idempotency-key-header-07, for requests that create rows. One
+statement writes the key and the rows, so all are committed or none is, and a request that failed
 leaves no key behind.
 """
 
@@ -26,11 +26,16 @@ from projectapp.problems import BadRequest, Conflict, IdempotencyKeyReused, Lock
 from projectapp.request_state import request_state
 
 _RETENTION = "interval '24 hours'"
+VERSION_OF_MANY = 0  # no row has it
 _EXPIRED_PER_INSERT = 2  # expired keys that each new key deletes: faster than keys can expire
 
 
 class IdempotencyKey(db.Model):  # type: ignore[name-defined,misc]
-    """A key and the response to its request. `scope` is the caller, or "" with AUTH=none."""
+    """A key and the response to its request. `scope` is the caller, or "" with AUTH=none.
+
+    `id` and `version` are those of the row. If the request created many rows, `id` is a new id,
+    `version` is VERSION_OF_MANY, and `body` has the rows with a comma between them.
+    """
 
     __tablename__ = "idempotency_keys"
 
@@ -78,27 +83,25 @@ def read_claim() -> IdempotencyClaim | None:
 
 
 def build_idempotent_insert(
-    table: sa.Table, rows: sa.Select[Any], render_json: Callable[[Any], sa.ColumnElement[str]]
+    table: sa.Table, rows: sa.Select[Any], select_response: Callable[[sa.CTE], sa.Select[Any]]
 ) -> sa.Select[Any]:
-    """Build the statement that inserts a row and its key, unless the key is already stored.
+    """Build the statement that inserts rows and their key, unless the key is already stored.
 
-    `rows` selects the row, or nothing. `render_json` makes the body of the response from the row's
-    columns. The statement returns the response to this request or to an earlier one. It returns no
-    row if a request with this key is running, or if `rows` selects nothing.
+    `rows` selects the rows, or nothing. `select_response` selects the `id`, `version` and `body` of
+    the key from them, or nothing. The statement returns the response to this request or to an
+    earlier one. It returns no row if a request with this key is running, or if `rows` selects
+    nothing.
     """
     keys: Any = IdempotencyKey.__table__
     is_own_key = (keys.c.scope == sa.bindparam("scope"), keys.c.key == sa.bindparam("key"))
-    row = rows.cte("row")
+    new_rows = rows.cte("new_rows")
     new = insert(keys).from_select(
         ["scope", "key", "fingerprint", "created_at", "id", "version", "body"],
         sa.select(
             *(sa.bindparam(c.key, type_=c.type) for c in (keys.c.scope, keys.c.key)),
             sa.bindparam("fingerprint", type_=keys.c.fingerprint.type),
             sa.func.now(),
-            row.c.id,
-            row.c.version,
-            render_json(row.c),
-        ),
+        ).add_columns(*select_response(new_rows).subquery().c),
     )
     response = (keys.c.id, keys.c.version, keys.c.body, keys.c.fingerprint)
     refreshed = {c.key: new.excluded[c.key] for c in keys.c if not c.primary_key}
@@ -109,7 +112,9 @@ def build_idempotent_insert(
         .returning(*response)
         .cte("claimed")
     )
-    inserted = sa.insert(table).from_select(row.c.keys(), sa.select(row).join(claimed, sa.true()))
+    inserted = sa.insert(table).from_select(
+        new_rows.c.keys(), sa.select(new_rows).join(claimed, sa.true())
+    )
     expired = (
         sa.select(*keys.primary_key)
         .where(_has_expired(keys), sa.not_(sa.and_(*is_own_key)))

@@ -73,7 +73,11 @@ def _insert_statements(resource: Resource, uses_defaults: bool) -> tuple[sa.Inse
 @lru_cache
 def _idempotent_insert_statement(resource: Resource, uses_defaults: bool) -> sa.Select[Any]:
     rows = _new_row(resource, uses_defaults)
-    return database.plan_once(build_idempotent_insert(resource.table, rows, resource.as_json))
+
+    def select_response(row: sa.CTE) -> sa.Select[Any]:
+        return sa.select(row.c.id, row.c.version, resource.as_json(row.c))
+
+    return database.plan_once(build_idempotent_insert(resource.table, rows, select_response))
 
 
 @lru_cache

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, distinct_on
 
 from projectapp import database
 from projectapp.resources.changes import CHANGES, HISTORIES
-from projectapp.resources.idempotency import IdempotencyKey
+from projectapp.resources.idempotency import VERSION_OF_MANY, IdempotencyKey
 from projectapp.resources.resource import Resource
 
 _BATCH_ROWS = 1000
@@ -154,10 +154,19 @@ def _erase_rows(resource: Resource) -> Any:
         .values(**null, old_values=sa.null(), credential="forgotten")
     )
     deleted = sa.delete(CHANGES).where(is_selected, sa.not_(last_deletion))
-    responses = sa.delete(keys).where(keys.c.id == sa.any_(_ids))
+    responses = sa.delete(keys).where(sa.or_(keys.c.id == sa.any_(_ids), _has_selected_row(keys)))
     return sa.select(sa.func.count().label("row_count"), sa.func.max(last.c.seq)).add_cte(
         emptied.cte("emptied"), deleted.cte("deleted"), responses.cte("responses")
     )
+
+
+def _has_selected_row(keys: Any) -> sa.ColumnElement[bool]:
+    """Return the condition that a response with many rows has one of the rows `ids`."""
+    row_id = sa.func.unnest(_ids).column_valued("row_id")
+    # How `Resource.as_json` begins each row.
+    start = sa.literal_column("""'{"id" : "'""").concat(sa.cast(row_id, sa.Text))
+    has_row = sa.exists().where(sa.func.strpos(keys.c.body, start) > 0)
+    return sa.and_(keys.c.version == VERSION_OF_MANY, has_row)
 
 
 @lru_cache

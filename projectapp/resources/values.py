@@ -23,12 +23,15 @@ def value_parameters(resource: Resource, values: Mapping[str, Any]) -> dict[str,
 
 def new_value(column: sa.Column[Any]) -> Any:
     """Return the parameter of a writable column, with a type: PostgreSQL does not infer it."""
-    type_: Any = column.type
-    if isinstance(type_, sa.String):
-        type_ = without_limit(type_)
-    elif isinstance(type_, JSONB):
-        type_ = JSONB(none_as_null=True)
+    type_ = value_type(column)
     return sa.cast(sa.bindparam(f"new_{column.key}", type_=type_), type_)
+
+
+def value_type(column: sa.Column[Any]) -> Any:
+    """Return the type of a column's values before they are stored: a text without its limit."""
+    if isinstance(column.type, sa.String):
+        return without_limit(column.type)
+    return JSONB(none_as_null=True) if isinstance(column.type, JSONB) else column.type
 
 
 def without_limit(type_: Any) -> Any:

@@ -5,7 +5,7 @@ A row is returned as `version`, an integer, and `body`, its JSON text. The state
 for each resource and cached.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -59,7 +59,7 @@ def update_row(
     if not values:
         row = find_row(resource, row_id)
         return row if row and (versions is None or row.version in versions) else None
-    sets_text = not values.keys().isdisjoint(_searched_texts(resource))
+    sets_text = sets_searched_text(resource, values)
     statements = update_statements(resource, sets_text, merge)
     parameters = {**value_parameters(resource, values), "row_id": row_id}
     statement = statements.update
@@ -88,8 +88,31 @@ class UpdateStatements(NamedTuple):
 def update_statements(resource: Resource, sets_text: bool, merge: bool) -> UpdateStatements:
     """Return the statements that set the columns that the parameter `sent_names` lists.
 
-    One statement serves every selection of columns. But it sets searched texts only with
-    `sets_text`: PostgreSQL computes the search columns again even if the texts stay the same.
+    One statement serves every selection of columns.
+    """
+    c = resource.table.c
+    values, is_changed = build_changes(resource, sets_text, merge, new_value, is_sent)
+    row = database.plan_once(sa.update(resource.table).where(resource.is_row("row_id")))
+    update = row.values(**values).returning(*result_columns(resource))
+    # An UPDATE, not a SELECT: it waits for concurrent changes and for replication.
+    read_back = row.values(id=c.id).returning(
+        *result_columns(resource), sa.not_(is_changed).label("has_new_values")
+    )
+    return UpdateStatements(update, update.where(_has_version(resource)), read_back)
+
+
+def build_changes(
+    resource: Resource,
+    sets_text: bool,
+    merge: bool,
+    new_value: Callable[[sa.Column[Any]], Any],
+    is_sent: Callable[[str], sa.ColumnElement[bool]],
+) -> tuple[dict[str, Any], sa.ColumnElement[bool]]:
+    """Return the values of the columns of an UPDATE, and the condition that a value changes.
+
+    `new_value` returns the value that the client sent for a column, if `is_sent` is true for its
+    name. An UPDATE sets searched texts only with `sets_text`: PostgreSQL computes the search
+    columns again even if the texts stay the same.
     """
     c = resource.table.c
     values: dict[str, Any] = {}
@@ -105,18 +128,15 @@ def update_statements(resource: Resource, sets_text: bool, merge: bool) -> Updat
         differs = comparable(c[name]).is_distinct_from(comparable(new))
         differences.append(sa.and_(is_sent(name), differs))
     is_changed = sa.or_(*differences)
-    row = database.plan_once(sa.update(resource.table).where(resource.is_row("row_id")))
-    update = row.values(
-        **values,
-        version=c.version + sa.cast(is_changed, sa.Integer),
-        # Not now(), the statement's start: it may be before the change that held the row's lock.
-        updated_at=sa.case((is_changed, sa.func.clock_timestamp()), else_=c.updated_at),
-    ).returning(*result_columns(resource))
-    # An UPDATE, not a SELECT: it waits for concurrent changes and for replication.
-    read_back = row.values(id=c.id).returning(
-        *result_columns(resource), sa.not_(is_changed).label("has_new_values")
-    )
-    return UpdateStatements(update, update.where(_has_version(resource)), read_back)
+    values["version"] = c.version + sa.cast(is_changed, sa.Integer)
+    # Not now(), the statement's start: it may be before the change that held the row's lock.
+    values["updated_at"] = sa.case((is_changed, sa.func.clock_timestamp()), else_=c.updated_at)
+    return values, is_changed
+
+
+def sets_searched_text(resource: Resource, names: Iterable[str]) -> bool:
+    """Return whether one of the columns is a text from which search columns are computed."""
+    return not _searched_texts(resource).isdisjoint(names)
 
 
 def _find_lost_update(

@@ -1,0 +1,184 @@
+"""Changes many rows of any resource, or none of them, in one statement and one round trip.
+
+Only a lost answer, or a value that the database refuses, needs more statements. The statements are
+built once for each resource and cached.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
+
+from projectapp import database
+from projectapp.bulk.item_rows import encode_items, item_types, select_items
+from projectapp.bulk.items import Item
+from projectapp.database import Row
+from projectapp.problems import (
+    ItemsNotFound,
+    ItemsPreconditionFailed,
+    OutcomeUnknown,
+    Problem,
+    ValidationFailed,
+)
+from projectapp.resources.resource import Resource
+from projectapp.resources.writes import build_changes, sets_searched_text
+
+# With a space these names cannot be names of columns.
+_SENT_NAMES, _CURRENT_VERSION = "sent names", "current version"
+
+
+def update_items(resource: Resource, items: Sequence[Item]) -> str:
+    """Merge each item into the row with its `id`; return the rows as JSON texts joined by ",".
+
+    The items are RFC 7396 patches, as in a PATCH of one row. An item may have the `version` that
+    its row must have. The rows are locked in the order of their ids, so two bulk changes never wait
+    for each other.
+
+    Raises ItemsNotFound if the caller does not see a row, else ItemsPreconditionFailed if a row has
+    another version, and ValidationFailed if two items have the same id. The details name the items,
+    and no row was changed. Raises OutcomeUnknown.
+    """
+    _require_distinct_ids(items)
+    names = {name for item in items for name in item.values}
+    statements = _update_statements(resource, sets_searched_text(resource, names))
+    with_names = [
+        item._replace(values={**item.values, _SENT_NAMES: [*item.values]}) for item in items
+    ]
+    parameters = {"items": encode_items(resource, with_names)}
+
+    def resolve() -> Row:
+        # If every item has a version, the statement takes effect at most once.
+        have_versions = all("version" in item.values for item in items)
+        row = database.execute(statements.update, parameters) if have_versions else None
+        if row and row.body:
+            return row
+        state = database.execute(statements.read_back, parameters)
+        if state.row_count == len(items) and state.is_done:
+            return state
+        if row and state.is_refuted:
+            return row
+        raise OutcomeUnknown
+
+    row = database.execute(statements.update, parameters, resolve)
+    if row.body is None:
+        raise _failure(resource, items, row.failures)
+    return row.body
+
+
+def _require_distinct_ids(items: Sequence[Item]) -> None:
+    places: dict[Any, int] = {}
+    field_errors = {}
+    for item in items:
+        first_place = places.setdefault(item.values["id"], item.place)
+        if first_place != item.place:
+            field_errors[f"{item.place}.id"] = [f"Item {first_place} has the same id."]
+    if field_errors:
+        raise ValidationFailed(field_errors)
+
+
+def _failure(resource: Resource, items: Sequence[Item], failures: str) -> Problem:
+    """Return why nothing was changed. `failures` is JSON: the current version by item number.
+
+    Items are numbered from 1. The version is null if the caller sees no row with the item's id.
+    """
+    singular = resource.singular_name.replace("_", " ")
+    versions = {items[int(n) - 1].place: version for n, version in json.loads(failures).items()}
+    field_errors = {
+        str(place): [
+            f"There is no {singular} with this id."
+            if version is None
+            else f"The current version is {version}. Read the data again."
+        ]
+        for place, version in sorted(versions.items())
+    }
+    problem_class = ItemsNotFound if None in versions.values() else ItemsPreconditionFailed
+    return problem_class(field_errors)
+
+
+class _UpdateStatements(NamedTuple):
+    """`update` returns `body`, or null and `failures`; `read_back` finds out what it did."""
+
+    update: sa.Select[Any]
+    read_back: sa.Select[Any]
+
+
+@lru_cache
+def _update_statements(resource: Resource, sets_text: bool) -> _UpdateStatements:
+    """Return the statements for items with any fields; see `build_changes` for `sets_text`.
+
+    In both, the CTE `locked` locks the rows and has their newest versions. An UPDATE alone would
+    lock them in any order.
+    """
+    table = resource.table
+    types = {**item_types(resource), _SENT_NAMES: ARRAY(sa.Text)}
+    sent = sa.select(select_items(types)).cte("sent")
+    locked = (
+        sa.select(table.c.version.label(_CURRENT_VERSION), *sent.c)
+        .join(sent, sent.c.id == table.c.id)
+        .where(resource.is_visible(table.c))
+        .order_by(table.c.id)
+        .with_for_update(key_share=True, of=table)  # the lock that an UPDATE takes
+        .cte("locked")
+    )
+    number, version = locked.c.item_number, locked.c[_CURRENT_VERSION]
+    values, is_changed = build_changes(
+        resource,
+        sets_text,
+        True,
+        lambda column: locked.c[column.key],
+        lambda name: sa.literal_column(f"'{name}'") == sa.any_(locked.c[_SENT_NAMES]),
+    )
+    failed = (
+        sa.select(sent.c.item_number.label("number"), version.label("version"))
+        .outerjoin(locked, number == sent.c.item_number)
+        .where(sa.or_(number.is_(None), sent.c.version != version))
+        .cte("failed")
+    )
+    rows = sa.update(table).where(table.c.id == locked.c.id)
+    body = resource.as_json(table.c).label("body")
+    updated = (
+        rows.values(**values)
+        .where(~sa.exists(sa.select(failed)))
+        .returning(number.label("number"), body)
+        .cte("updated")
+    )
+    update = sa.select(
+        sa.select(_join_bodies(updated)).scalar_subquery().label("body"),
+        sa.select(sa.cast(sa.func.json_object_agg(failed.c.number, failed.c.version), sa.Text))
+        .scalar_subquery()
+        .label("failures"),
+    )
+    # An UPDATE, not a SELECT: it waits for replication.
+    read = (
+        rows.values(id=table.c.id)
+        .returning(
+            number.label("number"),
+            body,
+            sa.not_(is_changed).label("has_new_values"),
+            (table.c.version - locked.c.version).label("version_steps"),
+        )
+        .cte("read")
+    )
+    steps, has_new_values = read.c.version_steps, read.c.has_new_values
+    zero, step = sa.literal_column("0"), sa.literal_column("1")
+    fits = sa.func.coalesce(steps.between(zero, step), sa.true())
+    # The update changes all rows or none. So a row without its new values, and with the expected
+    # version or the next one, shows that the update had no effect.
+    refutes = sa.and_(sa.not_(has_new_values), steps <= step)
+    read_back = sa.select(
+        _join_bodies(read),
+        sa.func.count().label("row_count"),
+        sa.func.bool_and(sa.and_(has_new_values, fits)).label("is_done"),
+        sa.func.bool_or(refutes).label("is_refuted"),
+    )
+    return _UpdateStatements(update, read_back)
+
+
+def _join_bodies(rows: Any) -> sa.ColumnElement[str]:
+    """Join the column `body` of these rows with commas, in the order of the items."""
+    comma = sa.literal_column("','")
+    bodies = aggregate_order_by(comma, rows.c.number)
+    return sa.func.string_agg(rows.c.body, bodies, type_=sa.Text).label("body")
