@@ -17,7 +17,7 @@ from faults.client import Client
 from faults.feed_records import FeedWriter
 from faults.resource import Resource
 
-BYTES_PER_SECOND = 500_000
+BYTES_PER_SECOND = 800_000
 
 
 def export_repeatedly(client: Client, name: str, folder: Path, stop: Event) -> None:
