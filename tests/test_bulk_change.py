@@ -165,9 +165,7 @@ def test_no_item_or_more_than_1000_get_a_400(patch, problem, count):
         {},
     ],
 )
-def test_an_item_changes_its_row_like_a_patch_of_this_row(
-    client, changed, make_project, values
-):
+def test_an_item_changes_its_row_like_a_patch_of_this_row(client, changed, make_project, values):
     project = {"description": "x", "attributes": {"a": 1, "b": {"c": 1}}}
     single, bulk, other = (make_project(**project) for _ in range(3))
     expected = client.patch(f"{PROJECTS}/{single['id']}", json=values).json
@@ -252,9 +250,7 @@ def test_a_body_that_is_no_array_gets_a_400(client, problem, body):
     "content_type",
     [None, "", "text/plain", "text/csv", "application/x-ndjson", "application/merge-patch+json"],
 )
-def test_another_content_type_gets_a_415_with_the_accepted_one(
-    client, problem, content_type
-):
+def test_another_content_type_gets_a_415_with_the_accepted_one(client, problem, content_type):
     response = client.patch(PROJECTS, data=b"[]", content_type=content_type)
     problem(response, 415, "unsupported_media_type")
     assert response.headers["Accept-Patch"] == "application/json"
@@ -290,9 +286,7 @@ def test_a_precondition_header_gets_a_400_that_names_the_member_version(
     assert all_rows(sql) == before
 
 
-def test_a_row_of_another_owner_gets_the_same_404_as_a_missing_one(
-    auth_client, auth_headers, sql
-):
+def test_a_row_of_another_owner_gets_the_same_404_as_a_missing_one(auth_client, auth_headers, sql):
     alice, bob = auth_headers("alice"), auth_headers("bob")
     rows = {
         name: auth_client.post(PROJECTS, json={"name": "x"}, headers=headers).json
@@ -326,9 +320,7 @@ def test_a_bulk_change_needs_the_scope_to_write(auth_client, auth_headers, scope
 
 def test_history_and_feed_have_each_change_with_its_caller(auth_client, auth_headers):
     alice = auth_headers("alice")
-    rows = [
-        auth_client.post(PROJECTS, json={"name": name}, headers=alice).json for name in "abc"
-    ]
+    rows = [auth_client.post(PROJECTS, json={"name": name}, headers=alice).json for name in "abc"]
     feed = auth_client.get(f"{PROJECTS}/changes", headers=alice).json["next_cursor"]
     items = [
         {"id": rows[2]["id"], "name": "new"},
@@ -356,7 +348,9 @@ def test_history_and_feed_have_each_change_with_its_caller(auth_client, auth_hea
 
 def test_bulk_changes_in_opposite_order_do_not_deadlock(app, thousand_ids, sql):
     ids = thousand_ids[:200]
-    [(deadlocks,)] = sql("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    [(deadlocks,)] = sql(
+        "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    )
 
     def change(number):
         client = app.test_client()
@@ -522,9 +516,7 @@ def test_a_change_with_a_lost_answer_is_made_once_and_gets_a_200(
     assert sql("SELECT count(*) FROM changes") == [(4,)]
 
 
-def test_a_change_with_a_lost_answer_that_changes_only_one_row_gets_a_200(
-    proxied, proxy, two_rows
-):
+def test_a_change_with_a_lost_answer_that_changes_only_one_row_gets_a_200(proxied, proxy, two_rows):
     items = changes_of(two_rows, 1, 1)
     items[1]["name"] = "b"
     proxy.lose.append(UPDATE)

@@ -8,6 +8,7 @@ from flask import Blueprint, Response
 from projectapp.bulk import exports
 from projectapp.bulk import views as bulk_views
 from projectapp.bulk.export_command import export_command
+from projectapp.bulk.import_command import import_command
 from projectapp.bulk.items import Item
 from projectapp.resources import feed_views, history_views, views
 from projectapp.resources.cli import forget_command
@@ -20,6 +21,7 @@ READ, WRITE = "tasks:read", "tasks:write"
 bp = Blueprint("tasks", __name__)
 bp.cli.add_command(forget_command(TASKS))
 bp.cli.add_command(export_command(TASKS, TaskQuery))
+bp.cli.add_command(import_command(TASKS, TaskSchema))
 bp.cli.help = "Manage tasks."
 
 

@@ -1,11 +1,18 @@
 """The table of imports: how far each one has come. It makes an interrupted import continue."""
 
 from datetime import datetime
+from functools import lru_cache
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Mapped, mapped_column
 
-from projectapp.database import db
+from projectapp import database
+from projectapp.bulk.inserts import new_rows
+from projectapp.database import Row, db
+from projectapp.resources.changes import CHANGES
+from projectapp.resources.resource import Resource
 
 
 class Import(db.Model):  # type: ignore[name-defined,misc]
@@ -30,3 +37,121 @@ class Import(db.Model):  # type: ignore[name-defined,misc]
         sa.DateTime(timezone=True), server_default=sa.func.now()
     )
     finished_at: Mapped[datetime | None] = mapped_column(sa.DateTime(timezone=True))
+
+
+_IMPORTS: Any = Import.__table__
+_COUNTERS = (
+    *("processed_items", "created_rows", "rejected_items"),
+    *("errors_bytes", "errors_crc32"),
+)
+
+_is_import = _IMPORTS.c.id == sa.bindparam("import_id", type_=sa.Text)
+_FIND = sa.select(_IMPORTS).where(_is_import)
+_FINISH = (
+    sa.update(_IMPORTS)
+    .where(_is_import, _IMPORTS.c.processed_items == sa.bindparam("first", type_=sa.BigInteger))
+    .values(finished_at=sa.func.coalesce(_IMPORTS.c.finished_at, sa.func.clock_timestamp()))
+    .returning(_IMPORTS)
+)
+
+
+def _start_statement() -> Any:
+    new = insert(_IMPORTS).values(
+        id=sa.bindparam("import_id", type_=sa.Text),
+        resource=sa.bindparam("resource", type_=sa.Text),
+        file_name=sa.bindparam("file_name", type_=sa.Text),
+    )
+    columns = (*_COUNTERS, "started_at", "finished_at")
+    restarts = sa.and_(
+        sa.cast(sa.bindparam("again", type_=sa.Boolean), sa.Boolean),
+        _IMPORTS.c.finished_at.is_not(None),
+    )
+    # A restarted import gets the values of a new one.
+    values = {
+        name: sa.case((restarts, new.excluded[name]), else_=_IMPORTS.c[name]) for name in columns
+    }
+    return new.on_conflict_do_update(index_elements=["id"], set_=values).returning(_IMPORTS)
+
+
+_START = _start_statement()
+
+
+def start_import(import_id: str, resource: Resource, file_name: str, again: bool) -> Row:
+    """Return the row of an import, and create it if there is none.
+
+    With `again` a finished import begins again. An import that is not finished continues.
+    """
+    names = {"resource": resource.name, "file_name": file_name}
+    parameters = {"import_id": import_id, "again": again, **names}
+    return database.write_repeatably(_START, parameters)
+
+
+def find_import(import_id: str) -> Row | None:
+    return database.execute(_FIND, {"import_id": import_id})
+
+
+def finish_import(import_id: str, item_count: int) -> Row | None:
+    """Note that all items are processed. None if not exactly `item_count` items are."""
+    return database.write_repeatably(_FINISH, {"import_id": import_id, "first": item_count})
+
+
+def insert_batch(resource: Resource, keeps_ids: bool, parameters: dict[str, Any]) -> bool:
+    """Insert items and move the import on, in one statement. False if the import is not at `first`.
+
+    The parameters are `import_id`, `first`, the values of _COUNTERS after the batch, and for
+    `new_rows` `items` and `owner`; `item_count` is the number of the `items`. If the database
+    refuses an item, the statement has no effect and raises a Problem.
+
+    If the answer is lost, the statement is executed again: then it has an effect only if it had
+    none before. So False may mean that the batch is inserted: `find_import` says how far it is.
+    """
+    return bool(database.write_repeatably(_batch_statement(resource, keeps_ids), parameters).claims)
+
+
+@lru_cache
+def _batch_statement(resource: Resource, keeps_ids: bool) -> sa.Select[Any]:
+    bigint = {name: sa.bindparam(name, type_=sa.BigInteger) for name in (*_COUNTERS, "item_count")}
+    claim = (
+        sa.update(_IMPORTS)
+        .where(
+            _is_import,
+            _IMPORTS.c.processed_items == sa.bindparam("first", type_=sa.BigInteger),
+            _IMPORTS.c.finished_at.is_(None),
+        )
+        .values({name: bigint[name] for name in _COUNTERS})
+        .returning(_IMPORTS.c.id)
+        .cte("claim")
+    )
+    is_claimed = sa.exists(sa.select(claim.c.id))
+    rows = new_rows(resource, keeps_ids, items_have_parents=True).where(is_claimed)
+    if keeps_ids:
+        rows = _continue_versions(resource, rows)
+    inserted = (
+        sa.insert(resource.table)
+        .from_select(rows.selected_columns.keys(), rows)
+        .returning(resource.table.c.id)
+        .cte("inserted")
+    )
+    claims = sa.select(sa.func.count()).select_from(claim).scalar_subquery()
+    # A row is missing if its parent is. The division by 0 is an error, so nothing is inserted.
+    is_complete = sa.func.count(inserted.c.id) == claims * bigint["item_count"]
+    check = sa.literal_column("1") / sa.case((is_complete, 1), else_=0)
+    return sa.select(claims.label("claims"), check.label("check")).select_from(inserted)
+
+
+def _continue_versions(resource: Resource, rows: sa.Select[Any]) -> sa.Select[Any]:
+    """Give a row that was deleted a version after its newest one: an ETag must not be valid again.
+
+    A row that exists gets no version, which is an error, even if it is deleted at this moment: this
+    statement would not see the newest version.
+    """
+    row = rows.subquery("new_row")
+    newest = (
+        sa.select(sa.func.max(CHANGES.c.version) + 1)
+        .where(CHANGES.c.row_id == row.c.id, CHANGES.c.resource == resource.name)
+        .scalar_subquery()
+    )
+    exists = sa.exists().where(resource.table.c.id == row.c.id)
+    version = sa.case((~exists, sa.func.greatest(row.c.version, newest)))
+    columns = [version.label(c.key) if c.key == "version" else c for c in row.c]
+    return sa.select(*columns)

@@ -8,6 +8,7 @@ from flask import Blueprint, Response
 from projectapp.bulk import exports
 from projectapp.bulk import views as bulk_views
 from projectapp.bulk.export_command import export_command
+from projectapp.bulk.import_command import import_command
 from projectapp.bulk.items import Item
 from projectapp.projects.models import PROJECTS
 from projectapp.projects.schemas import ProjectQuery, ProjectSchema
@@ -21,6 +22,7 @@ bp = Blueprint("projects", __name__, url_prefix=PATH)
 bp.cli.add_command(assign_command(PROJECTS))
 bp.cli.add_command(forget_command(PROJECTS))
 bp.cli.add_command(export_command(PROJECTS, ProjectQuery))
+bp.cli.add_command(import_command(PROJECTS, ProjectSchema))
 bp.cli.help = "Manage projects."
 
 

@@ -1,0 +1,144 @@
+"""The command that imports a file: flask RESOURCE import FILE."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from flask import current_app
+from flask.cli import with_appcontext
+
+from projectapp.bulk.import_batches import BatchReader, import_schema
+from projectapp.bulk.import_errors import ErrorsFile, ShownErrors
+from projectapp.bulk.import_run import BatchChecker, BatchImporter, process_batches
+from projectapp.bulk.import_source import FORMATS, ImportFile
+from projectapp.bulk.imports import finish_import, start_import
+from projectapp.bulk.progress import Progress
+from projectapp.cli import printable_text, report_problems
+from projectapp.problems import OutcomeUnknown, ServiceUnavailable
+from projectapp.request_state import OWNER_LENGTH
+from projectapp.resources.resource import Resource
+from projectapp.resources.schemas import ResourceSchema
+
+SOME_REJECTED = 3  # the exit status; click uses 1 for errors and 2 for wrong options
+
+
+def _parse_columns(_: Any, __: Any, values: tuple[str, ...]) -> dict[str, str]:
+    """Parse --column "NAME=FIELD". The name of a column may contain =."""
+    renamed = {}
+    for value in values:
+        column, _, field = value.rpartition("=")
+        if not column or not field:
+            raise click.BadParameter('Must be "NAME=FIELD", such as "이름=name".')
+        renamed[column] = field
+    return renamed
+
+
+def import_command(resource: Resource, schema_class: type[ResourceSchema]) -> click.Command:
+    """Return the command that imports a file into a resource."""
+    name = resource.name
+
+    @click.command(
+        "import",
+        help=f"Import {name} from FILE ({', '.join(FORMATS)}, or - for standard input). If it is"
+        " interrupted, run it again: it continues. Exit status: 0 if all items are imported,"
+        f" {SOME_REJECTED} if some were rejected. See docs/many-rows.md.",
+    )
+    @click.argument("path", metavar="FILE")
+    @click.option("--dry-run", is_flag=True, help="Only report what would be rejected.")
+    @click.option(
+        "--owner", callback=printable_text(OWNER_LENGTH), help=f"The owner of the {name}."
+    )
+    @click.option("--errors", "errors_path", type=Path, help="Write rejected items to this file.")
+    @click.option(
+        "--keep-ids", is_flag=True, help="Keep ids, versions, times and owners of an export."
+    )
+    @click.option("--encoding", help="The encoding of a CSV file, such as cp949.")
+    @click.option(
+        *("--column", "renamed"),
+        multiple=True,
+        metavar="NAME=FIELD",
+        callback=_parse_columns,
+        help="Map a column of a CSV file to a field; repeatable.",
+    )
+    @click.option(
+        "--unknown-into", metavar="FIELD", help="Put unknown columns into this JSON object."
+    )
+    @click.option("--again", is_flag=True, help="Import a file that was imported before.")
+    @with_appcontext
+    @report_problems
+    def import_file(
+        path: str,
+        dry_run: bool,
+        owner: str | None,
+        errors_path: Path | None,
+        keep_ids: bool,
+        encoding: str | None,
+        renamed: dict[str, str],
+        unknown_into: str | None,
+        again: bool,
+    ) -> None:
+        if owner and resource.parent:
+            raise click.ClickException(
+                f"{name} have the owners of their {resource.parent.name}: leave out --owner."
+            )
+        source = ImportFile(path, encoding, renamed)
+        schema = import_schema(resource, schema_class, keep_ids)
+        fixed_values = {"owner": owner} if owner and keep_ids else {}
+        reader = BatchReader(source, schema, unknown_into, fixed_values)
+        options = [name, source.format, owner, keep_ids, encoding, renamed, unknown_into]
+        import_id = _hash(source.check(), options)
+        with (
+            ErrorsFile(errors_path, source, reader.ignored_names) if errors_path else ShownErrors()
+        ) as errors:
+            processor: BatchChecker | BatchImporter = BatchChecker(resource, errors)
+            if dry_run:
+                errors.resume(0, 0)
+                _process(reader, 0, processor, source)
+            else:
+                state = start_import(import_id, resource, source.name, again)
+                if state.finished_at:
+                    click.echo(
+                        f"{source.name} was imported on {state.finished_at:%Y-%m-%d}:"
+                        f" {_counts(state)}. To import it again, add --again."
+                    )
+                    return
+                if state.processed_items:
+                    click.echo(f"Continuing after {state.processed_items} items.", err=True)
+                errors.resume(state.errors_bytes, state.errors_crc32)
+                processor = BatchImporter(resource, state, errors, keep_ids, owner)
+                _process(reader, state.processed_items, processor, source)
+                finish_import(import_id, processor.counts.processed_items)
+        counts = processor.counts
+        click.echo(f"{'Would import' if dry_run else 'Imported'} {source.name}: {_counts(counts)}.")
+        if counts.rejected_items:
+            if errors_path:
+                click.echo(f"{errors_path} has the rejected items: correct and import it.")
+            raise SystemExit(SOME_REJECTED)
+
+    return import_file
+
+
+def _process(
+    reader: BatchReader, first: int, processor: BatchChecker | BatchImporter, source: ImportFile
+) -> None:
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    verb = "Imported" if isinstance(processor, BatchImporter) else "Checked"
+    try:
+        with Progress(verb, source.size_bytes) as progress:
+            process_batches(app, reader.read(first), processor, progress)
+    except ServiceUnavailable as problem:
+        cause = problem.summary if isinstance(problem, OutcomeUnknown) else problem.detail
+        raise click.ClickException(
+            f"{cause} {_counts(processor.counts)} so far. Run the same command again: it continues."
+        ) from problem
+
+
+def _counts(counts: Any) -> str:
+    return f"{counts.created_rows} rows, {counts.rejected_items} rejected"
+
+
+def _hash(digest: str, options: list[Any]) -> str:
+    """Return the id of an import: of a file, and of the options that change the result."""
+    return hashlib.sha256(json.dumps([digest, options], sort_keys=True).encode()).hexdigest()
