@@ -6,7 +6,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -18,14 +17,17 @@ from faults.postgres_crashes import OUTAGE_SECONDS
 from faults.processes import PYTHON, end_process, send_signal, start_process, wait_until
 from faults.scenarios import scenario
 
-ROWS_PER_SECOND = 1000  # of load: so many rows has the file
+ROWS = 12_000
 BATCH_ROWS = 1000
 INVALID_EVERY = 700  # so many lines from one invalid line to the next
-FINISHED = (0, 2)  # the exit status of a finished import: without and with rejected lines
+# The exit status of an import that finished with rejected lines, and that had finished before.
+REJECTED, FINISHED_BEFORE = 3, 0
 _MOST_STARTS = 10
 _RUN_SECONDS = 60  # the longest run of the command
-_PROGRESS = "SELECT coalesce(max(processed_items), 0) FROM imports"
-_IMPORT_STATEMENT = "imports"  # the table; only the command's statements contain it
+_POLL_SECONDS = 0.1
+# It waits for a batch that is being imported, also for one of a process that was killed.
+_PROGRESS = "SELECT processed_items FROM imports FOR UPDATE"
+_IMPORT_STATEMENT = "imports"  # the table; only statements of the command contain it
 
 
 @scenario(49, "an import is killed, loses answers and its database")
@@ -34,48 +36,49 @@ def interrupt_import(env: Environment) -> None:
     with env.load(writers=FEW_WRITERS):
         command.record_start()
         faults: list[Callable[[], int]] = [
-            *[command.kill_at_random] * 3,
+            command.kill_two_processes,
+            *[command.kill_at_random] * 2,
             command.kill_after_commit,
             command.lose_statements_and_answers,
-            command.kill_one_of_two,
             command.stop_database,
         ]
         for fault in faults:
-            happened = fault()
             name = fault.__name__.replace("_", " ")
-            env.check(happened, f"void: {name}: the import had ended before the fault")
-            env.fault_count += happened
-        env.mark_recovered()
+            command.log_line(name)
+            fault_count = fault()
+            env.check(fault_count, f"void: {name}: the import had ended before the fault")
+            env.fault_count += fault_count
         command.run_to_end()
         command.record_end()
         env.sleep_share(0.1)
-    command.check_errors()
+    command.check_errors_file()
 
 
 class ImportCommand:
-    """`flask RESOURCE import FILE`, which is started again after each fault."""
+    """`flask RESOURCE import FILE`, which is started again after each fault.
+
+    The functions that cause a fault return how often it happened while the command was running.
+    """
 
     def __init__(self, env: Environment) -> None:
         """Write the file. Its invalid lines are of two kinds: only PostgreSQL finds the second."""
         self.env, self.resource = env, env.resource
-        self.file, self.errors = env.folder / "import.ndjson", env.folder / "errors.ndjson"
+        self.file, self.errors_file = env.folder / "import.ndjson", env.folder / "errors.ndjson"
         self.log = env.folder / "import.log"
-        self.row_count = int(env.seconds * ROWS_PER_SECOND)
-        self.invalid_lines: list[int] = []
+        self.lines_without_errors_file = 0  # the first ones
         self.items: list[dict[str, Any]] = []  # for the ledger
         with self.file.open("w") as output:
-            for line in range(1, self.row_count + 1):
+            for line in range(1, ROWS + 1):
                 marker = f"{env.scenario.number}.import-{line}"
-                body = self.resource.file_row(marker, env.callers[0].parent_id)
+                row = self.resource.file_row(marker, env.callers[0].parent_id)
                 item: dict[str, Any] = {"operation": marker}
                 if line % INVALID_EVERY == 0:
-                    self.invalid_lines.append(line)
-                    is_found_early = line % (2 * INVALID_EVERY)
-                    flag = {self.resource.flag_field: "perhaps"}
-                    body |= flag if is_found_early else self.resource.refused_fields()
                     item["status"] = 400
+                    is_early = line % (2 * INVALID_EVERY)
+                    flag = {self.resource.flag_field: "perhaps"}
+                    row |= flag if is_early else self.resource.refused_fields()
                 self.items.append(item)
-                output.write(json.dumps(body) + "\n")
+                output.write(json.dumps(row) + "\n")
 
     def record_start(self) -> None:
         self.ledger = self.env.new_ledger()
@@ -88,46 +91,54 @@ class ImportCommand:
             sent_at=time.monotonic(),
         )
 
-    def start(self) -> "subprocess.Popen[bytes]":
+    def log_line(self, text: str) -> None:
+        with self.log.open("a") as log:
+            log.write(f"--- {text}\n")
+
+    def start(self, has_errors_file: bool = True) -> "subprocess.Popen[bytes]":
         env = self.env
         app = "faults.mutant:app" if env.scenario.mutation else "wsgi:app"
         environ = service_environ(env.proxy.url) | {"MUTATION": env.scenario.mutation}
         command = [PYTHON, "-m", "flask", "--app", app, self.resource.name, "import", self.file]
-        process = start_process([*command, "--errors", self.errors], self.log, environ)
+        options = ["--errors", self.errors_file] if has_errors_file else []
+        process = start_process([*command, *options], self.log, environ)
         env.on_exit(lambda: end_process(process))
         return process
 
-    def start_and_wait(self, batches: int = 1) -> "subprocess.Popen[bytes]":
-        """Start the command; return when it has imported some batches, or has ended."""
-        first, process = self._progress(), self.start()
-        goal = first + batches * BATCH_ROWS
+    def kill_two_processes(self) -> int:
+        """Two processes import the same file; each batch must be imported once.
 
-        def has_come_far() -> bool:
-            return process.poll() is not None or self._progress() >= goal
-
-        wait_until(has_come_far, _RUN_SECONDS, "the import's progress")
-        return process
+        They have no errors file: only one process at a time can write to it.
+        """
+        first, second = self.start(has_errors_file=False), self.start(has_errors_file=False)
+        self._wait_for_progress(BATCH_ROWS, first)
+        count = _kill(first)
+        self._wait_for_progress(self._progress() + 1, second)
+        count *= _kill(second)
+        self.lines_without_errors_file = self._progress()
+        return 2 * count
 
     def kill_at_random(self) -> int:
-        process = self.start_and_wait()
+        process = self._start_and_wait()
         time.sleep(self.env.random.uniform(0, 0.15))
         return _kill(process)
 
     def kill_after_commit(self) -> int:
         """Kill the command when a batch is committed, before the answer comes."""
-        process, proxy = self.start_and_wait(), self.env.proxy
+        process, proxy = self._start_and_wait(), self.env.proxy
         proxy.before_reset = lambda: send_signal(signal.SIGKILL, process.pid)
         proxy.lose.append(_IMPORT_STATEMENT)
         process.wait(_RUN_SECONDS)
         proxy.before_reset = lambda: None
+        proxy.lose.clear()
         return process.returncode == -signal.SIGKILL
 
     def lose_statements_and_answers(self) -> int:
-        """The command goes on, or ends and is started again: that is its decision."""
+        """Break the command's connections: from its first statement on, then after batches."""
         proxy = self.env.proxy
-        before = proxy.harmed.total()
         proxy.lose += [_IMPORT_STATEMENT] * 2
-        process = self.start_and_wait(2)
+        process = self._start_and_wait()
+        dropped = proxy.harmed[Harm.DROP_QUERY]
         proxy.drop.append(_IMPORT_STATEMENT)
         proxy.lose.append(_IMPORT_STATEMENT)
         wait_until(
@@ -135,76 +146,74 @@ class ImportCommand:
             _RUN_SECONDS,
             "lost answers",
         )
-        _kill(process)
-        return (proxy.harmed.total() - before) * (proxy.harmed[Harm.DROP_QUERY] > 0)
-
-    def kill_one_of_two(self) -> int:
-        """Two processes import the same file; each batch must be imported once."""
-        other, process = self.start(), self.start_and_wait(2)
-        both = other.poll() is None and process.poll() is None
-        return _kill(other) * both + _kill(process) * both
+        return _kill(process) and proxy.harmed[Harm.DROP_QUERY] - dropped
 
     def stop_database(self) -> int:
-        process, cluster = self.start_and_wait(), self.env.cluster
+        process, cluster = self._start_and_wait(), self.env.cluster
         is_running = process.poll() is None
         cluster.stop("immediate")
         time.sleep(OUTAGE_SECONDS)
         cluster.start()
+        self.env.mark_recovered()
         self.env.wait_until_ready()
         process.wait(_RUN_SECONDS)
         return is_running
 
     def run_to_end(self) -> None:
-        """Start the command until it finishes; then start it once more, which must do nothing."""
-        starts, status = 0, -1
-        while status not in FINISHED and starts < _MOST_STARTS:
-            starts += 1
-            status = self.start().wait(_RUN_SECONDS)
-        text = self.log.read_text(errors="replace")[-300:]
-        self.env.check(status in FINISHED, f"the import ended with {status}: {text}")
-        again = self.start().wait(_RUN_SECONDS)
-        self.env.check(
-            again == status, f"a finished import ended with {again}, first with {status}"
-        )
-        self.env.check("Traceback" not in self.log.read_text(), "the import printed a traceback")
+        """Start the command until it finishes, and then once more, which must do nothing."""
+        statuses: list[int] = []
+        while FINISHED_BEFORE not in statuses and len(statuses) < _MOST_STARTS:
+            self.log_line("run to the end")
+            statuses.append(self.start().wait(_RUN_SECONDS))
+        log = self.log.read_text(errors="replace")
+        failure = f"the import ended with the statuses {statuses}: {log[-300:]}"
+        self.env.check(statuses[-2:] in ([REJECTED, FINISHED_BEFORE], [FINISHED_BEFORE]), failure)
+        self.env.check("Traceback" not in log, "the import printed a traceback")
 
     def record_end(self) -> None:
         """Record the rows of the file as acknowledged, with the ids that they have."""
-        title = self.resource.title_field
-        statement = f"SELECT {title}, id::text FROM {self.resource.name}"  # noqa: S608
-        ids = dict(self.env.cluster.sql(statement))
+        title, name = self.resource.title_field, self.resource.name
+        ids = dict(self.env.cluster.sql(f"SELECT {title}, id::text FROM {name}"))  # noqa: S608
         done_at = time.monotonic()
         self.ledger.record_response(
             self.attempt,
             status=201,
-            items=[item | {"id": ids.get(item["operation"]), "etag": '"1"'} for item in self.items],
+            items=[{"id": ids.get(item["operation"]), "etag": '"1"'} | item for item in self.items],
             wait_seconds=done_at - self.attempt.sent_at,  # no limit applies to a command
             done_at=done_at,
         )
 
-    def check_errors(self) -> None:
-        """Check that the file of the errors has each invalid line once."""
-        lines = _read_error_lines(self.errors)
-        failure = (
-            f"the errors file has the lines {lines[:9]}, and {self.invalid_lines[:9]} are invalid"
+    def check_errors_file(self) -> None:
+        """Check that the errors file has each invalid line once."""
+        texts = self.errors_file.read_text().splitlines()
+        lines = [json.loads(text)["error_line"] for text in texts]
+        invalid = [line for line, item in enumerate(self.items, 1) if "status" in item]
+        expected = [line for line in invalid if line > self.lines_without_errors_file]
+        self.env.check(lines == expected, f"the errors file has the lines {lines}, not {expected}")
+        self.env.notes.append(
+            f"{ROWS - len(invalid)} rows were imported, {len(invalid)} lines rejected"
         )
-        self.env.check(lines == self.invalid_lines, failure)
-        rows = self.row_count - len(lines)
-        self.env.notes.append(f"{rows} rows were imported, {len(lines)} lines rejected")
+
+    def _start_and_wait(self) -> "subprocess.Popen[bytes]":
+        """Start the command; return when it has imported something, or has ended."""
+        before, process = self._progress(), self.start()
+        self._wait_for_progress(before + 1, process)
+        return process
+
+    def _wait_for_progress(self, goal: int, process: "subprocess.Popen[bytes]") -> None:
+        deadline = time.monotonic() + _RUN_SECONDS
+        while process.poll() is None and self._progress() < goal and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
 
     def _progress(self) -> int:
+        """Return how many lines of the file are processed, or 0 while the database is away."""
         with suppress(psycopg2.Error):
-            ((count,),) = self.env.cluster.sql(_PROGRESS)
-            return int(count)
+            return sum(int(count) for (count,) in self.env.cluster.sql(_PROGRESS))
         return 0
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> int:
-    """Kill the process; return 1 if this ended it."""
+    """Kill the process; return 1 if this ended it, or 0 if it had ended."""
     if process.poll() is None:
         end_process(process)
     return process.returncode == -signal.SIGKILL
-
-
-def _read_error_lines(path: Path) -> list[int]:
-    return [json.loads(line)["error_line"] for line in path.read_text().splitlines()]
