@@ -11,6 +11,7 @@ from faults.scenarios import scenario
 ROWS_PER_SECOND = 500  # of load: so many rows exist before the first export
 EXPORTERS = 3
 MINIMUM_EXPORTS = 3  # complete ones; with fewer the scenario proves nothing
+AWAY_SECONDS = 4.0
 # The rows of a request have equal times. So many pages of an export end between equal times.
 _REQUEST_ROWS = 500
 
@@ -20,8 +21,8 @@ def interrupt_exports(env: Environment) -> None:
     _create_rows(env)
     times = []
     with env.load(writers=FEW_WRITERS, exporters=EXPORTERS):
-        for fault in (_stop_database, _end_connections, _kill_worker, _upgrade):
-            env.sleep_share(0.2)
+        for fault in (_stop_database, _refuse_connections, _kill_worker, _upgrade):
+            env.sleep_share(0.15)
             times.append(time.monotonic())
             fault(env)
         env.mark_recovered()
@@ -53,8 +54,12 @@ def _stop_database(env: Environment) -> None:
     env.cluster.start()
 
 
-def _end_connections(env: Environment) -> None:
-    env.cluster.terminate_backends()
+def _refuse_connections(env: Environment) -> None:
+    """Keep the database away for longer than a statement is retried: exports must go on later."""
+    env.proxy.refuses = True
+    env.proxy.cut()
+    time.sleep(AWAY_SECONDS)
+    env.proxy.refuses = False
 
 
 def _kill_worker(env: Environment) -> None:

@@ -9,6 +9,7 @@ import csv
 import io
 import itertools
 import json
+import random
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -17,19 +18,19 @@ from faults.client import Client
 from faults.feed_records import FeedWriter
 from faults.resource import Resource
 
-BYTES_PER_SECOND = 800_000
+_SLOWEST, _FASTEST = 250_000, 800_000  # bytes per second
 
 
 def export_repeatedly(client: Client, name: str, folder: Path, stop: Event) -> None:
     """Export until `stop` is set; write a file OPERATION.export for each complete export."""
-    formats = itertools.cycle(["ndjson", "csv"])
+    formats, chance = itertools.cycle(["ndjson", "csv"]), random.Random(name)  # noqa: S311
     count = 0
     while not stop.is_set():
         count += 1
         operation, format_name = f"{name}-{count}", next(formats)
         path = f"{client.resource.path}/export?format={format_name}"
         attempt = client.begin("export", operation, "GET", path)
-        response = client.read_slowly(attempt, BYTES_PER_SECOND)
+        response = client.read_slowly(attempt, chance.uniform(_SLOWEST, _FASTEST))
         if response is None:
             stop.wait(min(attempt.retry_after_seconds, 1) or 0.2)
             continue

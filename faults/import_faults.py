@@ -17,7 +17,7 @@ from faults.postgres_crashes import OUTAGE_SECONDS
 from faults.processes import PYTHON, end_process, send_signal, start_process, wait_until
 from faults.scenarios import scenario
 
-ROWS = 12_000
+ROWS = 15_000
 BATCH_ROWS = 1000
 INVALID_EVERY = 700  # so many lines from one invalid line to the next
 # The exit status of an import that finished with rejected lines, and that had finished before.
@@ -111,7 +111,7 @@ class ImportCommand:
         They have no errors file: only one process at a time can write to it.
         """
         first, second = self.start(has_errors_file=False), self.start(has_errors_file=False)
-        self._wait_for_progress(BATCH_ROWS, first)
+        self._wait_for_progress(3 * BATCH_ROWS, first)
         count = _kill(first)
         self._wait_for_progress(self._progress() + 1, second)
         count *= _kill(second)
@@ -146,6 +146,8 @@ class ImportCommand:
             _RUN_SECONDS,
             "lost answers",
         )
+        # A repeat of the lost batch must have no effect; then the next batch follows.
+        self._wait_for_progress(self._progress() + 1, process)
         return _kill(process) and proxy.harmed[Harm.DROP_QUERY] - dropped
 
     def stop_database(self) -> int:
