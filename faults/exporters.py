@@ -18,7 +18,7 @@ from faults.client import Client
 from faults.feed_records import FeedWriter
 from faults.resource import Resource
 
-_SLOWEST, _FASTEST = 250_000, 800_000  # bytes per second
+_SLOWEST, _FASTEST = 400_000, 800_000  # bytes per second
 
 
 def export_repeatedly(client: Client, name: str, folder: Path, stop: Event) -> None:
