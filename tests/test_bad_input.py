@@ -32,7 +32,7 @@ INVALID_BODIES = {
     "comment": (b'{"name": "x" /* */}', 400),
     "trailing comma": (b'{"name": "x",}', 400),
     "single quotes": (b"{'name': 'x'}", 400),
-    "array": (b'[{"name": "x"}]', 400),
+    "array in an array": (b'[[{"name": "x"}]]', 400),
     "string": (b'"name"', 400),
     "number": (b"1", 400),
     "null": (b"null", 400),

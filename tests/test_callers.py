@@ -30,6 +30,7 @@ SCOPE_BY_ENDPOINT = {
     "projects.create_project": WRITE,
     "projects.put_project": WRITE,
     "projects.patch_project": WRITE,
+    "projects.patch_projects": WRITE,
     "projects.delete_project": WRITE,
     "projects.get_project_history": READ,
     "projects.restore_project": WRITE,
@@ -118,7 +119,13 @@ def is_restore(rule, method):
     return method == "POST" and rule.endpoint == "projects.restore_project"
 
 
-def body_of(rule, method):
+def is_bulk_change(rule, method):
+    return method == "PATCH" and rule.endpoint == "projects.patch_projects"
+
+
+def body_of(rule, method, project_id):
+    if is_bulk_change(rule, method):
+        return [{"id": project_id, **BODIES["PATCH"]}]
     return BODY_OF_RESTORE if is_restore(rule, method) else BODIES.get(method)
 
 
@@ -158,10 +165,11 @@ def rules(app):
 
 
 def cases(app):
-    """Each of these routes with each of its methods and, if its path has an id, each kind of id."""
+    """Each of these routes with each of its methods, and each kind of id if a request has one."""
     for rule in rules(app):
         for method in sorted(rule.methods):
-            for id_kind in ID_KINDS if "project_id" in rule.arguments else (None,):
+            has_id = "project_id" in rule.arguments or is_bulk_change(rule, method)
+            for id_kind in ID_KINDS if has_id else (None,):
                 yield rule, method, id_kind
 
 
@@ -194,7 +202,7 @@ def test_each_caller_gets_only_what_its_token_permits(
         case = f"{method} {path} ({id_kind}) by {caller}"
         before = all_projects(sql)
         with auth_client.open(
-            path, method=method, json=body_of(rule, method), headers=header
+            path, method=method, json=body_of(rule, method, ids.get(id_kind)), headers=header
         ) as answer:
             pass  # closes a file of static/
         assert answer.status_code == expected_status(rule, method, caller, id_kind), case
@@ -213,7 +221,7 @@ def test_each_caller_gets_only_what_its_token_permits(
 
 def test_matrix_has_as_many_cases_as_callers_routes_methods_and_ids(auth_app):
     callers = len(REFUSED_HEADERS) + len(SCOPES_BY_CALLER)
-    assert callers * len([*cases(auth_app)]) == 1640
+    assert callers * len([*cases(auth_app)]) == 1740
 
 
 HIDDEN_KINDS = ("foreign", "without owner")
@@ -369,7 +377,8 @@ def test_every_statement_on_projects_names_the_owner(
             if SCOPE_BY_ENDPOINT[rule.endpoint]:
                 path = rule.rule.replace("<uuid:project_id>", ids.get(id_kind, ""))
                 path += "?as_of=2999-01-01T00:00:00Z" * (rule.endpoint == "projects.get_project")
-                body = {"json": body_of(rule, method)} if method in BODIES else {}
+                body = body_of(rule, method, ids.get(id_kind))
+                body = {"json": body} if method in BODIES else {}
                 auth_client.open(path, method=method, headers=auth_headers(), **body)
                 if method == "DELETE":  # the statements of a deleted project
                     for kind in ("own", "foreign"):

@@ -122,6 +122,29 @@ def test_a_write_raises_the_version_only_if_a_value_changes(case, client, create
     assert row["version"] == 3
 
 
+def test_a_bulk_change_changes_all_rows_or_none(case, client, create, problem):
+    first, second = create("First", text="x"), create("Second", text="x")
+    items = [
+        {"id": second["id"], "version": 1, case.text_field: None},
+        {"id": first["id"], case.title_field: "New", case.flag_field: not first[case.flag_field]},
+    ]
+    for item, status in (
+        ({"id": first["id"], "version": 2}, 412),
+        ({"id": MISSING}, 404),
+        ({"id": first["id"], case.title_field: ""}, 400),
+        ({"id": second["id"]}, 400),
+    ):
+        document = problem(client.patch(case.path, json=[items[0], item]), status)
+        assert [place.partition(".")[0] for place in document["details"]] == ["1"]
+        assert client.get(f"{case.path}/{second['id']}").json == second
+    response = client.patch(case.path, json=items)
+    assert response.status_code == 200, response.text
+    for row, changed, item in zip((second, first), response.json["items"], items, strict=True):
+        times = {"updated_at": changed["updated_at"]}
+        assert changed == {**row, **item, "version": 2, **times}
+        assert client.get(f"{case.path}/{row['id']}").json == changed
+
+
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
 def test_a_write_with_another_version_gets_a_412_and_changes_nothing(
     case, client, create, problem, method
@@ -324,6 +347,8 @@ def test_each_request_is_one_statement(case, make_app, client, create, collectio
         ("GET", f"{path}/history", {}),
         ("PUT", path, {"json": {case.title_field: "x"}}),
         ("PATCH", path, {"json": {case.text_field: "x"}}),
+        ("POST", collection, {"json": [{case.title_field: "x"}] * 3}),
+        ("PATCH", case.path, {"json": [{"id": row["id"], case.text_field: "y"}]}),
         ("DELETE", path, {}),
     ]
     for method, target, options in requests:
@@ -369,6 +394,8 @@ def test_each_caller_sees_and_changes_only_permitted_rows(
         body = {case.title_field: f"{method} by {role}"}
         written = auth_client.open(path, method=method, json=body, headers=headers)
         assert written.status_code == writes
+    items = [{"id": row["id"], case.text_field: f"bulk change by {role}"}]
+    assert auth_client.patch(case.path, json=items, headers=headers).status_code == writes
     history = auth_client.get(f"{path}/history", headers=headers)
     assert history.status_code == reads
     as_of = f"{path}?as_of={datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"

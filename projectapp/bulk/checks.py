@@ -1,6 +1,6 @@
 """Finds the items that the database refuses: its own errors name no item."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -8,6 +8,8 @@ import sqlalchemy as sa
 
 from projectapp import database
 from projectapp.bulk.item_rows import column_values, item_types, select_items
+from projectapp.bulk.items import Item, join_name
+from projectapp.problems import Conflict, Problem, ValidationFailed
 from projectapp.resources.resource import Resource
 from projectapp.resources.subqueries import DIALECT
 
@@ -23,10 +25,43 @@ class InvalidItem(NamedTuple):
     message: str
 
 
+class ConflictingItem(InvalidItem):
+    """An item that would be valid if there were not another row with the same key."""
+
+    __slots__ = ()
+
+
+def name_items(
+    problem: Problem, items: Sequence[Item], invalid_items: Sequence[InvalidItem]
+) -> Problem:
+    """Return the problem of the invalid items; without any, the same problem."""
+    errors: dict[str, list[str]] = {}
+    for number, field, message in invalid_items:
+        errors.setdefault(join_name(items[number].place, field), []).append(message)
+    if not errors:
+        return problem
+    invalid = ValidationFailed(errors)
+    if all(isinstance(invalid_item, ConflictingItem) for invalid_item in invalid_items):
+        return Conflict(invalid.detail, invalid.field_errors)
+    return invalid
+
+
 class _Rule(NamedTuple):
     is_violated: sa.ColumnElement[bool]
     field: str
     message: str
+    type_of_item: type[InvalidItem] = InvalidItem
+
+
+class Check(NamedTuple):
+    """A statement with the parameter `items`, and its rules.
+
+    The statement returns a JSON array for each invalid item: its number, then whether it violates
+    each rule.
+    """
+
+    statement: sa.Select[Any]
+    rules: list[_Rule]
 
 
 def find_invalid_items(resource: Resource, encoded_items: str) -> list[InvalidItem]:
@@ -35,29 +70,34 @@ def find_invalid_items(resource: Resource, encoded_items: str) -> list[InvalidIt
     It checks lengths, ranges, constraints with a message, foreign keys and unique keys. An empty
     list means that it accepts the items now.
     """
-    statement, messages = _check_statement(resource)
-    violations = database.execute(statement, {"items": encoded_items}).violations or []
+    return run_check(_check_of_new_rows(resource), encoded_items)
+
+
+def run_check(check: Check, encoded_items: str) -> list[InvalidItem]:
+    violations = database.execute(check.statement, {"items": encoded_items}).violations or []
     return [
-        InvalidItem(number, *message)
+        rule.type_of_item(number, rule.field, rule.message)
         for number, *results in violations
-        for message, is_violated in zip(messages, results, strict=True)
+        for rule, is_violated in zip(check.rules, results, strict=True)
         if is_violated
     ]
 
 
 @lru_cache
-def _check_statement(resource: Resource) -> tuple[sa.Select[Any], list[tuple[str, str]]]:
-    """Return the statement, and the field and the message of each rule.
-
-    The statement returns a JSON array for each invalid item: its number, then whether it violates
-    each rule.
-    """
-    types = {name: _wider_type(type_) for name, type_ in item_types(resource).items()}
-    item = select_items(types)
+def _check_of_new_rows(resource: Resource) -> Check:
+    item = select_items(wider_types(resource))
     values = column_values(resource, item.c, keeps_read_only=True)
     columns = (value.label(name) for name, value in values.items())
-    rows = sa.select(item.c.item_number, *columns).cte("item_row")
-    rules = [*_rules(resource, rows)]
+    return build_check(resource, sa.select(item.c.item_number, *columns), are_new=True)
+
+
+def build_check(resource: Resource, select_rows: sa.Select[Any], are_new: bool) -> Check:
+    """Return the check of rows, which have a column for each field, and `item_number`.
+
+    They are rows to insert if they `are_new`, and otherwise stored rows with new values.
+    """
+    rows = select_rows.cte("item_row")
+    rules = [*_rules(resource, rows, are_new)]
     checked = sa.select(
         rows.c.item_number,
         *(rule.is_violated.label(f"rule_{number}") for number, rule in enumerate(rules)),
@@ -66,25 +106,30 @@ def _check_statement(resource: Resource) -> tuple[sa.Select[Any], list[tuple[str
     number = checked.c.item_number
     texts: Any = sa.func.json_agg(sa.func.json_build_array(number - 1, *results))
     violations = texts.aggregate_order_by(number).label("violations")
-    messages = [(rule.field, rule.message) for rule in rules]
-    return sa.select(violations).where(sa.or_(*results)), messages
+    return Check(sa.select(violations).where(sa.or_(*results)), rules)
+
+
+def wider_types(resource: Resource) -> dict[str, Any]:
+    """Return the types of items with numbers of any size, so that a rule can name the item."""
+    return {name: _wider_type(type_) for name, type_ in item_types(resource).items()}
 
 
 def _wider_type(type_: Any) -> Any:
-    """Return a type that accepts every number, so that a rule can name the item with the number."""
     is_number = isinstance(type_, sa.Integer | sa.Numeric | sa.Float)
     return sa.Numeric() if is_number else type_
 
 
-def _rules(resource: Resource, rows: sa.CTE) -> Iterator[_Rule]:
+def _rules(resource: Resource, rows: sa.CTE, are_new: bool) -> Iterator[_Rule]:
     for name in resource.writable:
         column, value = resource.table.c[name], rows.c[name]
+        type_: Any = column.type
         if not column.nullable:
             yield _Rule(value.is_(None), name, "Field may not be null.")
-        if isinstance(column.type, sa.String) and column.type.length:
-            message = f"Longer than maximum length {column.type.length}."
-            yield _Rule(sa.func.char_length(value) > column.type.length, name, message)
-        is_in_range = _is_in_range(column.type, value)
+        is_text = isinstance(type_, sa.String) and not isinstance(type_, sa.Enum)
+        if is_text and (length := type_.length):
+            message = f"Longer than maximum length {length}."
+            yield _Rule(sa.func.char_length(value) > length, name, message)
+        is_in_range = _is_in_range(type_, value)
         if is_in_range is not None:
             yield _Rule(sa.not_(is_in_range), name, "The number is out of range.")
     for constraint in resource.table.constraints:
@@ -103,13 +148,17 @@ def _rules(resource: Resource, rows: sa.CTE) -> Iterator[_Rule]:
         message = f"There are no {foreign_key.column.table.name} with this id."
         yield _Rule(value.is_not(None) & ~exists, name, message)
     for names in _unique_keys(resource.table):
+        if names == ["id"] and not are_new:
+            continue
         stored = resource.table.alias("stored")
         exists = sa.exists().where(*(stored.c[name] == rows.c[name] for name in names))
+        if not are_new:
+            exists = exists.where(stored.c.id != rows.c.id)
         key = [rows.c[name] for name in names]
         number = sa.func.row_number().over(partition_by=key, order_by=rows.c.item_number)
         is_repeated = sa.and_(number > 1, *(value.is_not(None) for value in key))
         message = f"There are already {resource.name} with this {' and '.join(names)}."
-        yield _Rule(exists | is_repeated, names[0], message)
+        yield _Rule(exists | is_repeated, names[0], message, ConflictingItem)
 
 
 def _is_in_range(type_: Any, value: Any) -> sa.ColumnElement[bool] | None:

@@ -18,8 +18,10 @@ MAX_RECORD_CHARACTERS = 2**20  # a quote without an end must not collect the res
 # An export writes ' before these characters at the start of a text, so that a spreadsheet does not
 # execute the text as a formula.
 _GUARDED = re.compile("'[=+\\-@'\t\r]")
-# Fields whose values are not JSON strings. Their cells are JSON values.
-_JSON_FIELDS = (fields.Number, fields.Boolean, fields.Mapping, fields.List, fields.Nested)
+# Fields whose values may be other than JSON strings. Their cells are JSON values.
+_JSON_FIELDS = (
+    *(fields.Number, fields.Boolean, fields.Mapping, fields.List, fields.Nested, fields.Raw),
+)
 _SPREADSHEET_BOOLEANS = {"TRUE": "true", "FALSE": "false"}
 _QUOTED = re.compile('"[^"]*+(?:""[^"]*+)*+"')
 _UNREADABLE = re.compile("[\0\udc80-\udcff]")

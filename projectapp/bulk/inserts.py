@@ -9,11 +9,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from projectapp import auth, database
-from projectapp.bulk.checks import find_invalid_items
+from projectapp.bulk.checks import find_invalid_items, name_items
 from projectapp.bulk.item_rows import column_values, encode_items, item_types, select_items
-from projectapp.bulk.items import Item, join_name
+from projectapp.bulk.items import Item
 from projectapp.database import Row
-from projectapp.problems import BadRequest, Conflict, OutcomeUnknown, Problem, ValidationFailed
+from projectapp.problems import BadRequest, Conflict, OutcomeUnknown, ValidationFailed
 from projectapp.resources.idempotency import (
     VERSION_OF_MANY,
     IdempotencyClaim,
@@ -62,19 +62,8 @@ def insert_items(
 
         return database.execute(insert_statement, parameters, resolve), False
     except (BadRequest, Conflict, ValidationFailed) as problem:
-        errors: dict[str, list[str]] = {}
-        for number, field, message in find_invalid_items(resource, encoded_items):
-            errors.setdefault(join_name(items[number].place, field), []).append(message)
-        if not errors:
-            raise
-        raise _with_items(problem, errors) from problem
-
-
-def _with_items(problem: Problem, errors: dict[str, list[str]]) -> Problem:
-    invalid = ValidationFailed(errors)
-    return (
-        Conflict(invalid.detail, invalid.field_errors) if isinstance(problem, Conflict) else invalid
-    )
+        invalid_items = find_invalid_items(resource, encoded_items)
+        raise name_items(problem, items, invalid_items) from problem.__cause__
 
 
 @lru_cache

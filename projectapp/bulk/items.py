@@ -13,6 +13,7 @@ from projectapp.strict_json import InvalidJSON, make_decoder, parse_json
 
 MAX_ITEMS = 1000
 _MAX_DIGITS = 4300  # on each side of the decimal point: Python's limit for integers
+_MAX_EXACT_INTEGER = 2**53  # of a double
 _LENIENT = json.JSONDecoder(strict=False)  # finds where a JSON value ends
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -122,7 +123,8 @@ class ExactParser:
         self._is_exact = False
         if len(text) > _MAX_DIGITS or abs(Decimal(text).adjusted()) >= _MAX_DIGITS:
             raise ValueError
-        return number if number.is_integer() else _RoundedNumber(text)
+        is_integer = number.is_integer() and abs(number) <= _MAX_EXACT_INTEGER
+        return number if is_integer else _RoundedNumber(text)
 
 
 class _RoundedNumber(float):
@@ -185,7 +187,7 @@ def _find_invalid_member(text: str, parse: Callable[[bytes], Any]) -> str | None
 def _split_json(text: str) -> Iterator[tuple[Any, str]]:
     """Yield the names and the texts of an object's members, or the indexes and texts of an array's.
 
-    The last text is the rest of `text` if it does not begin with a JSON value.
+    The last text is the rest of `text` if it is not a JSON value before a comma or a bracket.
     """
     end = _skip_space(text, 0)
     is_object = text[end] == "{"
@@ -198,12 +200,14 @@ def _split_json(text: str) -> Iterator[tuple[Any, str]]:
             if is_object:
                 member, start = _LENIENT.raw_decode(text, start)
                 start = _skip_space(text, _skip_space(text, start) + 1)  # after the colon
-            _, end = _LENIENT.raw_decode(text, start)
+            value_end = _LENIENT.raw_decode(text, start)[1]
+            end = _skip_space(text, value_end)
         except (ValueError, RecursionError):
-            end = len(text)
+            value_end = end = len(text)
+        if text[end : end + 1] not in (",", "]", "}"):
+            value_end = len(text)
         if not is_object or isinstance(member, str):
-            yield member, text[start:end]
-        end = _skip_space(text, end)
+            yield member, text[start:value_end]
         if text[end : end + 1] != ",":
             return
 

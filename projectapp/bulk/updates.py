@@ -10,13 +10,16 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from projectapp import database
+from projectapp.bulk.checks import Check, build_check, name_items, run_check, wider_types
 from projectapp.bulk.item_rows import encode_items, item_types, select_items
 from projectapp.bulk.items import Item
 from projectapp.database import Row
 from projectapp.problems import (
+    BadRequest,
+    Conflict,
     ItemsNotFound,
     ItemsPreconditionFailed,
     OutcomeUnknown,
@@ -62,7 +65,11 @@ def update_items(resource: Resource, items: Sequence[Item]) -> str:
             return row
         raise OutcomeUnknown
 
-    row = database.execute(statements.update, parameters, resolve)
+    try:
+        row = database.execute(statements.update, parameters, resolve)
+    except (BadRequest, Conflict, ValidationFailed) as problem:
+        check = _check_of_changes(resource)
+        raise name_items(problem, items, run_check(check, parameters["items"])) from problem
     if row.body is None:
         raise _failure(resource, items, row.failures)
     return row.body
@@ -113,8 +120,7 @@ def _update_statements(resource: Resource, sets_text: bool) -> _UpdateStatements
     lock them in any order.
     """
     table = resource.table
-    types = {**item_types(resource), _SENT_NAMES: ARRAY(sa.Text)}
-    sent = sa.select(select_items(types)).cte("sent")
+    sent = sa.select(_select_items(item_types(resource))).cte("sent")
     locked = (
         sa.select(table.c.version.label(_CURRENT_VERSION), *sent.c)
         .join(sent, sent.c.id == table.c.id)
@@ -124,13 +130,7 @@ def _update_statements(resource: Resource, sets_text: bool) -> _UpdateStatements
         .cte("locked")
     )
     number, version = locked.c.item_number, locked.c[_CURRENT_VERSION]
-    values, is_changed = build_changes(
-        resource,
-        sets_text,
-        True,
-        lambda column: locked.c[column.key],
-        lambda name: sa.literal_column(f"'{name}'") == sa.any_(locked.c[_SENT_NAMES]),
-    )
+    values, is_changed = _build_changes(resource, sets_text, locked.c)
     failed = (
         sa.select(sent.c.item_number.label("number"), version.label("version"))
         .outerjoin(locked, number == sent.c.item_number)
@@ -163,11 +163,10 @@ def _update_statements(resource: Resource, sets_text: bool) -> _UpdateStatements
         .cte("read")
     )
     steps, has_new_values = read.c.version_steps, read.c.has_new_values
-    zero, step = sa.literal_column("0"), sa.literal_column("1")
-    fits = sa.func.coalesce(steps.between(zero, step), sa.true())
+    fits = sa.func.coalesce(steps.between(0, 1), sa.true())
     # The update changes all rows or none. So a row without its new values, and with the expected
     # version or the next one, shows that the update had no effect.
-    refutes = sa.and_(sa.not_(has_new_values), steps <= step)
+    refutes = sa.and_(sa.not_(has_new_values), steps <= 1)
     read_back = sa.select(
         _join_bodies(read),
         sa.func.count().label("row_count"),
@@ -177,8 +176,35 @@ def _update_statements(resource: Resource, sets_text: bool) -> _UpdateStatements
     return _UpdateStatements(update, read_back)
 
 
+@lru_cache
+def _check_of_changes(resource: Resource) -> Check:
+    """Return the check of the rows that the caller sees, with their new values."""
+    c, item = resource.table.c, _select_items(wider_types(resource))
+    values, _ = _build_changes(resource, True, item.c)
+    columns = (values.get(name, c[name]).label(name) for name in resource.fields)
+    rows = sa.select(item.c.item_number, *columns).join(item, item.c.id == c.id)
+    return build_check(resource, rows.where(resource.is_visible(c)), are_new=False)
+
+
+def _select_items(types: dict[str, Any]) -> sa.Subquery:
+    return select_items({**types, _SENT_NAMES: ARRAY(sa.Text)})
+
+
+def _build_changes(
+    resource: Resource, sets_text: bool, item: Any
+) -> tuple[dict[str, Any], sa.ColumnElement[bool]]:
+    """Call `build_changes` with the values in the columns of an item."""
+    return build_changes(
+        resource,
+        sets_text,
+        True,
+        lambda column: item[column.key],
+        lambda name: sa.literal_column(f"'{name}'") == sa.any_(item[_SENT_NAMES]),
+    )
+
+
 def _join_bodies(rows: Any) -> sa.ColumnElement[str]:
     """Join the column `body` of these rows with commas, in the order of the items."""
-    comma = sa.literal_column("','")
-    bodies = aggregate_order_by(comma, rows.c.number)
-    return sa.func.string_agg(rows.c.body, bodies, type_=sa.Text).label("body")
+    texts: Any = sa.func.string_agg(rows.c.body, sa.literal_column("','"))
+    joined: sa.ColumnElement[str] = texts.aggregate_order_by(rows.c.number).label("body")
+    return joined

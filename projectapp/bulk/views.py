@@ -89,7 +89,7 @@ def _change_schema(schema: type[ResourceSchema]) -> Schema:
         minimum=1,
         metadata=doc("The expected version. If a row has another one, no row is changed."),
     )
-    members = {"id": fields.UUID(required=True), "version": version}
+    members: dict[str, fields.Field[Any]] = {"id": fields.UUID(required=True), "version": version}
     name = f"{schema.__name__.removesuffix('Schema')}WithIdSchema"
     with_id = schema.from_dict(members, name=name)
     return with_id(partial=[name for name in with_id().load_fields if name != "id"])
