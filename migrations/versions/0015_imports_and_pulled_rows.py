@@ -16,6 +16,7 @@ def upgrade() -> None:
         sa.Column("processed_items", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("created_rows", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("rejected_items", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("last_run", sa.Text(), nullable=True),
         sa.Column("errors_bytes", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("errors_crc32", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column(

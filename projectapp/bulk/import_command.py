@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +91,12 @@ def import_command(resource: Resource, schema_class: type[ResourceSchema]) -> cl
         reader = BatchReader(source, schema, unknown_into, fixed_values)
         options = [name, source.format, owner, keep_ids, encoding, renamed, unknown_into]
         import_id = _hash(source.check(), options)
-        with (
-            ErrorsFile(errors_path, source, reader.ignored_names) if errors_path else ShownErrors()
-        ) as errors:
+        opened = (
+            ErrorsFile(errors_path, source, reader.ignored_names)
+            if errors_path
+            else ShownErrors(source)
+        )
+        with opened as errors, _advise_to_continue(dry_run):
             processor: BatchChecker | BatchImporter = BatchChecker(resource, errors)
             if dry_run:
                 errors.resume(0, 0)
@@ -120,19 +125,23 @@ def import_command(resource: Resource, schema_class: type[ResourceSchema]) -> cl
     return import_file
 
 
+@contextmanager
+def _advise_to_continue(is_dry_run: bool) -> Iterator[None]:
+    try:
+        yield
+    except ServiceUnavailable as problem:
+        cause = problem.summary if isinstance(problem, OutcomeUnknown) else problem.detail
+        advice = "Run the same command again" + ("." if is_dry_run else ": it continues.")
+        raise click.ClickException(f"{cause} {advice}") from problem
+
+
 def _process(
     reader: BatchReader, first: int, processor: BatchChecker | BatchImporter, source: ImportFile
 ) -> None:
     app = current_app._get_current_object()  # type: ignore[attr-defined]
     verb = "Imported" if isinstance(processor, BatchImporter) else "Checked"
-    try:
-        with Progress(verb, source.size_bytes) as progress:
-            process_batches(app, reader.read(first), processor, progress)
-    except ServiceUnavailable as problem:
-        cause = problem.summary if isinstance(problem, OutcomeUnknown) else problem.detail
-        raise click.ClickException(
-            f"{cause} {_counts(processor.counts)} so far. Run the same command again: it continues."
-        ) from problem
+    with Progress(verb, source.size_bytes) as progress:
+        process_batches(app, reader.read(first), processor, progress)
 
 
 def _counts(counts: Any) -> str:

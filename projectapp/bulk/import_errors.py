@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import sys
 import zlib
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -53,7 +54,8 @@ class ShownErrors:
 
     size_bytes = crc32 = 0
 
-    def __init__(self) -> None:
+    def __init__(self, source: ImportFile) -> None:
+        self._place = "Item" if source.format == "json" else "Line"
         self._lines: list[str] = []
         self._shown_items = 0
 
@@ -67,8 +69,10 @@ class ShownErrors:
         pass
 
     def write(self, items: Iterable[tuple[SourceItem, Rejection]]) -> None:
+        # On a terminal the line replaces the bar, which is shown again after it.
+        start = "\r\033[K" if sys.stderr.isatty() else ""
         self._lines = [
-            f"Line {item.raw_item.place}: {field}{': ' if field else ''}{reason}"
+            f"{start}{self._place} {item.raw_item.place}: {field}{': ' if field else ''}{reason}"
             for item, (field, reason) in items
         ]
 
@@ -76,9 +80,9 @@ class ShownErrors:
         for line in self._lines:
             self._shown_items += 1
             if self._shown_items <= _MAX_SHOWN_ITEMS:
-                click.echo(f"\r{line}", err=True)
+                click.echo(line, err=True)
             elif self._shown_items == _MAX_SHOWN_ITEMS + 1:
-                click.echo("\rThere are more. --errors FILE writes all to a file.", err=True)
+                click.echo("There are more. --errors FILE writes all to a file.", err=True)
         self._lines = []
 
 
@@ -185,7 +189,8 @@ class ErrorsFile:
         return self._source.renamed.get(column, column) not in self._ignored
 
     def _render(self, item: SourceItem, rejection: Rejection) -> str:
-        errors: list[str | None] = [str(item.raw_item.place), rejection.field, rejection.reason]
+        place, (field, reason) = item.raw_item.place, rejection
+        errors: list[str | None] = [str(place), field or None, reason]
         if self._source.format == "csv":
             return self._render_record(self._copy_cells(item.text, errors))
         return _render_object(item, dict(zip(ERROR_FIELDS, errors, strict=False)), self._ignored)
@@ -212,9 +217,8 @@ def _render_object(
 ) -> str:
     """Return a line of NDJSON: the item with its errors. All digits of its numbers are kept."""
     mark = secrets.token_hex(16)
-    members: dict[str, object] = {
-        "error_text": item.text.encode("utf-8", "backslashreplace").decode()
-    }
+    text = item.text.strip("\r\n").encode("utf-8", "backslashreplace").decode()
+    members: dict[str, object] = {"error_text": text}
     if isinstance(item.raw_item.value, dict):
         members = json.loads(item.text, parse_float=lambda digits: mark + digits)
         members = {name: value for name, value in members.items() if name not in ignored}

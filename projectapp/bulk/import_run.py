@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import click
 from flask import Flask
 
+from projectapp import database
 from projectapp.bulk.checks import find_invalid_items
 from projectapp.bulk.import_batches import Batch, join_rejection
 from projectapp.bulk.import_errors import Errors, Rejection
@@ -29,7 +30,7 @@ class BatchImporter:
     ) -> None:
         """`state` is the import as `start_import` returned it."""
         self.counts, self._resource, self._errors = state, resource, errors
-        self._keeps_ids, self._owner = keeps_ids, owner
+        self._keeps_ids, self._owner, self._run_id = keeps_ids, owner, str(database.uuid7())
 
     def process(self, batch: Batch) -> None:
         """Insert the valid items of a batch, and write the rejected ones."""
@@ -52,7 +53,8 @@ class BatchImporter:
     def _insert(self, batch: Batch) -> None:
         state, errors = self.counts, self._errors
         errors.write(batch.rejected_items())
-        counters = {
+        progress = {
+            "last_run": self._run_id,
             "processed_items": batch.end,
             "created_rows": state.created_rows + len(batch.items),
             "rejected_items": state.rejected_items + len(batch.rejections),
@@ -60,7 +62,7 @@ class BatchImporter:
             "errors_crc32": errors.crc32,
         }
         parameters = {
-            **counters,
+            **progress,
             "import_id": state.id,
             "first": batch.first,
             "item_count": len(batch.items),
@@ -74,11 +76,12 @@ class BatchImporter:
                 raise click.ClickException(
                     "The record of this import was deleted or reset while it was running."
                 )
-            # It is this batch if the answer of the database was lost.
-            is_inserted = all(getattr(new_state, name) == counters[name] for name in counters)
+            # It is inserted if only the answer of the database was lost.
+            last = new_state.last_run, new_state.processed_items
+            is_inserted = last == (self._run_id, batch.end)
             self.counts = new_state
         else:
-            self.counts = state._replace(**counters)
+            self.counts = state._replace(**progress)
         if is_inserted:
             errors.commit()
 

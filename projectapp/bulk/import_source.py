@@ -176,7 +176,8 @@ class ImportFile:
         self._file.seek(len(codecs.BOM_UTF8) if self.has_bom else 0)
         wrapper = TextIOWrapper(self._file, self.encoding, errors="surrogateescape", newline="")
         try:
-            yield from wrapper
+            # If the caller stops early, `yield from wrapper` would close the file.
+            yield from map(str, wrapper)
         finally:
             if not self._file.closed:
                 wrapper.detach()

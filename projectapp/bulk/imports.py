@@ -19,8 +19,9 @@ class Import(db.Model):  # type: ignore[name-defined,misc]
     """An import of a file.
 
     `id` is the SHA-256 of the file and of the options that change its result. The first
-    `processed_items` items of the file are either rows now or rejected. At this point, the file
-    with the rejected items had `errors_bytes` bytes with the checksum `errors_crc32`.
+    `processed_items` items of the file are either rows now or rejected. The process `last_run`
+    processed the last ones of these. Its file with the rejected items then had `errors_bytes` bytes
+    with the checksum `errors_crc32`.
     """
 
     __tablename__ = "imports"
@@ -31,6 +32,7 @@ class Import(db.Model):  # type: ignore[name-defined,misc]
     processed_items: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     created_rows: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     rejected_items: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    last_run: Mapped[str | None] = mapped_column(sa.Text)
     errors_bytes: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     errors_crc32: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     started_at: Mapped[datetime] = mapped_column(
@@ -40,9 +42,10 @@ class Import(db.Model):  # type: ignore[name-defined,misc]
 
 
 _IMPORTS: Any = Import.__table__
-_COUNTERS = (
+# What a batch changes.
+_PROGRESS = (
     *("processed_items", "created_rows", "rejected_items"),
-    *("errors_bytes", "errors_crc32"),
+    *("last_run", "errors_bytes", "errors_crc32"),
 )
 
 _is_import = _IMPORTS.c.id == sa.bindparam("import_id", type_=sa.Text)
@@ -61,7 +64,7 @@ def _start_statement() -> Any:
         resource=sa.bindparam("resource", type_=sa.Text),
         file_name=sa.bindparam("file_name", type_=sa.Text),
     )
-    columns = (*_COUNTERS, "started_at", "finished_at")
+    columns = (*_PROGRESS, "started_at", "finished_at")
     restarts = sa.and_(
         sa.cast(sa.bindparam("again", type_=sa.Boolean), sa.Boolean),
         _IMPORTS.c.finished_at.is_not(None),
@@ -98,7 +101,7 @@ def finish_import(import_id: str, item_count: int) -> Row | None:
 def insert_batch(resource: Resource, keeps_ids: bool, parameters: dict[str, Any]) -> bool:
     """Insert items and move the import on, in one statement. False if the import is not at `first`.
 
-    The parameters are `import_id`, `first`, the values of _COUNTERS after the batch, and for
+    The parameters are `import_id`, `first`, the values of _PROGRESS after the batch, and for
     `new_rows` `items` and `owner`; `item_count` is the number of the `items`. If the database
     refuses an item, the statement has no effect and raises a Problem.
 
@@ -110,7 +113,9 @@ def insert_batch(resource: Resource, keeps_ids: bool, parameters: dict[str, Any]
 
 @lru_cache
 def _batch_statement(resource: Resource, keeps_ids: bool) -> sa.Select[Any]:
-    bigint = {name: sa.bindparam(name, type_=sa.BigInteger) for name in (*_COUNTERS, "item_count")}
+    columns = _IMPORTS.c
+    progress = {name: sa.bindparam(name, type_=columns[name].type) for name in _PROGRESS}
+    item_count = sa.bindparam("item_count", type_=sa.BigInteger)
     claim = (
         sa.update(_IMPORTS)
         .where(
@@ -118,7 +123,7 @@ def _batch_statement(resource: Resource, keeps_ids: bool) -> sa.Select[Any]:
             _IMPORTS.c.processed_items == sa.bindparam("first", type_=sa.BigInteger),
             _IMPORTS.c.finished_at.is_(None),
         )
-        .values({name: bigint[name] for name in _COUNTERS})
+        .values(progress)
         .returning(_IMPORTS.c.id)
         .cte("claim")
     )
@@ -134,7 +139,7 @@ def _batch_statement(resource: Resource, keeps_ids: bool) -> sa.Select[Any]:
     )
     claims = sa.select(sa.func.count()).select_from(claim).scalar_subquery()
     # A row is missing if its parent is. The division by 0 is an error, so nothing is inserted.
-    is_complete = sa.func.count(inserted.c.id) == claims * bigint["item_count"]
+    is_complete = sa.func.count(inserted.c.id) == claims * item_count
     check = sa.literal_column("1") / sa.case((is_complete, 1), else_=0)
     return sa.select(claims.label("claims"), check.label("check")).select_from(inserted)
 
