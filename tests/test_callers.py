@@ -26,6 +26,7 @@ PUBLIC = None
 SCOPE_BY_ENDPOINT = {
     "projects.list_projects": READ,
     "projects.list_project_changes": READ,
+    "projects.export_projects": READ,
     "projects.get_project": READ,
     "projects.create_project": WRITE,
     "projects.put_project": WRITE,
@@ -221,7 +222,7 @@ def test_each_caller_gets_only_what_its_token_permits(
 
 def test_matrix_has_as_many_cases_as_callers_routes_methods_and_ids(auth_app):
     callers = len(REFUSED_HEADERS) + len(SCOPES_BY_CALLER)
-    assert callers * len([*cases(auth_app)]) == 1740
+    assert callers * len([*cases(auth_app)]) == 1800
 
 
 HIDDEN_KINDS = ("foreign", "without owner")
