@@ -187,7 +187,8 @@ class ImportCommand:
 
     def check_errors_file(self) -> None:
         """Check that the errors file has each invalid line once."""
-        texts = self.errors_file.read_text().splitlines()
+        path = self.errors_file
+        texts = path.read_text().splitlines() if path.exists() else []
         lines = [json.loads(text)["error_line"] for text in texts]
         invalid = [line for line, item in enumerate(self.items, 1) if "status" in item]
         expected = [line for line in invalid if line > self.lines_without_errors_file]
