@@ -3,10 +3,18 @@
 import csv
 import io
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
 import uuid
+from contextlib import suppress
 
 import pytest
 
+import config
+from projectapp.bulk import progress
 from tests.conftest import PROJECTS, all_items
 
 COLUMNS = "name, description, is_active, attributes::text"
@@ -92,6 +100,18 @@ FILES = {
 def test_files_of_all_formats_create_the_same_rows(run, rows, write, name):
     assert run(write(name, FILES[name])) == (0, f"Imported {name}: 3 rows, 0 rejected.", "")
     assert rows() == ROWS
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("padding", range(8))
+def test_elements_of_a_large_array_end_anywhere_in_the_blocks_of_the_file(
+    run, rows, write, padding, indent
+):
+    items = [7, *({"name": f'{number} 번역 \\" ]'} for number in range(3000)), -1.5e3, None]
+    content = " " * padding + json.dumps(items, ensure_ascii=padding % 2 == 0, indent=indent)
+    assert len(content) > 2**16
+    assert run(write("a.json", content))[1] == "Imported a.json: 3000 rows, 3 rejected."
+    assert rows("name") == [(item["name"],) for item in items[1:-2]]
 
 
 @pytest.mark.parametrize("name", ["x.ndjson", "x.json", "x.csv"])
@@ -457,6 +477,34 @@ def test_file_that_cannot_be_imported_is_one_error(
     assert len(err.splitlines()) == 1
     assert rows() == []
     assert not content or content == "folder" or path.read_bytes()
+
+
+def test_progress_is_plain_lines_with_a_rate_and_the_remaining_time(run, write, monkeypatch):
+    monkeypatch.setattr(progress, "_LINE_INTERVAL_SECONDS", 0)
+    _, _, err = run(write("a.ndjson", ndjson({"name": f"{n}"} for n in range(1500))))
+    lines = [line for line in err.splitlines() if line.startswith("Imported ")]
+    assert re.fullmatch(r"Imported 1000 rows, \d+ rows/s, 6\d %, \d+:\d\d left", lines[-2])
+    assert re.fullmatch(r"Imported 1500 rows, \d+ rows/s, 100 %, 0:00 left", lines[-1])
+
+
+def test_progress_on_a_terminal_is_a_bar(app, sql, write, database_url):
+    terminal, terminal_of_command = pty.openpty()
+    path = write("a.ndjson", ndjson({"name": f"{n}"} for n in range(1500)) + '{"name": ""}')
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flask", "projects", "import", path],
+        cwd=config.ROOT,
+        env={**os.environ, "APP_ENV": "testing", "DATABASE_URL": database_url},
+        stdout=subprocess.DEVNULL,
+        stderr=terminal_of_command,
+    )
+    os.close(terminal_of_command)
+    output = b""
+    with suppress(OSError), os.fdopen(terminal, "rb", 0) as reader:  # EIO at the end
+        while block := reader.read(1024):
+            output += block
+    assert process.wait(60) == SOME_REJECTED
+    assert re.search(rb"Imported  \[#+-*\] +\d+%.*1000 rows, \d+ rows/s", output), output
+    assert b"\r\x1b[KLine 1501: name: Length must be" in output
 
 
 def test_column_option_without_a_field_is_a_usage_error(run):

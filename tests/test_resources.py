@@ -7,6 +7,7 @@ import pytest
 
 from faults.resource import load_resource, resource_names
 from projectapp.resources.cursors import Position, encode_cursor
+from tests.bulk_bodies import FIRST_PLACES, FORMATS, body_of
 
 CASES = [load_resource(name) for name in resource_names()]
 MISSING = "01900000-0000-7000-8000-000000000000"
@@ -265,6 +266,43 @@ def test_a_repeated_keyed_create_gets_the_first_response(case, client, create, c
     assert client.get(case.path).json["items"] == [row]
 
 
+@pytest.mark.parametrize("content_type", FORMATS)
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "a"}])
+def test_many_items_of_each_format_create_rows_in_the_order_sent(
+    case, client, collection, content_type, key
+):
+    items = [
+        {case.title_field: f"Row {n}", case.text_field: None, case.flag_field: n % 2 == 0}
+        for n in range(25)
+    ]
+    options = {"data": body_of(content_type, items), "content_type": content_type, "headers": key}
+    response = client.post(collection, **options)
+    assert response.status_code == 201, response.text
+    rows = response.json["items"]
+    assert [{name: row[name] for name in items[0]} for row in rows] == items
+    assert client.get(f"{case.path}?sort=created_at&page_size=100").json["items"] == rows
+    if key:
+        repeated = client.post(collection, **options)
+        assert repeated.headers["Idempotency-Replayed"] == "true"
+        assert repeated.data == response.data
+
+
+@pytest.mark.parametrize("content_type", FORMATS)
+def test_many_items_of_which_one_is_invalid_get_a_400_that_names_it_and_create_nothing(
+    case, client, collection, problem, content_type
+):
+    items = [{case.title_field: "x", case.text_field: "x"} for _ in range(1000)]
+    items[500] = {case.title_field: "", case.text_field: "x" * (case.text_length + 1)}
+    body = body_of(content_type, items)
+    response = client.post(collection, data=body, content_type=content_type)
+    place = 500 + FIRST_PLACES[content_type]
+    assert problem(response, 400, "validation_error")["details"].keys() == {
+        f"{place}.{case.title_field}",
+        f"{place}.{case.text_field}",
+    }
+    assert client.get(case.path).json["total"] == 0
+
+
 def test_two_callers_can_use_the_same_key(case, auth_client, auth_headers, collection_of):
     for name in ("alice", "bob"):
         headers = auth_headers(name, ",".join(case.scopes))
@@ -342,6 +380,7 @@ def test_each_request_is_one_statement(case, make_app, client, create, collectio
         ("POST", collection, create),
         ("POST", collection, create | keyed),
         ("POST", collection, create | keyed),  # a replay
+        ("POST", collection, {"json": [create["json"]] * 1000}),
         ("GET", path, {}),
         ("GET", f"{path}?as_of={change['at']}", {}),
         ("GET", f"{path}/history", {}),

@@ -44,6 +44,22 @@ def test_the_tasks_of_a_missing_project_get_a_404(client, problem, key):
     assert client.get(TASKS).json["total"] == 0
 
 
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "a"}])
+def test_many_tasks_are_created_in_the_project_of_the_path(client, make_project, problem, key):
+    project, other = make_project(), make_project()
+    items = [{"title": f"{n}", "project_id": other["id"], "priority": n} for n in range(1000)]
+    path = f"{PROJECTS}/{project['id']}/tasks"
+    tasks = client.post(path, json=items, headers=key).json["items"]
+    assert [(task["title"], task["priority"]) for task in tasks] == [
+        (item["title"], item["priority"]) for item in items
+    ]
+    assert {task["project_id"] for task in tasks} == {project["id"]}
+    missing = f"{PROJECTS}/{MISSING}/tasks"
+    for headers in ({}, {"Idempotency-Key": "b"}):
+        problem(client.post(missing, json=items, headers=headers), 404, "not_found")
+    assert client.get(TASKS).json["total"] == 1000
+
+
 def test_a_project_id_in_a_body_is_ignored(client, make_project, make_task):
     other = make_project()
     task = make_task(project_id=other["id"])
@@ -63,8 +79,9 @@ def test_a_task_in_a_project_of_another_owner_gets_a_404_and_is_not_stored(
     path = f"{PROJECTS}/{project['id']}/tasks"
     bob = auth_headers("bob", scopes)
     problem(auth_client.get(path, headers=bob), 404, "not_found")
-    response = auth_client.post(path, json={"title": "x"}, headers={**bob, **key})
-    problem(response, 404, "not_found")
+    for body in ({"title": "x"}, [{"title": "x"}, {"title": "y"}]):
+        response = auth_client.post(path, json=body, headers={**bob, **key})
+        problem(response, 404, "not_found")
     assert sql("SELECT count(*) FROM tasks") == [(0,)]
     assert sql("SELECT count(*) FROM idempotency_keys") == [(0,)]
 
@@ -210,3 +227,34 @@ def test_the_feed_of_tasks_has_only_their_changes(client, make_project, make_tas
         ("update", changed),
         ("delete", None),
     ]
+
+
+def test_tasks_are_imported_into_the_projects_that_their_lines_name(
+    app, client, make_project, sql, tmp_path
+):
+    first, second = make_project(), make_project()
+    sql("UPDATE projects SET owner = 'alice' WHERE id = %s", second["id"])
+    lines = [
+        "project_id,title,priority",
+        f"{first['id']},first,7",
+        f"{second['id']},second,",
+        f"{second['id']},third,1",
+        f"{MISSING},of no project,1",
+        "x,of no project,1",
+    ]
+    path, errors = tmp_path / "tasks.csv", tmp_path / "errors.csv"
+    path.write_text("\n".join(lines))
+    command = ["tasks", "import", str(path), "--errors", str(errors)]
+    result = app.test_cli_runner().invoke(args=command)
+    assert result.stdout.startswith("Imported tasks.csv: 2 rows, 3 rejected.")
+    assert sql("SELECT project_id::text, title, priority, owner FROM tasks ORDER BY id") == [
+        (first["id"], "first", 7, None),
+        (second["id"], "third", 1, "alice"),
+    ]
+    rejected = errors.read_text().splitlines()[1:]
+    assert '"3","priority","Field may not be null."' in rejected[0]
+    assert '"5","project_id","There are no projects with this id."' in rejected[1]
+    assert '"6","project_id","Not a valid UUID."' in rejected[2]
+    result = app.test_cli_runner().invoke(args=[*command, "--owner", "bob"])
+    assert result.exit_code == 1
+    assert "tasks have the owners of their projects: leave out --owner." in result.stderr

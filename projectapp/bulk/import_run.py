@@ -133,8 +133,8 @@ def process_batches(
     with ThreadPoolExecutor(1) as executor:
         try:
             for batch in batches:
-                if not waiting:
-                    progress.update(0, batch.position_bytes)
+                if not waiting:  # an import that continues begins in the middle of the file
+                    progress.update(0, batch.position_bytes if batch.first else 0)
                 waiting.append(executor.submit(process, batch))
                 if len(waiting) > _WAITING_BATCHES:
                     waiting.popleft().result()

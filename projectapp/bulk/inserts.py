@@ -123,4 +123,4 @@ def new_rows(
     values |= {"owner": p.owner, key: p.id}
     # The lock makes the insert wait for a concurrent change of the parent's owner.
     rows = sa.select(*(value.label(name) for name, value in values.items()))
-    return rows.where(is_parent, parent.is_visible(p)).with_for_update(read=True, of=parent.table)
+    return rows.where(is_parent).with_for_update(read=True, of=parent.table)

@@ -55,10 +55,13 @@ class Progress:
 
         The first call says where the work begins: an import that continues begins in the middle.
         """
-        self._rows += rows
         now = time.monotonic()
         if self._first_position is None:
-            self._first_position, self._started_at = position, now
+            self._first_position = self._position = position
+            self._started_at = now
+            if self._bar:
+                self._bar.pos = position
+        self._rows += rows
         step, self._position = position - self._position, position
         if self._bar:
             self._bar.update(step)
