@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from decimal import Decimal
+from uuid import UUID
 
 import psycopg2
 import pytest
@@ -14,6 +15,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from projectapp import database
 from projectapp.bulk import views as bulk_views
+from projectapp.bulk.checks import find_invalid_items
+from projectapp.bulk.item_rows import encode_items
+from projectapp.bulk.items import Item
 from projectapp.http.fields import Integer
 from projectapp.resources.models import ResourceColumns, resource_constraints
 from projectapp.resources.resource import Resource
@@ -241,6 +245,27 @@ def test_a_unique_value_that_is_stored_or_repeated_gets_a_409_that_names_item_an
     assert document["details"] == {"1.note": note, "2.note": note, "6.red": red, "9.red": red}
     assert sql("SELECT count(*) FROM labels") == [(1,)]
     assert sql("SELECT count(*) FROM idempotency_keys") == [(0,)]
+
+
+def test_the_check_of_new_rows_knows_ids_that_are_stored_repeated_or_referred_to(kinds_app, kinds):
+    """Only an import has items with ids."""
+    stored = UUID(kinds.post("/boxes", json={"title": "x"}).json["id"])
+    first, second = database.uuid7(), database.uuid7()
+    rows = [
+        *((first, second), (second, stored), (stored, first), (first, None)),
+        (database.uuid7(), UUID(MISSING)),
+    ]
+    items = [
+        Item(place, {"title": "x", "id": row_id, "parent_id": parent_id})
+        for place, (row_id, parent_id) in enumerate(rows)
+    ]
+    with kinds_app.app_context():
+        invalid_items = find_invalid_items(BOXES, encode_items(BOXES, items))
+    message = "There are already boxes with this id."
+    assert invalid_items == [
+        *((2, "id", message), (3, "id", message)),
+        (4, "parent_id", "There are no boxes with this id."),
+    ]
 
 
 # Children

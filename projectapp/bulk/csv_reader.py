@@ -22,7 +22,7 @@ _GUARDED = re.compile("'[=+\\-@'\t\r]")
 _JSON_FIELDS = (
     *(fields.Number, fields.Boolean, fields.Mapping, fields.List, fields.Nested, fields.Raw),
 )
-_SPREADSHEET_BOOLEANS = {"TRUE": "true", "FALSE": "false"}
+_BOOLEANS = {"true": True, "false": False, "TRUE": True, "FALSE": False}
 _QUOTED = re.compile('"[^"]*+(?:""[^"]*+)*+"')
 _UNREADABLE = re.compile("[\0\udc80-\udcff]")
 
@@ -54,9 +54,10 @@ def parse_csv(
     if error := _find_header_error(names):
         yield RawItem(place, None, error)
         return
+    columns = [(name, isinstance(schema.fields.get(name), _JSON_FIELDS)) for name in names]
     parser = ExactParser()
     for place, record in records:
-        yield _read_item(place, names, record, schema, parser)
+        yield _read_item(place, columns, record, parser)
 
 
 def _find_header_error(names: list[str]) -> str | None:
@@ -72,28 +73,29 @@ def _find_header_error(names: list[str]) -> str | None:
 
 def _read_item(
     place: int,
-    names: list[str],
+    columns: list[tuple[str, bool]],
     record: list[str | None] | InvalidCSV,
-    schema: Schema,
     parser: ExactParser,
 ) -> RawItem:
+    """Return the item in a record. The `columns` are their names, and whether they are JSON."""
     if isinstance(record, InvalidCSV):
         return RawItem(place, None, str(record))
-    if len(record) != len(names):
-        error = f"The row has {len(record)} cells, but the header row has {len(names)}."
+    if len(record) != len(columns):
+        error = f"The row has {len(record)} cells, but the header row has {len(columns)}."
         return RawItem(place, None, error)
     value: dict[str, Any] = {}
     exact: dict[str, str] = {}
-    for name, cell in zip(names, record, strict=True):
+    for (name, is_json), cell in zip(columns, record, strict=True):
         if cell is None:
             value[name] = None
         elif _UNREADABLE.search(cell):
             what = "contains U+0000" if "\0" in cell else "is not text in the expected encoding"
             return RawItem(place, None, f"The cell {what}.", name)
-        elif not isinstance(schema.fields.get(name), _JSON_FIELDS):
+        elif not is_json:
             value[name] = cell[1:] if _GUARDED.match(cell) else cell
+        elif cell in _BOOLEANS:
+            value[name] = _BOOLEANS[cell]
         else:
-            cell = _SPREADSHEET_BOOLEANS.get(cell, cell)
             try:
                 value[name], is_exact = parser.parse(cell.encode())
             except InvalidJSON as error:
