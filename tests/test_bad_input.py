@@ -159,7 +159,14 @@ def test_another_content_type_gets_a_415_with_the_accepted_types(
     response = send(method, b'{"name": "x"}', content_type=content_type)
     problem(response, 415, "unsupported_media_type")
     accepted = response.headers["Accept-Patch" if method == "PATCH" else "Accept"]
-    assert "application/json" in accepted
+    assert (
+        accepted
+        == {
+            "POST": "application/json, application/x-ndjson, text/csv",
+            "PUT": "application/json",
+            "PATCH": "application/merge-patch+json, application/json",
+        }[method]
+    )
 
 
 def test_a_merge_patch_sent_with_put_gets_a_415(send, problem):
@@ -170,6 +177,43 @@ def test_a_merge_patch_sent_with_put_gets_a_415(send, problem):
 def test_a_content_type_with_parameters_or_upper_case_is_accepted(client, content_type):
     response = client.post(PROJECTS, data=b'{"name": "x"}', content_type=content_type)
     assert response.status_code == 201
+
+
+@pytest.mark.parametrize("charset", ["euc-kr", "cp949", "utf-16", "latin1", "x"])
+def test_csv_in_another_charset_than_utf_8_gets_a_415(send, client, problem, charset):
+    document = problem(send("POST", b"name\nx\n", content_type=f"text/csv; charset={charset}"), 415)
+    assert "UTF-8" in document["detail"]
+
+
+@pytest.mark.parametrize("charset", ["", "; charset=utf-8", "; charset=UTF-8", '; charset="utf-8"'])
+def test_csv_in_utf_8_is_accepted(client, charset):
+    response = client.post(PROJECTS, data="name\n번역\n", content_type=f"text/csv{charset}")
+    assert [row["name"] for row in response.json["items"]] == ["번역"]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/json", b"[" + b"1," * (LIMIT // 2 - 2) + b"1]"),
+        ("application/x-ndjson", b"1\n" * (LIMIT // 2)),
+        ("text/csv", b"name\n" + b"1\n" * (LIMIT // 2 - 3)),
+    ],
+)
+def test_half_a_million_items_get_a_400_without_being_validated(send, problem, content_type, body):
+    detail = problem(send("POST", body, content_type=content_type), 400, "bad_request")["detail"]
+    assert detail == "Send from 1 to 1000 items. The body has more."
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/x-ndjson", "text/csv"])
+def test_a_body_with_many_items_over_the_limit_gets_a_413(send, problem, content_type):
+    problem(send("POST", b"[" + b" " * LIMIT + b"]", content_type=content_type), 413)
+
+
+@pytest.mark.parametrize("content_type", ["application/x-ndjson", "text/csv"])
+def test_a_compressed_body_with_many_items_gets_a_415(send, problem, content_type):
+    headers = {"Content-Encoding": "gzip"}
+    response = send("POST", gzip.compress(b"name"), content_type=content_type, headers=headers)
+    problem(response, 415)
 
 
 def test_a_compressed_body_gets_a_415_with_the_accepted_encoding(send, problem):

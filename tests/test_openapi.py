@@ -299,3 +299,38 @@ def test_a_list_has_no_undocumented_members(client, make_project):
     make_project()
     allowed = {"items", "total", "page", "page_size", "next_cursor"}
     assert json.loads(client.get(PROJECTS).text).keys() == allowed
+
+
+def test_the_bodies_and_responses_of_many_items_are_documented(document):
+    def content(body):
+        return {kind: part["schema"] for kind, part in body["content"].items()}
+
+    def ref(name):
+        return {"$ref": f"#/components/schemas/{name}"}
+
+    def array(name):
+        return {"type": "array", "items": ref(name), "minItems": 1, "maxItems": 1000}
+
+    text = {"type": "string", "minLength": 1}
+    post, patch = document["paths"][PROJECTS]["post"], document["paths"][PROJECTS]["patch"]
+    assert content(post["requestBody"]) == {
+        "application/json": {"oneOf": [ref("ProjectInput"), array("ProjectInput")]},
+        "application/x-ndjson": text,
+        "text/csv": text,
+    }
+    assert content(post["responses"]["201"]) == {
+        "application/json": {"oneOf": [ref("Project"), ref("ProjectItems")]}
+    }
+    assert content(patch["requestBody"]) == {"application/json": array("PartialProjectWithId")}
+    assert content(patch["responses"]["200"]) == {"application/json": ref("ProjectItems")}
+    assert {"400", "404", "412", "413", "415", "503"} <= patch["responses"].keys()
+    schemas = document["components"]["schemas"]
+    assert schemas["ProjectItems"]["properties"] == {
+        "items": {"type": "array", "items": ref("Project")}
+    }
+    item = schemas["PartialProjectWithId"]
+    assert item["required"] == ["id"]
+    assert item["properties"]["version"]["minimum"] == 1
+    assert not [name for name, schema in item["properties"].items() if "default" in schema]
+    assert {"id", "version", "name", "attributes"} <= item["properties"].keys()
+    assert not item["properties"]["id"].get("readOnly")

@@ -45,8 +45,8 @@ class Item(NamedTuple):
 def parse_array(body: bytes) -> list[RawItem]:
     """Return the elements of a JSON array.
 
-    An element that is not valid JSON has an `error`. Raises InvalidJSON if the body is no array, or
-    is invalid between the elements.
+    An element that is not valid JSON has an `error`. After MAX_ITEMS + 1 elements the rest is left
+    out. Raises InvalidJSON if the body is no array, or is invalid between the elements.
     """
     try:
         values = parse_json(body)
@@ -57,7 +57,7 @@ def parse_array(body: bytes) -> list[RawItem]:
         return raw_items
     if not isinstance(values, list):
         raise InvalidJSON("is not a JSON array.")
-    return [RawItem(place, value) for place, value in enumerate(values)]
+    return [RawItem(place, value) for place, value in enumerate(values[: MAX_ITEMS + 1])]
 
 
 def parse_lines(lines: Iterable[bytes]) -> Iterator[RawItem]:
@@ -147,7 +147,7 @@ def _parse_elements(text: str) -> list[RawItem]:
         return []
     return [
         _parse_item(index, element.encode("utf-8", "surrogateescape"), _parse_rounded)
-        for index, element in _split_json(text)
+        for index, element in itertools.islice(_split_json(text), MAX_ITEMS + 1)
     ]
 
 

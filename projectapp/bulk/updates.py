@@ -179,8 +179,13 @@ def _update_statements(resource: Resource, sets_text: bool) -> _UpdateStatements
 @lru_cache
 def _check_of_changes(resource: Resource) -> Check:
     """Return the check of the rows that the caller sees, with their new values."""
-    c, item = resource.table.c, _select_items(wider_types(resource))
+    c, types = resource.table.c, wider_types(resource)
+    item = _select_items(types)
     values, _ = _build_changes(resource, True, item.c)
+    for name in resource.writable:
+        if isinstance(types[name], sa.Numeric):  # a cast to the type of the column may fail
+            stored = sa.cast(c[name], types[name])
+            values[name] = sa.case((_is_sent(name, item.c), item.c[name]), else_=stored)
     columns = (values.get(name, c[name]).label(name) for name in resource.fields)
     rows = sa.select(item.c.item_number, *columns).join(item, item.c.id == c.id)
     return build_check(resource, rows.where(resource.is_visible(c)), are_new=False)
@@ -199,8 +204,12 @@ def _build_changes(
         sets_text,
         True,
         lambda column: item[column.key],
-        lambda name: sa.literal_column(f"'{name}'") == sa.any_(item[_SENT_NAMES]),
+        lambda name: _is_sent(name, item),
     )
+
+
+def _is_sent(name: str, item: Any) -> sa.ColumnElement[bool]:
+    return sa.literal_column(f"'{name}'") == sa.any_(item[_SENT_NAMES])
 
 
 def _join_bodies(rows: Any) -> sa.ColumnElement[str]:
