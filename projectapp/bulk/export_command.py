@@ -87,11 +87,9 @@ def _open_output(path: str) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError as error:  # for example, the disk is full
+    except BaseException as error:
         with suppress(OSError):
             part.unlink()
-        raise click.FileError(str(part), error.strerror) from error
-    except BaseException:
-        with suppress(OSError):
-            part.unlink()
+        if isinstance(error, OSError):  # for example, the disk is full
+            raise click.FileError(str(part), error.strerror) from error
         raise

@@ -12,7 +12,8 @@ from typing import Any, cast
 from projectapp.bulk.export_pages import PAGE_BYTES, Export
 from projectapp.problems import Problem
 
-# Of the bytes that are left for all connections, so that many slow clients share them.
+# A page has this part of the bytes that are left for the output of all exports, so that many slow
+# clients share them.
 _PAGE_DIVISOR = 32
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 def max_page_bytes(streams: Any) -> int:
     """Return how large the next page may be. `streams` is the Streams of the worker."""
-    bytes_left = max(0, streams.max_pending_bytes - streams.pending_bytes)
+    bytes_left = max(0, streams.max_pending_bytes // 2 - streams.pending_bytes)
     return cast(int, min(PAGE_BYTES, bytes_left // _PAGE_DIVISOR))
 
 

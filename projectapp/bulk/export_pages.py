@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 from flask import Flask
-from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from projectapp import auth, database
 from projectapp.bulk.csv_columns import as_csv, csv_header
@@ -172,15 +171,14 @@ def _page_statement(
     ).offset(sa.literal_column("0"))
     line_rows = lines.subquery("lines")
     size = sa.func.octet_length(line_rows.c.line)
-    total = sa.func.sum(size).over(order_by=line_rows.c.list_number, rows=(None, 0))
+    total = sa.func.sum(size).over(rows=(None, 0))  # in the order of the rows, as list_number
     summed = sa.select(line_rows, size.label("size"), total.label("total")).subquery("summed")
     is_in_page = summed.c.total - summed.c.size < _max_bytes
     is_last = sa.or_(summed.c.total >= _max_bytes, summed.c.list_number > PAGE_SIZE)
     separator: Any = sa.literal_column("E'\\r\\n'" if file_format is Format.CSV else "E'\\n'")
-    ordered = aggregate_order_by(separator, summed.c.list_number)
     position = position_of(spec, summed.c)
     return sa.select(
-        sa.func.string_agg(summed.c.line, ordered).filter(is_in_page).label("lines"),
+        sa.func.string_agg(summed.c.line, separator).filter(is_in_page).label("lines"),
         sa.func.count().filter(is_in_page).label("row_count"),
         sa.func.max(position).filter(is_in_page, is_last).label("last"),
     )
