@@ -29,16 +29,17 @@ def check_export(record: FeedRecord, export: Attempt, attempts: list[Attempt]) -
     `record` has its rows; `attempts` are those of single rows.
     """
     rows = record.readings[0].rows
-    own = [attempt for attempt in attempts if attempt.caller == record.caller]
-    before = [a for a in own if a.outcome == "ok" and (a.done_at or 0) < export.sent_at]
-    created = {a.id for a in before if a.kind == "create" and a.id}
-    deleted = {_deleted_id(a) for a in before if a.kind == "delete"}
-    deletes = (a for a in own if a.kind == "delete" and a.outcome != "fail")
-    perhaps_deleted = {_deleted_id(a) for a in deletes if a.sent_at < (export.done_at or 0)}
-    if missing := created - perhaps_deleted - rows.keys():
-        yield f"{len(missing)} rows that existed throughout are missing, such as {min(missing)}"
-    if present := deleted & rows.keys():
-        yield f"it has {len(present)} rows that were deleted before, such as {min(present)}"
+    own_attempts = [attempt for attempt in attempts if attempt.caller == record.caller]
+    earlier = [a for a in own_attempts if a.outcome == "ok" and (a.done_at or 0) < export.sent_at]
+    created_ids = {a.id for a in earlier if a.kind == "create" and a.id}
+    deleted_ids = {_deleted_id(a) for a in earlier if a.kind == "delete"}
+    deletes = (a for a in own_attempts if a.kind == "delete" and a.outcome != "fail")
+    perhaps_deleted_ids = {_deleted_id(a) for a in deletes if a.sent_at < (export.done_at or 0)}
+    if missing_ids := created_ids - perhaps_deleted_ids - rows.keys():
+        example, count = min(missing_ids), len(missing_ids)
+        yield f"{count} rows that existed throughout are missing, such as {example}"
+    if wrong_ids := deleted_ids & rows.keys():
+        yield f"it has {len(wrong_ids)} rows that were deleted before, such as {min(wrong_ids)}"
 
 
 def _deleted_id(attempt: Attempt) -> str:

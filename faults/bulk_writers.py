@@ -57,10 +57,10 @@ class BulkWriter(Writer):
             read, tags = self._read_tags(marker, row_id)
             if tags is None:
                 return read
-            own, version = f"{marker}.{n}", read.version
-            items.append({"operation": own, "path": read.path, "if_match": read.etag})
-            fields = self.resource.tags_body([*tags, own])
-            content.append({"id": row_id, "version": version} | fields)
+            item = {"operation": f"{marker}.{n}", "path": read.path, "if_match": read.etag}
+            items.append(item)
+            fields = self.resource.tags_body([*tags, item["operation"]])
+            content.append({"id": row_id, "version": read.version} | fields)
         path = self.resource.path
         return self.client.send("append", marker, "PATCH", path, content, items=items)
 

@@ -173,7 +173,7 @@ class Client:
         body = b""
         try:
             response = self._connection.getresponse()
-            first_at = time.monotonic()
+            head_at = time.monotonic()
             # http.client raises IncompleteRead if the last chunk is missing.
             while part := response.read(_PART_BYTES):
                 body += part
@@ -182,8 +182,8 @@ class Client:
             self._record_exception(attempt, error)
             return None
         self._record_response(attempt, response, b"" if response.status == 200 else body)
-        waited = (attempt.done_at or first_at) - first_at
-        self.ledger.record_response(attempt, wait_seconds=waited)
+        reading_seconds = (attempt.done_at or head_at) - head_at
+        self.ledger.record_response(attempt, wait_seconds=reading_seconds)
         return (response.headers, body) if response.status == 200 else None
 
     def interrupt_stream(self) -> None:
@@ -226,20 +226,14 @@ class Client:
         """Add the id and the ETag of each row to its item; return the items and violations."""
         if len(rows) != len(items):
             return items, [f"a response with {len(rows)} rows for {len(items)} items"]
-        title, violations = self.resource.title_field, []
+        completed_items, violations = [], []
         for item, row in zip(items, rows, strict=True):
-            is_same = (
-                item["path"].endswith(row["id"])
-                if "path" in item
-                else (item["operation"] == row[title])
-            )
-            if not is_same:
+            own_path = f"{self.resource.path}/{row['id']}"
+            is_created = "path" not in item and item["operation"] == row[self.resource.title_field]
+            if not is_created and item.get("path") != own_path:
                 violations.append(f"a response with another row in the place of {item}")
-        completed = [
-            item | {"id": row["id"], "etag": f'"{row["version"]}"'}
-            for item, row in zip(items, rows, strict=True)
-        ]
-        return completed, violations
+            completed_items.append(item | {"id": row["id"], "etag": f'"{row["version"]}"'})
+        return completed_items, violations
 
     def _find_foreign_rows(self, members: dict[str, Any]) -> list[str]:
         own = self.caller.name

@@ -28,15 +28,19 @@ def interrupt_exports(env: Environment) -> None:
         env.mark_recovered()
         env.sleep_share(0.2)
     exports = [attempt for attempt in env.read_attempts() if attempt.kind == "export"]
-    complete = [attempt for attempt in exports if attempt.status == 200]
-    broken = sum(attempt.status is None for attempt in exports)
-    unharmed = sum(any(a.sent_at < t < (a.done_at or t) for t in times) for a in complete)
-    env.fault_count = unharmed + broken
-    count = len(complete)
-    env.check(count >= MINIMUM_EXPORTS, f"void: only {count} exports were complete")
+    complete_exports = [attempt for attempt in exports if attempt.status == 200]
+    complete_count = len(complete_exports)
+    broken_count = sum(attempt.status is None for attempt in exports)
+    hit_count = sum(
+        any(a.sent_at < time_of_fault < (a.done_at or 0) for time_of_fault in times)
+        for a in complete_exports
+    )
+    env.fault_count = hit_count + broken_count
+    failure = f"void: only {complete_count} exports were complete"
+    env.check(complete_count >= MINIMUM_EXPORTS, failure)
     env.notes.append(
-        f"{count} exports were complete, {unharmed} of them in spite of a fault;"
-        f" {broken} ended without their last chunk"
+        f"{complete_count} exports were complete, {hit_count} of them in spite of a fault;"
+        f" {broken_count} ended without their last chunk"
     )
 
 

@@ -41,8 +41,8 @@ def export_repeatedly(client: Client, name: str, folder: Path, stop: Event) -> N
             sentence = f"a complete export with an incomplete row: {error}"
             client.ledger.add_violation(attempt, sentence)
             continue
-        if repeated := len(rows) - len({row["id"] for row in rows}):
-            client.ledger.add_violation(attempt, f"an export has {repeated} rows twice")
+        if extra_rows := len(rows) - len({row["id"] for row in rows}):
+            client.ledger.add_violation(attempt, f"an export has {extra_rows} rows twice")
         writer = FeedWriter(folder / f"{operation}.export", client.caller.name, client.resource)
         # The cursor is older than the head of the response.
         head_at = (attempt.done_at or 0.0) - attempt.wait_seconds

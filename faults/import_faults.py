@@ -27,12 +27,20 @@ _RUN_SECONDS = 60  # the longest run of the command
 _POLL_SECONDS = 0.1
 # It waits for a batch that is being imported, also for one of a process that was killed.
 _PROGRESS = "SELECT processed_items FROM imports FOR UPDATE"
+# Each batch takes longer, so that the faults find a running import on a fast machine, too.
+_SLOW_BATCHES = """
+CREATE FUNCTION slow_batch() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM pg_sleep(0.15); RETURN NEW; END $$;
+CREATE TRIGGER slow_batch BEFORE UPDATE ON imports
+FOR EACH ROW EXECUTE FUNCTION slow_batch()
+"""
 _IMPORT_STATEMENT = "imports"  # the table; only statements of the command contain it
 
 
 @scenario(49, "an import is killed, loses answers and its database")
 def interrupt_import(env: Environment) -> None:
     command = ImportCommand(env)
+    env.cluster.sql(_SLOW_BATCHES)
     with env.load(writers=FEW_WRITERS):
         command.record_start()
         faults: list[Callable[[], int]] = [
@@ -111,7 +119,7 @@ class ImportCommand:
         They have no errors file: only one process at a time can write to it.
         """
         first, second = self.start(has_errors_file=False), self.start(has_errors_file=False)
-        self._wait_for_progress(3 * BATCH_ROWS, first)
+        self._wait_for_progress(2 * BATCH_ROWS, first)
         count = _kill(first)
         self._wait_for_progress(self._progress() + 1, second)
         count *= _kill(second)
