@@ -115,7 +115,8 @@ class ItemsNotFound(NotFound):
     """Items of a bulk change name rows that do not exist. `item_errors` maps them to messages."""
 
     def __init__(self, item_errors: dict[str, list[str]]) -> None:
-        Problem.__init__(self, *_summarize(item_errors))
+        detail, bounded = _summarize(item_errors)
+        Problem.__init__(self, f"Nothing was changed. {detail}", bounded)
 
 
 class Conflict(Problem):
@@ -148,7 +149,8 @@ class ItemsPreconditionFailed(PreconditionFailed):
     """Rows of a bulk change have other versions. `item_errors` maps the items to messages."""
 
     def __init__(self, item_errors: dict[str, list[str]]) -> None:
-        super().__init__(*_summarize(item_errors))
+        detail, bounded = _summarize(item_errors)
+        super().__init__(f"Nothing was changed. {detail}", bounded)
 
 
 class PayloadTooLarge(Problem):

@@ -217,7 +217,7 @@ def test_missing_rows_get_a_404_and_other_versions_a_412_that_name_the_items(
     assert document["details"] == {"1": stale, "2": missing, "3": missing}
     document = problem(patch(items[:2]), 412, "precondition_failed")
     assert document["details"] == {"1": stale}
-    assert "The current version is 1" in document["detail"]
+    assert document["detail"] == f"Nothing was changed. 1: {stale[0]}"
     assert all_rows(sql) == before
     items[1]["version"] = 1
     assert [row["version"] for row in patch(items[:2]).json["items"]] == [2, 2]
@@ -576,6 +576,19 @@ def test_a_lost_change_that_another_one_overwrote_gets_a_503(
     proxy.before_reset = lambda: client.put(path, json={"name": "another's"})
     response = proxied.patch(PROJECTS, json=changes_of(two_rows, *versions))
     problem(response, 503, "outcome_unknown")
+    assert sql("SELECT name FROM projects ORDER BY name") == [("another's",), ("new",)]
+
+
+def test_a_lost_change_of_which_another_client_changed_the_unchanged_row_gets_a_503(
+    proxied, proxy, client, two_rows, problem, sql
+):
+    items = changes_of(two_rows, 1, 1)
+    items[1]["name"] = "b"  # as it is
+    proxy.lose.append(UPDATE)
+    path = f"{PROJECTS}/{two_rows[1]['id']}"
+    proxy.before_reset = lambda: client.put(path, json={"name": "another's"})
+    response = proxied.patch(PROJECTS, json=items)
+    problem(response, 503, "outcome_unknown")  # a 412 would say that nothing was changed
     assert sql("SELECT name FROM projects ORDER BY name") == [("another's",), ("new",)]
 
 

@@ -7,7 +7,7 @@ built once for each resource and cached.
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -37,8 +37,7 @@ def update_items(resource: Resource, items: Sequence[Item]) -> str:
     """Merge each item into the row with its `id`; return the rows as JSON texts joined by ",".
 
     The items are RFC 7396 patches, as in a PATCH of one row. An item may have the `version` that
-    its row must have. The rows are locked in the order of their ids, so two bulk changes never wait
-    for each other.
+    its row must have.
 
     Raises ItemsNotFound if the caller does not see a row, else ItemsPreconditionFailed if a row has
     another version, and ValidationFailed if two items have the same id. The details name the items,
@@ -46,7 +45,8 @@ def update_items(resource: Resource, items: Sequence[Item]) -> str:
     """
     _require_distinct_ids(items)
     names = {name for item in items for name in item.values}
-    statements = _update_statements(resource, sets_searched_text(resource, names))
+    sets_text = sets_searched_text(resource, names)
+    statement = _update_statement(resource, sets_text)
     with_names = [
         item._replace(values={**item.values, _SENT_NAMES: [*item.values]}) for item in items
     ]
@@ -55,10 +55,10 @@ def update_items(resource: Resource, items: Sequence[Item]) -> str:
     def resolve() -> Row:
         # If every item has a version, the statement takes effect at most once.
         have_versions = all("version" in item.values for item in items)
-        row = database.execute(statements.update, parameters) if have_versions else None
+        row = database.execute(statement, parameters) if have_versions else None
         if row and row.body:
             return row
-        state = database.execute(statements.read_back, parameters)
+        state = database.execute(_read_back_statement(resource, sets_text), parameters)
         if state.row_count == len(items) and state.is_done:
             return state
         if row and state.is_refuted:
@@ -66,10 +66,10 @@ def update_items(resource: Resource, items: Sequence[Item]) -> str:
         raise OutcomeUnknown
 
     try:
-        row = database.execute(statements.update, parameters, resolve)
+        row = database.execute(statement, parameters, resolve)
     except (BadRequest, Conflict, ValidationFailed) as problem:
-        check = _check_of_changes(resource)
-        raise name_items(problem, items, run_check(check, parameters["items"])) from problem
+        invalid_items = run_check(_check_of_changes(resource), parameters["items"])
+        raise name_items(problem, items, invalid_items) from problem.__cause__
     if row.body is None:
         raise _failure(resource, items, row.failures)
     return row.body
@@ -105,58 +105,55 @@ def _failure(resource: Resource, items: Sequence[Item], failures: str) -> Proble
     return problem_class(field_errors)
 
 
-class _UpdateStatements(NamedTuple):
-    """`update` returns `body`, or null and `failures`; `read_back` finds out what it did."""
-
-    update: sa.Select[Any]
-    read_back: sa.Select[Any]
-
-
 @lru_cache
-def _update_statements(resource: Resource, sets_text: bool) -> _UpdateStatements:
-    """Return the statements for items with any fields; see `build_changes` for `sets_text`.
+def _update_statement(resource: Resource, sets_text: bool) -> sa.Select[Any]:
+    """Return the statement for items with any fields; see `build_changes` for `sets_text`.
 
-    In both, the CTE `locked` locks the rows and has their newest versions. An UPDATE alone would
-    lock them in any order.
+    Its row has either `body` or `failures`; the other one is null.
     """
-    table = resource.table
-    sent = sa.select(_select_items(item_types(resource))).cte("sent")
-    locked = (
-        sa.select(table.c.version.label(_CURRENT_VERSION), *sent.c)
-        .join(sent, sent.c.id == table.c.id)
-        .where(resource.is_visible(table.c))
-        .order_by(table.c.id)
-        .with_for_update(key_share=True, of=table)  # the lock that an UPDATE takes
-        .cte("locked")
-    )
+    sent, locked = _lock_rows(resource)
     number, version = locked.c.item_number, locked.c[_CURRENT_VERSION]
-    values, is_changed = _build_changes(resource, sets_text, locked.c)
     failed = (
         sa.select(sent.c.item_number.label("number"), version.label("version"))
         .outerjoin(locked, number == sent.c.item_number)
         .where(sa.or_(number.is_(None), sent.c.version != version))
         .cte("failed")
     )
-    rows = sa.update(table).where(table.c.id == locked.c.id)
-    body = resource.as_json(table.c).label("body")
+    table = resource.table
+    values, _ = _build_changes(resource, sets_text, locked.c)
     updated = (
-        rows.values(**values)
-        .where(~sa.exists(sa.select(failed)))
-        .returning(number.label("number"), body)
+        sa.update(table)
+        .values(**values)
+        .where(table.c.id == locked.c.id, ~sa.exists(sa.select(failed)))
+        .returning(number.label("number"), resource.as_json(table.c).label("body"))
         .cte("updated")
     )
-    update = sa.select(
+    failures = sa.cast(sa.func.json_object_agg(failed.c.number, failed.c.version), sa.Text)
+    return sa.select(
         sa.select(_join_bodies(updated)).scalar_subquery().label("body"),
-        sa.select(sa.cast(sa.func.json_object_agg(failed.c.number, failed.c.version), sa.Text))
-        .scalar_subquery()
-        .label("failures"),
+        sa.select(failures).scalar_subquery().label("failures"),
     )
-    # An UPDATE, not a SELECT: it waits for replication.
+
+
+@lru_cache
+def _read_back_statement(resource: Resource, sets_text: bool) -> sa.Select[Any]:
+    """Return the statement that finds out whether an update whose result was lost took effect.
+
+    `is_done`: the rows have their new values, and their expected versions or the next ones.
+    `is_refuted`: a row has its expected version without its new values, so the update had no
+    effect on any row. With the next version it could have had one: the item may have changed
+    nothing, and then another client changed the row.
+    """
+    _, locked = _lock_rows(resource)
+    table = resource.table
+    _, is_changed = _build_changes(resource, sets_text, locked.c)
     read = (
-        rows.values(id=table.c.id)
+        sa.update(table)  # not a SELECT: it waits for replication
+        .values(id=table.c.id)
+        .where(table.c.id == locked.c.id)
         .returning(
-            number.label("number"),
-            body,
+            locked.c.item_number.label("number"),
+            resource.as_json(table.c).label("body"),
             sa.not_(is_changed).label("has_new_values"),
             (table.c.version - locked.c.version).label("version_steps"),
         )
@@ -164,16 +161,30 @@ def _update_statements(resource: Resource, sets_text: bool) -> _UpdateStatements
     )
     steps, has_new_values = read.c.version_steps, read.c.has_new_values
     fits = sa.func.coalesce(steps.between(0, 1), sa.true())
-    # The update changes all rows or none. So a row without its new values, and with the expected
-    # version or the next one, shows that the update had no effect.
-    refutes = sa.and_(sa.not_(has_new_values), steps <= 1)
-    read_back = sa.select(
+    return sa.select(
         _join_bodies(read),
         sa.func.count().label("row_count"),
         sa.func.bool_and(sa.and_(has_new_values, fits)).label("is_done"),
-        sa.func.bool_or(refutes).label("is_refuted"),
+        sa.func.bool_or(sa.and_(sa.not_(has_new_values), steps == 0)).label("is_refuted"),
     )
-    return _UpdateStatements(update, read_back)
+
+
+def _lock_rows(resource: Resource) -> tuple[sa.CTE, sa.CTE]:
+    """Return the items, and those of them whose rows the caller sees, with the current versions.
+
+    The second CTE locks the rows in the order of their ids, so two bulk changes cannot deadlock. An
+    UPDATE alone would lock them in any order.
+    """
+    c = resource.table.c
+    sent = sa.select(_select_items(item_types(resource))).cte("sent")
+    locked = (
+        sa.select(c.version.label(_CURRENT_VERSION), *sent.c)
+        .join(sent, sent.c.id == c.id)
+        .where(resource.is_visible(c))
+        .order_by(c.id)
+        .with_for_update(key_share=True, of=resource.table)  # the lock that an UPDATE takes
+    )
+    return sent, locked.cte("locked")
 
 
 @lru_cache
