@@ -12,6 +12,7 @@ from projectapp.bulk import export_pages
 from projectapp.http.security_headers import HEADERS
 from tests.conftest import PROJECTS, all_items
 from tests.feed_load import CHANGES, writers_running
+from tests.plans import recorded
 
 EXPORT = f"{PROJECTS}/export"
 HEADER = "id,name,description,is_active,attributes,version,created_at,updated_at,owner\r\n"
@@ -44,6 +45,23 @@ def lines_of(response):
     lines = response.get_data().split(b"\n")
     assert lines.pop() == b""
     return [json.loads(line) for line in lines]
+
+
+def insert_texts_and_numbers(sql):
+    for number, text in enumerate(TEXTS):
+        sql(
+            "INSERT INTO projects (id, name, description, is_active, attributes, created_at)"
+            " VALUES (gen_random_uuid(), %s, %s, %s, jsonb_build_object(%s, %s),"
+            " now() + %s * interval '1 s')",
+            *(text or "x", text if number % 2 else None, number % 3 > 0),
+            *(f"key {text}", text, number),
+        )
+    for number in NUMBERS:
+        sql(
+            "INSERT INTO projects (id, name, description, attributes, created_at)"
+            " VALUES (gen_random_uuid(), 'n', '', %s::jsonb, now() + interval '1 h')",
+            f'{{"n": {number}, "list": [{number}]}}',
+        )
 
 
 def test_rows_come_in_the_order_of_creation_with_all_fields_of_the_list(client, sql):
@@ -193,20 +211,7 @@ def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe(client, make_proje
 @pytest.mark.parametrize("content_type", [NDJSON, CSV])
 def test_exported_file_that_is_posted_creates_the_same_rows(client, sql, content_type):
     """The round trip is exact: all texts, null and "", and all digits of numbers."""
-    for number, text in enumerate(TEXTS):
-        sql(
-            "INSERT INTO projects (id, name, description, is_active, attributes, created_at)"
-            " VALUES (gen_random_uuid(), %s, %s, %s, jsonb_build_object(%s, %s),"
-            " now() + %s * interval '1 s')",
-            *(text or "x", text if number % 2 else None, number % 3 > 0),
-            *(f"key {text}", text, number),
-        )
-    for number in NUMBERS:
-        sql(
-            "INSERT INTO projects (id, name, description, attributes, created_at)"
-            " VALUES (gen_random_uuid(), 'n', '', %s::jsonb, now() + interval '1 h')",
-            f'{{"n": {number}, "list": [{number}]}}',
-        )
+    insert_texts_and_numbers(sql)
     columns = "name, description, is_active, attributes::text"
     query = f"SELECT {columns} FROM projects ORDER BY created_at, id"  # noqa: S608
     rows = sql(query)
@@ -253,6 +258,17 @@ def test_revoked_token_ends_an_export_at_the_next_page(auth_client, auth_headers
 
 
 # Concurrent writers.
+
+
+def test_cursor_is_read_before_the_first_row_and_each_page_is_one_statement(
+    client, sql, small_pages
+):
+    sql(INSERT, 1, 30)
+    with recorded() as sent:
+        pages = [*client.get(EXPORT, buffered=False).iter_encoded()]
+    assert "pg_current_snapshot" in sent[0].text
+    assert all("string_agg" in statement.text for statement in sent[1:])
+    assert len(sent) == 1 + len(pages) == 6
 
 
 def test_export_and_feed_give_an_exact_copy_while_sixteen_writers_run(

@@ -11,7 +11,7 @@ import config
 from projectapp.bulk import export_pages
 from tests.conftest import all_items
 from tests.feed_load import CHANGES
-from tests.test_export import EXPORT, INSERT
+from tests.test_export import EXPORT, INSERT, insert_texts_and_numbers
 
 
 @pytest.fixture
@@ -54,6 +54,27 @@ def test_command_reports_rows_rate_and_a_cursor_of_the_feed(client, make_project
     project = make_project()
     [item] = client.get(f"{CHANGES}?since={cursor}").json["items"]
     assert item["project"] == project
+
+
+@pytest.mark.parametrize("name", ["a.ndjson", "a.csv"])
+@pytest.mark.parametrize("arguments", [("--keep-ids",), ()])
+def test_exported_file_that_is_imported_creates_the_same_rows(
+    app, sql, export, tmp_path, name, arguments
+):
+    insert_texts_and_numbers(sql)
+    sql("UPDATE projects SET owner = 'ann' WHERE is_active")
+    columns = "name, description, is_active, attributes::text"
+    if arguments:
+        columns += ", id, version, created_at, updated_at, owner"
+    query = f"SELECT {columns} FROM projects ORDER BY created_at, id"  # noqa: S608
+    rows = sql(query)
+    assert export(tmp_path / name, "--bom" if name == "a.csv" else "--format=ndjson").exit_code == 0
+    sql("DELETE FROM projects")
+    sql("SET session_replication_role = replica; TRUNCATE changes; RESET session_replication_role")
+    command = ("projects", "import", str(tmp_path / name), *arguments)
+    result = app.test_cli_runner().invoke(args=command)
+    assert result.exit_code == 0, result.output
+    assert sql(query) == rows
 
 
 def test_export_of_all_owners_to_the_standard_output(client, sql, export):

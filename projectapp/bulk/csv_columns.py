@@ -46,7 +46,7 @@ def _cell(value: Any) -> sa.ColumnElement[str]:
         return rfc3339(value)
     if isinstance(type_, sa.Uuid | sa.Boolean | sa.Integer):
         return sa.cast(value, sa.Text)
-    if isinstance(type_, sa.Numeric | sa.JSON | ARRAY):
+    if isinstance(type_, sa.Numeric | sa.Float | sa.JSON | ARRAY):
         return _quote(sa.cast(sa.func.to_json(value), sa.Text))
     text: Any = sa.cast(value, sa.Text)
     if not isinstance(type_, sa.String):
