@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 
 from faults import (  # noqa: F401 - these modules add their scenarios to SCENARIOS
+    export_faults,
     hostile_requests,
+    import_faults,
     locks,
     network_faults,
     postgres_crashes,

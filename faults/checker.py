@@ -25,6 +25,10 @@ class Findings:
     unauthorized: list[str] = field(default_factory=list)  # served without permission
     history: list[str] = field(default_factory=list)  # is incomplete, or names the wrong caller
     feed: list[str] = field(default_factory=list)  # a change is missing, repeated or out of order
+    partial: list[str] = field(
+        default_factory=list
+    )  # requests with an effect on a part of the rows
+    exports: list[str] = field(default_factory=list)  # a complete export has too few or old rows
 
     def merge(self, other: "Findings") -> None:
         self.lost += other.lost
@@ -51,13 +55,19 @@ def list_ids(client: Client) -> list[str]:
 
 def settle_creates(attempts: Iterable[Attempt], clients: Mapping[str | None, Client]) -> None:
     """Repeat each keyed create whose outcome is unknown; `clients` are by their callers' names."""
-    for marker, tries in group_by_operation(attempts).items():
+    for tries in group_by_operation(attempts).values():
         if tries[0].kind == "create" and tries[0].key and operation_outcome(tries) == "info":
             for _ in range(_RETRIES):
-                attempt = clients[tries[0].caller].create(marker, key=marker)
+                attempt = _repeat_create(clients[tries[0].caller], tries[0])
                 if attempt.outcome == "ok" or attempt.status == 422:
                     break
                 time.sleep(max(attempt.retry_after_seconds, 0.25))
+
+
+def _repeat_create(client: Client, first: Attempt) -> Attempt:
+    if not first.items:
+        return client.create(first.operation, key=first.key)
+    return client.create_many(first.operation, len(first.items), first.key, first.content_type)
 
 
 def check(
@@ -65,7 +75,10 @@ def check(
     table: Mapping[str, StoredRow],
     listed_ids: Mapping[str | None, Iterable[str]],
 ) -> Findings:
-    """Compare the attempts with the table, and the table with the ids that each caller sees."""
+    """Compare the attempts with the table, and the table with the ids that each caller sees.
+
+    `attempts` are those of single rows, as `split_items` returns them.
+    """
     findings = Findings(sum(attempt.is_acknowledged_write for attempt in attempts))
     writes = group_by_operation(attempt for attempt in attempts if attempt.is_write)
     changes: dict[str, list[Attempt]] = defaultdict(list)  # by the row's id

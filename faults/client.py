@@ -17,6 +17,8 @@ from faults.resource import Resource
 
 TIMEOUT_SECONDS = 12.0  # more than the service's slowest response
 PROBLEM = "application/problem+json"
+JSON, NDJSON = "application/json", "application/x-ndjson"
+_PART_BYTES = 16 * 1024  # of a response that a client reads slowly
 _INTERNALS = re.compile(
     rb"Traceback|File \\?\"|psycopg2|sqlalchemy|\bSELECT \b|\bINSERT INTO\b|\bDELETE FROM\b"
     rb"|\bUPDATE \w+ SET\b|\bFROM \w+ WHERE\b|127\.0\.0\.1|localhost|gunicorn/"
@@ -62,6 +64,22 @@ class Client:
         body = self.resource.create_body(operation)
         return self.send("create", operation, "POST", self.create_path, body, key=key)
 
+    def create_many(
+        self, operation: str, count: int, key: str | None = None, content_type: str = JSON
+    ) -> Attempt:
+        """Create `count` rows with one request; their markers are `operation`, a dot, a number."""
+        markers = [f"{operation}.{n}" for n in range(count)]
+        return self.send(
+            "create",
+            operation,
+            "POST",
+            self.create_path,
+            [self.resource.create_body(marker) for marker in markers],
+            key=key,
+            content_type=content_type,
+            items=[{"operation": marker} for marker in markers],
+        )
+
     def begin(
         self,
         kind: str,
@@ -71,18 +89,22 @@ class Client:
         content: Any = None,
         key: str | None = None,
         if_match: str | None = None,
-        content_type: str = "application/json",
+        content_type: str = JSON,
         wait_seconds: float = 0.0,
         headers: Mapping[str, str] | None = None,
+        items: Sequence[dict[str, Any]] = (),
     ) -> Attempt:
-        """Send a request; `finish` or `read_lines` must follow."""
+        """Send a request; `finish`, `read_lines` or `read_slowly` must follow.
+
+        `items` are those of Attempt, for a request with many rows.
+        """
         headers = {"X-Request-ID": operation, **(headers or {})}
         headers |= {"Content-Type": content_type} if content is not None else {}
         headers |= {"Idempotency-Key": key} if key else {}
         headers |= {"If-Match": if_match} if if_match else {}
         token = next(self._tokens)
         headers |= {"Authorization": f"Bearer {token}"} if token else {}
-        body = json.dumps(content) if content is not None else None
+        body = _encode(content, content_type) if content is not None else None
         self._close_if_server_has()
         attempt = self.ledger.record_request(
             operation=operation,
@@ -95,6 +117,8 @@ class Client:
             token=token,
             request_id=operation,
             wait_seconds=wait_seconds,
+            content_type=content_type if items else None,
+            items=list(items),
             sent_at=time.monotonic(),
         )
         try:
@@ -137,6 +161,31 @@ class Client:
             self._streaming_socket = None
             self._connection.close()
 
+    def read_slowly(
+        self, attempt: Attempt, bytes_per_second: float
+    ) -> tuple[http.client.HTTPMessage, bytes] | None:
+        """Read a long response; return its headers and body, or None if it is not a complete 200.
+
+        The time from the first to the last byte is the attempt's `wait_seconds`.
+        """
+        if attempt.done_at:
+            return None
+        body = b""
+        try:
+            response = self._connection.getresponse()
+            head_at = time.monotonic()
+            # http.client raises IncompleteRead if the last chunk is missing.
+            while part := response.read(_PART_BYTES):
+                body += part
+                time.sleep(len(part) / bytes_per_second)
+        except (OSError, http.client.HTTPException) as error:
+            self._record_exception(attempt, error)
+            return None
+        self._record_response(attempt, response, b"" if response.status == 200 else body)
+        reading_seconds = (attempt.done_at or head_at) - head_at
+        self.ledger.record_response(attempt, wait_seconds=reading_seconds)
+        return (response.headers, body) if response.status == 200 else None
+
     def interrupt_stream(self) -> None:
         """Let `read_lines` end, also while it waits in another thread for a line."""
         if sock := self._streaming_socket:
@@ -154,6 +203,10 @@ class Client:
             self.body = json.loads(text)
         members = self.body if isinstance(self.body, dict) else {}
         retry_after = response.headers.get("Retry-After", "")
+        items, violations = attempt.items, find_violations(response, text)
+        if items and response.status < 300:
+            items, more_violations = self._complete_items(items, members.get("items", []))
+            violations += more_violations
         self.ledger.record_response(
             attempt,
             status=response.status,
@@ -163,8 +216,24 @@ class Client:
             retry_after_seconds=float(retry_after) if retry_after.isdigit() else 0.0,
             is_replay=response.headers.get("Idempotency-Replayed") == "true",
             done_at=done_at,
-            violations=[*find_violations(response, text), *self._find_foreign_rows(members)],
+            items=items,
+            violations=[*violations, *self._find_foreign_rows(members)],
         )
+
+    def _complete_items(
+        self, items: list[dict[str, Any]], rows: list[dict[str, Any]]
+    ) -> tuple[list[dict[str, Any]], list[str]]:
+        """Add the id and the ETag of each row to its item; return the items and violations."""
+        if len(rows) != len(items):
+            return items, [f"a response with {len(rows)} rows for {len(items)} items"]
+        completed_items, violations = [], []
+        for item, row in zip(items, rows, strict=True):
+            own_path = f"{self.resource.path}/{row['id']}"
+            is_created = "path" not in item and item["operation"] == row[self.resource.title_field]
+            if not is_created and item.get("path") != own_path:
+                violations.append(f"a response with another row in the place of {item}")
+            completed_items.append(item | {"id": row["id"], "etag": f'"{row["version"]}"'})
+        return completed_items, violations
 
     def _find_foreign_rows(self, members: dict[str, Any]) -> list[str]:
         own = self.caller.name
@@ -180,6 +249,12 @@ class Client:
         """Close a connection that the server has closed while it was idle."""
         if self._connection.sock and select.select([self._connection.sock], [], [], 0)[0]:
             self._connection.close()
+
+
+def _encode(content: Any, content_type: str) -> str:
+    if content_type == NDJSON:
+        return "".join(f"{json.dumps(item)}\n" for item in content)
+    return json.dumps(content)
 
 
 def find_violations(response: http.client.HTTPResponse, text: bytes) -> list[str]:

@@ -11,12 +11,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from faults.bulk_writers import BulkWriter
 from faults.client import Caller, Client
+from faults.exporters import export_repeatedly
 from faults.feed_readers import READERS, FeedReader, poll
 from faults.ledger import Ledger
 from faults.readers import probe, walk
 from faults.resource import load_resource
-from faults.writers import Writer
 
 PERMANENT_ROWS = 40  # rows that no client changes
 LONGEST_SECONDS = 600.0  # the process ends after this in any case
@@ -31,12 +32,14 @@ def main(
     writers: int,
     weights: Mapping[str, int],
     shared_rows: int,
+    exporters: int,
     callers: Sequence[tuple[str | None, Sequence[str], str | None]],
 ) -> None:
     """Run all clients. The names of their operations begin with `name`; `seed` selects them.
 
     Each caller has `shared_rows` rows to which its clients append. The writers work for the callers
-    in turn, and so do the readers of the feed; the walker works for the first caller.
+    in turn, and so do the readers of the feed and the exporters; the walker works for the first
+    caller.
     """
     stop, ledgers, own_resource = threading.Event(), Path(folder), load_resource(resource)
     all_callers = [Caller(*values) for values in callers]
@@ -63,7 +66,7 @@ def main(
         first = make_client(own_name, all_callers[number])
         second = make_client(own_name, all_callers[number], first.ledger)
         foreign = [i for ids in shared_ids if ids is not shared_ids[number] for i in ids]
-        writer = Writer((first, second), own_name, shared_ids[number], foreign, stop, seed)
+        writer = BulkWriter((first, second), own_name, shared_ids[number], foreign, stop, seed)
         threads.append(threading.Thread(target=writer.run, args=(weights,)))
     walker = make_client(f"{name}-walk", all_callers[0])
     prober = make_client(f"{name}-probe", Caller(parent_id=all_callers[0].parent_id))
@@ -71,6 +74,11 @@ def main(
         threading.Thread(target=walk, args=(walker, f"{name}-walk", permanent_ids, stop)),
         threading.Thread(target=probe, args=(prober, f"{name}-probe", stop)),
     ]
+    for n in range(exporters):
+        own_name = f"{name}-export{n}"
+        client = make_client(own_name, all_callers[n % len(all_callers)])
+        arguments = (client, own_name, ledgers, stop)
+        threads.append(threading.Thread(target=export_repeatedly, args=arguments))
     feed_clients = []
     for n, read in enumerate(READERS):
         own_name = f"{name}-{read.__name__}"

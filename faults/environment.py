@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import config
+from faults.bulk_writers import MIXED
 from faults.client import Caller, Client
 from faults.cluster import Cluster, copy_data
 from faults.feed_records import read_record
@@ -20,7 +21,6 @@ from faults.processes import PYTHON, NotReady, end_process, start_process, wait_
 from faults.resource import Resource
 from faults.scenarios import Scenario
 from faults.service import Service
-from faults.writers import MIXED
 
 WRITERS = 6  # client threads; a walker and a prober come in addition
 # With the walker these are fewer than the threads of a worker process, so no request has to wait
@@ -96,12 +96,17 @@ class Environment:
 
     @contextmanager
     def load(
-        self, weights: Mapping[str, int] = MIXED, writers: int = WRITERS, shared_rows: int = 4
+        self,
+        weights: Mapping[str, int] = MIXED,
+        writers: int = WRITERS,
+        shared_rows: int = 4,
+        exporters: int = 0,
     ) -> Iterator[None]:
         """Run clients while the block runs; then let them finish their last operations.
 
-        `weights` says how often each of writers.OPERATIONS is chosen. The writers of a caller
-        append to the same rows; `shared_rows` is their number.
+        `weights` says how often each operation (a method of BulkWriter) is chosen. The writers of a
+        caller append to the same rows; `shared_rows` is their number. `exporters` is the number of
+        clients that export all rows again and again.
         """
         self._ledger_count += 1
         plan = {
@@ -113,6 +118,7 @@ class Environment:
             "writers": writers,
             "weights": weights,
             "shared_rows": shared_rows,
+            "exporters": exporters,
             "callers": self.callers,
         }
         log = self.folder / "clients.log"  # has text only if a client fails

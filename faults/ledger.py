@@ -1,12 +1,15 @@
 """The ledger: what clients sent, written before they sent it, and what they received.
 
 Each client has a file of JSON lines. An attempt is two lines: the request, then the response. A
-later line with the same number adds a violation that only the client could see.
+later line with the same number adds what only the client could see, such as a violation.
+
+A request for many rows is one attempt with `items`. The checks of rows need an attempt for each
+row: `split_items` makes these.
 """
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
@@ -26,7 +29,7 @@ class Attempt:
 
     number: int
     operation: str
-    kind: str  # one of WRITES, or read, walk, feed, probe, trespass, revoke, hostile
+    kind: str  # one of WRITES, or read, walk, feed, export, probe, trespass, revoke, hostile
     method: str
     path: str
     sent_at: float
@@ -34,7 +37,12 @@ class Attempt:
     if_match: str | None = None
     caller: str | None = None  # the owner of the rows that this client creates
     request_id: str = ""  # of the X-Request-ID that the client sent
-    wait_seconds: float = 0.0  # that a long poll may wait for a change
+    # How long a long poll may wait for a change, or how long a client reads a response on purpose.
+    wait_seconds: float = 0.0
+    content_type: str = ""  # of a request for many rows
+    # The rows of a request for many: for each row the fields of Attempt that differ from the
+    # request's, such as `operation` (its marker), `path`, `if_match`, `id` and `etag`.
+    items: list[dict[str, Any]] = field(default_factory=list)
     token: str = ""  # the request's token; of kind "revoke": the revoked one
     status: int | None = None
     id: str | None = None
@@ -82,6 +90,14 @@ class Attempt:
             return 0.0
         return max(self.done_at - self.sent_at - self.wait_seconds, 0.0)
 
+    def split(self) -> "list[Attempt]":
+        """Return an attempt for each item; the attempt itself if it is for one row."""
+        if not self.items:
+            return [self]
+        parts = [replace(self, items=[], violations=[], **item) for item in self.items]
+        parts[0].violations = self.violations
+        return parts
+
 
 class Ledger:
     """Writes one file; several threads may share it."""
@@ -109,6 +125,9 @@ class Ledger:
         attempt.violations.append(sentence)
         self._write({"number": attempt.number, "violations": attempt.violations})
 
+    def close(self) -> None:
+        self._file.close()
+
     def _write(self, line: dict[str, Any]) -> None:
         with self._lock:
             self._file.write(json.dumps(line) + "\n")
@@ -125,6 +144,11 @@ def read_attempts(folder: Path) -> list[Attempt]:
             lines.setdefault(line["number"], {}).update(line)
         attempts += (Attempt(**line) for line in lines.values() if names.issuperset(line))
     return sorted(attempts, key=lambda attempt: attempt.sent_at)
+
+
+def split_items(attempts: Iterable[Attempt]) -> list[Attempt]:
+    """Return an attempt for each row of each request."""
+    return [part for attempt in attempts for part in attempt.split()]
 
 
 def longest_write_gap(attempts: Iterable[Attempt]) -> float:

@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from faults import mutations
+from faults.export_faults import interrupt_exports
 from faults.hostile_requests import send_deep_json, send_repeated_names
+from faults.import_faults import interrupt_import
 from faults.locks import change_one_row, commit_in_another_order
 from faults.network_faults import lose_answers
 from faults.postgres_crashes import NO_DURABILITY, stop_immediately
@@ -15,7 +17,7 @@ from faults.token_revocation import revoke_tokens
 
 LOST, DUPLICATED, CONTRADICTION = "acknowledged and lost", "duplicated", "contradiction"
 UNAUTHORIZED, SERVER_ERROR = "unauthorized", "5xx other than 503"
-FEED, HISTORY = "feed", "history"
+FEED, HISTORY, PARTIAL, EXPORT = "feed", "history", "partly applied", "export"
 HEADER = "| mutation | scenario | detected by | result |\n|---|---|---|---|"
 _LONGEST_CELL = 160  # characters
 
@@ -70,6 +72,11 @@ _CHECKS = [
     MutationCheck(revoke_tokens, (UNAUTHORIZED,), mutations.show_rows_of_all_owners),
     MutationCheck(commit_in_another_order, (FEED,), mutations.forget_running_transactions),
     MutationCheck(commit_in_another_order, (HISTORY,), mutations.send_caller_of_previous_write),
+    MutationCheck(kill_workers, (PARTIAL,), mutations.create_many_in_parts),
+    MutationCheck(lose_answers, (PARTIAL,), mutations.change_many_in_parts),
+    MutationCheck(interrupt_import, (DUPLICATED,), mutations.import_batches_without_claim),
+    MutationCheck(interrupt_exports, (EXPORT,), mutations.skip_equal_times_in_exports),
+    MutationCheck(interrupt_exports, (EXPORT,), mutations.end_exports_after_errors),
     MutationCheck(stop_immediately, (LOST,), postgres_settings=NO_DURABILITY),
 ]
 # Failures that must not appear without a mutation. Slow responses are not among them: the machine

@@ -8,16 +8,22 @@ and `python -m faults --mutations` reports that it was missed.
 import functools
 import json
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import psycopg2
+import sqlalchemy as sa
 from psycopg2.extras import register_uuid
+from sqlalchemy.sql import visitors
 
 from projectapp import database
 from projectapp.auth import access, tokens
+from projectapp.bulk import export_pages, imports
+from projectapp.bulk import views as bulk_views
+from projectapp.bulk.export_pages import Export
 from projectapp.database import errors, execution
 from projectapp.database.connection import Connection
 from projectapp.http import request_data
@@ -25,7 +31,7 @@ from projectapp.problems import ServiceUnavailable
 from projectapp.resources import inserts, views
 from projectapp.resources.feed_cursor import FeedCursor
 
-COMMIT_SECONDS = 0.6  # from the response to the commit
+COMMIT_SECONDS = 0.6  # from the response to the commit, or between two parts of a request
 
 
 def acknowledge_before_commit() -> None:
@@ -60,7 +66,8 @@ def acknowledge_before_commit() -> None:
 
 
 def ignore_idempotency_key() -> None:
-    _replace(views, "read_claim", lambda original: None)
+    for module in (views, bulk_views):
+        _replace(module, "read_claim", lambda original: None)
 
 
 def retry_lost_create_with_new_id() -> None:
@@ -131,6 +138,69 @@ def send_caller_of_previous_write() -> None:
     _replace(execution, "_change_source", change_source)
 
 
+def create_many_in_parts() -> None:
+    """Commit the two halves of a request for many rows one after the other."""
+
+    def insert_items(original: Callable[..., Any], resource: Any, items: Any, *rest: Any) -> Any:
+        half = len(items) // 2
+        first, is_replayed = original(resource, items[:half], *rest)
+        time.sleep(COMMIT_SECONDS)
+        second, _ = original(resource, items[half:], None, *rest[1:])
+        return SimpleNamespace(body=f"{first.body},{second.body}"), is_replayed
+
+    _replace(bulk_views, "insert_items", insert_items)
+
+
+def change_many_in_parts() -> None:
+    """The same for a request that changes many rows: a part may be refused."""
+
+    def update_items(original: Callable[..., Any], resource: Any, items: Any) -> str:
+        return ",".join(original(resource, [item]) for item in items)
+
+    _replace(bulk_views, "update_items", update_items)
+
+
+def import_batches_without_claim() -> None:
+    """Insert a batch without the check that the import has come as far as its first item."""
+
+    def is_first(element: Any) -> bool:
+        return isinstance(getattr(element, "right", None), sa.BindParameter) and (
+            element.right.key == "first"
+        )
+
+    def batch_statement(original: Callable[..., Any], *arguments: Any) -> Any:
+        def replace(element: Any, **_: Any) -> Any:
+            return sa.true() if is_first(element) else None
+
+        return visitors.replacement_traverse(original(*arguments), {}, replace)
+
+    _replace(imports, "_batch_statement", batch_statement)
+
+
+def skip_equal_times_in_exports() -> None:
+    """Begin the next page of an export after all rows that have the time of the last row."""
+    highest_id = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+
+    def position(original: Callable[..., Any], sort_values: list[Any]) -> Any:
+        return original([*sort_values[:-1], highest_id])
+
+    _replace(export_pages, "Position", position)
+
+
+def end_exports_after_errors() -> None:
+    """Send the last chunk of an export when the database fails, as if the export were complete."""
+    read_page = Export.read_page
+
+    def read_page_or_end(export: Export, max_bytes: int) -> bytes:
+        try:
+            return read_page(export, max_bytes)
+        except ServiceUnavailable:
+            export.is_complete = True
+            return b""
+
+    Export.read_page = read_page_or_end  # type: ignore[method-assign]
+
+
 _ALL = (
     acknowledge_before_commit,
     ignore_idempotency_key,
@@ -142,6 +212,11 @@ _ALL = (
     show_rows_of_all_owners,
     forget_running_transactions,
     send_caller_of_previous_write,
+    create_many_in_parts,
+    change_many_in_parts,
+    import_batches_without_claim,
+    skip_equal_times_in_exports,
+    end_exports_after_errors,
 )
 MUTATIONS = {mutation.__name__: mutation for mutation in _ALL}
 

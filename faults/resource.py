@@ -9,6 +9,7 @@ from typing import Any
 from faults import resources
 
 _MAX_JSON_TAGS = 900
+_REFUSED_CHARACTERS = 20_000  # more than a JSON field may have
 _TAG_LENGTH = 12  # of the longest tag and a space, in characters
 
 
@@ -29,6 +30,7 @@ class Resource:
     flag_field: str  # a boolean with a default
     json_field: str | None = None  # a JSON object; lists can filter by it
     parent: "Resource | None" = None  # rows are created under a row of this resource
+    parent_field: str = ""  # the parent's id, in a file to import
 
     @property
     def path(self) -> str:
@@ -53,6 +55,20 @@ class Resource:
         """Return a valid body. It is always the same for a marker, as idempotency keys demand."""
         body: dict[str, Any] = {self.title_field: marker, self.text_field: marker}
         return body | ({self.json_field: {"made": marker}} if self.json_field else {})
+
+    def file_row(self, marker: str, parent_id: str | None) -> dict[str, Any]:
+        """Return a valid row of a file to import."""
+        body = self.create_body(marker)
+        return body | ({self.parent_field: parent_id} if self.parent else {})
+
+    def refused_fields(self) -> dict[str, Any]:
+        """Return fields of a row that PostgreSQL refuses: the parent is missing, or JSON is large.
+
+        The service does not check these itself.
+        """
+        if self.parent:
+            return {self.parent_field: "00000000-0000-4000-8000-000000000000"}
+        return {self.json_field or "": {"text": "x" * _REFUSED_CHARACTERS}}
 
     def large_body(self, marker: str, size: int) -> dict[str, Any]:
         """Return a valid body with a value of `size` characters, or as long as the fields allow."""

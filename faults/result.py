@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from threading import Event
 
+from faults.bulk_checker import check_atomicity, check_export
 from faults.checker import Findings, check, list_ids, settle_creates
 from faults.client import Client
 from faults.environment import Environment
 from faults.feed_checker import check_feed, check_history
 from faults.feed_readers import FeedReader
 from faults.feed_records import FeedRecord, read_record
-from faults.ledger import Attempt
+from faults.ledger import Attempt, split_items
 from faults.scenarios import Scenario
 from faults.stored import read_history, read_table
 
@@ -62,15 +63,21 @@ def evaluate(env: Environment) -> Result:
     settle_creates(env.read_attempts(), clients)
     listed_ids = {name: list_ids(client) for name, client in clients.items()}
     records = _finish_readers(env, clients)
-    attempts = env.read_attempts()
+    requests = env.read_attempts()
+    attempts = split_items(requests)
     table, history = (read(env.cluster, env.resource) for read in (read_table, read_history))
     findings = result.findings = check(attempts, table, listed_ids)
     findings.history += check_history(attempts, table, history, scenario.has_older_release)
+    findings.partial += check_atomicity(requests, history)
+    exports = {attempt.operation: attempt for attempt in requests if attempt.kind == "export"}
     for record in records:
         problems = check_feed(record, attempts, table, history, scenario.ends_cursors)
         findings.feed += (f"{record.name}: {problem}" for problem in problems)
-    _check_responses(result, attempts, env.noise_seconds)
-    result.recovery_seconds = _check_recovery(env, attempts)
+        if export := exports.get(record.name):
+            problems = check_export(record, export, attempts)
+            findings.exports += (f"{record.name}: {problem}" for problem in problems)
+    _check_responses(result, requests, env.noise_seconds)
+    result.recovery_seconds = _check_recovery(env, requests)
     if env.noise_seconds > 1:
         env.notes.append(f"the machine is busy: {env.noise_seconds:.1f} s are added to all limits")
     may_lose = scenario.data_loss != "forbidden"
@@ -84,6 +91,8 @@ def evaluate(env: Environment) -> Result:
     (env.notes if feed_may_lose else env.failures).extend(_summarize("feed", findings.feed))
     env.failures += _summarize("duplicated", findings.duplicated)
     env.failures += _summarize("unauthorized", findings.unauthorized)
+    env.failures += _summarize("partly applied", findings.partial)
+    env.failures += _summarize("export", findings.exports)
     if scenario.data_loss == "required" and not findings.lost:
         env.failures.append("void: no write was lost, so this ledger would not detect a loss")
     if result.fault_count == 0:
@@ -94,11 +103,15 @@ def evaluate(env: Environment) -> Result:
 
 
 def _finish_readers(env: Environment, clients: Mapping[str | None, Client]) -> list[FeedRecord]:
-    """Let the readers of the feed go on until they have all changes; return their records."""
-    paths = sorted(env.ledgers.glob("*.feed"))
+    """Let the readers of the feed go on until they have all changes; return their records.
+
+    An export is the beginning of such a record.
+    """
+    paths = sorted([*env.ledgers.glob("*.feed"), *env.ledgers.glob("*.export")])
     for path in paths:
-        record = read_record(path)
-        env.check(record.has_changes, f"void: {record.name} received no change during the load")
+        record, is_export = read_record(path), path.suffix == ".export"
+        failure = f"void: {record.name} received no change during the load"
+        env.check(record.has_changes or is_export, failure)
         FeedReader(clients[record.caller], path, Event()).follow_to_end()
     return [read_record(path) for path in paths]
 

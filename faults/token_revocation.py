@@ -4,13 +4,13 @@ import signal
 import time
 
 from faults import pgbouncer
+from faults.bulk_writers import MIXED
 from faults.client import Caller
 from faults.environment import Environment
 from faults.pg_proxy import Harm
 from faults.postgres_crashes import OUTAGE_SECONDS
 from faults.processes import send_signal, wait_until
 from faults.scenarios import scenario
-from faults.writers import MIXED
 from projectapp.auth.tokens import hash_token, new_token
 
 OWNERS = ("ann", "ben", "cem")

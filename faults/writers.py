@@ -44,11 +44,11 @@ class Writer:
         self._count = 0
 
     def run(self, weights: Mapping[str, int]) -> None:
-        """Work until `stop` is set; `weights` says how often each of OPERATIONS is chosen."""
+        """Work until `stop` is set; `weights` says how often each operation (method) is chosen."""
         names = list(weights)
         while not self.stop.is_set():
             (name,) = self.random.choices(names, list(weights.values()))
-            attempt = OPERATIONS[name](self)
+            attempt: Attempt | None = getattr(self, name)()
             if attempt and attempt.outcome != "ok" and attempt.status not in _FINAL_STATUSES:
                 self._wait(attempt)
             time.sleep(self.random.uniform(0, 2 * _PAUSE_SECONDS))
@@ -64,9 +64,13 @@ class Writer:
     def create_keyed(self) -> Attempt:
         """Create a row with a key; repeat the request until the outcome is known."""
         marker = self.new_marker()
+        return self._repeat(lambda: self.client.create(marker, key=marker))
+
+    def _repeat(self, send: Callable[[], Attempt]) -> Attempt:
+        """Send a create with a key, and repeat it until its outcome is known."""
         deadline = None
         while True:
-            attempt = self.client.create(marker, key=marker)
+            attempt = send()
             if attempt.outcome == "ok" or attempt.status in (400, 413, 415, 422):
                 return self._remember(attempt)
             self._wait(attempt)
@@ -87,21 +91,27 @@ class Writer:
             client.finish(attempt)
         return self._remember(next((a for a in attempts if a.outcome == "ok"), attempts[0]))
 
-    def append(self) -> Attempt | None:
+    def append(self) -> Attempt:
         """Append a tag to a shared row: read it, and change it only if it is still the same."""
-        marker, path = self.new_marker(), self._path(self.random.choice(self.shared_ids))
-        read = self.client.send("read", marker, "GET", path)
-        if read.outcome != "ok":
-            return read
-        tags = self.resource.read_tags(self.client.body)
+        marker, row_id = self.new_marker(), self.random.choice(self.shared_ids)
+        read, tags = self._read_tags(marker, row_id)
         if tags is None:
-            self.client.ledger.add_violation(read, f"{path} has lost its tags")
-            return None
-        if len(tags) >= self.resource.max_tags:
-            return None
+            return read
         method = self.random.choice(["PATCH", "PUT"])
         content = self.resource.tags_body([*tags, marker])
-        return self.client.send("append", marker, method, path, content, if_match=read.etag)
+        return self.client.send("append", marker, method, read.path, content, if_match=read.etag)
+
+    def _read_tags(self, marker: str, row_id: str) -> tuple[Attempt, list[str] | None]:
+        """Read a shared row; return its tags, or None without an answer or without room."""
+        read = self.client.send("read", marker, "GET", self._path(row_id))
+        if read.outcome != "ok":
+            return read, None
+        tags = self.resource.read_tags(self.client.body)
+        if tags is None:
+            self.client.ledger.add_violation(read, f"{read.path} has lost its tags")
+        elif len(tags) < self.resource.max_tags:
+            return read, tags
+        return read, None
 
     def change(self) -> Attempt | None:
         """Change a row of this writer, which no other client changes."""
@@ -150,10 +160,17 @@ class Writer:
 
     def trespass(self) -> Attempt | None:
         """Read, change or delete another caller's row; for this caller it must not exist."""
-        marker, path = self.new_marker(), self._path(self.random.choice(self.foreign_ids))
-        method = self.random.choice(["GET", "PUT", "DELETE"])
-        content = {self.resource.text_field: marker} if method == "PUT" else None
-        if_match = None if method == "GET" else self.random.choice([None, '"1"'])
+        marker, row_id = self.new_marker(), self.random.choice(self.foreign_ids)
+        path, if_match = self._path(row_id), self.random.choice([None, '"1"'])
+        text: dict[str, object] = {self.resource.text_field: marker}
+        method, path, content, if_match = self.random.choice(
+            [
+                ("GET", path, None, None),
+                ("PUT", path, text, if_match),
+                ("DELETE", path, None, if_match),
+                ("PATCH", self.resource.path, [{"id": row_id} | text], None),
+            ]
+        )
         attempt = self.client.send("trespass", marker, method, path, content, if_match=if_match)
         return attempt if attempt.is_server_failure else None
 
@@ -161,31 +178,11 @@ class Writer:
         return f"{self.resource.path}/{row_id}"
 
     def _remember(self, attempt: Attempt) -> Attempt:
-        if attempt.outcome == "ok" and attempt.id and len(self.rows) < OWN_ROWS:
-            self.rows[attempt.id] = (attempt.etag or "", attempt.operation)
+        for part in attempt.split():
+            if part.outcome == "ok" and part.id and len(self.rows) < OWN_ROWS:
+                self.rows[part.id] = (part.etag or "", part.operation)
         return attempt
 
     def _wait(self, attempt: Attempt) -> None:
         seconds = min(attempt.retry_after_seconds, _LONGEST_WAIT_SECONDS) or 0.1
         time.sleep(seconds * self.random.uniform(0.5, 1))
-
-
-OPERATIONS: dict[str, Callable[[Writer], Attempt | None]] = {
-    "create": Writer.create,
-    "create_keyed": Writer.create_keyed,
-    "create_twice": Writer.create_twice,
-    "append": Writer.append,
-    "change": Writer.change,
-    "delete": Writer.delete,
-    "read": Writer.read,
-    "trespass": Writer.trespass,
-}
-MIXED = {
-    "create": 20,
-    "create_keyed": 30,
-    "create_twice": 4,
-    "append": 25,
-    "change": 8,
-    "delete": 5,
-    "read": 10,
-}

@@ -1,10 +1,15 @@
 """The checks of the fault harness find each violation in a ledger made by hand."""
 
+import json
+
 import pytest
 
+from faults.bulk_checker import check_atomicity, check_export
+from faults.checker import check
+from faults.exporters import parse_export
 from faults.feed_checker import check_feed, check_history
-from faults.feed_records import SINCE_START, FeedRecord, FeedWriter, read_record
-from faults.ledger import Attempt
+from faults.feed_records import SINCE_START, FeedRecord, FeedWriter, Reading, read_record
+from faults.ledger import Attempt, Ledger, read_attempts, split_items
 from faults.resources.projects import RESOURCE
 from faults.stored import StoredChange, StoredRow, make_row
 
@@ -264,3 +269,187 @@ def test_record_goes_on_from_the_last_cursor(tmp_path):
     record: FeedRecord = read_record(path)
     assert (record.name, record.caller, record.cursor) == ("reader", "ann", "cursor-1")
     assert [change.id for change in record.readings[0].changes] == [ROW, OTHER]
+
+
+# Requests for many rows.
+
+
+def create_many(outcome, ids=("a", "b"), **values):
+    """A request that creates the rows first and second, with the ids of its response."""
+    items = [{"operation": "first"}, {"operation": "second"}]
+    if outcome == "ok":
+        states = [{"id": row_id, "etag": '"1"'} for row_id in ids]
+        items = [item | state for item, state in zip(items, states, strict=True)]
+    status = {"ok": 201, "fail": 503, "info": None}[outcome]
+    members = {"operation": "many", "request_id": "many", "id": None, "etag": None}
+    return write("create", 1, **members | {"status": status, "items": items} | values)
+
+
+def stored_rows(*titles, **ids):
+    rows = {"a": "first", "b": "second"}
+    chosen = {row_id: title for row_id, title in rows.items() if title in titles} | ids
+    return {row_id: StoredRow(title, title, None, 1, "ann") for row_id, title in chosen.items()}
+
+
+def all_findings(attempts, table):
+    findings = check(split_items(attempts), table, {"ann": table.keys()})
+    return findings, " ".join(findings.lost + findings.duplicated + findings.contradictions)
+
+
+def test_ledger_has_one_attempt_for_a_request_and_the_checks_one_for_each_row(tmp_path):
+    ledger = Ledger(tmp_path / "client.jsonl")
+    items = [{"operation": "first"}, {"operation": "second"}]
+    attempt = ledger.record_request(
+        operation="many", kind="create", method="POST", path="/", sent_at=1.0, items=items
+    )
+    assert [part.outcome for part in split_items(read_attempts(tmp_path))] == ["info", "info"]
+    answered = [items[0] | {"id": "a", "etag": '"1"'}, items[1] | {"status": 400}]
+    ledger.record_response(attempt, status=201, items=answered, done_at=2.0, violations=["wrong"])
+    ledger.close()
+    [attempt] = read_attempts(tmp_path)
+    parts = split_items([attempt])
+    assert [(p.operation, p.id, p.outcome) for p in parts] == [
+        ("first", "a", "ok"),
+        ("second", None, "fail"),
+    ]
+    assert [part.violations for part in parts] == [["wrong"], []]
+
+
+def test_acknowledged_rows_of_one_request_are_counted():
+    findings, sentences = all_findings([create_many("ok")], stored_rows("first", "second"))
+    assert (findings.acknowledged, sentences) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("attempts", "table", "sentence"),
+    [
+        ([create_many("ok")], stored_rows("first"), "the create second was acknowledged as b"),
+        (
+            [create_many("ok")],
+            stored_rows("first", "second", c="second"),
+            "second is stored 2 times",
+        ),
+        (
+            [create_many("ok"), create_many("ok", ("c", "d"))],
+            stored_rows("first", "second", c="first", d="second"),
+            "first is stored 2 times",
+        ),
+        (
+            [create_many("fail")],
+            stored_rows("second"),
+            "second was refused (503) and is stored",
+        ),
+    ],
+)
+def test_wrong_row_of_a_request_for_many_is_reported(attempts, table, sentence):
+    _, sentences = all_findings(attempts, table)
+    assert sentence in sentences
+
+
+def test_rejected_row_of_an_import_must_not_be_stored():
+    imported = create_many("ok")
+    imported.items[1] = {"operation": "second", "status": 400}
+    assert all_findings([imported], stored_rows("first"))[1] == ""
+    sentences = all_findings([imported], stored_rows("first", "second"))[1]
+    assert "second was refused (400) and is stored" in sentences
+
+
+def history_of_request(*row_ids):
+    return {row_id: [stored(row_id, 1, "create", request_id="many")] for row_id in row_ids}
+
+
+@pytest.mark.parametrize("outcome", ["ok", "info"])
+def test_request_with_an_effect_on_some_of_its_rows_is_reported(outcome):
+    attempts = [create_many(outcome)]
+    assert list(check_atomicity(attempts, history_of_request("a", "b"))) == []
+    assert list(check_atomicity(attempts, history_of_request("a"))) == ["many changed 1 of 2 rows"]
+
+
+def test_repeated_request_with_a_second_effect_is_reported():
+    attempts, row_ids = [create_many("info"), create_many("ok")], "abcd"
+    assert list(check_atomicity(attempts, {})) == []
+    assert list(check_atomicity(attempts, history_of_request(*row_ids))) == [
+        "many changed 4 of 2 rows"
+    ]
+
+
+def test_import_may_have_an_effect_on_some_of_its_rows():
+    imported = create_many("info", request_id="")
+    assert list(check_atomicity([imported], history_of_request("a"))) == []
+
+
+# Exports.
+
+EXPORT = write("export", 0, sent_at=20.0, done_at=30.0, operation="export")
+
+
+def sentences_about_export(row_ids, attempts):
+    rows = dict.fromkeys(row_ids, (1, "digest"))
+    record = FeedRecord("export", "ann", [Reading(21.0, "cursor", rows)])
+    return list(check_export(record, EXPORT, attempts))
+
+
+def test_export_has_each_row_that_existed_throughout():
+    attempts = split_items([create_many("ok")])
+    assert sentences_about_export("ab", attempts) == []
+    assert sentences_about_export("a", attempts) == [
+        "1 rows that existed throughout are missing, such as b"
+    ]
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        write("create", 1, "other", caller="ben"),
+        write("create", 1, "other", sent_at=19.0, done_at=21.0),
+        write("create", 1, "other", status=503),
+    ],
+)
+def test_export_may_lack_a_row_of_another_owner_and_one_that_perhaps_came_later(attempt):
+    assert sentences_about_export([], [attempt]) == []
+
+
+@pytest.mark.parametrize("values", [{"sent_at": 25.0, "done_at": 26.0}, {"status": None}])
+def test_export_may_have_or_lack_a_row_that_was_perhaps_deleted_during_it(values):
+    attempts = [write("create", 1), write("delete", 2, **values)]
+    assert sentences_about_export([], attempts) == sentences_about_export([ROW], attempts) == []
+
+
+def test_export_without_a_row_whose_delete_was_refused_is_reported():
+    attempts = [write("create", 1), write("delete", 2, status=503)]
+    assert len(sentences_about_export([], attempts)) == 1
+
+
+def test_export_with_a_row_that_was_deleted_before_is_reported():
+    attempts = [write("create", 1), write("delete", 2)]
+    assert sentences_about_export([], attempts) == []
+    assert sentences_about_export([ROW], attempts) == [
+        "it has 1 rows that were deleted before, such as row"
+    ]
+
+
+def test_export_and_feed_must_give_a_copy_of_the_table(check_reader):
+    rows = [project(version=2), project(OTHER, 1)]
+    assert check_reader(ITEMS[2:], rows=rows, started_at=11.0) == []
+    sentences = check_reader(ITEMS[2:], rows=[*rows, project("third", 1)], started_at=11.0)
+    assert sentences == ["the copy has third, and the table does not"]
+
+
+CSV = 'id,name,version,owner,attributes\r\n"row","a,""b""",3,,"{""tags"": []}"\r\n'
+
+
+def test_exported_csv_and_ndjson_give_the_same_row():
+    row = {"id": "row", "name": 'a,"b"', "version": 3, "owner": None, "attributes": {"tags": []}}
+    assert parse_export(RESOURCE, "csv", CSV.encode()) == [row]
+    assert parse_export(RESOURCE, "ndjson", json.dumps(row).encode() + b"\n") == [row]
+
+
+@pytest.mark.parametrize("text", ["", CSV[:-8], CSV + '"row'])
+def test_incomplete_csv_is_refused(text):
+    with pytest.raises(ValueError, match=r"CSV|values to unpack"):
+        parse_export(RESOURCE, "csv", text.encode())
+
+
+def test_incomplete_ndjson_is_refused():
+    with pytest.raises(ValueError, match="Expecting value"):
+        parse_export(RESOURCE, "ndjson", b'{"id": "row"}\n{"id": ')

@@ -10,4 +10,5 @@ RESOURCE = Resource(
     text_length=2000,
     flag_field="is_done",
     parent=PROJECTS,
+    parent_field="project_id",
 )
