@@ -148,9 +148,19 @@ def test_each_invalid_row_of_a_csv_gets_a_400_that_names_its_line(post, problem,
     assert count_rows(sql) == 0
 
 
-def test_the_last_csv_row_with_an_unterminated_quote_gets_a_400_that_names_its_line(post, problem):
-    document = problem(post(b'name\na\n"b\n\nc\n', CSV), 400, "validation_error")
-    assert document["details"].keys() == {"3"}
+@pytest.mark.parametrize(
+    ("rows", "names"),
+    [
+        ('"a,true\nb,yes\nc,true\nd', ["2", "3.is_active", "5"]),  # the quote has no end
+        ('"a,true\nb"c,true\nd,yes', ["2", "3", "4.is_active"]),
+        ('"a\n\nb\r\n",true\nc,yes', ["6.is_active"]),
+        ('"a\n"\nb,true', ["2"]),
+        ('"a\n",yes\n"b\n",no\n\nc,no', ["2.is_active", "4.is_active", "7.is_active"]),
+    ],
+)
+def test_each_invalid_row_has_the_number_of_its_first_line(post, problem, rows, names):
+    body = f"name,is_active\n{rows}\n".encode()
+    assert [*problem(post(body, CSV), 400, "validation_error")["details"]] == names
 
 
 @pytest.mark.parametrize("content_type", FORMATS)

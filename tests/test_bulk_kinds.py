@@ -63,7 +63,7 @@ class Label(ResourceColumns, Base):
         *resource_constraints("labels", ("created_at",)),
         sa.Index("labels_red_green_idx", "red", "green", unique=True),
         sa.CheckConstraint(
-            "title NOT LIKE '50% %' AND green % 2 = 1",
+            "title NOT LIKE '50% %' AND green / 2 * 2 < green AND green % 2 = 1",
             name="odd",
             info={"field": "title", "message": "Is odd."},
         ),
@@ -244,8 +244,7 @@ def test_a_unique_value_that_is_stored_or_repeated_gets_a_409_that_names_item_an
     assert sql("SELECT count(*) FROM idempotency_keys") == [(0,)]
 
 
-def test_the_check_of_new_rows_knows_ids_that_are_stored_repeated_or_referred_to(kinds_app, kinds):
-    """Only an import has items with ids."""
+def test_the_check_of_new_rows_covers_the_fields_that_only_an_import_sets(kinds_app, kinds):
     stored = UUID(kinds.post("/boxes", json={"title": "x"}).json["id"])
     first, second = database.uuid7(), database.uuid7()
     rows = [
@@ -256,12 +255,15 @@ def test_the_check_of_new_rows_knows_ids_that_are_stored_repeated_or_referred_to
         Item(place, {"title": "x", "id": row_id, "parent_id": parent_id})
         for place, (row_id, parent_id) in enumerate(rows)
     ]
+    items.append(Item(5, {"title": "x", "version": 2**31, "owner": "x" * 256}))
     with kinds_app.app_context():
         invalid_items = find_invalid_items(BOXES, encode_items(BOXES, items))
     message = "There are already boxes with this id."
     assert invalid_items == [
         *((2, "id", message), (3, "id", message)),
         (4, "parent_id", "There are no boxes with this id."),
+        (5, "version", "The number is out of range."),
+        (5, "owner", "Longer than maximum length 255."),
     ]
 
 

@@ -96,7 +96,7 @@ def build_check(resource: Resource, select_rows: sa.Select[Any], are_new: bool) 
 
     They are rows to insert if they `are_new`, and otherwise stored rows with new values.
     """
-    rows = select_rows.cte("item_row")
+    rows = _cast_numbers(resource, select_rows.cte("item_row"))
     rules = [*_rules(resource, rows, are_new)]
     checked = sa.select(
         rows.c.item_number,
@@ -119,19 +119,39 @@ def _wider_type(type_: Any) -> Any:
     return sa.Numeric() if is_number else type_
 
 
+def _cast_numbers(resource: Resource, rows: sa.CTE) -> sa.CTE:
+    """Select the rows with the types of the columns; a number that is out of range is null.
+
+    The column `NAME is in range` tells whether the number in NAME is.
+    """
+    columns: list[Any] = [rows.c.item_number]
+    for name in resource.fields:
+        value, type_ = rows.c[name], resource.table.c[name].type
+        if (is_in_range := _is_in_range(type_, value)) is not None:
+            columns.append(is_in_range.label(_in_range(name)))
+            value = sa.case((is_in_range, sa.cast(value, type_))).label(name)
+        columns.append(value)
+    return sa.select(*columns).cte("typed_row")
+
+
+def _in_range(name: str) -> str:
+    return f"{name} is in range"
+
+
 def _rules(resource: Resource, rows: sa.CTE, are_new: bool) -> Iterator[_Rule]:
-    for name in resource.writable:
+    for name in resource.fields:
         column, value = resource.table.c[name], rows.c[name]
         type_: Any = column.type
-        if not column.nullable:
-            yield _Rule(value.is_(None), name, "Field may not be null.")
+        is_in_range = rows.c.get(_in_range(name))
+        if is_in_range is not None:
+            yield _Rule(sa.not_(is_in_range), name, "The number is out of range.")
+        if not column.nullable and name != resource.parent_key:  # which a path may have
+            sent = value if is_in_range is None else is_in_range  # null only for null
+            yield _Rule(sent.is_(None), name, "Field may not be null.")
         is_text = isinstance(type_, sa.String) and not isinstance(type_, sa.Enum)
         if is_text and (length := type_.length):
             message = f"Longer than maximum length {length}."
             yield _Rule(sa.func.char_length(value) > length, name, message)
-        is_in_range = _is_in_range(type_, value)
-        if is_in_range is not None:
-            yield _Rule(sa.not_(is_in_range), name, "The number is out of range.")
     for constraint in resource.table.constraints:
         if isinstance(constraint, sa.CheckConstraint) and constraint.info:
             info = constraint.info

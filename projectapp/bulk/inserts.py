@@ -67,8 +67,8 @@ def insert_items(
 
 
 @lru_cache
-def _insert_statements(resource: Resource) -> tuple[Any, Any]:
-    """Return the statement that inserts rows, and the one to run if its result is lost.
+def _insert_statements(resource: Resource) -> list[sa.Select[Any]]:
+    """Return two statements: one that inserts rows, and one to run if its result is lost.
 
     The second inserts the rows with the same ids, unless they are stored. Unlike a SELECT, it
     writes in both cases, so its commit waits until the rows are replicated.
@@ -77,11 +77,8 @@ def _insert_statements(resource: Resource) -> tuple[Any, Any]:
     new = insert(resource.table).from_select(rows.selected_columns.keys(), rows)
     repeated = new.on_conflict_do_update(index_elements=["id"], set_={"id": new.excluded.id})
     columns = [resource.table.c[name] for name in resource.fields]
-    inserts = (statement.returning(*columns).cte("inserted") for statement in (new, repeated))
-    inserted, inserted_again = (
-        sa.select(_body(resource, rows)).having(_has_rows()) for rows in inserts
-    )
-    return inserted, inserted_again
+    inserts = [statement.returning(*columns).cte("inserted") for statement in (new, repeated)]
+    return [sa.select(_body(resource, inserted)).having(_has_rows()) for inserted in inserts]
 
 
 @lru_cache
@@ -96,6 +93,7 @@ def _idempotent_insert_statement(resource: Resource) -> sa.Select[Any]:
 
 
 def _body(resource: Resource, rows: sa.CTE) -> Any:
+    # The ids ascend in the order of the items.
     texts: Any = sa.func.string_agg(resource.as_json(rows.c), sa.literal_column("','"))
     return texts.aggregate_order_by(rows.c.id).label("body")
 

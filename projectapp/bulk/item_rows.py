@@ -54,7 +54,8 @@ def _encoders(resource: Resource) -> dict[str, Any]:
     encoders = {}
     for name in resource.fields:
         type_ = resource.table.c[name].type
-        if not isinstance(type_, sa.JSON):
+        element_type = type_.item_type if isinstance(type_, sa.ARRAY) else type_
+        if not isinstance(element_type, sa.JSON):
             encoders[name] = type_.dialect_impl(DIALECT).bind_processor(DIALECT)
     return {name: encode for name, encode in encoders.items() if encode}
 
