@@ -47,10 +47,7 @@ def create_task(project_id: UUID, body: dict[str, Any] | list[Item]) -> Response
 @bp.patch(PATH)
 @bulk_views.update(WRITE, TaskSchema)
 def patch_tasks(body: list[Item]) -> Response:
-    """Merge changes into up to 1000 tasks, or change none.
-
-    Each item has the id of a task, the fields to change and, optionally, the expected version.
-    """
+    """Merge changes into up to 1000 tasks, which the items name by their ids, or change none."""
     return bulk_views.update_response(TASKS, body)
 
 
