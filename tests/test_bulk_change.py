@@ -208,7 +208,7 @@ def test_missing_rows_get_a_404_and_other_versions_a_412_that_name_the_items(
     items = [
         {"id": first["id"], "name": "x", "version": 1},
         {"id": second["id"], "name": "x", "version": 2},
-        {"id": first["id"][:-1] + "f", "name": "x"},
+        {"id": MISSING, "name": "x"},
         {"id": deleted["id"], "name": "x", "version": 1},
     ]
     stale = ["The current version is 1. Read the data again."]

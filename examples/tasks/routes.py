@@ -42,11 +42,7 @@ def list_project_tasks(project_id: UUID, query: dict[str, Any]) -> Response:
 @bp.post(OF_PROJECT)
 @bulk_views.creation(WRITE, TaskSchema)
 def create_task(project_id: UUID, body: dict[str, Any] | list[Item]) -> Response:
-    """Create a task in a project, or up to 1000 tasks.
-
-    A JSON object creates one task. A JSON array, NDJSON or CSV creates a task for each item, in the
-    order sent, or none at all. Errors name the item: its index in the array, from 0, or its line,
-    from 1.
+    """Create a task in a project, or a task for each item of an array, NDJSON or CSV.
 
     Repeating a request with the same Idempotency-Key within 24 hours returns the first response.
     """
@@ -56,12 +52,7 @@ def create_task(project_id: UUID, body: dict[str, Any] | list[Item]) -> Response
 @bp.patch(PATH)
 @bulk_views.update(WRITE, TaskSchema)
 def patch_tasks(body: list[Item]) -> Response:
-    """Merge changes into up to 1000 tasks.
-
-    Each item has the id of a task, and fields as in a PATCH of this task. Either all tasks are
-    changed or none is. If an item has a version, its task must have this version. Errors name the
-    item by its index, from 0.
-    """
+    """Merge changes into up to 1000 tasks, which the items name by their ids, or change none."""
     return bulk_views.update_response(TASKS, body)
 
 

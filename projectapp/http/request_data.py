@@ -44,6 +44,7 @@ def read_body(
     What the client sent becomes `raw_body` of the request state. Raises UnsupportedMediaType,
     PayloadTooLarge, BadRequest, or ValidationFailed, which names each invalid field.
     """
+    request = current_request()
     content_type = request.mimetype
     object_types = content_types if schema else ()
     readers = items_body.readers if items_body else {}
