@@ -29,6 +29,7 @@ def upgrade() -> None:
         "pulled_rows",
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("row_id", sa.Uuid(), nullable=False),
+        sa.Column("version", sa.Integer(), server_default="1", nullable=False),
         sa.PrimaryKeyConstraint("source", "row_id"),
     )
 
