@@ -172,7 +172,7 @@ def test_head_gets_the_headers_of_get_and_no_body(client, make_project, path):
 @pytest.mark.parametrize(
     ("path", "methods"),
     [
-        (PROJECTS, "GET HEAD OPTIONS POST"),
+        (PROJECTS, "GET HEAD OPTIONS PATCH POST"),
         (f"{PROJECTS}/{SOME_ID}", "DELETE GET HEAD OPTIONS PATCH PUT"),
         ("/health", "GET HEAD OPTIONS"),
     ],
@@ -189,6 +189,7 @@ def test_options_and_a_405_have_an_allow_header(client, problem, path, methods):
 def test_options_has_an_accept_patch_header(client):
     response = client.options(f"{PROJECTS}/{SOME_ID}")
     assert response.headers["Accept-Patch"] == "application/merge-patch+json, application/json"
+    assert client.options(PROJECTS).headers["Accept-Patch"] == "application/json"
 
 
 @pytest.mark.parametrize("path", [f"{PROJECTS}/", f"{PROJECTS}/{{id}}/", "/health/"])

@@ -14,8 +14,6 @@ from uuid import UUID
 import flask
 from werkzeug.routing import Rule
 
-from projectapp.http.request_data import PATCH_TYPES
-
 _UUID = re.compile("([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})")
 _MAX_ROUTES = 256  # then the table is emptied: clients choose the Host header, and may send many
 _PLAIN_PATH = re.compile(r"/[\w.~/-]*", re.ASCII)  # needs no percent-encoding
@@ -66,7 +64,10 @@ class Application(flask.Flask):
     def make_default_options_response(self) -> Response:
         response = cast(Response, super().make_default_options_response())
         if "PATCH" in response.allow:
-            response.headers["Accept-Patch"] = ", ".join(PATCH_TYPES)  # RFC 5789, 3.1
+            adapter: Any = flask.globals.request_ctx.url_adapter
+            name, _ = adapter.match(method="PATCH")
+            view: Any = self.view_functions[name]
+            response.headers["Accept-Patch"] = ", ".join(view.endpoint.accepted_types)  # RFC 5789
         return response
 
 

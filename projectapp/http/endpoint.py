@@ -68,6 +68,13 @@ class Endpoint:
         return bool(self.body or self.items_body)
 
     @property
+    def accepted_types(self) -> list[str]:
+        """The content types of request bodies."""
+        object_types = self.content_types if self.body else ()
+        items_types = self.items_body.readers if self.items_body else ()
+        return [*dict.fromkeys((*object_types, *items_types))]
+
+    @property
     def resource(self) -> str | None:
         """The resource that the scope is for, such as projects."""
         return self.scope.partition(":")[0] if self.scope else None
