@@ -160,6 +160,8 @@ def test_restored_database_equals_the_original_and_serves(
         "changes": changes,
         "histories": 1,
         "idempotency_keys": 1,
+        "imports": 0,
+        "pulled_rows": 0,
         "api_tokens": 1,
         "alembic_version": 1,
     }

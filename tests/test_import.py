@@ -396,7 +396,7 @@ def test_item_that_no_rule_names_is_found_and_rejected(run, rows, sql, write, tm
     finally:
         sql("ALTER TABLE projects DROP CONSTRAINT odd")
     assert [(item["name"], item["error_line"]) for item in read_ndjson(errors)] == [("777", 778)]
-    assert rows("name") == [(f"{number}",) for number in range(1200) if number != 777]
+    assert {*rows("name")} == {(f"{number}",) for number in range(1200) if number != 777}
 
 
 def test_imported_rows_are_in_the_history(client, run, sql, write):

@@ -249,6 +249,17 @@ def test_missing_errors_file_gets_the_rest(run, sql, expected, interrupted):
     assert interrupted.read_text() == expected[1].encode()[committed:].decode()
 
 
+def test_import_that_continues_without_an_errors_file_leaves_the_record_of_the_file(
+    app, path, sql, interrupted
+):
+    """Otherwise the next one with this file would cut off what the file has."""
+    record = sql("SELECT errors_bytes, errors_crc32 FROM imports")
+    assert record[0][0] > 0
+    result = app.test_cli_runner().invoke(args=["projects", "import", str(path)])
+    assert result.exit_code == SOME_REJECTED
+    assert sql("SELECT errors_bytes, errors_crc32 FROM imports") == record
+
+
 def test_unfinished_import_continues_also_with_again(run, sql, expected, interrupted):
     assert run(interrupted, "--again")[0] == SOME_REJECTED
     assert read_result(sql, interrupted) == expected

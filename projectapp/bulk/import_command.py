@@ -90,8 +90,10 @@ def import_command(resource: Resource, schema_class: type[ResourceSchema]) -> cl
         fixed_values = {"owner": owner} if owner and keep_ids else {}
         reader = BatchReader(source, schema, unknown_into, fixed_values)
         import_id = _hash(
-            [source.check(), name, source.format, source.encoding, renamed]
-            + [unknown_into, owner, keep_ids]
+            [
+                *(source.check(), name, source.format, source.encoding, renamed),
+                *(unknown_into, owner, keep_ids),
+            ]
         )
         opened = (
             ErrorsFile(errors_path, source, reader.ignored_names)

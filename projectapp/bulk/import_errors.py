@@ -38,12 +38,14 @@ class Errors(Protocol):
     """Where the rejected items go.
 
     A batch is written before it is committed in the database. If it is not committed, the next
-    `write` replaces it. `size_bytes` and `crc32` include what was written last.
+    `write` replaces it. `size_bytes` and `crc32` include what was written last; they are None if
+    there is no file.
     """
 
-    size_bytes: int
-    crc32: int
-
+    @property
+    def size_bytes(self) -> int | None: ...
+    @property
+    def crc32(self) -> int | None: ...
     def resume(self, size_bytes: int, crc32: int) -> None: ...
     def write(self, items: Iterable[tuple[SourceItem, Rejection]]) -> None: ...
     def commit(self) -> None: ...
@@ -52,7 +54,7 @@ class Errors(Protocol):
 class ShownErrors:
     """Shows the first rejected items on standard error."""
 
-    size_bytes = crc32 = 0
+    size_bytes = crc32 = None
 
     def __init__(self, source: ImportFile) -> None:
         self._place = "Item" if source.format == "json" else "Line"

@@ -114,7 +114,11 @@ def insert_batch(resource: Resource, keeps_ids: bool, parameters: dict[str, Any]
 @lru_cache
 def _batch_statement(resource: Resource, keeps_ids: bool) -> sa.Select[Any]:
     columns = _IMPORTS.c
-    progress = {name: sa.bindparam(name, type_=columns[name].type) for name in _PROGRESS}
+    # A process without an errors file sends null for its size: the file of another one stays valid.
+    progress = {
+        name: sa.func.coalesce(sa.bindparam(name, type_=columns[name].type), columns[name])
+        for name in _PROGRESS
+    }
     item_count = sa.bindparam("item_count", type_=sa.BigInteger)
     claim = (
         sa.update(_IMPORTS)
