@@ -129,11 +129,7 @@ async function* readLines(file, encoding) {
 
 /** Yield the elements of a JSON array as text; an object is an array of one. */
 function* splitArray(text) {
-  const start = text.trimStart()[0];
-  if (start !== "[") {
-    yield { line: 1, text: toLine(text) };
-    return;
-  }
+  if (text.trimStart()[0] !== "[") text = `[${text}]`;
   let depth = 0;
   let from = text.indexOf("[") + 1;
   let line = 0;
@@ -142,12 +138,14 @@ function* splitArray(text) {
     if (character === '"') {
       for (index++; index < text.length && text[index] !== '"'; index++) {
         if (text[index] === "\\") index++;
+        else if (text[index] < " ") throw new FileError("import.not_json");
       }
     } else if (character === "{" || character === "[") depth++;
     else if ((character === "}" || character === "]") && depth > 0) depth--;
     else if (depth === 0 && (character === "," || character === "]")) {
       const element = toLine(text.slice(from, index));
-      if (element || character === ",") yield { line: ++line, text: element };
+      if (element) yield { line: ++line, text: element };
+      else if (character === ",") throw new FileError("import.not_json");
       if (character === "]") {
         if (text.slice(index + 1).trim()) throw new FileError("import.not_json");
         return;
@@ -158,7 +156,7 @@ function* splitArray(text) {
   throw new FileError("import.not_json");
 }
 
-// Line breaks inside of a JSON string are escaped, so the others are space.
+// Line breaks in a JSON string are escaped, so all others are space.
 const toLine = (text) => text.trim().replace(/[\r\n]+/g, " ");
 
 /** Yield lists of records that fit into one request of `maxBytes`. */

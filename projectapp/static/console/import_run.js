@@ -88,6 +88,13 @@ async function sendPart(run, part, key) {
       });
       return;
     } catch (error) {
+      if (error.status === 413 && records.length > 1) {
+        // A proxy in front of the service has a smaller limit.
+        const middle = Math.ceil(records.length / 2);
+        await sendPart(run, records.slice(0, middle), `${key}-${attempt}-1`);
+        await sendPart(run, records.slice(middle), `${key}-${attempt}-2`);
+        return;
+      }
       const failures = failuresOf(records, recordByLine, error);
       if (!failures.length) {
         attempt--; // The same key again: the part may be stored although the answer was lost.
