@@ -25,13 +25,13 @@ const EMPTY = {
   marks: new Map(), // from the id of a row to "changed", "deleted" or "saving"
 };
 
-export const listStore = createStore(EMPTY);
+export const rows = createStore(EMPTY);
 
 let abort = new AbortController();
 let loadedIds = new Set();
 let tailIds = new Set();
 
-const update = (changes) => listStore.set({ ...listStore.get(), ...changes });
+const update = (changes) => rows.set({ ...rows.get(), ...changes });
 
 export const hasGap = (list) => list.tail.length > 0 && list.headCursor !== null;
 export const isComplete = (list) => list.headCursor === null;
@@ -59,14 +59,14 @@ export function findIndex(list, id, hint = 0) {
   return tailIndex < 0 ? -1 : tailIndex + countRows(list) - list.tail.length;
 }
 
-export const findRow = (id) => rowAt(listStore.get(), findIndex(listStore.get(), id));
+export const findRow = (id) => rowAt(rows.get(), findIndex(rows.get(), id));
 
 /** Read the first page of a list. `query` has the parameters of the API; `cursor` is added here. */
 export async function openList(resource, query) {
   abort.abort();
   abort = new AbortController();
   const { signal } = abort;
-  const before = listStore.get();
+  const before = rows.get();
   const isSame = before.resource?.name === resource.name;
   if (!isSame || !hasSameRows(before.query, query)) clearSelection();
   const old = isSame ? before : EMPTY;
@@ -101,19 +101,19 @@ function hasSameRows(before, query) {
 }
 
 /** Read the first page again. */
-export const reload = () => openList(listStore.get().resource, listStore.get().query);
+export const reload = () => openList(rows.get().resource, rows.get().query);
 
 /** Read the next page of the head. */
 export async function loadMore() {
-  const { headCursor, status } = listStore.get();
+  const { headCursor, status } = rows.get();
   if (!headCursor || status === "loading" || status === "more") return;
   const body = await loadPage({ cursor: headCursor });
   if (!body) return;
-  const list = listStore.get();
+  const list = rows.get();
   const meetsTail = body.items.length > 0 && tailIds.has(body.items.at(-1).id);
-  const rows = addNewRows(body.items);
+  const added = addNewRows(body.items);
   update({
-    head: list.head.concat(rows),
+    head: list.head.concat(added),
     headCursor: meetsTail ? null : body.next_cursor,
     status: "ready",
   });
@@ -124,7 +124,7 @@ export const canLoadEnd = ({ query }) => Boolean(query.sort) || !query.q;
 
 /** Read the last page of the list, or the page before the tail. */
 export async function loadEnd() {
-  const { headCursor, tailCursor, tail, status, query } = listStore.get();
+  const { headCursor, tailCursor, tail, status, query } = rows.get();
   if (!headCursor || status === "loading" || status === "more") return;
   const sort = (query.sort || DEFAULT_SORT)
     .split(",")
@@ -132,16 +132,16 @@ export async function loadEnd() {
     .join(",");
   const body = await loadPage({ sort, count: "none", ...(tail.length && { cursor: tailCursor }) });
   if (!body) return;
-  const list = listStore.get();
+  const list = rows.get();
   const meetsHead =
     body.next_cursor === null ||
     (body.items.length > 0 &&
       loadedIds.has(body.items.at(-1).id) &&
       !tailIds.has(body.items.at(-1).id));
-  const rows = addNewRows(body.items);
-  for (const row of rows) tailIds.add(row.id);
+  const added = addNewRows(body.items);
+  for (const row of added) tailIds.add(row.id);
   update({
-    tail: rows.reverse().concat(list.tail),
+    tail: added.reverse().concat(list.tail),
     tailCursor: body.next_cursor,
     headCursor: meetsHead ? null : list.headCursor,
     status: "ready",
@@ -150,7 +150,7 @@ export async function loadEnd() {
 
 async function loadPage(parameters) {
   const { signal } = abort;
-  const { resource, query } = listStore.get();
+  const { resource, query } = rows.get();
   update({ status: "more", error: null });
   try {
     const response = await request("GET", resource.path, {
@@ -166,16 +166,16 @@ async function loadPage(parameters) {
 
 /** A row that moved while the pages were read comes twice: keep it where it is. */
 function addNewRows(items) {
-  const rows = items.filter((row) => !loadedIds.has(row.id));
-  for (const row of rows) loadedIds.add(row.id);
-  return rows;
+  const added = items.filter((row) => !loadedIds.has(row.id));
+  for (const row of added) loadedIds.add(row.id);
+  return added;
 }
 
 /** Show the new values of rows, where the rows are. */
 export function replaceRows(changed) {
   const byId = new Map(changed.map((row) => [row.id, row]));
   const merge = (row) => (byId.has(row.id) ? { ...row, ...byId.get(row.id) } : row);
-  const { head, tail } = listStore.get();
+  const { head, tail } = rows.get();
   update({ head: head.map(merge), tail: tail.map(merge) });
   refreshSelected(changed);
 }
@@ -187,7 +187,7 @@ export function removeRow(id) {
   unselect(id);
   tailIds.delete(id);
   if (!loadedIds.delete(id)) return;
-  const { head, tail, total, marks } = listStore.get();
+  const { head, tail, total, marks } = rows.get();
   const isOther = (row) => row.id !== id;
   update({
     head: head.filter(isOther),
@@ -201,13 +201,13 @@ export function removeRow(id) {
 export function insertRow(row) {
   if (loadedIds.has(row.id)) return replaceRow(row);
   loadedIds.add(row.id);
-  const { head, total } = listStore.get();
+  const { head, total } = rows.get();
   return update({ head: [row, ...head], total: total === null ? null : total + 1 });
 }
 
 /** Mark a row as "changed", "deleted" or "saving"; null removes the mark. */
 export function markRow(id, mark) {
-  const marks = new Map(listStore.get().marks);
+  const marks = new Map(rows.get().marks);
   if (mark === null) marks.delete(id);
   else marks.set(id, mark);
   update({ marks });
