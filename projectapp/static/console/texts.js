@@ -41,9 +41,9 @@ export function formatTime(timestamp, options = { dateStyle: "medium", timeStyle
   return new Intl.DateTimeFormat(language, { ...options, timeZone }).format(new Date(timestamp));
 }
 
-/** Return the zone in which times are shown, such as GMT+9. */
-export function zoneName() {
-  const { language, zone } = settings.get();
+/** Return the name of the zone in which times are shown, such as GMT+9. */
+export function zoneName(zone = settings.get().zone) {
+  const { language } = settings.get();
   if (zone === "utc") return "UTC";
   const format = new Intl.DateTimeFormat(language, { timeZoneName: "short" });
   return format.formatToParts().find((part) => part.type === "timeZoneName").value;

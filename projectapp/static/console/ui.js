@@ -129,6 +129,11 @@ export function Toasts() {
   }
 }
 
+/** A key, a combination such as Ctrl+K, or a sequence such as "g l". */
+export function Keys({ keys }) {
+  return html`<span class="keys">${keys.split(" ").map((key) => html`<kbd key=${key}>${key}</kbd>`)}</span>`;
+}
+
 /** A line across a screen. kind: "info", "warning" or "error". */
 export function Banner({ kind = "info", children }) {
   const role = kind === "error" ? "alert" : "status";
