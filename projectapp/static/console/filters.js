@@ -123,7 +123,7 @@ export function Filters({ resource }) {
       button=${html`<${Icon} name="filter" /><span class="wide">${t("filter.add")}</span>`}
       label=${t("filter.add")}
     >
-      ${(close) => html`<ul class="menu">
+      ${(close) => html`<ul class="menu-list">
         ${inactive.map(
           (group) => html`<li key=${group.name}>
             <button

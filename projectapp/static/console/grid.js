@@ -80,6 +80,8 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
     element.scrollTop = place.top;
     const observer = new ResizeObserver(() => {
       const { clientHeight: height, clientWidth: width } = element;
+      if (!height) return; // On a phone the panel hides the list, which loses its place.
+      element.scrollTop = place.top;
       setView((current) => ({ ...current, height, width }));
     });
     observer.observe(element);
@@ -111,6 +113,7 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
   }, [list, first, last]);
 
   const onScroll = () => {
+    if (!body.current.clientHeight) return;
     place.top = body.current.scrollTop;
     // Nothing changes in the document while the same rows are in view.
     setView((current) =>

@@ -171,6 +171,14 @@ function addNewRows(items) {
   return added;
 }
 
+/** Read again what failed: the first page, or the next one. */
+export function retry() {
+  const { head, isStale } = rows.get();
+  if (isStale || !head.length) return reload();
+  update({ status: "ready", error: null });
+  return undefined; // The grid loads what is near its view.
+}
+
 /** Show the new values of rows, where the rows are. */
 export function replaceRows(changed) {
   const byId = new Map(changed.map((row) => [row.id, row]));
