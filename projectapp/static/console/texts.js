@@ -1,6 +1,8 @@
 // Every text of the console, in Korean and English. Each screen adds the texts of its own file.
-import frame from "./texts_frame.js";
 import { settings } from "./store.js";
+import errorTexts from "./texts_errors.js";
+import frameTexts from "./texts_frame.js";
+import helpTexts from "./texts_help.js";
 
 const all = { ko: {}, en: {} };
 
@@ -10,7 +12,9 @@ export function addTexts({ ko, en }) {
   Object.assign(all.en, en);
 }
 
-addTexts(frame);
+addTexts(frameTexts);
+addTexts(errorTexts);
+addTexts(helpTexts);
 
 /**
  * Return the text of a key in the language of the page. {name} is replaced by values.name, and
