@@ -57,7 +57,9 @@ export async function request(method, path, options = {}) {
         session.set((current) => ({ ...current, state: "expired" }));
         await untilStore(session, (current) => current.state === "open", signal);
         // Nothing is written in the name of another caller without a new click.
-        if (!isRead && caller !== undefined && session.get().caller !== caller) throw error;
+        if (!isRead && caller !== undefined && session.get().caller !== caller) {
+          throw new ApiError("http", 401, { error: "caller_changed" });
+        }
       } else if (isRead && error.kind === "offline") {
         await untilStore(connection, (current) => current === "online", signal);
       } else if ([429, 503].includes(error.status) && (isRead || idempotencyKey) && attempt < 20) {

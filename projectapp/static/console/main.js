@@ -1,6 +1,6 @@
 // The frame of the console: the header, the views, the panel, and what covers them.
 import { html, render, useEffect, useLayoutEffect, useState } from "./preact-htm.js";
-import { session } from "./api.js";
+import { ApiError, session } from "./api.js";
 import { useCommands } from "./commands.js";
 import { feed } from "./feed.js";
 import { SearchBox } from "./filters.js";
@@ -8,12 +8,12 @@ import { useKeys } from "./keys.js";
 import { List } from "./list.js";
 import { Menu } from "./menu.js";
 import { Notices } from "./notices.js";
-import { canRead, canWrite, currentResource, resourceLabel, resources } from "./schema.js";
+import { canRead, canWrite, currentResource, curlCommand, resourceLabel, resources } from "./schema.js";
 import { loadSession, signIn, takeTokenFromUrl } from "./session.js";
 import { SignIn } from "./sign_in.js";
 import { changeSettings, config, settings, useStore, useUrl } from "./store.js";
 import { t } from "./texts.js";
-import { Button, Empty, ErrorText, lazy, Link, toast, Toasts } from "./ui.js";
+import { Boundary, Button, copyText, Empty, ErrorText, lazy, Link, toast, Toasts } from "./ui.js";
 
 const Panel = lazy(() => import("./panel.js"), "Panel");
 const Live = lazy(() => import("./live.js"), "Live");
@@ -87,7 +87,8 @@ function Work({ resource, view, id, caller }) {
   // Another caller sees other rows. The panel stays: what was typed in it is not lost.
   const key = `${resource.name} ${caller}`;
   return html`<div class=${id ? "work has-panel" : "work"}>
-    ${view === "list" && html`<${List} key=${key} resource=${resource} label=${label} />`}
+    ${view === "list" &&
+    html`<${Boundary} key=${key}><${List} resource=${resource} label=${label} /><//>`}
     ${view === "live" && html`<${Live} key=${key} resource=${resource} label=${label} />`}
     ${view === "charts" && html`<${Charts} key=${key} resource=${resource} />`}
     ${id && html`<${Panel} key=${`${resource.name} ${id}`} resource=${resource} id=${id} />`}
@@ -148,7 +149,7 @@ function Frame() {
           },
         ]
       : []),
-    { group: "do", label: t("copy_curl"), run: () => copyCurl(resource) },
+    { group: "do", label: t("copy_curl"), run: () => copyText(curlCommand(resource)) },
     { group: "do", label: t("help"), keys: "?", run: show("help") },
     ...[
       ["ko", "한국어"],
@@ -185,11 +186,14 @@ function Frame() {
     <${Toasts} />`;
 }
 
-async function copyCurl(resource) {
-  const { curlCommand } = await import("./help.js");
-  await navigator.clipboard.writeText(curlCommand(resource));
-  toast({ kind: "success", text: t("copied") });
-}
+// Requests of a screen that has no place for its errors.
+addEventListener("unhandledrejection", (event) => {
+  const { reason } = event;
+  if (reason?.name === "AbortError") event.preventDefault();
+  if (!(reason instanceof ApiError)) return;
+  event.preventDefault();
+  toast({ kind: "error", error: reason });
+});
 
 async function start() {
   const token = takeTokenFromUrl();

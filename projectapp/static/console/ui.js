@@ -1,5 +1,6 @@
 // The parts that all screens use.
-import { html, useEffect, useRef, useState } from "./preact-htm.js";
+import { html, useEffect, useErrorBoundary, useRef, useState } from "./preact-htm.js";
+import { session } from "./api.js";
 import { createStore, go, settings, urlOf, useStore, useUrl } from "./store.js";
 import { formatNumber, formatTime, hasText, t } from "./texts.js";
 
@@ -77,6 +78,12 @@ export function Dialog({ title, onClose, class: extra = "", footer, children }) 
       if (previous?.isConnected) previous.focus();
     };
   }, []);
+  // Browsers close a dialog on a second Escape, whatever the page says.
+  const reopen = () => {
+    if (!element.current?.isConnected) return; // It is closed because it is removed.
+    if (onClose) onClose();
+    else element.current.showModal();
+  };
   return html`<dialog
     ref=${element}
     class=${`dialog ${extra}`}
@@ -85,6 +92,7 @@ export function Dialog({ title, onClose, class: extra = "", footer, children }) 
       event.preventDefault();
       onClose?.();
     }}
+    onClose=${reopen}
   >
     <header class="dialog-head">
       <h2 tabindex="-1">${title}</h2>
@@ -178,7 +186,7 @@ export function ErrorText({ error }) {
   const byStatus = hasText(`error.${error.status}`) ? `error.${error.status}` : "error.unknown";
   const key = hasText(`error.${error.code}`) ? `error.${error.code}` : byStatus;
   return html`<div class="error-text">
-    <p>${t(key, { status: error.status })}</p>
+    <p>${t(key, { status: error.status, caller: session.get().caller })}</p>
     ${error.scope && html`<p>${t("error.scope", { scope: error.scope })}</p>`}
     ${error.detail && html`<p class="detail" lang="en">${error.detail}</p>`}
     ${error.requestId &&
@@ -194,6 +202,25 @@ export function Countdown({ until }) {
     return () => clearInterval(timer);
   }, []);
   return html`<span class="countdown">${formatNumber(Math.max(0, Math.ceil((until - now) / 1000)))}</span>`;
+}
+
+export async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    toast({ kind: "success", text: t("copied") });
+  } catch {
+    toast({ kind: "error", text: t("copy_failed") });
+  }
+}
+
+/** A failure in one screen leaves the other screens, and what was typed in them, alone. */
+export function Boundary({ children }) {
+  const [error, reset] = useErrorBoundary();
+  if (!error) return children;
+  return html`<${Banner} kind="error">
+    <span>${t("screen_failed")} <span class="detail" lang="en">${error.message}</span></span>
+    <${Button} onClick=${reset}>${t("retry")}<//>
+  <//>`;
 }
 
 /**
@@ -214,6 +241,6 @@ export function lazy(load, name) {
         () => toast({ kind: "error", text: t("module_failed") }),
       );
     }, []);
-    return component && html`<${component} ...${props} />`;
+    return component && html`<${Boundary}><${component} ...${props} /><//>`;
   };
 }
