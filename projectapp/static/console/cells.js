@@ -26,8 +26,8 @@ export function flagText(field, value) {
   return hasText(key) ? t(key) : t(value ? "yes" : "no");
 }
 
-/** The value of a field in one line. */
-export function Value({ field, value }) {
+/** Return the value of a field in one line. */
+export function valueOf(field, value) {
   if (value === null || value === undefined) return none();
   switch (field.type) {
     case "boolean":
@@ -56,11 +56,11 @@ export function Value({ field, value }) {
 const numberText = (value) =>
   Number.isSafeInteger(value) ? formatNumber(value) : stringifyExact(value);
 
-/** A cell of a row. The id of a parent opens the parent. */
-export function CellValue({ resource, field, row }) {
+/** Return the content of a cell of a row. The id of a parent opens the parent. */
+export function cellValue(resource, field, row) {
   const value = row[field.name];
   const parent = field.name === resource.parent_field && value && resources.find(isParentOf(resource));
-  if (!parent) return html`<${Value} field=${field} value=${value} />`;
+  if (!parent) return valueOf(field, value);
   const open = (event) => {
     event.stopPropagation();
     go({ resource: parent.name, id: value }, { reset: true });

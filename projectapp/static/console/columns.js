@@ -7,7 +7,7 @@ const WIDTHS = {
   string: 128,
   boolean: 80,
   enum: 96,
-  timestamp: 144,
+  timestamp: 192,
   uuid: 96,
   integer: 80,
   number: 88,

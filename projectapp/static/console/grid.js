@@ -1,6 +1,6 @@
 // The rows of a list as a grid that scrolls through any number of rows: only those in view, and a
 // few around them, are in the document.
-import { html, useEffect, useLayoutEffect, useRef, useState } from "./preact-htm.js";
+import { html, useLayoutEffect, useMemo, useRef, useState } from "./preact-htm.js";
 import { columnTemplate, fittingColumns } from "./columns.js";
 import { GapRow, HeaderCell, Row, SelectAll } from "./grid_rows.js";
 import { useKeys } from "./keys.js";
@@ -22,7 +22,7 @@ import { t } from "./texts.js";
 
 const ROW_PX = 32; // as in console.css
 const MAX_ROWS = 58; // in the document
-const SPARE_ROWS = 6; // above the view, and at least as many under it
+const SPARE_ROWS = 4; // above the view, and at least as many under it
 const LOAD_AHEAD_ROWS = 40;
 const MAX_HEIGHT_PX = 8_000_000; // a browser ends an element at 17 to 33 million
 const CHECKBOX_PX = 40;
@@ -36,6 +36,7 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
   const language = useStore(settings);
   const [view, setView] = useState({ top: place.top, height: 600, width: 1000 });
   const [active, setActive] = useState({ id: place.activeId, index: place.activeIndex });
+  const grid = useRef();
   const body = useRef();
   const anchor = useRef(null); // the row at the top of the view
 
@@ -50,7 +51,11 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
   const rowsInView = Math.max(1, Math.floor(view.height / ROW_PX));
   const last = Math.min(count, first + Math.min(MAX_ROWS, rowsInView + 2 * SPARE_ROWS + 1));
   const gapIndex = hasGap(list) ? list.head.length : -1;
-  const fields = fittingColumns(resource, columns, view.width - CHECKBOX_PX);
+  const columnNames = columns.map(({ name }) => name).join();
+  const [fields, template] = useMemo(() => {
+    const fitting = fittingColumns(resource, columns, view.width - CHECKBOX_PX);
+    return [fitting, `${CHECKBOX_PX}px ${columnTemplate(resource, fitting)}`];
+  }, [resource, columnNames, view.width]);
   const activeIndex = findIndex(list, active.id, active.index);
 
   const scrollTo = (index) => {
@@ -105,7 +110,7 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
   }, [list]);
   anchor.current = { id: rowAt(list, top)?.id, index: top };
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (list.status !== "ready") return;
     const isNearEnd = last > list.head.length - LOAD_AHEAD_ROWS;
     if (gapIndex < 0 || first < gapIndex) isNearEnd && loadMore();
@@ -162,6 +167,14 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
     { scope: "list" },
   );
 
+  // Before anything has the focus, the keys of the list lead into it.
+  const enter = () => {
+    if (document.activeElement !== document.body) return false;
+    grid.current.focus();
+    return void start();
+  };
+  useKeys({ j: enter, ArrowDown: enter });
+
   /** Select the rows from the active one to this one, as far as they are loaded without a gap. */
   const selectTo = (index) => {
     const from = latest.current.active.id ? latest.current.active.index : index;
@@ -190,10 +203,10 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
   };
 
   const indexes = Array.from({ length: Math.max(0, last - first) }, (_, number) => first + number);
-  const template = `${CHECKBOX_PX}px ${columnTemplate(resource, fields)}`;
   const rowCount = list.total === null ? -1 : Math.max(list.total, count) + 1;
   const activeRow = rowAt(list, activeIndex);
   return html`<div
+    ref=${grid}
     class=${`grid ${list.isStale ? "stale" : ""}`}
     role="grid"
     tabindex="0"
@@ -226,15 +239,10 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
           ${indexes.map((index) => {
             const row = rowAt(list, index);
             if (!row) return html`<${GapRow} key="gap" ...${{ list, columns: fields.length + 1 }} />`;
-            return html`<${Row}
-              key=${row.id}
-              ...${{ resource, fields, row, index, language }}
-              place=${placeOf(list, index)}
-              mark=${list.marks.get(row.id)}
-              isActive=${row.id === active.id}
-              isSelected=${selected.has(row.id)}
-              isOpen=${row.id === openId}
-            />`;
+            const { id } = row;
+            const states = { isActive: id === active.id, isOpen: id === openId, isSelected: selected.has(id) };
+            const values = { row, index, place: placeOf(list, index), mark: list.marks.get(id) };
+            return html`<${Row} key=${id} ...${{ resource, fields, language, ...values, ...states }} />`;
           })}
         </div>
       </div>

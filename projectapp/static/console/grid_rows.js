@@ -1,6 +1,6 @@
 // The rows of the grid: its header, and a row of the list.
 import { Component, html } from "./preact-htm.js";
-import { CellValue, isRightAligned } from "./cells.js";
+import { cellValue, isRightAligned } from "./cells.js";
 import { fieldLabel, titleOf } from "./schema.js";
 import { clearSelection, selectRows } from "./selection.js";
 import { t, zoneName } from "./texts.js";
@@ -49,16 +49,12 @@ export function GapRow({ list, columns }) {
   </div>`;
 }
 
-const ROW_PROPS = ["row", "index", "place", "mark", "isActive", "isSelected", "isOpen", "language"];
+const ROW_PROPS = ["row", "index", "place", "mark", "isActive", "isSelected", "isOpen", "fields", "language"];
 
 /** A row is rendered again only if something that it shows has changed. */
 export class Row extends Component {
   shouldComponentUpdate(next) {
-    return (
-      ROW_PROPS.some((name) => next[name] !== this.props[name]) ||
-      next.fields.length !== this.props.fields.length ||
-      next.fields.some((field, index) => field !== this.props.fields[index])
-    );
+    return ROW_PROPS.some((name) => next[name] !== this.props[name]);
   }
 
   render({ resource, fields, row, index, place, mark, isActive, isSelected, isOpen }) {
@@ -86,8 +82,8 @@ export class Row extends Component {
           class=${`cell ${isRightAligned(field) ? "right" : ""} type-${field.type}`}
           key=${field.name}
         >
-          <${CellValue} ...${{ resource, field, row }} />
           ${number === 0 && mark && html`<span class="mark">${t(`list.mark.${mark}`)}</span>`}
+          ${cellValue(resource, field, row)}
         </div>`,
       )}
     </div>`;

@@ -1,5 +1,5 @@
 // The list of a resource: its toolbar, its states, and the grid of its rows.
-import { html, useEffect, useState } from "./preact-htm.js";
+import { html, useEffect, useRef, useState } from "./preact-htm.js";
 import { chosenColumns, defaultColumns, seesAllOwners } from "./columns.js";
 import { ExportImport } from "./export_import.js";
 import { Filters } from "./filters.js";
@@ -83,8 +83,11 @@ function requestedFields(resource, columns) {
 
 /** When the panel closes, the keys work in the list again. */
 function useFocusAfterPanel(id) {
+  const hadPanel = useRef(false);
   useEffect(() => {
-    if (id) return;
+    const hasClosed = hadPanel.current && !id;
+    hadPanel.current = Boolean(id);
+    if (!hasClosed) return;
     const { activeElement } = document;
     const isLost = !activeElement || activeElement === document.body || !activeElement.isConnected;
     if (isLost) document.querySelector('[role="grid"]')?.focus({ preventScroll: true });
