@@ -50,6 +50,6 @@ export function Help({ resource, onClose }) {
     )}
     <h3>${t("help_api")}</h3>
     <pre class="code" tabindex="0" aria-label=${t("help_api")}><code>${curlCommand(resource)}</code></pre>
-    <p><a href=${`${config.prefix}/docs`}>${t("docs")}</a></p>
+    ${config.docs && html`<p><a href=${`${config.prefix}/docs`}>${t("docs")}</a></p>`}
   <//>`;
 }

@@ -9,6 +9,7 @@ const ICONS = {
   search: "M7 2.5a4.5 4.5 0 1 1 0 9 4.5 4.5 0 0 1 0-9ZM10.5 10.5 14 14",
   plus: "M8 3v10M3 8h10",
   close: "M4 4l8 8M12 4l-8 8",
+  command: "M3 4.5 6.5 8 3 11.5M8.5 12H13",
   check: "M3 8.5 6.5 12 13 4.5",
   more: "M3.5 8h.01M8 8h.01M12.5 8h.01",
   down: "M4 6l4 4 4-4",
@@ -142,9 +143,12 @@ export function Toasts() {
   }
 }
 
+const isMac = navigator.platform.startsWith("Mac");
+
 /** A key, a combination such as Ctrl+K, or a sequence such as "g l". */
 export function Keys({ keys }) {
-  return html`<span class="keys">${keys.split(" ").map((key) => html`<kbd key=${key}>${key}</kbd>`)}</span>`;
+  const shown = isMac ? keys.replace("Ctrl", "⌘") : keys;
+  return html`<span class="keys">${shown.split(" ").map((key) => html`<kbd key=${key}>${key}</kbd>`)}</span>`;
 }
 
 /** A line across a screen. kind: "info", "warning" or "error". */
@@ -224,7 +228,7 @@ export function Boundary({ children }) {
 }
 
 /**
- * Return a component that loads its module when it is shown first: lazy(() => import("./x.js"), "X").
+ * Return a component that loads its module when it is shown first: lazy(() => import(FILE), NAME).
  * The first load stays small.
  */
 export function lazy(load, name) {
