@@ -74,6 +74,8 @@ class Config:
     TRUSTED_PROXIES: Annotated[tuple[IPNetwork, ...], parse_networks] = ()
     # `off`: `/docs` and `/openapi.json` answer 404
     DOCS: Annotated[bool, parse_on_off] = True
+    # `on`: `/console` shows a web page to search, edit and restore rows (`docs/console.md`)
+    CONSOLE: Annotated[bool, parse_on_off] = True
     # `off`: `/ready` answers only whether the service is ready. It hides the reason of a 503,
     # `schema` and `durable`
     READY_DETAILS: Annotated[bool, parse_on_off] = True
@@ -269,6 +271,7 @@ class Production(Config):
     LOG_FORMAT = "json"
     DRAIN_TIMEOUT = 5  # by then a load balancer has probed /ready
     AUTH = None  # no default
+    CONSOLE = False
     WARN_WITHOUT_AUTH = True
 
     def __init__(self, environ: Mapping[str, str]) -> None:

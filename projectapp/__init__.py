@@ -4,7 +4,7 @@ import click
 from flask import Flask
 
 from config import ROOT, Config, load_config
-from projectapp import auth, database, projects, rate_limit
+from projectapp import auth, console, database, projects, rate_limit
 from projectapp.http import (
     cors,
     endpoint,
@@ -45,6 +45,8 @@ def create_app(config: Config | None = None) -> Flask:
 
     # The documentation shows the endpoints in this order.
     app.register_blueprint(projects.bp)
+    if config.CONSOLE:
+        app.register_blueprint(console.bp)
     app.register_blueprint(health.bp)
     if config.DOCS:
         app.register_blueprint(openapi.bp)

@@ -31,7 +31,7 @@ def imports(path):
 # A module imports only modules of its own package and of layers further down. A package that is not
 # in this list is a resource, which may also import other resources.
 LAYERS = [
-    *("__init__", "server", "doctor", "RESOURCE", "bulk", "resources", "http", "auth"),
+    *("__init__", "server", "doctor", "RESOURCE", "console", "bulk", "resources", "http", "auth"),
     *("rate_limit", "database", "devdb", "cli", "strict_json", "request_state", "problems"),
 ]
 

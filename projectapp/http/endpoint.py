@@ -80,8 +80,13 @@ class Endpoint:
         return self.scope.partition(":")[0] if self.scope else None
 
 
+def is_static(view_name: str) -> bool:
+    """Whether a view, such as `static` or `console.static`, only sends files."""
+    return view_name.rpartition(".")[2] == "static"
+
+
 def require_endpoint_declarations(app: Flask) -> None:
     """Raise TypeError for a view without @Endpoint: it would be served without authorization."""
     for name, view in app.view_functions.items():
-        if name != "static" and not hasattr(view, "endpoint"):
+        if not is_static(name) and not hasattr(view, "endpoint"):
             raise TypeError(f"The view {name} needs an @Endpoint with the scope of its callers.")

@@ -29,6 +29,7 @@ class JSONObject(fields.Dict):
     def __init__(self, max_depth: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.max_depth = max_depth
+        self.metadata = {**self.metadata, "x-max-depth": max_depth}
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, dict):

@@ -15,7 +15,7 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Blueprint, Flask, Response, current_app, jsonify, render_template, request
 from werkzeug.routing import Rule
 
-from projectapp.http.endpoint import HTML, Endpoint
+from projectapp.http.endpoint import HTML, Endpoint, is_static
 from projectapp.http.headers import REQUEST_HEADERS, RESPONSE_HEADERS
 from projectapp.http.openapi_bodies import (
     ProblemSchema,
@@ -57,7 +57,7 @@ def docs() -> Response:
 @functools.cache
 def build_document(app: Flask) -> dict[str, Any]:
     """Return the OpenAPI document of all routes of `app` except its static files."""
-    views: dict[str, Any] = {k: v for k, v in app.view_functions.items() if k != "static"}
+    views: dict[str, Any] = {k: v for k, v in app.view_functions.items() if not is_static(k)}
     resources = dict.fromkeys(v.endpoint.resource for v in views.values() if v.endpoint.scope)
     info = {
         "description": _DESCRIPTION.format(resources=" and ".join(map(str, resources))),
@@ -85,7 +85,7 @@ def build_document(app: Flask) -> dict[str, Any]:
                 _add_rate_limit(operation["responses"])
             methods = (rule.methods or set()) - {"HEAD", "OPTIONS"}
             spec.path(
-                re.sub(r"<\w+:(\w+)>", r"{\1}", rule.rule),
+                path_template(rule),
                 operations={method.lower(): operation for method in methods},
                 parameters=_path_parameters(rule),
             )
@@ -95,6 +95,11 @@ def build_document(app: Flask) -> dict[str, Any]:
             for properties in schema["properties"].values():
                 properties.pop("default", None)
     return document
+
+
+def path_template(rule: Rule) -> str:
+    """Return the path of a route in the notation of OpenAPI."""
+    return re.sub(r"<\w+:(\w+)>", r"{\1}", rule.rule)
 
 
 def _operation_object(view: Any, rule: Rule, spec: APISpec, plugin: Any) -> dict[str, Any]:

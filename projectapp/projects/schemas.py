@@ -38,6 +38,7 @@ class ProjectSchema(ResourceSchema):
             f"Free-form JSON: at most {MAX_ATTRIBUTES_BYTES} bytes and {MAX_ATTRIBUTES_DEPTH}"
             " levels.",
             examples=[{"team": "core", "tags": ["web"]}],
+            **{"x-max-bytes": MAX_ATTRIBUTES_BYTES},
         ),
     )
 

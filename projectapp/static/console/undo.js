@@ -44,7 +44,7 @@ function remove(step) {
 }
 
 /** Undo the newest step. Returns false if there is none, so that the browser gets the key. */
-export function undoLast() {
+export function undo() {
   const step = steps.at(-1);
   if (!step) return false;
   runStep(step);

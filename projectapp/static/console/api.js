@@ -1,0 +1,194 @@
+// Requests to the API: exact numbers, every error as an ApiError, waiting and signing in again.
+import { parseExact, stringifyExact } from "./exact.js";
+import { config, createStore } from "./store.js";
+
+/**
+ * The answer was no success. kind "offline": there was no answer, and `status` is 0.
+ * `details` has the messages by field, `scope` is what a 403 misses, and `retryAfterSeconds` is null
+ * if the answer has none.
+ */
+export class ApiError extends Error {
+  constructor(kind, status, problem = {}, headers = new Headers()) {
+    super(problem.detail ?? "");
+    this.kind = kind;
+    this.status = status;
+    this.code = problem.error ?? kind;
+    this.detail = problem.detail ?? "";
+    this.details = problem.details ?? {};
+    this.requestId = problem.request_id ?? headers.get("X-Request-ID");
+    this.etag = headers.get("ETag");
+    [, this.scope] = /scope="([^"]*)"/.exec(headers.get("WWW-Authenticate") ?? "") ?? [];
+    const seconds = Number.parseInt(headers.get("Retry-After"), 10);
+    this.retryAfterSeconds = Number.isNaN(seconds) ? null : seconds;
+  }
+}
+
+// state: "unknown", "open", "expired", "signed_out", or "none" without authentication. An open
+// session has {caller, scopes, credential, expires_at}.
+export const session = createStore({ state: config.auth.length ? "unknown" : "none" });
+
+// null, or {status, until (ms since 1970), retryNow()}: the reads that wait for Retry-After.
+export const waiting = createStore(null);
+
+// "online", or "offline" after a request without an answer, until the server answers again.
+export const connection = createStore("online");
+
+// true as soon as the server has another version than this page.
+export const isStale = createStore(false);
+
+const REQUEST_TIMEOUT_MS = 30_000; // The server answers within 8 s; a slow upload takes longer.
+const MAX_BACKOFF_SECONDS = 30;
+
+/**
+ * Send a request, and return {status, body, etag, headers}. With `raw: true`, body is the Response.
+ * Throws ApiError. A GET waits as long as the server is busy (429, 503) or away, and then repeats
+ * itself. A request that needs a sign-in waits for it. Abort `signal` to end the waiting.
+ */
+export async function request(method, path, options = {}) {
+  const { idempotencyKey, signal } = options;
+  const isRead = method === "GET";
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await send(method, path, options);
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      if (error.status === 401 && config.auth.length) {
+        const { caller } = session.get();
+        session.set((current) => ({ ...current, state: "expired" }));
+        await untilStore(session, (current) => current.state === "open", signal);
+        // Nothing is written in the name of another caller without a new click.
+        if (!isRead && caller !== undefined && session.get().caller !== caller) throw error;
+      } else if (isRead && error.kind === "offline") {
+        await untilStore(connection, (current) => current === "online", signal);
+      } else if ([429, 503].includes(error.status) && (isRead || idempotencyKey) && attempt < 20) {
+        await waitForRetry(error, attempt, signal);
+      } else {
+        throw error;
+      }
+    }
+  }
+}
+
+/** Send a request once, without waiting for anything. */
+export async function send(method, path, options = {}) {
+  const { query, body, headers, signal, idempotencyKey, ifMatch, raw } = options;
+  const parameters = new URLSearchParams(
+    Object.entries(query ?? {}).filter(([, value]) => value !== null && value !== undefined),
+  ).toString();
+  const all = new Headers(headers);
+  if (idempotencyKey) all.set("Idempotency-Key", idempotencyKey);
+  if (ifMatch) all.set("If-Match", ifMatch);
+  const isText = typeof body === "string" || body instanceof Blob;
+  if (body !== undefined && !all.has("Content-Type")) all.set("Content-Type", "application/json");
+  const signals = [signal, raw ? null : AbortSignal.timeout(REQUEST_TIMEOUT_MS)].filter(Boolean);
+  let response;
+  let text;
+  try {
+    response = await fetch(config.prefix + path + (parameters && "?" + parameters), {
+      method,
+      headers: all,
+      body: body === undefined || isText ? body : stringifyExact(body),
+      signal: AbortSignal.any(signals),
+    });
+    if (response.ok && raw) text = null;
+    else text = await response.text();
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    goOffline();
+    throw new ApiError("offline", 0);
+  }
+  connection.set("online");
+  if (response.ok) {
+    const value = raw ? response : text && parseExact(text);
+    const { status, headers: responseHeaders } = response;
+    return { status, body: value, etag: responseHeaders.get("ETag"), headers: responseHeaders };
+  }
+  throw new ApiError("http", response.status, parseProblem(text), response.headers);
+}
+
+function parseProblem(text) {
+  try {
+    return Object(JSON.parse(text));
+  } catch {
+    return {}; // The answer of a proxy in front of the service.
+  }
+}
+
+/** Resolve when the store has a value that `condition` accepts; reject when the signal aborts. */
+function untilStore(store, condition, signal) {
+  return new Promise((resolve, reject) => {
+    const end = () => {
+      unsubscribe();
+      signal?.removeEventListener("abort", abort);
+    };
+    const abort = () => {
+      end();
+      reject(signal.reason);
+    };
+    const check = (value) => {
+      if (!condition(value)) return;
+      end();
+      resolve();
+    };
+    const unsubscribe = store.subscribe(check);
+    if (signal?.aborted) abort();
+    else signal?.addEventListener("abort", abort);
+    check(store.get());
+  });
+}
+
+const waits = new Set();
+
+function showWaits() {
+  const last = [...waits].sort((a, b) => a.until - b.until).at(-1);
+  waiting.set(
+    last ? { ...last, retryNow: () => [...waits].forEach((wait) => wait.retryNow()) } : null,
+  );
+}
+
+async function waitForRetry(error, attempt, signal) {
+  const seconds = error.retryAfterSeconds ?? Math.min(2 ** attempt, MAX_BACKOFF_SECONDS);
+  // The jitter spreads the clients of a server that was away over a quarter of the time.
+  const delay = Math.max(seconds, 1) * (1 + Math.random() / 4) * 1000;
+  const released = createStore(false);
+  const timer = setTimeout(() => released.set(true), delay);
+  const wait = { status: error.status, until: Date.now() + delay };
+  wait.retryNow = () => released.set(true);
+  waits.add(wait);
+  showWaits();
+  try {
+    await untilStore(released, (value) => value, signal);
+  } finally {
+    clearTimeout(timer);
+    waits.delete(wait);
+    showWaits();
+  }
+}
+
+// --- Is the server there, and does it have the version of this page?
+
+const PROBE_SECONDS = 3;
+let probe = null;
+
+function goOffline() {
+  connection.set("offline");
+  probe ??= setTimeout(probeServer, PROBE_SECONDS * 1000);
+}
+
+/** Ask the server's health, which needs no sign-in and no database. */
+export async function probeServer() {
+  clearTimeout(probe);
+  probe = null;
+  try {
+    const { body } = await send("GET", "/health", {});
+    if (body.version !== config.version) isStale.set(true);
+  } catch {
+    // send() has set `connection`; an error status says that a server is there.
+  }
+}
+
+addEventListener("online", probeServer);
+document.addEventListener("visibilitychange", () => {
+  if (document.visibilityState === "visible") probeServer();
+});
+connection.subscribe((value) => value === "online" && probeServer());

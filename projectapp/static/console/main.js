@@ -1,0 +1,1 @@
+export const config = JSON.parse(document.getElementById("config").textContent);

@@ -1,0 +1,50 @@
+// Every text of the console, in Korean and English. Each screen adds the texts of its own file.
+import frame from "./texts_frame.js";
+import { settings } from "./store.js";
+
+const all = { ko: {}, en: {} };
+
+/** Add the texts of a screen: {ko: {key: text}, en: {key: text}}, with the same keys. */
+export function addTexts({ ko, en }) {
+  Object.assign(all.ko, ko);
+  Object.assign(all.en, en);
+}
+
+addTexts(frame);
+
+/**
+ * Return the text of a key in the language of the page. {name} is replaced by values.name, and
+ * numbers are written as the language writes them. A text with the forms {one, other} depends on
+ * values.count.
+ */
+export function t(key, values = {}) {
+  const { language } = settings.get();
+  let text = all[language][key];
+  if (typeof text === "object") {
+    text = text[new Intl.PluralRules(language).select(values.count)] ?? text.other;
+  }
+  return text.replace(/\{(\w+)\}/g, (_, name) => {
+    const value = values[name];
+    return typeof value === "number" ? formatNumber(value) : String(value);
+  });
+}
+
+export const hasText = (key) => key in all.en;
+
+export const formatNumber = (number) =>
+  new Intl.NumberFormat(settings.get().language).format(number);
+
+/** Return a timestamp of the API as a text in the zone of the settings, and the zone's name. */
+export function formatTime(timestamp, options = { dateStyle: "medium", timeStyle: "short" }) {
+  const { language, zone } = settings.get();
+  const timeZone = zone === "utc" ? "UTC" : undefined;
+  return new Intl.DateTimeFormat(language, { ...options, timeZone }).format(new Date(timestamp));
+}
+
+/** Return the zone in which times are shown, such as GMT+9. */
+export function zoneName() {
+  const { language, zone } = settings.get();
+  if (zone === "utc") return "UTC";
+  const format = new Intl.DateTimeFormat(language, { timeZoneName: "short" });
+  return format.formatToParts().find((part) => part.type === "timeZoneName").value;
+}
