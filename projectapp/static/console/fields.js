@@ -37,8 +37,8 @@ function Choices({ field, input, choices, onInput, ...rest }) {
   const options = choices.map((value) => [String(value), value]);
   if (field.nullable) options.push(["", null]);
   const label = (value) => {
-    if (value === null) return t("value.none");
-    return typeof value === "boolean" ? t(value ? "value.true" : "value.false") : value;
+    if (value === null) return t("none");
+    return typeof value === "boolean" ? t(value ? "yes" : "no") : value;
   };
   return html`<select
     ...${rest}
@@ -60,7 +60,7 @@ function Control({ field, input, onInput, ...rest }) {
         checked=${input}
         onChange=${(event) => onInput(event.target.checked)}
       />
-      <span>${t(input ? "value.true" : "value.false")}</span>
+      <span>${t(input ? "yes" : "no")}</span>
     </label>`;
   }
   if (field.type === "boolean" || field.type === "enum") {
@@ -75,7 +75,7 @@ function Control({ field, input, onInput, ...rest }) {
   const shared = {
     ...rest,
     value: input ?? "",
-    placeholder: input === null ? t("value.none") : undefined,
+    placeholder: input === null ? t("none") : undefined,
     spellcheck: isText(field),
     autocomplete: "off",
     dir: isText(field) ? "auto" : "ltr",
@@ -109,7 +109,7 @@ function NullSwitch({ field, input, onInput, disabled }) {
         else event.target.checked = true;
       }}
     />
-    ${t("value.none")}
+    ${t("none")}
   </label>`;
 }
 
@@ -130,7 +130,7 @@ export function FieldInput({ field, input, original, error, isChanged, disabled,
       ${field.required && html`<span class="required">${t("field.required")}</span>`}
       ${isChanged && html`<span class="changed-mark">${t("field.changed")}</span>`}
       <span class="spacer"></span>
-      ${isEmptyText && !field.required && html`<${Chip} kind="none">${t("value.empty")}<//>`}
+      ${isEmptyText && !field.required && html`<${Chip} kind="none">${t("field.empty")}<//>`}
       ${hasNullSwitch && html`<${NullSwitch} ...${{ field, input, onInput, disabled }} />`}
     </div>
     <${Control}
@@ -163,11 +163,11 @@ const MAX_SHOWN_SPACES = 20;
 /** A value as text that cannot be edited. null, "" and a text of spaces look different. */
 export function Value({ field, value }) {
   if (value === null || value === undefined) {
-    return html`<${Chip} kind="none">${t("value.none")}<//>`;
+    return html`<${Chip} kind="none">${t("none")}<//>`;
   }
-  if (value === "") return html`<${Chip} kind="none">${t("value.empty")}<//>`;
-  if (field.type === "boolean") return t(value ? "value.true" : "value.false");
-  if (field.type === "timestamp") return html`<${Time} value=${value} />`;
+  if (value === "") return html`<${Chip} kind="none">${t("field.empty")}<//>`;
+  if (field.type === "boolean") return t(value ? "yes" : "no");
+  if (field.type === "timestamp" && Date.parse(value)) return html`<${Time} value=${value} />`;
   if (typeof value === "object" && isJson(field)) {
     return html`<pre class="data code">${stringifyExact(value, 2)}</pre>`;
   }

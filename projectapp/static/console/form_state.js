@@ -1,33 +1,22 @@
-// The state of one form: what it began with, what was typed, and what happens to it. Nothing but
-// the user's own action changes an input.
+// The state of one form: what it began with, and what was typed. Only the user's own actions change
+// an input. form_actions.js has the actions that write to the server.
 import { session } from "./api.js";
 import { readDraft, removeDraft, writeDraft } from "./drafts.js";
-import { stringifyExact } from "./exact.js";
-import { compareChanges, defaultInputs, inputsOf, isChanged, readChanges } from "./form_values.js";
-import {
-  createRow,
-  deleteRow,
-  readNewestChange,
-  readRow,
-  restoreRow,
-  saveRow,
-  valuesOf,
-} from "./row_requests.js";
-import { insertRow, removeRow, replaceRow } from "./rows.js";
-import { fieldOf, titleOf, writableFields } from "./schema.js";
+import { defaultInputs, inputsOf, isChanged, readChanges } from "./form_values.js";
+import { readNewestChange, readRow } from "./row_requests.js";
+import { writableFields } from "./schema.js";
 import { createStore } from "./store.js";
-import { t } from "./texts.js";
-import { toast } from "./ui.js";
-import { pushUndo } from "./undo.js";
 
 export const NEW = "new";
-const MAX_MERGES = 5; // of one save, while others save all the time
 
-/** The last change that the feed reported: {resource (its name), change}. live.js sets it. */
+/** The newest change that the feed reported: {resource: its name, change}. */
 export const reportedChange = createStore(null);
 
-const makeKey = () =>
-  [...crypto.getRandomValues(new Uint8Array(16))]
+/** The newest write of this page outside of a form, such as an undo: {resource, base}. */
+export const writtenRow = createStore(null);
+
+export const makeIdempotencyKey = () =>
+  [...crypto.getRandomValues(new Uint8Array(16))] // randomUUID() needs HTTPS
     .map((byte) => byte.toString(16).padStart(2, "0"))
     .join("");
 
@@ -45,57 +34,61 @@ function waitForSession() {
 }
 
 /**
- * Return the form of a row, or of a new one for the id NEW. Its store has
+ * Return the form of a row, or of a new one for the id NEW. Its store `state` has
  *   status     "loading", "ready", "missing" (there is no such row) or "failed" (see `problem`)
  *   base       {row, etag} that the form began with; null for a new row
  *   initial    the inputs of the base; `inputs`: what the controls show now
  *   errors     by field: an InputError, or the messages of the server
- *   problem    the ApiError of the last action
+ *   problem    the ApiError of the last action, or null
  *   isSaving
- *   parent     {id, title} of a new child
- *   change     a newer change of the row, by the feed or a refused save
- *   isDeleted  the row was deleted while the form has unsaved text
- *   conflict   {theirs, change, names (both changed them), merged: {mine, theirs}, values}
- *   draftTime  when the restored draft was written
+ *   parent     {id, title} of a new child, or null
+ *   change     the newest change, if it is newer than the base; null otherwise
+ *   isDeleted  the row was deleted after the form began
+ *   conflict   {theirs, change, mine, theirNames, both, values}, or null
+ *   draftTime  when the restored draft was written, or null
+ * `draftKeys` has the Idempotency-Key of a new row and the text of a create without an outcome.
  */
-export function createForm(resource, id, parentId = null) {
+export function createForm(resource, id) {
   const abort = new AbortController();
   const { signal } = abort;
   const isNew = id === NEW;
-  const state = createStore({ status: "loading", inputs: {}, initial: {}, errors: {}, base: null });
+  const state = createStore({
+    ...{ status: "loading", base: null, initial: {}, inputs: {}, errors: {}, problem: null },
+    ...{ isSaving: false, parent: null, change: null, isDeleted: false, conflict: null },
+    draftTime: null,
+  });
   const update = (changes) => state.set((current) => ({ ...current, ...changes }));
-  let idempotencyKey = makeKey();
-  let attempt = null; // The text of a create whose outcome is not known.
+  let draftKeys = { idempotencyKey: makeIdempotencyKey(), attempt: null };
 
-  function changedInputs({ inputs, initial } = state.get()) {
-    const fields = writableFields(resource);
+  function changedInputs() {
+    const { inputs, initial } = state.get();
     return Object.fromEntries(
-      fields
+      writableFields(resource)
         .filter((field) => isChanged(field, inputs[field.name], initial[field.name]))
         .map(({ name }) => [name, inputs[name]]),
     );
   }
 
-  const isDirty = (current) => Object.keys(changedInputs(current)).length > 0;
+  const isDirty = () =>
+    Object.keys(changedInputs()).length > 0 || (isNew && state.get().parent !== null);
 
-  const readMine = () => {
+  function readMine() {
     const { inputs, initial, base } = state.get();
     return readChanges(resource, inputs, initial, base?.row ?? null);
-  };
+  }
 
   function keepDraft() {
-    if (!isDirty() && !attempt) return removeDraft(resource, id);
     const { base, parent } = state.get();
-    const draft = { inputs: changedInputs(), base, parent, idempotencyKey, attempt };
-    return writeDraft(resource, id, draft);
+    if (!isDirty() && !draftKeys.attempt) removeDraft(resource, id);
+    else writeDraft(resource, id, { inputs: changedInputs(), base, parent, ...draftKeys });
   }
 
   async function load() {
     update({ status: "loading", problem: null });
     try {
       await waitForSession();
-      const draft = readDraft(resource, id);
       const base = isNew ? null : await readRow(resource, id, { signal });
+      const draft = readDraft(resource, id);
       show(draft?.base ?? base, draft);
       if (draft?.base && draft.base.row.version !== base.row.version) await noteNewestChange();
     } catch (error) {
@@ -107,39 +100,31 @@ export function createForm(resource, id, parentId = null) {
 
   function show(base, draft) {
     const initial = base ? inputsOf(resource, base.row) : defaultInputs(resource);
-    idempotencyKey = draft?.idempotencyKey ?? idempotencyKey;
-    attempt = draft?.attempt ?? null;
+    const { idempotencyKey, attempt } = draft ?? draftKeys;
+    draftKeys = { idempotencyKey, attempt };
     update({
-      status: "ready",
-      base,
-      initial,
-      inputs: { ...initial, ...draft?.inputs },
-      parent: draft?.parent ?? (parentId && { id: parentId, title: parentId }),
-      draftTime: draft?.at ?? null,
+      ...{ status: "ready", base, initial, inputs: { ...initial, ...draft?.inputs } },
+      ...{ parent: draft?.parent ?? null, draftTime: draft?.at ?? null },
     });
   }
 
   async function showMissing() {
-    const change = await readNewestChange(resource, id, { signal }).catch(() => null);
     const draft = readDraft(resource, id);
-    if (draft?.base) {
-      show(draft.base, draft);
-      update({ isDeleted: true, change });
-    } else update({ status: "missing", change });
+    if (draft?.base) show(draft.base, draft);
+    else update({ status: "missing" });
+    await noteNewestChange().catch(() => null); // It only says who deleted the row, and when.
+    update({ isDeleted: true });
   }
 
   const noteNewestChange = async () =>
     update({ change: await readNewestChange(resource, id, { signal }) });
 
-  const unsubscribe = reportedChange.subscribe((report) => {
-    const { base, status, isDeleted } = state.get();
-    if (report?.resource !== resource.name || report.change.id !== id || !base) return;
+  function noteReport(report) {
+    const { base } = state.get();
+    if (report.resource !== resource.name || report.change.id !== id || !base) return;
     if (report.change.version <= base.row.version) return;
-    const isDelete = report.change.operation === "delete";
-    if (isDelete && !isDirty() && status === "ready") {
-      update({ status: "missing", change: report.change });
-    } else update({ change: report.change, isDeleted: isDelete || (isDeleted && false) });
-  });
+    update({ change: report.change, isDeleted: report.change.operation === "delete" });
+  }
 
   function setInput(name, input) {
     const { inputs, errors } = state.get();
@@ -149,103 +134,59 @@ export function createForm(resource, id, parentId = null) {
   }
 
   function setParent(parent) {
-    update({ parent, problem: null });
+    const { parent: _, ...errors } = state.get().errors;
+    update({ parent, errors });
     keepDraft();
   }
 
-  /** Begin with another version of the row. What was typed stays. `sent`: inputs that are saved. */
-  function rebase(base, sent = {}) {
-    const { inputs } = state.get();
-    const mine = changedInputs();
-    for (const name of Object.keys(sent)) if (inputs[name] === sent[name]) delete mine[name];
+  /** Go on with another version of the row. What was typed stays, except for the saved inputs. */
+  function rebase(base, savedInputs = {}) {
+    const { inputs, change } = state.get();
+    const mine = Object.entries(changedInputs()).filter(([name]) => inputs[name] !== savedInputs[name]);
     const initial = inputsOf(resource, base.row);
     update({
-      ...{ status: "ready", base, initial, inputs: { ...initial, ...mine } },
+      ...{ status: "ready", base, initial, inputs: { ...initial, ...Object.fromEntries(mine) } },
       ...{ errors: {}, problem: null, conflict: null, isDeleted: false, draftTime: null },
-      change: null,
+      change: change?.version > base.row.version ? change : null,
     });
     keepDraft();
   }
 
+  /** Forget what was typed. Returns a function that brings it back. */
   function discard() {
-    const { initial } = state.get();
+    const { initial, parent } = state.get();
     const typed = changedInputs();
-    attempt = null;
-    idempotencyKey = makeKey();
-    update({ inputs: initial, errors: {}, problem: null, draftTime: null });
-    removeDraft(resource, id);
+    const oldKeys = draftKeys;
+    draftKeys = { idempotencyKey: makeIdempotencyKey(), attempt: null };
+    update({ inputs: initial, parent: null, errors: {}, problem: null, draftTime: null });
+    keepDraft();
     return () => {
-      update({ inputs: { ...state.get().inputs, ...typed } });
+      draftKeys = oldKeys;
+      update({ inputs: { ...state.get().inputs, ...typed }, parent });
       keepDraft();
     };
   }
 
-  /** Save, and return true if the row has been saved. */
-  async function save() {
-    if (state.get().isSaving || state.get().status !== "ready") return false;
-    update({ isSaving: true, problem: null });
-    try {
-      return isNew ? await create() : await saveChanges(MAX_MERGES);
-    } catch (error) {
-      showProblem(error);
-      return false;
-    } finally {
-      update({ isSaving: false });
-    }
+  function setAttempt(attempt) {
+    draftKeys = { ...draftKeys, attempt };
+    keepDraft();
   }
 
-  function showProblem(error) {
-    if (error.status !== 400) return update({ problem: error });
-    const known = Object.entries(error.details).filter(([name]) => fieldOf(resource, name));
-    const messages = (value) => [value].flat().map((item) => item?.toString?.() ?? "");
-    update({
-      errors: Object.fromEntries(known.map(([name, value]) => [name, messages(value)])),
-      problem: known.length ? null : error,
-    });
+  const unsubscribes = [
+    reportedChange.subscribe(noteReport),
+    writtenRow.subscribe(({ resource: name, base }) => {
+      if (name === resource.name && base.row.id === id) rebase(base);
+    }),
+  ];
+
+  function dispose() {
+    abort.abort();
+    for (const unsubscribe of unsubscribes) unsubscribe();
   }
 
-  async function create() {
-    const { values, errors } = readMine();
-    update({ errors });
-    if (Object.keys(errors).length) return false;
-    const { parent, inputs } = state.get();
-    const body = stringifyExact(values);
-    let created;
-    try {
-      attempt ??= body;
-      keepDraft();
-      created = await createRow(resource, parent?.id, body, idempotencyKey);
-    } catch (error) {
-      if (error.code === "idempotency_key_reused" && attempt !== body) {
-        // The row exists with the text of an earlier attempt, whose answer was lost.
-        created = await createRow(resource, parent?.id, attempt, idempotencyKey);
-        inputs.isEarlier = true;
-      } else {
-        const isRefused = error.kind === "http" && error.status < 500 && error.status !== 409;
-        if (isRefused) attempt = null;
-        keepDraft();
-        throw error;
-      }
-    }
-    return created;
-  }
-
-  async function saveChanges(mergesLeft) {
-    const { values, errors } = readMine();
-    const { base, inputs } = state.get();
-    update({ errors });
-    if (Object.keys(errors).length) return false;
-    if (!Object.keys(values).length) return true;
-    let saved;
-    try {
-      saved = await saveRow(resource, id, values, base.etag);
-    } catch (error) {
-      if (error.status === 404 || error.status === 412) return reconcile(mergesLeft);
-      throw error;
-    }
-    rebase(saved, inputs);
-    replaceRow(resource, saved.row);
-    offerUndo(base.row, saved, Object.keys(values));
-    return true;
-  }
+  return {
+    ...{ resource, id, isNew, state, update, load, dispose, discard, rebase, keepDraft },
+    ...{ changedInputs, isDirty, readMine, setInput, setParent, setAttempt, noteNewestChange },
+    draftKeys: () => draftKeys,
+  };
 }

@@ -175,17 +175,17 @@ export function sizesOf(field, input, original) {
   }
 }
 
-// Compare three rows. Return {mine, theirs, both}: the names of the fields that only I changed,
+// Compare three rows. Return {mine, theirNames, both}: the names of the fields that only I changed,
 // that only the others changed, and that both changed to different values.
 export function compareChanges(resource, base, theirs, myValues) {
-  const result = { mine: [], theirs: [], both: [] };
+  const result = { mine: [], theirNames: [], both: [] };
   for (const { name } of writableFields(resource)) {
     const isMine = name in myValues && !isSameValue(myValues[name], base[name]);
     const isTheirs = !isSameValue(theirs[name], base[name]);
     if (isMine && isTheirs) {
       if (!isSameValue(myValues[name], theirs[name])) result.both.push(name);
     } else if (isMine) result.mine.push(name);
-    else if (isTheirs) result.theirs.push(name);
+    else if (isTheirs) result.theirNames.push(name);
   }
   return result;
 }

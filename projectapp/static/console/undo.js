@@ -18,7 +18,7 @@ export function pushUndo({ label, run }) {
   toast({
     kind: "success",
     text: label,
-    action: { label: t("undo.button"), run: () => runStep(step) },
+    action: { label: t("undo"), run: () => runStep(step) },
   });
 }
 
