@@ -62,9 +62,10 @@ def add_commands(app: Flask) -> None:
     from flask_migrate import Migrate
 
     from projectapp.auth.cli import tokens_cli
+    from projectapp.console.cli import console_command
     from projectapp.doctor.command import doctor_command
     from projectapp.resources.cli import history_cli, idempotency_cli
 
     Migrate(app, database.db, directory=str(ROOT / "migrations"))
-    for command in (doctor_command, history_cli, idempotency_cli, tokens_cli):
+    for command in (console_command, doctor_command, history_cli, idempotency_cli, tokens_cli):
         app.cli.add_command(command)

@@ -92,6 +92,12 @@ class MalformedToken(Unauthorized):
     status, code, error = 400, "invalid_request", "invalid_request"
 
 
+class NotSameOrigin(Problem):
+    """The request is only for pages of this service."""
+
+    status, code = 403, "not_same_origin"
+
+
 class InsufficientScope(Problem):
     status, code = 403, "insufficient_scope"
 

@@ -55,6 +55,7 @@ class RequestState:
     deadline: float = math.inf  # no statement starts after it
 
     caller: Caller | None = None  # auth/access.py
+    token_source: str | None = None  # auth/access.py: "cookie"; None for the Authorization header
     statement_prefix: str = ""  # auth/access.py: SQL to send in front of each statement
     prefix_was_sent: bool = False  # database/execution.py: a statement was executed
     raw_body: Any = None  # http/request_data.py: the body as it was sent, serializable as JSON
@@ -62,10 +63,14 @@ class RequestState:
     rate_limit: str | None = None  # rate_limit/limiter.py: the value of the RateLimit header
 
     def caller_fields(self) -> dict[str, Any]:
-        """Return the log fields `address` and, after authentication, `caller` and `credential`."""
+        """Return the log fields `address` and, after authentication, `caller` and `credential`.
+
+        If the token came in the console's cookie, there is a `token_source`, too.
+        """
         caller = self.caller
         fields = {"caller": caller.subject, "credential": caller.credential} if caller else {}
-        return {**fields, "address": self.address}
+        source = {"token_source": self.token_source} if self.token_source else {}
+        return {**fields, **source, "address": self.address}
 
 
 def request_state() -> RequestState:

@@ -27,6 +27,7 @@ from faults.processes import free_port
 from projectapp import add_commands, create_app, database
 from projectapp.auth import jwks_client, token_admin
 from projectapp.devdb import DevPostgres, find_binaries
+from tests.browser import Page, open_browser
 from tests.issuer import Issuer
 
 PROJECTS = "/api/v1/projects"
@@ -366,6 +367,13 @@ def app_copy(tmp_path: Path) -> Path:
 def server(serve: Any) -> Iterator[GunicornServer]:
     with serve() as running:
         yield running
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Page]:
+    """A page of Chromium, which has no cookies."""
+    with open_browser(tmp_path / "browser") as page:
+        yield page
 
 
 @pytest.fixture

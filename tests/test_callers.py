@@ -40,6 +40,8 @@ SCOPE_BY_ENDPOINT = {
     "health.root": PUBLIC,
     "openapi.openapi": PUBLIC,
     "openapi.docs": PUBLIC,
+    "console.page": PUBLIC,
+    "console.static": PUBLIC,
     "static": PUBLIC,
 }
 BODIES = {"POST": {"name": "new"}, "PUT": {"name": "put"}, "PATCH": {"name": "patched"}}

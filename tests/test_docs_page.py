@@ -1,11 +1,5 @@
 """The pages / and /docs in Chromium: their content security policies allow what they need."""
 
-import json
-import shutil
-import subprocess
-import threading
-import time
-
 import pytest
 
 from tests.conftest import PROJECTS
@@ -15,70 +9,6 @@ pytestmark = pytest.mark.slow
 AUTHORIZE_BUTTON = ".scheme-container .authorize"
 DIALOG = ".modal-ux"
 LIST_OPERATION = "#operations-projects-list_projects"
-
-
-class Browser:
-    """A page of Chromium, controlled by the DevTools protocol over a pipe."""
-
-    def __init__(self, process):
-        self.process = process
-        self.events = []
-        self.message_id = 0
-        self.session = {}
-        target = self("Target.createTarget", url="about:blank")
-        self.session = self("Target.attachToTarget", flatten=True, **target)
-        for domain in ("Page", "Runtime", "Log"):
-            self(f"{domain}.enable")
-
-    def __call__(self, method, **params):
-        self.message_id += 1
-        message = {"id": self.message_id, "method": method, "params": params, **self.session}
-        self.process.stdin.write(json.dumps(message).encode() + b"\0")
-        self.process.stdin.flush()
-        while True:
-            data = b""
-            while not data.endswith(b"\0"):
-                byte = self.process.stdout.read(1)
-                assert byte, "Chromium has exited."
-                data += byte
-            answer = json.loads(data[:-1])
-            if answer.get("id") == self.message_id:
-                return answer["result"]
-            self.events.append(answer)
-
-    def run(self, script):
-        return self("Runtime.evaluate", expression=script)["result"].get("value")
-
-    def wait_for(self, selector, then=""):
-        """Wait until an element matches the selector, then run `element.{then}`."""
-        end = time.monotonic() + 60
-        while not self.run(f"!!document.querySelector('{selector}')"):
-            assert time.monotonic() < end, (selector, self.console_events())
-            time.sleep(0.05)
-        return self.run(f"document.querySelector('{selector}').{then}")
-
-    def console_events(self):
-        names = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
-        return [event for event in self.events if event["method"] in names]
-
-
-@pytest.fixture
-def browser(tmp_path):
-    program = shutil.which("chromium") or pytest.skip("Chromium is not installed.")
-    command = [
-        *("sh", "-c", 'exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null', program),
-        *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-        *("--remote-debugging-pipe", f"--user-data-dir={tmp_path}"),
-    ]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
-        timeout = threading.Timer(300, process.kill)
-        timeout.start()
-        try:
-            yield Browser(process)
-        finally:
-            process.kill()
-            timeout.cancel()
 
 
 @pytest.mark.parametrize("prefix", ["", "/backend"])

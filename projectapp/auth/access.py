@@ -4,8 +4,9 @@ How a request is authenticated:
 
 1. An `Endpoint` with a scope runs `authorize(scope)` around its view, and before it parses the
    query string and the body.
-2. `_authenticate` reads the Authorization header. The setting AUTH selects the accepted kinds of
-   tokens. A JWT is verified in this process (jwt.py) and is valid until it expires.
+2. `_authenticate` reads the token: in the Authorization header or, for requests of the console, in
+   its cookie (session_cookie.py). The setting AUTH selects the accepted kinds of tokens. A JWT is
+   verified in this process (jwt.py) and is valid until it expires.
 3. The owner and the scopes of an API token are cached (tokens.py), but the token may have been
    revoked since. So `authorize` stores SQL that checks the token in
    `RequestState.statement_prefix`. database/execution.py sends this SQL in front of every statement
@@ -21,17 +22,19 @@ decides which rows a caller may see or change.
 """
 
 import logging
+import math
 import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import sqlalchemy as sa
 from flask import Flask, current_app, request
 
 from projectapp import database, rate_limit
-from projectapp.auth import tokens
+from projectapp.auth import session_cookie, tokens
 from projectapp.problems import (
     InsufficientScope,
     InvalidToken,
@@ -69,8 +72,8 @@ def init_app(app: Flask) -> None:
 
 
 @contextmanager
-def authorize(scope: str) -> Iterator[None]:
-    """Run the block, which is a whole view, for a caller who has `scope`.
+def authorize(scope: str | None) -> Iterator[None]:
+    """Run the block, which is a whole view, for a caller who has `scope`; None is for any caller.
 
     Raises Unauthorized and InsufficientScope, which it logs, TooManyRequests and
     ServiceUnavailable.
@@ -82,7 +85,7 @@ def authorize(scope: str) -> Iterator[None]:
         if not request.environ.get("projectapp.has_waited"):  # it was counted before it waited
             rate_limit.count_request(caller.subject)
         try:
-            if not caller.has_scope(scope):
+            if scope and not caller.has_scope(scope):
                 raise InsufficientScope(scope)
             yield
         except (Unauthorized, ServiceUnavailable):
@@ -127,9 +130,23 @@ def find_valid_callers(callers: Iterable[Caller]) -> set[Caller]:
     return {caller for caller in unexpired if caller.digest in {b"", *active_digests}}
 
 
+def current_caller() -> Caller:
+    """Return the caller of this request, whom `authorize` has authenticated."""
+    return cast(Caller, request_state().caller)
+
+
 def current_owner() -> str | None:
     """Return the owner of the rows that this request creates; None with AUTH=none."""
-    return cast(Caller, request_state().caller).subject
+    return current_caller().subject
+
+
+def find_expiry() -> datetime | None:
+    """Return when the caller's token expires, or None. For an API token this is one statement."""
+    caller = current_caller()
+    if caller.digest:
+        return tokens.find_expiry(caller)
+    is_limited = caller.expires_at < math.inf
+    return datetime.fromtimestamp(caller.expires_at, UTC) if is_limited else None
 
 
 def visible_owner(resource: str) -> str | None:
@@ -137,7 +154,7 @@ def visible_owner(resource: str) -> str | None:
 
     `resource` is the name of a table, and the first part of its scopes.
     """
-    caller = cast(Caller, request_state().caller)
+    caller = current_caller()
     return None if caller.can_see_all(resource) else caller.subject
 
 
@@ -164,17 +181,28 @@ def owner_parameter(resource: str) -> str:
     return f"visible_owner_of_{resource}"
 
 
-def _authenticate() -> Caller:
-    """Return the caller whose token the Authorization header contains. Raises Unauthorized."""
-    methods = current_app.config["AUTH"]
-    if not methods:
-        return _ANONYMOUS
+def read_bearer_token() -> str:
+    """Return the token in the Authorization header. Raises Unauthorized and MalformedToken."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         raise Unauthorized("Send a token: Authorization: Bearer TOKEN.", "no credentials")
     token = token.strip(" ")
     if not re.fullmatch(r"[A-Za-z0-9\-._~+/]+=*", token):
         raise MalformedToken("Send one token: Authorization: Bearer TOKEN.", "malformed header")
+    return token
+
+
+def _authenticate() -> Caller:
+    """Return the caller whose token the request contains. Raises Unauthorized."""
+    config = current_app.config
+    methods = config["AUTH"]
+    if not methods:
+        return _ANONYMOUS
+    token = session_cookie.read_token() if config["CONSOLE"] else None
+    if token:
+        request_state().token_source = "cookie"  # noqa: S105
+    else:
+        token = read_bearer_token()
     if "tokens" in methods and token.startswith(tokens.PREFIX):
         token_cache: tokens.TokenCache = current_app.extensions["tokens"]
         return token_cache.find_caller(token)

@@ -67,6 +67,7 @@ is_active = sa.and_(
 _SELECT = database.plan_once(
     sa.select(ApiToken.id, ApiToken.owner, ApiToken.scopes).where(_has_digest, is_active)
 )
+_SELECT_EXPIRY = sa.select(ApiToken.expires_at).where(_has_digest)
 _last_use, _interval = ApiToken.last_used_at, timedelta(seconds=LAST_USED_INTERVAL_SECONDS)
 _is_due = sa.or_(_last_use.is_(None), _last_use < sa.func.now() - _interval)
 _UPDATE_LAST_USED = (
@@ -149,6 +150,13 @@ def find_active_digests(digests: Iterable[bytes]) -> set[bytes]:
     """Return the digests of active tokens."""
     row = database.execute(_SELECT_ACTIVE, {"token_digests": [*digests]})
     return {bytes(digest) for digest in row.digests or ()}
+
+
+def find_expiry(caller: Caller) -> datetime | None:
+    """Return when the caller's API token expires; None if it does not expire."""
+    row = database.execute(_SELECT_EXPIRY, {"token_digest": caller.digest})
+    expires_at: datetime | None = row.expires_at
+    return expires_at
 
 
 def token_check_sql(caller: Caller) -> str:

@@ -5,6 +5,7 @@ tells the page what to show of each resource, `session` signs in and out, and `c
 `flask console`.
 """
 
+from projectapp.console import session  # noqa: F401 - it adds its routes to the blueprint
 from projectapp.console.views import bp
 
 __all__ = ["bp"]

@@ -148,6 +148,7 @@ def _endpoint(app: Flask, path: str, method: str) -> Endpoint:
     """Return the declaration of a view: the document has no scopes with AUTH=none."""
     for rule in app.url_map.iter_rules():
         if path_template(rule) == path and method.upper() in (rule.methods or ()):
-            endpoint: Endpoint = app.view_functions[rule.endpoint].endpoint  # type: ignore[attr-defined]
+            view: Any = app.view_functions[rule.endpoint]
+            endpoint: Endpoint = view.endpoint
             return endpoint
     raise LookupError(path)

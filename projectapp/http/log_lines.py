@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 FIELDS = ("request_id", "method", "path", "status", "ms")
-_EVENT_FIELDS = ("event", "reason", "caller", "credential", "address")
+_EVENT_FIELDS = ("event", "reason", "caller", "credential", "token_source", "address")
 
 
 class JsonFormatter(logging.Formatter):

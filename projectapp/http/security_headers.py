@@ -22,6 +22,10 @@ def content_security_policy(**sources: str) -> dict[str, str]:
 
 def init_app(app: Flask) -> None:
     auth_enabled = bool(app.config["AUTH"])
+    # The request headers that decide who the caller is.
+    caller_headers = "Authorization"
+    if app.config["CONSOLE"]:
+        caller_headers += ", Cookie, Sec-Fetch-Site"
 
     @app.after_request
     def add_headers(response: Response) -> Response:
@@ -41,5 +45,5 @@ def init_app(app: Flask) -> None:
             if "cache-control" not in names:
                 headers.add("Cache-Control", "private, no-cache" if auth_enabled else "no-cache")
             if auth_enabled:
-                headers.add("Vary", "Authorization")
+                headers.add("Vary", caller_headers)
         return response

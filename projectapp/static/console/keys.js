@@ -22,6 +22,9 @@ const isTextField = (element) =>
   element.isContentEditable ||
   element.matches?.("textarea, select, input:not([type=checkbox], [type=radio], [type=button])");
 
+/** May a key do something while the focus is in a text field? Ctrl+Z undoes the field's changes. */
+const isTextKey = (name) => name === "Escape" || (name.startsWith("Ctrl+") && name !== "Ctrl+z");
+
 function isInScope(scope, element) {
   const dialog = element.closest?.("dialog") ?? document.querySelector("dialog:modal");
   if (scope === "dialog" || dialog) return scope === "dialog" && Boolean(dialog);
@@ -40,8 +43,7 @@ addEventListener("keydown", (event) => {
     for (const { current } of layers.toReversed()) {
       const handler = current.keys[name];
       if (!handler || !isInScope(current.scope, event.target)) continue;
-      if (inText && !name.startsWith("Ctrl+") && name !== "Escape") continue;
-      if (inText && name === "Ctrl+z") continue; // The text field undoes its own changes.
+      if (inText && !current.inText && !isTextKey(name)) continue;
       if (handler(event) === false) continue; // The handler leaves the key to the others.
       event.preventDefault();
       return;
@@ -57,11 +59,12 @@ const hasSequence = (keys, first) => Object.keys(keys).some((name) => name.start
 /**
  * Handle keys while the component is mounted: {"j": handler, "Ctrl+s": ..., "g l": ...}. A handler
  * gets the event; it returns false to leave the key to others. Scope "global" is the whole page,
- * "dialog" an open dialog, and every other scope an element with this name in data-keys.
+ * "dialog" an open dialog, and every other scope an element with this name in data-keys. In a text
+ * field only Escape and keys with Ctrl are handled, unless inText is true.
  */
-export function useKeys(keys, { scope = "global" } = {}) {
+export function useKeys(keys, { scope = "global", inText = false } = {}) {
   const layer = useRef();
-  layer.current = { keys, scope };
+  layer.current = { keys, scope, inText };
   useEffect(() => {
     layers.push(layer);
     return () => layers.splice(layers.indexOf(layer), 1);

@@ -1,1 +1,206 @@
-export const config = JSON.parse(document.getElementById("config").textContent);
+// The frame of the console: the header, the views, the panel, and what covers them.
+import { html, render, useEffect, useLayoutEffect, useState } from "./preact-htm.js";
+import { session } from "./api.js";
+import { useCommands } from "./commands.js";
+import { feed } from "./feed.js";
+import { SearchBox } from "./filters.js";
+import { useKeys } from "./keys.js";
+import { List } from "./list.js";
+import { Menu } from "./menu.js";
+import { Notices } from "./notices.js";
+import { canRead, canWrite, currentResource, resourceLabel, resources } from "./schema.js";
+import { loadSession, signIn, takeTokenFromUrl } from "./session.js";
+import { SignIn } from "./sign_in.js";
+import { changeSettings, config, settings, useStore, useUrl } from "./store.js";
+import { t } from "./texts.js";
+import { Button, Empty, ErrorText, lazy, Link, toast, Toasts } from "./ui.js";
+
+const Panel = lazy(() => import("./panel.js"), "Panel");
+const Live = lazy(() => import("./live.js"), "Live");
+const Charts = lazy(() => import("./charts.js"), "Charts");
+const Palette = lazy(() => import("./palette.js"), "Palette");
+const Help = lazy(() => import("./help.js"), "Help");
+
+const VIEWS = ["list", "live", "charts"];
+
+/** The history is a view of the panel: the list stays beside it. */
+const viewOf = (state) => (VIEWS.includes(state.view) ? state.view : "list");
+
+/** The colour and the shape say the same, and the text says it to everybody. */
+function LiveDot() {
+  const { state } = useStore(feed);
+  const label = t(`live.${state}`);
+  return html`<span class=${`live-dot ${state}`} role="img" aria-label=${label} title=${label}></span>`;
+}
+
+function ResourceSwitch({ resource }) {
+  const [, go] = useUrl();
+  if (resources.length === 1) return html`<h1>${resourceLabel(resource)}</h1>`;
+  return html`<h1 class="resource-switch">
+    <select
+      aria-label=${t("resource")}
+      value=${resource.name}
+      onChange=${(event) => {
+        if (!go({ resource: event.target.value }, { reset: true })) event.target.value = resource.name;
+      }}
+    >
+      ${resources.map(
+        (item) => html`<option key=${item.name} value=${item.name}>${resourceLabel(item)}</option>`,
+      )}
+    </select>
+  </h1>`;
+}
+
+function Header({ resource, view, open, onPalette, onHelp }) {
+  return html`<header class="top">
+    <span class="brand" translate="no">projectapp</span>
+    <${ResourceSwitch} resource=${resource} />
+    <nav class="views" aria-label=${t("views")}>
+      ${VIEWS.map(
+        (name) => html`<${Link}
+          key=${name}
+          to=${{ view: name === "list" ? null : name, id: null }}
+          aria-current=${name === view ? "page" : undefined}
+          >${t(`view.${name}`)}<//
+        >`,
+      )}
+    </nav>
+    <div class="search-slot">
+      ${open && view === "list" && html`<${SearchBox} key=${resource.name} resource=${resource} />`}
+    </div>
+    <div class="top-actions">
+      <${LiveDot} />
+      <${Button} kind="quiet" class="palette-button" label=${t("palette_open")} onClick=${onPalette}>
+        <kbd>Ctrl K</kbd>
+      <//>
+      <${Menu} onHelp=${onHelp} />
+    </div>
+  </header>`;
+}
+
+function Work({ resource, view, id, caller }) {
+  if (!canRead(resource)) {
+    const error = { status: 403, code: "insufficient_scope", scope: resource.scope_read };
+    return html`<${Empty} title=${t("error.403")}><${ErrorText} error=${error} /><//>`;
+  }
+  const label = resourceLabel(resource);
+  // Another caller sees other rows. The panel stays: what was typed in it is not lost.
+  const key = `${resource.name} ${caller}`;
+  return html`<div class=${id ? "work has-panel" : "work"}>
+    ${view === "list" && html`<${List} key=${key} resource=${resource} label=${label} />`}
+    ${view === "live" && html`<${Live} key=${key} resource=${resource} label=${label} />`}
+    ${view === "charts" && html`<${Charts} key=${key} resource=${resource} />`}
+    ${id && html`<${Panel} key=${`${resource.name} ${id}`} resource=${resource} id=${id} />`}
+  </div>`;
+}
+
+function Frame() {
+  const [state, go] = useUrl();
+  const { language, theme } = useStore(settings);
+  const who = useStore(session);
+  const [dialog, setDialog] = useState(null); // "palette", "help" or null
+  const resource = currentResource(state);
+  const label = resourceLabel(resource);
+  const view = viewOf(state);
+  const isOpen = ["open", "none"].includes(who.state);
+  // After the first sign-in the screens stay mounted, also under the dialog to sign in again.
+  const [wasOpen, setWasOpen] = useState(isOpen);
+  if (isOpen && !wasOpen) setWasOpen(true);
+
+  useLayoutEffect(() => {
+    const root = document.documentElement;
+    root.lang = language;
+    root.dataset.theme = theme;
+    document.title = `${label} · projectapp`;
+  }, [language, theme, label]);
+
+  const show = (name) => () => setDialog(name);
+  const openView = (name) => () => go({ view: name === "list" ? null : name, id: null });
+  useKeys({
+    "Ctrl+k": show("palette"),
+    "?": show("help"),
+    "g l": openView("list"),
+    "g v": openView("live"),
+    "g c": openView("charts"),
+    "g h": () => (state.id && state.id !== "new" ? void go({ view: "history" }) : false),
+  });
+  useCommands([
+    ...VIEWS.map((name) => ({
+      group: "go",
+      label: t(`view.${name}`),
+      keys: `g ${{ list: "l", live: "v", charts: "c" }[name]}`,
+      run: openView(name),
+    })),
+    ...resources
+      .filter((item) => item !== resource)
+      .map((item) => ({
+        group: "go",
+        label: resourceLabel(item),
+        run: () => go({ resource: item.name }, { reset: true }),
+      })),
+    ...(canWrite(resource) && !resource.parent
+      ? [
+          {
+            group: "do",
+            label: t("new_row", { resource: label }),
+            keys: "n",
+            run: () => go({ id: "new", view: null }),
+          },
+        ]
+      : []),
+    { group: "do", label: t("copy_curl"), run: () => copyCurl(resource) },
+    { group: "do", label: t("help"), keys: "?", run: show("help") },
+    ...[
+      ["ko", "한국어"],
+      ["en", "English"],
+    ]
+      .filter(([code]) => code !== language)
+      .map(([code, name]) => ({
+        group: "do",
+        label: `${t("language")}: ${name}`,
+        run: () => changeSettings({ language: code }),
+      })),
+    ...["auto", "light", "dark"]
+      .filter((name) => name !== theme)
+      .map((name) => ({
+        group: "do",
+        label: `${t("theme")}: ${t(`theme.${name}`)}`,
+        run: () => changeSettings({ theme: name }),
+      })),
+  ]);
+
+  const skip = (event) => {
+    event.preventDefault();
+    document.getElementById("main").focus();
+  };
+  return html`<a class="skip" href="#main" onClick=${skip}>${t("skip")}</a>
+    <${Header} resource=${resource} view=${view} open=${wasOpen} onPalette=${show("palette")} onHelp=${show("help")} />
+    <main id="main" tabindex="-1">
+      <${Notices} />
+      ${wasOpen && html`<${Work} resource=${resource} view=${view} id=${state.id} caller=${who.caller} />`}
+    </main>
+    ${["expired", "signed_out"].includes(who.state) && html`<${SignIn} key="sign-in" />`}
+    ${dialog === "palette" && html`<${Palette} key="palette" onClose=${show(null)} />`}
+    ${dialog === "help" && html`<${Help} key="help" resource=${resource} onClose=${show(null)} />`}
+    <${Toasts} />`;
+}
+
+async function copyCurl(resource) {
+  const { curlCommand } = await import("./help.js");
+  await navigator.clipboard.writeText(curlCommand(resource));
+  toast({ kind: "success", text: t("copied") });
+}
+
+async function start() {
+  const token = takeTokenFromUrl();
+  render(html`<${Frame} />`, document.getElementById("app"));
+  try {
+    if (token && config.auth.length) await signIn(token);
+    else await loadSession();
+  } catch (error) {
+    toast({ kind: "error", text: t("sign_in"), error });
+    session.set({ state: "signed_out" });
+  }
+}
+
+start();

@@ -1,6 +1,8 @@
 // Every text of the console, in Korean and English. Each screen adds the texts of its own file.
-import frame from "./texts_frame.js";
 import { settings } from "./store.js";
+import errorTexts from "./texts_errors.js";
+import frameTexts from "./texts_frame.js";
+import helpTexts from "./texts_help.js";
 
 const all = { ko: {}, en: {} };
 
@@ -10,7 +12,9 @@ export function addTexts({ ko, en }) {
   Object.assign(all.en, en);
 }
 
-addTexts(frame);
+addTexts(frameTexts);
+addTexts(errorTexts);
+addTexts(helpTexts);
 
 /**
  * Return the text of a key in the language of the page. {name} is replaced by values.name, and
@@ -41,9 +45,9 @@ export function formatTime(timestamp, options = { dateStyle: "medium", timeStyle
   return new Intl.DateTimeFormat(language, { ...options, timeZone }).format(new Date(timestamp));
 }
 
-/** Return the zone in which times are shown, such as GMT+9. */
-export function zoneName() {
-  const { language, zone } = settings.get();
+/** Return the name of the zone in which times are shown, such as GMT+9. */
+export function zoneName(zone = settings.get().zone) {
+  const { language } = settings.get();
   if (zone === "utc") return "UTC";
   const format = new Intl.DateTimeFormat(language, { timeZoneName: "short" });
   return format.formatToParts().find((part) => part.type === "timeZoneName").value;

@@ -60,13 +60,18 @@ export function Link({ to, reset, children, ...rest }) {
   return html`<a href=${href} onClick=${follow} ...${rest}>${children}</a>`;
 }
 
-/** A modal dialog. The focus returns to where it was. onClose is called by Escape and the cross. */
+/**
+ * A modal dialog. The focus goes to the control with autofocus, else to the title, and in the end
+ * returns to where it was. onClose is called by Escape and the cross;
+ * without it the dialog cannot be left.
+ */
 export function Dialog({ title, onClose, class: extra = "", footer, children }) {
   const element = useRef();
   useEffect(() => {
     const dialog = element.current;
     const previous = document.activeElement;
     dialog.showModal();
+    if (!dialog.querySelector("[autofocus]")) dialog.querySelector("h2").focus();
     return () => {
       dialog.close();
       if (previous?.isConnected) previous.focus();
@@ -82,7 +87,7 @@ export function Dialog({ title, onClose, class: extra = "", footer, children }) 
     }}
   >
     <header class="dialog-head">
-      <h2>${title}</h2>
+      <h2 tabindex="-1">${title}</h2>
       ${onClose && html`<${Button} kind="quiet" icon="close" label=${t("close")} onClick=${onClose} />`}
     </header>
     <div class="dialog-body">${children}</div>
@@ -127,6 +132,11 @@ export function Toasts() {
       <${Button} kind="quiet" icon="close" label=${t("close")} onClick=${item.remove} />
     </div>`;
   }
+}
+
+/** A key, a combination such as Ctrl+K, or a sequence such as "g l". */
+export function Keys({ keys }) {
+  return html`<span class="keys">${keys.split(" ").map((key) => html`<kbd key=${key}>${key}</kbd>`)}</span>`;
 }
 
 /** A line across a screen. kind: "info", "warning" or "error". */

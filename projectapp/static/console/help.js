@@ -1,0 +1,62 @@
+// The list of all keys, and how to do the same with the API.
+import { html } from "./preact-htm.js";
+import { config, listQuery } from "./store.js";
+import { t } from "./texts.js";
+import { Dialog, Keys } from "./ui.js";
+
+// A key of a text, and its keys: alternatives are separate strings, "g l" is a sequence.
+const SECTIONS = {
+  everywhere: {
+    search: ["/"],
+    palette: ["Ctrl+K"],
+    views: ["g l", "g h", "g v", "g c"],
+    undo: ["Ctrl+Z"],
+    new: ["n"],
+    help: ["?"],
+  },
+  in_list: {
+    move: ["j", "k", "↓", "↑"],
+    jump: ["PgDn", "PgUp", "Home", "End"],
+    open: ["Enter"],
+    select: ["x", "Space"],
+    range: ["Shift+↓", "Shift+↑"],
+  },
+  in_panel: {
+    edit: ["e"],
+    save: ["Ctrl+Enter", "Ctrl+S"],
+    history: ["h"],
+    back: ["Esc"],
+  },
+};
+
+/** Return the curl command for the list that the page shows. */
+export function curlCommand(resource) {
+  const query = new URLSearchParams(listQuery()).toString();
+  const address = location.origin + config.prefix + resource.path + (query && `?${query}`);
+  const header = config.auth.length ? ` -H "Authorization: Bearer $TOKEN"` : "";
+  return `curl '${address.replaceAll("'", "%27")}'${header}`;
+}
+
+export function Help({ resource, onClose }) {
+  return html`<${Dialog} title=${t("help")} class="help" onClose=${onClose}>
+    <p class="muted">${t("help_lead")}</p>
+    ${Object.entries(SECTIONS).map(
+      ([section, rows]) => html`<section key=${section}>
+        <h3>${t(`help.${section}`)}</h3>
+        <dl>
+          ${Object.entries(rows).map(
+            ([name, keys]) => html`<div key=${name}>
+              <dt>${t(`help.${name}`)}</dt>
+              <dd>
+                ${keys.map((key) => html`<${Keys} key=${key} keys=${key} />`)}
+              </dd>
+            </div>`,
+          )}
+        </dl>
+      </section>`,
+    )}
+    <h3>${t("help_api")}</h3>
+    <pre class="code" tabindex="0" aria-label=${t("help_api")}><code>${curlCommand(resource)}</code></pre>
+    <p><a href=${`${config.prefix}/docs`}>${t("docs")}</a></p>
+  <//>`;
+}
