@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 import config
 from faults.processes import free_port
+from projectapp.auth import session_cookie
 from projectapp.auth.tokens import hash_token, new_token
 from projectapp.rate_limit import stores
 from projectapp.rate_limit.stores import SharedMemoryStore
@@ -311,6 +312,15 @@ def test_reset_is_the_first_whole_second_with_one_more_request(
     assert remaining == remaining_at(elapsed)
     assert remaining_at(elapsed + reset + 1e-6) > remaining
     assert remaining_at(max(elapsed, elapsed + reset - 1 - 1e-6)) <= remaining
+
+
+def test_failed_sign_ins_to_the_console_count_as_failures_of_the_address(limited_client):
+    client = limited_client("2/hour", AUTH="tokens")
+    headers = {"Authorization": f"Bearer {new_token()}", "Sec-Fetch-Site": "same-origin"}
+    statuses = [client.post("/console/session", headers=headers).status_code for _ in range(3)]
+    assert statuses == [401, 401, 429]
+    cookie = {"Cookie": f"{session_cookie.NAME}={new_token()}", "Sec-Fetch-Site": "same-origin"}
+    assert client.get(PROJECTS, headers=cookie).status_code == 429
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def read_session() -> Response:
             caller=caller.subject,
             scopes=sorted(filter(caller.has_scope, auth.all_scopes(current_app))),
             credential=caller.credential,
-            expires_at=expires_at and expires_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+            expires_at=expires_at and f"{expires_at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
         )
     response.headers.extend(_NO_STORE)
     return response
