@@ -42,6 +42,7 @@ function Choices({ field, input, choices, onInput, ...rest }) {
   };
   return html`<select
     ...${rest}
+    class="input"
     value=${input === null ? "" : String(input)}
     onChange=${(event) => onInput(options[event.target.selectedIndex][1])}
   >
@@ -53,7 +54,7 @@ function Control({ field, input, onInput, ...rest }) {
   const isMultiline = useRef(needsLines(field, input));
   if (needsLines(field, input)) isMultiline.current = true; // It never shrinks under the cursor.
   if (field.type === "boolean" && !field.nullable) {
-    return html`<label class="switch">
+    return html`<label class="check">
       <input
         ...${rest}
         type="checkbox"
@@ -83,12 +84,12 @@ function Control({ field, input, onInput, ...rest }) {
   };
   if (isMultiline.current) {
     const rows = Math.min(Math.max((input ?? "").split("\n").length + 1, isJson(field) ? 6 : 3), 16);
-    return html`<textarea ...${shared} rows=${rows} class=${isJson(field) ? "code" : ""}></textarea>`;
+    return html`<textarea ...${shared} rows=${rows} class=${isJson(field) ? "input code" : "input"}></textarea>`;
   }
-  if (field.type === "timestamp") return html`<input ...${shared} type="datetime-local" step="1" />`;
+  if (field.type === "timestamp") return html`<input ...${shared} class="input" type="datetime-local" step="1" />`;
   const isNumber = field.type === "integer" || field.type === "number";
   const mode = isNumber ? (field.type === "integer" ? "numeric" : "decimal") : undefined;
-  return html`<input ...${shared} type="text" inputmode=${mode} />`;
+  return html`<input ...${shared} class="input" type="text" inputmode=${mode} />`;
 }
 
 /** The switch between a value and null. Off, the text from before comes back. */

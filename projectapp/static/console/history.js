@@ -45,7 +45,7 @@ function Side({ kind, field, value }) {
   const isPart = value === undefined;
   return html`<div class=${`diff-side ${kind}`}>
     <span class="diff-sign" aria-hidden="true">${kind === "before" ? "−" : "+"}</span>
-    <span class="visually-hidden">${t(`history.${kind}`)}</span>
+    <span class="hidden">${t(`history.${kind}`)}</span>
     ${isPart
       ? html`<span class="muted">${t("history.absent")}</span>`
       : html`<div class="diff-value"><${Value} field=${field} value=${value} /></div>`}
@@ -143,7 +143,7 @@ function AsOf({ resource, id }) {
   return html`<form class="as-of" onSubmit=${show}>
     <label>
       ${t("history.as_of")}
-      <input type="datetime-local" step="1" value=${time} onInput=${(event) => setTime(event.target.value)} />
+      <input class="input" type="datetime-local" step="1" value=${time} onInput=${(event) => setTime(event.target.value)} />
     </label>
     <button class="button">${t("history.show")}</button>
     ${answer?.error &&

@@ -81,6 +81,7 @@ export function ParentChoice({ form, state }) {
     <div class="combobox">
       <input
         id="field-parent"
+        class="input"
         type="text"
         role="combobox"
         autocomplete="off"
