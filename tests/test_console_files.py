@@ -1,4 +1,4 @@
-"""The files of the console: the vendored file, the size of the first load, and the texts."""
+"""The files of the console: the vendored file, the modules, their size and the texts."""
 
 import ast
 import hashlib

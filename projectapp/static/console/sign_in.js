@@ -55,7 +55,7 @@ export function SignIn() {
           type="password"
           autocomplete="current-password"
           spellcheck="false"
-          autofocus
+          data-autofocus
           aria-invalid=${message ? "true" : undefined}
           aria-describedby="sign-in-message"
         />
