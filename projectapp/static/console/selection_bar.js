@@ -17,6 +17,10 @@ export function SelectionBar({ resource }) {
   const run = useStore(bulkStore);
   const [isAsking, setAsking] = useState(false);
   const chosen = [...selected.values()];
+  const clear = () => {
+    clearSelection();
+    focusGrid();
+  };
   const start = (action) => {
     setAsking(false);
     startRun(resource, action, chosen);
@@ -26,7 +30,7 @@ export function SelectionBar({ resource }) {
       ${canWrite(resource)
         ? html`<${Actions} ...${{ resource, chosen, start }} onDelete=${() => setAsking(true)} />`
         : html`<span class="muted">${t("selection.read_only")}</span>`}
-      <${Button} kind="quiet" onClick=${clearSelection}>${t("selection.clear")}<//>
+      <${Button} kind="quiet" onClick=${clear}>${t("selection.clear")}<//>
     </div>
     ${isAsking &&
     html`<${DeleteQuestion}
@@ -62,6 +66,8 @@ function actionText(field, value) {
   return t("action.set", { field: fieldLabel(field.name), value: flagText(field, value) });
 }
 
+const focusGrid = () => document.querySelector('[role="grid"]')?.focus({ preventScroll: true });
+
 /** Start a run, and offer to undo what it has changed. */
 async function startRun(resource, action, chosen) {
   const run = await runAction(resource, action, chosen);
@@ -77,6 +83,7 @@ async function startRun(resource, action, chosen) {
   }
   if (failures.length || phase === "stopped") return;
   bulkStore.set(null);
+  focusGrid();
   toast({
     kind: "success",
     text: t(`bulk.done.${action.kind}`, { count: changed.length }),
