@@ -1,117 +1,283 @@
-// The panel of one row: create and edit.
-import { html, useEffect, useState } from "./preact-htm.js";
-import { request } from "./api.js";
+// The panel of one row: create, edit, delete, and its history.
 import { Conflict } from "./conflict.js";
-import { parseExact, stringifyExact } from "./exact.js";
+import { FieldInput, Value } from "./fields.js";
+import { authorOf, discard, look, recreate, remove, restoreDeleted, save } from "./form_actions.js";
+import { NEW, createForm } from "./form_state.js";
 import { History } from "./history.js";
 import { useKeys } from "./keys.js";
-import { insertRow, removeRow, replaceRow } from "./rows.js";
-import { canWrite, fieldLabel, itemPath, writableFields } from "./schema.js";
-import { useUrl } from "./store.js";
+import { ParentChoice } from "./parent_choice.js";
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./preact-htm.js";
+import { canWrite, currentResource, fieldLabel, resourceLabel, titleOf, writableFields } from "./schema.js";
+import { guardUrl, useStore, useUrl } from "./store.js";
 import { addTexts, t } from "./texts.js";
 import texts from "./texts_panel.js";
-import { Banner, Button, ErrorText, toast } from "./ui.js";
-import { pushUndo, undo } from "./undo.js";
+import { Banner, Button, Dialog, Empty, ErrorText, Time, toast } from "./ui.js";
 
 addTexts(texts);
 
-const toText = (field, value) =>
-  ["object", "array"].includes(field.type) ? stringifyExact(value, 2) : String(value ?? "");
-
-function fromText(field, text) {
-  if (field.type === "boolean") return text === "true";
-  if (["object", "array", "integer", "number"].includes(field.type)) return parseExact(text);
-  return text;
+/** Focus the panel while it opens, and what had the focus before when it closes. */
+function usePanelFocus(element) {
+  useLayoutEffect(() => {
+    const opener = document.activeElement;
+    element.current.focus({ preventScroll: true });
+    return () => {
+      const { activeElement } = document;
+      if (activeElement !== document.body && !element.current.contains(activeElement)) return;
+      const isUsable = opener?.isConnected && opener !== document.body;
+      const list = document.querySelector("[data-keys=list] [tabindex='0']");
+      (isUsable ? opener : list)?.focus({ preventScroll: true });
+    };
+  }, []);
 }
 
-export function Panel({ resource, id }) {
-  const [state, go] = useUrl();
-  const [row, setRow] = useState(null);
-  const [etag, setEtag] = useState(null);
-  const [typed, setTyped] = useState({});
-  const [error, setError] = useState(null);
-  const [isConflict, setConflict] = useState(false);
-  const [key] = useState(() => crypto.randomUUID());
-  const isNew = id === "new";
-  const close = () => go({ id: null, view: null });
+/** Ask before the form is closed with unsaved text. Returns [the URL to go to, set it]. */
+function useLeavingGuard(form, isDirty) {
+  const [leaving, setLeaving] = useState(null);
   useEffect(() => {
-    if (isNew) return setRow({});
-    const controller = new AbortController();
-    request("GET", itemPath(resource, id), { signal: controller.signal }).then(
-      (answer) => {
-        setRow(answer.body);
-        setEtag(answer.etag);
+    if (!isDirty) return undefined;
+    const warn = (event) => event.preventDefault();
+    addEventListener("beforeunload", warn);
+    const removeGuard = guardUrl((next) => {
+      if (next.id === form.id && currentResource(next) === form.resource) return true;
+      setLeaving(next);
+      return false;
+    });
+    return () => {
+      removeEventListener("beforeunload", warn);
+      removeGuard();
+    };
+  }, [form, isDirty]);
+  return [leaving, setLeaving];
+}
+
+const focusFirst = (element, selector) =>
+  element.current.querySelector(selector)?.focus() === undefined;
+
+export function Panel({ resource, id }) {
+  const [{ view }, go] = useUrl();
+  const element = useRef();
+  const form = useMemo(() => createForm(resource, id), [resource, id]);
+  const state = useStore(form.state);
+  const isDirty = form.isDirty();
+  const [leaving, setLeaving] = useLeavingGuard(form, isDirty);
+  const mayWrite = canWrite(resource) && (form.isNew || resource.has.update);
+  const isHistory = view === "history" && !form.isNew && resource.has.history;
+  usePanelFocus(element);
+  useEffect(() => {
+    form.load();
+    return form.dispose;
+  }, [form]);
+  useEffect(() => {
+    if (form.isNew && state.status === "ready") focusFirst(element, "form input, form textarea");
+  }, [state.status]);
+  useEffect(() => {
+    if (Object.keys(state.errors).length) focusFirst(element, "[aria-invalid=true]");
+  }, [state.errors]);
+
+  const close = () => go({ id: null, view: isHistory ? null : view });
+  const showView = (name) => void go({ view: name }, { push: true });
+  const submit = async () => {
+    if (!mayWrite || state.status !== "ready") return;
+    if (state.isDeleted) await recreate(form);
+    else if (!isDirty && !form.isNew) toast({ text: t("panel.unchanged") });
+    else await save(form);
+  };
+  useKeys({ "Ctrl+s": () => void submit(), "Ctrl+Enter": () => void submit() });
+  useKeys(
+    {
+      Escape: () => void close(),
+      h: () => (form.isNew ? false : showView(isHistory ? null : "history")),
+      e: () => {
+        showView(null);
+        setTimeout(() => focusFirst(element, "form input, form textarea"));
       },
-      (reason) => controller.signal.aborted || setError(reason),
-    );
-    return () => controller.abort();
-  }, [resource, id]);
-  async function save() {
-    setError(null);
-    try {
-      const fields = writableFields(resource).filter((field) => field.name in typed);
-      const body = Object.fromEntries(fields.map((field) => [field.name, fromText(field, typed[field.name])]));
-      const answer = isNew
-        ? await request("POST", resource.path, { body, idempotencyKey: key })
-        : await request("PATCH", itemPath(resource, id), { body, ifMatch: etag });
-      (isNew ? insertRow : replaceRow)(answer.body);
-      toast({ kind: "success", text: t("panel.saved") });
-      setTyped({});
-      setRow(answer.body);
-      setEtag(answer.etag);
-      if (isNew) go({ id: answer.body.id }, { push: false });
-    } catch (reason) {
-      if (reason.status === 412) setConflict(true);
-      else setError(reason);
-    }
-  }
-  async function remove() {
-    try {
-      await request("DELETE", itemPath(resource, id), { ifMatch: etag });
-      removeRow(id);
-      const run = () => request("POST", `${itemPath(resource, id)}/restore`, { body: {} });
-      pushUndo({ label: t("undo"), run });
-      toast({ text: t("panel.deleted"), action: { label: t("undo"), run: undo } });
-      close();
-    } catch (reason) {
-      setError(reason);
-    }
-  }
-  useKeys({ Escape: close, "Ctrl+s": save, "Ctrl+Enter": save });
-  useKeys({ "Ctrl+z": () => undo() });
-  return html`<aside class="panel" data-keys="panel">
+    },
+    { scope: "panel" },
+  );
+
+  const title = form.isNew
+    ? t("new_row", { resource: resourceLabel(resource) })
+    : state.base && titleOf(resource, state.base.row);
+  return html`<aside
+    class="panel"
+    data-keys="panel"
+    tabindex="-1"
+    ref=${element}
+    aria-label=${title ?? t("loading")}
+  >
     <header class="panel-head">
-      <h2>${isNew ? t("new") : row && html`<bdi class="data">${row.name ?? id}</bdi>`}</h2>
+      <h2>${title !== null && html`<bdi class="data">${title.trim() === "" ? "␣" : title}</bdi>`}</h2>
+      ${isDirty && html`<span class="unsaved">${t("panel.unsaved")}</span>`}
       <${Button} kind="quiet" icon="close" label=${t("close")} onClick=${close} />
     </header>
-    ${error && html`<${Banner} kind="error"><${ErrorText} error=${error} /><//>`}
-    ${isConflict &&
-    html`<${Conflict} onMine=${save} onTheirs=${close} onClose=${() => setConflict(false)} />`}
-    ${state.view === "history" && !isNew && html`<${History} resource=${resource} id=${id} />`}
-    ${row &&
-    state.view !== "history" &&
-    html`<form
-      onSubmit=${(event) => {
-        event.preventDefault();
-        save();
+    ${!form.isNew &&
+    resource.has.history &&
+    html`<nav class="panel-views" aria-label=${t("panel.views")}>
+      <button type="button" aria-current=${isHistory ? undefined : "page"} onClick=${() => showView(null)}>
+        ${t("panel.row")}
+      </button>
+      <button type="button" aria-current=${isHistory ? "page" : undefined} onClick=${() => showView("history")}>
+        ${t("view.history")}
+      </button>
+    </nav>`}
+    <${PanelNotices} form=${form} state=${state} mayWrite=${mayWrite} />
+    ${state.status === "loading" && html`<p class="panel-loading" role="status">${t("loading")}</p>`}
+    ${state.status === "missing" && !isHistory && html`<${Missing} form=${form} state=${state} />`}
+    ${isHistory && state.status !== "loading" && html`<${History} form=${form} state=${state} />`}
+    ${state.status === "ready" &&
+    html`<${RowForm} ...${{ form, state, isDirty, mayWrite, submit }} hidden=${isHistory} />`}
+    ${state.conflict && html`<${Conflict} form=${form} conflict=${state.conflict} />`}
+    ${leaving &&
+    html`<${LeavingDialog}
+      onStay=${() => setLeaving(null)}
+      onDiscard=${() => {
+        discard(form);
+        go(leaving, { reset: true, force: true });
       }}
-    >
-      ${writableFields(resource).map(
-        (field) => html`<label class="field" key=${field.name}>
-          <span>${fieldLabel(field.name)}</span>
-          <textarea
-            disabled=${!canWrite(resource)}
-            value=${typed[field.name] ?? toText(field, row[field.name] ?? field.default)}
-            onInput=${(event) => setTyped({ ...typed, [field.name]: event.target.value })}
-          />
-        </label>`,
-      )}
-      <div class="panel-actions">
-        <button class="button primary" disabled=${!canWrite(resource)}>${t("save")}</button>
-        ${!isNew &&
-        html`<${Button} onClick=${() => go({ view: "history" })}>${t("view.history")}<//>
-          <${Button} kind="danger" onClick=${remove}>${t("delete")}<//>`}
-      </div>
-    </form>`}
+      onSave=${async () => {
+        setLeaving(null);
+        if (await (state.isDeleted ? recreate(form) : save(form))) go(leaving, { reset: true, force: true });
+      }}
+    />`}
   </aside>`;
+}
+
+function PanelNotices({ form, state, mayWrite }) {
+  const { change, isDeleted, draftTime, problem, status } = state;
+  const when = change && html`<${Time} value=${change.at} />`;
+  return html`<div class="panel-notices">
+    ${!canWrite(form.resource) &&
+    html`<${Banner}>${t("panel.read_only", { scope: form.resource.scope_write })}<//>`}
+    ${draftTime &&
+    html`<${Banner}>
+      <p>${t("panel.draft")} <${Time} value=${draftTime} /></p>
+      <${Button} onClick=${() => discard(form)}>${t("panel.discard")}<//>
+    <//>`}
+    ${change &&
+    !isDeleted &&
+    html`<${Banner} kind="warning">
+      <p>${t("panel.changed_by")} <bdi>${authorOf(change)}</bdi> · ${when}</p>
+      <${Button} onClick=${() => look(form)}>${t("panel.look")}<//>
+    <//>`}
+    ${isDeleted &&
+    status === "ready" &&
+    html`<${Banner} kind="warning">
+      <p>${t("panel.deleted_by")} <bdi>${authorOf(change)}</bdi>${when && html` · ${when}`}</p>
+      <p>${t("panel.deleted_hint")}</p>
+      ${mayWrite && html`<${Button} kind="primary" onClick=${() => recreate(form)}>${t("panel.recreate")}<//>`}
+    <//>`}
+    ${problem &&
+    html`<${Banner} kind="error">
+      <${ErrorText} error=${problem} />
+      ${status === "failed" && html`<${Button} onClick=${form.load}>${t("retry")}<//>`}
+    <//>`}
+  </div>`;
+}
+
+function Missing({ form, state }) {
+  const { resource, id } = form;
+  const { change } = state;
+  const [error, setError] = useState(null);
+  const isDelete = change?.operation === "delete";
+  const title = t(isDelete ? "panel.missing_deleted" : "panel.missing");
+  return html`<${Empty} title=${title} text=${isDelete ? undefined : t("panel.missing_text")}>
+    ${isDelete && html`<p><bdi>${authorOf(change)}</bdi> · <${Time} value=${change.at} /></p>`}
+    ${isDelete &&
+    resource.has.restore &&
+    canWrite(resource) &&
+    html`<${Button} kind="primary" icon="undo" onClick=${() => restoreDeleted(resource, id).catch(setError)}>
+      ${t("restore")}
+    <//>`}
+    ${error && html`<${ErrorText} error=${error} />`}
+  <//>`;
+}
+
+function RowForm({ form, state, isDirty, mayWrite, submit, hidden }) {
+  const { resource } = form;
+  const { inputs, errors, base, isSaving, isDeleted } = state;
+  const changed = form.changedInputs();
+  return html`<form
+    class="row-form"
+    hidden=${hidden}
+    noValidate
+    autocomplete="off"
+    onSubmit=${(event) => {
+      event.preventDefault();
+      submit();
+    }}
+  >
+    <div class="row-fields">
+      ${form.isNew && resource.parent && html`<${ParentChoice} form=${form} state=${state} />`}
+      ${writableFields(resource).map(
+        (field) => html`<${FieldInput}
+          key=${field.name}
+          field=${field}
+          input=${inputs[field.name]}
+          original=${base?.row[field.name]}
+          error=${errors[field.name]}
+          isChanged=${!form.isNew && field.name in changed}
+          disabled=${!mayWrite}
+          onInput=${(input) => form.setInput(field.name, input)}
+        />`,
+      )}
+      ${base && html`<${RowFacts} resource=${resource} row=${base.row} />`}
+    </div>
+    ${mayWrite &&
+    html`<footer class="panel-actions">
+      <button class="button primary" disabled=${isDeleted} aria-disabled=${isSaving} title="Ctrl+S">
+        ${t(isSaving ? "panel.saving" : form.isNew ? "panel.create" : "save")}
+      </button>
+      ${isDirty && html`<${Button} onClick=${() => discard(form)}>${t("panel.discard")}<//>`}
+      <span class="spacer"></span>
+      ${!form.isNew &&
+      !isDeleted &&
+      resource.has.delete &&
+      html`<${Button} kind="danger" icon="trash" onClick=${() => remove(form)}>${t("delete")}<//>`}
+    </footer>`}
+  </form>`;
+}
+
+/** The fields that the service writes. */
+function RowFacts({ resource, row }) {
+  const [, go] = useUrl();
+  const copyId = async () => {
+    await navigator.clipboard.writeText(row.id);
+    toast({ kind: "success", text: t("copied") });
+  };
+  const value = (field) => {
+    if (field.name === "id") {
+      return html`<code class="data">${row.id}</code> ${navigator.clipboard &&
+        html`<${Button} kind="quiet" icon="copy" label=${t("panel.copy_id")} onClick=${copyId} />`}`;
+    }
+    if (field.name === resource.parent_field) {
+      const open = () => go({ resource: resource.parent, id: row[field.name] }, { reset: true });
+      return html`<button type="button" class="link-button" onClick=${open}>
+        <code class="data">${row[field.name]}</code>
+      </button>`;
+    }
+    return html`<${Value} field=${field} value=${row[field.name]} />`;
+  };
+  return html`<dl class="row-facts">
+    ${resource.fields
+      .filter((field) => field.read_only)
+      .map(
+        (field) => html`<div key=${field.name}>
+          <dt>${fieldLabel(field.name)}</dt>
+          <dd>${value(field)}</dd>
+        </div>`,
+      )}
+  </dl>`;
+}
+
+function LeavingDialog({ onStay, onDiscard, onSave }) {
+  return html`<${Dialog}
+    title=${t("panel.leave_title")}
+    onClose=${onStay}
+    footer=${html`<${Button} kind="danger" onClick=${onDiscard}>${t("panel.leave_discard")}<//>
+      <span class="spacer"></span>
+      <${Button} onClick=${onStay}>${t("panel.keep_editing")}<//>
+      <${Button} kind="primary" onClick=${onSave}>${t("save")}<//>`}
+  >
+    <p>${t("panel.leave_text")}</p>
+  <//>`;
 }
