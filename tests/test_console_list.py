@@ -99,7 +99,9 @@ SCREEN = {"width": 1440, "height": 900, "deviceScaleFactor": 1}
 def console(browser, server, sql):
     console = ConsoleList(browser, server)
     yield console
-    assert browser.console_events() == []
+    # Chromium writes each answer with an error status to the console.
+    events = [event["params"].get("entry", event) for event in browser.console_events()]
+    assert [event for event in events if event.get("source") != "network"] == []
 
 
 def all_projects(client, query=""):
@@ -162,7 +164,7 @@ def test_a_search_without_a_match_offers_to_clear_it(console, make_project):
     assert "Nothing matches" in console.texts(".empty")[0]
     console.click("Clear search and filters")
     console.wait_for_names("Alpha")
-    assert console.page.run("location.search") == ""
+    assert console.page.run("location.search") == "?lang=en"
 
 
 def test_an_unknown_filter_in_the_url_is_an_error_with_a_way_out(console, make_project):
@@ -306,7 +308,7 @@ def test_archiving_selected_rows_changes_these_and_can_be_undone(console, client
     projects = all_projects(client)
     assert [(p["is_active"], p["version"]) for p in projects] == [(False, 2), (False, 2), (True, 1)]
     console.click("Undo")
-    console.wait_for_text("2 rows were changed back.")
+    console.wait_for_text("Undone: 2 rows were changed.")
     assert [p["is_active"] for p in all_projects(client)] == [True] * 3
 
 
