@@ -20,7 +20,8 @@ export function groupFilters(resource, seesAll) {
     group.names.push(name);
     groups.set(field, group);
   }
-  return [...groups.values()];
+  const order = resource.fields.map(({ name }) => name);
+  return [...groups.values()].sort((a, b) => order.indexOf(a.name) - order.indexOf(b.name));
 }
 
 /** Return the text of a filter with the values in the URL. */

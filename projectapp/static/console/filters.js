@@ -91,7 +91,7 @@ export function Filters({ resource }) {
     ${groups
       .filter((group) => isActive(group) || group.name === added?.name)
       .map(
-        (group) => html`<span class="chip filter" key=${group.name}>
+        (group) => html`<span class="filter-chip" key=${group.name}>
           <${Popover}
             class="filter-edit"
             isOpenAtStart=${group.name === added?.name}

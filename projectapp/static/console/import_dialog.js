@@ -1,14 +1,17 @@
 // The dialog that imports a file: choose it, look at what it is, import, correct the lines with errors.
-import { html, useEffect, useRef, useState } from "./preact-htm.js";
-import { request } from "./api.js";
+import { html, useEffect, useState } from "./preact-htm.js";
 import { FileError, inspectFile } from "./file_parts.js";
 import { importFile, importRecords, importStore } from "./import_run.js";
+import { ParentChoice } from "./parent_choice.js";
 import { reload } from "./rows.js";
-import { createPath, fieldLabel, resources, titleOf, writableFields } from "./schema.js";
+import { createPath, writableFields } from "./schema.js";
 import { Progress, RunButtons } from "./selection_bar.js";
 import { useStore } from "./store.js";
-import { t } from "./texts.js";
+import { addTexts, t } from "./texts.js";
+import panelTexts from "./texts_panel.js";
 import { Banner, Button, Dialog, ErrorText, Icon } from "./ui.js";
+
+addTexts(panelTexts); // those of ParentChoice
 
 const FAILURES_SHOWN = 100;
 const ACCEPTED = ".csv,.ndjson,.jsonl,.json,text/csv,application/json,application/x-ndjson";
@@ -27,7 +30,7 @@ function FileDialog({ resource, onClose }) {
   const [source, setSource] = useState(null);
   const [error, setError] = useState(null);
   const [isReading, setReading] = useState(false);
-  const [parentId, setParentId] = useState(null);
+  const [parent, setParent] = useState(null); // of all rows, if the resource has one
   const read = async (file) => {
     if (!file) return;
     setError(null);
@@ -40,16 +43,16 @@ function FileDialog({ resource, onClose }) {
     }
     setReading(false);
   };
-  const needsParent = Boolean(resource.parent);
-  const canStart = source && (!needsParent || parentId);
-  const start = () => importFile(resource, createPath(resource, parentId), source);
+  const canStart = source && (!resource.parent || parent);
+  const start = () => importFile(resource, createPath(resource, parent?.id), source);
   const footer = html`<${Button} onClick=${onClose}>${t("cancel")}<//>
     <${Button} kind="primary" disabled=${!canStart} onClick=${start}>
       ${source ? t("import.start", { count: source.count }) : t("import.start_none")}
     <//>`;
   return html`<${Dialog} title=${t("files.import")} onClose=${onClose} footer=${footer}>
     <p>${t("import.lead", { fields: writableFields(resource).map(({ name }) => name).join(", ") })}</p>
-    ${needsParent && html`<${ParentChoice} resource=${resource} onChoose=${setParentId} />`}
+    ${resource.parent &&
+    html`<${ParentChoice} form=${{ resource, setParent }} state=${{ parent, errors: {} }} />`}
     <label
       class="drop"
       onDragOver=${(event) => event.preventDefault()}
@@ -73,31 +76,6 @@ function FileDialog({ resource, onClose }) {
 
 function FileErrorText({ error }) {
   return error instanceof FileError ? t(error.code, error.values) : t("import.unreadable");
-}
-
-/** Choose the parent of all rows: type a part of its name. */
-function ParentChoice({ resource, onChoose }) {
-  const parent = resources.find(({ name }) => name === resource.parent);
-  const [choices, setChoices] = useState([]);
-  const timer = useRef();
-  const find = async (q) => {
-    const query = { page_size: 20, ...(q.trim().length > 1 && { q }) };
-    const { body } = await request("GET", parent.path, { query });
-    setChoices(body.items);
-    onChoose(body.items[0]?.id ?? null);
-  };
-  const onInput = ({ target }) => {
-    clearTimeout(timer.current);
-    timer.current = setTimeout(() => find(target.value), 150);
-  };
-  useEffect(() => void find(""), []);
-  return html`<fieldset class="parent-choice">
-    <legend class="field-label">${fieldLabel(resource.parent_field)}</legend>
-    <input class="input" type="search" aria-label=${t("search")} placeholder=${t("search")} onInput=${onInput} />
-    <select class="input" aria-label=${fieldLabel(resource.parent_field)} onChange=${({ target }) => onChoose(target.value)}>
-      ${choices.map((row) => html`<option key=${row.id} value=${row.id}>${titleOf(parent, row)}</option>`)}
-    </select>
-  </fieldset>`;
 }
 
 function RunDialog({ run, onClose }) {

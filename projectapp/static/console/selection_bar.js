@@ -8,7 +8,7 @@ import { clearSelection, selection } from "./selection.js";
 import { useStore } from "./store.js";
 import { hasText, t } from "./texts.js";
 import { Banner, Button, Dialog, ErrorText, toast } from "./ui.js";
-import { pushUndo, undo } from "./undo.js";
+import { pushUndo } from "./undo.js";
 
 const NAMES_SHOWN = 5;
 
@@ -17,6 +17,10 @@ export function SelectionBar({ resource }) {
   const run = useStore(bulkStore);
   const [isAsking, setAsking] = useState(false);
   const chosen = [...selected.values()];
+  const clear = () => {
+    clearSelection();
+    focusGrid();
+  };
   const start = (action) => {
     setAsking(false);
     startRun(resource, action, chosen);
@@ -26,7 +30,7 @@ export function SelectionBar({ resource }) {
       ${canWrite(resource)
         ? html`<${Actions} ...${{ resource, chosen, start }} onDelete=${() => setAsking(true)} />`
         : html`<span class="muted">${t("selection.read_only")}</span>`}
-      <${Button} kind="quiet" onClick=${clearSelection}>${t("selection.clear")}<//>
+      <${Button} kind="quiet" onClick=${clear}>${t("selection.clear")}<//>
     </div>
     ${isAsking &&
     html`<${DeleteQuestion}
@@ -62,26 +66,21 @@ function actionText(field, value) {
   return t("action.set", { field: fieldLabel(field.name), value: flagText(field, value) });
 }
 
-/** Start a run, and offer to undo what it has changed. */
+const focusGrid = () => document.querySelector('[role="grid"]')?.focus({ preventScroll: true });
+
+/** Start a run, and offer to undo what it has changed: these rows, with their new versions. */
 async function startRun(resource, action, chosen) {
   const run = await runAction(resource, action, chosen);
   const { changed, failures, phase } = run.state;
-  const canUndo = changed.length > 0 && (action.kind === "set" || (action.kind === "delete" && resource.has.restore));
-  if (canUndo) {
-    const inverse = inverseOf(run.state, findRow);
-    if (inverse.rows.length) {
-      const label = t(`bulk.undone.${action.kind}`, { count: inverse.rows.length });
-      // Only the rows that the run has changed, with the versions that it has made.
-      pushUndo({ label, run: () => runAction(resource, inverse.action, inverse.rows) });
-    }
-  }
+  const text = t(`bulk.done.${action.kind}`, { count: changed.length });
+  const canUndo = action.kind === "set" || resource.has.restore;
+  const inverse = canUndo && inverseOf(run.state, findRow);
+  if (canUndo && inverse.rows.length) {
+    pushUndo({ label: text, run: () => runAction(resource, inverse.action, inverse.rows) });
+  } else if (changed.length) toast({ kind: "success", text });
   if (failures.length || phase === "stopped") return;
   bulkStore.set(null);
-  toast({
-    kind: "success",
-    text: t(`bulk.done.${action.kind}`, { count: changed.length }),
-    action: canUndo ? { label: t("undo"), run: undo } : undefined,
-  });
+  focusGrid();
 }
 
 function Names({ resource, list }) {
