@@ -14,7 +14,7 @@ from flask import Response
 from config import Development
 from faults.resource import resource_names
 from projectapp import auth, create_app, database
-from projectapp.auth import tokens
+from projectapp.auth import session_cookie, tokens
 from projectapp.http.endpoint import Endpoint
 from projectapp.projects.models import Project
 from tests.conftest import PROJECTS
@@ -65,6 +65,11 @@ REFUSED_HEADERS = {
     "expired": 401,
     "revoked": 401,
 }
+# Those of them that can be in the console's cookie.
+REFUSED_TOKENS = (
+    *("unknown", "mistyped", "truncated", "one digit more", "a digest", "a JWT"),
+    *("expired", "revoked"),
+)
 # A kind of caller, and the scopes of its valid token.
 SCOPES_BY_CALLER = {
     "reader": (READ,),
@@ -164,7 +169,12 @@ def restore(sql, projects):
 def rules(app):
     """The routes of projects and of no resource. test_resources.py tests the other resources."""
     others = {*resource_names()} - {"projects"}
-    return [r for r in app.url_map.iter_rules() if r.endpoint.partition(".")[0] not in others]
+    return [
+        rule
+        for rule in app.url_map.iter_rules()
+        if rule.endpoint.partition(".")[0] not in others
+        and rule.rule != "/console/session"  # test_console_session.py
+    ]
 
 
 def cases(app):
@@ -191,17 +201,29 @@ def test_every_route_declares_its_scope(auth_app):
     assert methods == {"GET", "HEAD", "OPTIONS", "DELETE", *BODIES}
 
 
-@pytest.mark.parametrize("caller", [*REFUSED_HEADERS, *SCOPES_BY_CALLER])
+@pytest.mark.parametrize(
+    ("caller", "is_cookie"),
+    [
+        *((caller, False) for caller in (*REFUSED_HEADERS, *SCOPES_BY_CALLER)),
+        *((caller, True) for caller in (*REFUSED_TOKENS, *SCOPES_BY_CALLER)),
+    ],
+)
 def test_each_caller_gets_only_what_its_token_permits(
-    auth_client, auth_app, ids_and_headers, sql, caller
+    auth_client, auth_app, ids_and_headers, sql, caller, is_cookie
 ):
     ids, headers = ids_and_headers
     sql("UPDATE projects SET is_active = false")  # so that a restore of version 1 changes them
-    header = {"Authorization": headers[caller]} if caller in headers else {}
+    if is_cookie:
+        token = headers[caller].removeprefix("Bearer ")
+        auth_client.set_cookie(session_cookie.NAME, token)
+        header = {"Sec-Fetch-Site": "same-origin"}
+    else:
+        header = {"Authorization": headers[caller]} if caller in headers else {}
     for rule, method, id_kind in cases(auth_app):
         scope = SCOPE_BY_ENDPOINT[rule.endpoint]
         path = rule.rule.replace("<uuid:project_id>", ids.get(id_kind, ""))
         path = path.replace("<path:filename>", "docs/show.js")
+        path = path.replace("<version>/<name>", "1/main.js")
         case = f"{method} {path} ({id_kind}) by {caller}"
         before = all_projects(sql)
         with auth_client.open(
@@ -224,7 +246,7 @@ def test_each_caller_gets_only_what_its_token_permits(
 
 def test_matrix_has_as_many_cases_as_callers_routes_methods_and_ids(auth_app):
     callers = len(REFUSED_HEADERS) + len(SCOPES_BY_CALLER)
-    assert callers * len([*cases(auth_app)]) == 1800
+    assert callers * len([*cases(auth_app)]) == 1920
 
 
 HIDDEN_KINDS = ("foreign", "without owner")

@@ -99,13 +99,19 @@ def ready() -> Response:
 @bp.get("/")
 @Endpoint(scope=None, responses={200: RootSchema()}, content_types=(JSON_TYPE, HTML))
 def root() -> Response:
-    """Show links to the resources, the documentation and the health checks.
+    """Show links to the resources, the console, the documentation and the health checks.
 
     A browser gets a page in English or Korean. Other clients get JSON.
     """
     resources = _resource_paths()
-    views = ("openapi.docs", "openapi.openapi", "health.health", "health.ready")
-    others = {v.partition(".")[2]: url_for(v) for v in views if v in current_app.view_functions}
+    views = {
+        "console": "console.page",
+        "docs": "openapi.docs",
+        "openapi": "openapi.openapi",
+        "health": "health.health",
+        "ready": "health.ready",
+    }
+    others = {k: url_for(view) for k, view in views.items() if view in current_app.view_functions}
     index = {
         "name": current_app.name,
         "version": current_app.config["VERSION"],

@@ -27,6 +27,13 @@ export class ApiError extends Error {
 // session has {caller, scopes, credential, expires_at}.
 export const session = createStore({ state: config.auth.length ? "unknown" : "none" });
 
+/** The server does not accept the sign-in any more. The page keeps the caller, to compare it. */
+export const loseSession = () =>
+  session.set((current) => ({
+    ...current,
+    state: current.state === "open" ? "expired" : current.state.replace("unknown", "signed_out"),
+  }));
+
 // null, or {status, until (ms since 1970), retryNow()}: the reads that wait for Retry-After.
 export const waiting = createStore(null);
 
@@ -38,11 +45,13 @@ export const isStale = createStore(false);
 
 const REQUEST_TIMEOUT_MS = 30_000; // The server answers within 8 s; a slow upload takes longer.
 const MAX_BACKOFF_SECONDS = 30;
+const MAX_RETRIES = 20;
 
 /**
  * Send a request, and return {status, body, etag, headers}. With `raw: true`, body is the Response.
- * Throws ApiError. A GET waits as long as the server is busy (429, 503) or away, and then repeats
- * itself. A request that needs a sign-in waits for it. Abort `signal` to end the waiting.
+ * Throws ApiError. A GET waits while the server is busy (429, 503) or away, and then repeats itself.
+ * A write with an Idempotency-Key waits while the server is busy. Every request waits for a sign-in
+ * that it needs. Abort `signal` to end the waiting.
  */
 export async function request(method, path, options = {}) {
   const { idempotencyKey, signal } = options;
@@ -54,13 +63,15 @@ export async function request(method, path, options = {}) {
       if (!(error instanceof ApiError)) throw error;
       if (error.status === 401 && config.auth.length) {
         const { caller } = session.get();
-        session.set((current) => ({ ...current, state: "expired" }));
+        loseSession();
         await untilStore(session, (current) => current.state === "open", signal);
         // Nothing is written in the name of another caller without a new click.
-        if (!isRead && caller !== undefined && session.get().caller !== caller) throw error;
+        if (!isRead && caller !== undefined && session.get().caller !== caller) {
+          throw new ApiError("http", 401, { error: "caller_changed" });
+        }
       } else if (isRead && error.kind === "offline") {
         await untilStore(connection, (current) => current === "online", signal);
-      } else if ([429, 503].includes(error.status) && (isRead || idempotencyKey) && attempt < 20) {
+      } else if (isBusy(error) && (isRead || idempotencyKey) && attempt < MAX_RETRIES) {
         await waitForRetry(error, attempt, signal);
       } else {
         throw error;
@@ -68,6 +79,10 @@ export async function request(method, path, options = {}) {
     }
   }
 }
+
+/** Is the server busy? A 409 with Retry-After says that a request with the same key still runs. */
+const isBusy = ({ status, retryAfterSeconds }) =>
+  status === 429 || status === 503 || (status === 409 && retryAfterSeconds !== null);
 
 /** Send a request once, without waiting for anything. */
 export async function send(method, path, options = {}) {

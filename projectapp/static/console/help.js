@@ -1,6 +1,7 @@
 // The list of all keys, and how to do the same with the API.
 import { html } from "./preact-htm.js";
-import { config, listQuery } from "./store.js";
+import { curlCommand } from "./schema.js";
+import { config } from "./store.js";
 import { t } from "./texts.js";
 import { Dialog, Keys } from "./ui.js";
 
@@ -29,14 +30,6 @@ const SECTIONS = {
   },
 };
 
-/** Return the curl command for the list that the page shows. */
-export function curlCommand(resource) {
-  const query = new URLSearchParams(listQuery()).toString();
-  const address = location.origin + config.prefix + resource.path + (query && `?${query}`);
-  const header = config.auth.length ? ` -H "Authorization: Bearer $TOKEN"` : "";
-  return `curl '${address.replaceAll("'", "%27")}'${header}`;
-}
-
 export function Help({ resource, onClose }) {
   return html`<${Dialog} title=${t("help")} class="help" onClose=${onClose}>
     <p class="muted">${t("help_lead")}</p>
@@ -57,6 +50,6 @@ export function Help({ resource, onClose }) {
     )}
     <h3>${t("help_api")}</h3>
     <pre class="code" tabindex="0" aria-label=${t("help_api")}><code>${curlCommand(resource)}</code></pre>
-    <p><a href=${`${config.prefix}/docs`}>${t("docs")}</a></p>
+    ${config.docs && html`<p><a href=${`${config.prefix}/docs`}>${t("docs")}</a></p>`}
   <//>`;
 }

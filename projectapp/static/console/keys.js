@@ -26,7 +26,8 @@ const isTextField = (element) =>
 const isTextKey = (name) => name === "Escape" || (name.startsWith("Ctrl+") && name !== "Ctrl+z");
 
 function isInScope(scope, element) {
-  const dialog = element.closest?.("dialog") ?? document.querySelector("dialog:modal");
+  const open = "dialog:modal, :popover-open";
+  const dialog = element.closest?.(open) ?? document.querySelector(open);
   if (scope === "dialog" || dialog) return scope === "dialog" && Boolean(dialog);
   return scope === "global" || Boolean(element.closest?.(`[data-keys=${scope}]`));
 }
@@ -59,7 +60,7 @@ const hasSequence = (keys, first) => Object.keys(keys).some((name) => name.start
 /**
  * Handle keys while the component is mounted: {"j": handler, "Ctrl+s": ..., "g l": ...}. A handler
  * gets the event; it returns false to leave the key to others. Scope "global" is the whole page,
- * "dialog" an open dialog, and every other scope an element with this name in data-keys. In a text
+ * "dialog" an open dialog or popover, which keeps all other keys away, and every other scope an element with this name in data-keys. In a text
  * field only Escape and keys with Ctrl are handled, unless inText is true.
  */
 export function useKeys(keys, { scope = "global", inText = false } = {}) {

@@ -1,6 +1,6 @@
 // The frame of the console: the header, the views, the panel, and what covers them.
-import { html, render, useEffect, useLayoutEffect, useState } from "./preact-htm.js";
-import { session } from "./api.js";
+import { html, render, useEffect, useLayoutEffect, useRef, useState } from "./preact-htm.js";
+import { ApiError, session } from "./api.js";
 import { useCommands } from "./commands.js";
 import { feed } from "./feed.js";
 import { SearchBox } from "./filters.js";
@@ -8,12 +8,12 @@ import { useKeys } from "./keys.js";
 import { List } from "./list.js";
 import { Menu } from "./menu.js";
 import { Notices } from "./notices.js";
-import { canRead, canWrite, currentResource, resourceLabel, resources } from "./schema.js";
+import { canRead, canWrite, currentResource, curlCommand, resourceLabel, resources } from "./schema.js";
 import { loadSession, signIn, takeTokenFromUrl } from "./session.js";
 import { SignIn } from "./sign_in.js";
 import { changeSettings, config, settings, useStore, useUrl } from "./store.js";
 import { t } from "./texts.js";
-import { Button, Empty, ErrorText, lazy, Link, toast, Toasts } from "./ui.js";
+import { Boundary, Button, copyText, Empty, ErrorText, Keys, lazy, Link, toast, Toasts } from "./ui.js";
 
 const Panel = lazy(() => import("./panel.js"), "Panel");
 const Live = lazy(() => import("./live.js"), "Live");
@@ -70,31 +70,44 @@ function Header({ resource, view, open, onPalette, onHelp }) {
     </div>
     <div class="top-actions">
       <${LiveDot} />
-      <${Button} kind="quiet" class="palette-button" label=${t("palette_open")} onClick=${onPalette}>
-        <kbd>Ctrl K</kbd>
+      <${Button}
+        kind="quiet"
+        icon="command"
+        class="palette-button"
+        title=${t("palette_open")}
+        onClick=${onPalette}
+      >
+        <span class="hidden">${t("palette_open")}</span><${Keys} keys="Ctrl+K" />
       <//>
       <${Menu} onHelp=${onHelp} />
     </div>
   </header>`;
 }
 
-function Work({ resource, view, id, caller }) {
+function Work({ resource, view, id }) {
+  const { caller } = useStore(session);
+  const known = useRef({ caller, changes: 0 });
+  if (caller !== undefined && caller !== known.current.caller) {
+    const changes = known.current.changes + (known.current.caller === undefined ? 0 : 1);
+    known.current = { caller, changes };
+  }
   if (!canRead(resource)) {
     const error = { status: 403, code: "insufficient_scope", scope: resource.scope_read };
     return html`<${Empty} title=${t("error.403")}><${ErrorText} error=${error} /><//>`;
   }
   const label = resourceLabel(resource);
   // Another caller sees other rows. The panel stays: what was typed in it is not lost.
-  const key = `${resource.name} ${caller}`;
+  const key = `${resource.name} ${known.current.changes}`;
   return html`<div class=${id ? "work has-panel" : "work"}>
-    ${view === "list" && html`<${List} key=${key} resource=${resource} label=${label} />`}
+    ${view === "list" &&
+    html`<${Boundary} key=${key}><${List} resource=${resource} label=${label} /><//>`}
     ${view === "live" && html`<${Live} key=${key} resource=${resource} label=${label} />`}
     ${view === "charts" && html`<${Charts} key=${key} resource=${resource} />`}
     ${id && html`<${Panel} key=${`${resource.name} ${id}`} resource=${resource} id=${id} />`}
   </div>`;
 }
 
-function Frame() {
+function Frame({ isSigningIn }) {
   const [state, go] = useUrl();
   const { language, theme } = useStore(settings);
   const who = useStore(session);
@@ -102,10 +115,11 @@ function Frame() {
   const resource = currentResource(state);
   const label = resourceLabel(resource);
   const view = viewOf(state);
+  // The screens do not wait for the answer to who is signed in: their requests do, if they must.
+  // Once they are mounted they stay, also under the dialog to sign in.
   const isOpen = ["open", "none"].includes(who.state);
-  // After the first sign-in the screens stay mounted, also under the dialog to sign in again.
-  const [wasOpen, setWasOpen] = useState(isOpen);
-  if (isOpen && !wasOpen) setWasOpen(true);
+  const [isMounted, setMounted] = useState(isOpen || !isSigningIn);
+  if (isOpen && !isMounted) setMounted(true);
 
   useLayoutEffect(() => {
     const root = document.documentElement;
@@ -148,7 +162,7 @@ function Frame() {
           },
         ]
       : []),
-    { group: "do", label: t("copy_curl"), run: () => copyCurl(resource) },
+    { group: "do", label: t("copy_curl"), run: () => copyText(curlCommand(resource)) },
     { group: "do", label: t("help"), keys: "?", run: show("help") },
     ...[
       ["ko", "한국어"],
@@ -174,10 +188,10 @@ function Frame() {
     document.getElementById("main").focus();
   };
   return html`<a class="skip" href="#main" onClick=${skip}>${t("skip")}</a>
-    <${Header} resource=${resource} view=${view} open=${wasOpen} onPalette=${show("palette")} onHelp=${show("help")} />
+    <${Header} resource=${resource} view=${view} open=${isMounted} onPalette=${show("palette")} onHelp=${show("help")} />
     <main id="main" tabindex="-1">
       <${Notices} />
-      ${wasOpen && html`<${Work} resource=${resource} view=${view} id=${state.id} caller=${who.caller} />`}
+      ${isMounted && html`<${Work} resource=${resource} view=${view} id=${state.id} />`}
     </main>
     ${["expired", "signed_out"].includes(who.state) && html`<${SignIn} key="sign-in" />`}
     ${dialog === "palette" && html`<${Palette} key="palette" onClose=${show(null)} />`}
@@ -185,22 +199,30 @@ function Frame() {
     <${Toasts} />`;
 }
 
-async function copyCurl(resource) {
-  const { curlCommand } = await import("./help.js");
-  await navigator.clipboard.writeText(curlCommand(resource));
-  toast({ kind: "success", text: t("copied") });
-}
+// Requests of a screen that has no place for its errors.
+addEventListener("unhandledrejection", (event) => {
+  const { reason } = event;
+  if (reason?.name === "AbortError") event.preventDefault();
+  if (!(reason instanceof ApiError)) return;
+  event.preventDefault();
+  toast({ kind: "error", error: reason });
+});
 
-async function start() {
-  const token = takeTokenFromUrl();
-  render(html`<${Frame} />`, document.getElementById("app"));
+async function startSession(token) {
   try {
     if (token && config.auth.length) await signIn(token);
     else await loadSession();
   } catch (error) {
-    toast({ kind: "error", text: t("sign_in"), error });
-    session.set({ state: "signed_out" });
+    toast({ kind: "error", text: t("sign_in_failed"), error });
+    session.set((current) => (current.state === "unknown" ? { state: "signed_out" } : current));
   }
 }
 
-start();
+const firstToken = takeTokenFromUrl();
+render(html`<${Frame} isSigningIn=${Boolean(firstToken)} />`, document.getElementById("app"));
+startSession(firstToken);
+// The URL with a token was opened in a tab that has this page already.
+addEventListener("hashchange", () => {
+  const token = takeTokenFromUrl();
+  if (token) startSession(token);
+});

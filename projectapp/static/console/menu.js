@@ -66,11 +66,14 @@ export function Menu({ onHelp }) {
   };
   return html`<${Button}
       kind="quiet"
-      icon="settings"
-      label=${t("menu")}
+      icon=${who.caller ? "user" : "settings"}
+      class="menu-button"
+      label=${who.caller ? `${t("menu")}: ${who.caller}` : t("menu")}
       popovertarget="menu"
       aria-haspopup="dialog"
-    />
+    >
+      ${who.caller && html`<bdi class="data">${who.caller}</bdi>`}
+    <//>
     <div id="menu" popover="auto" class="menu" role="dialog" aria-label=${t("menu")}>
       ${who.state === "open" && html`<${Account} who=${who} />`}
       <${Choice} name="language" choices=${{ ko: "한국어", en: "English" }} />
@@ -90,7 +93,7 @@ export function Menu({ onHelp }) {
       </label>
       <div class="menu-links">
         <${Button} kind="quiet" icon="help" onClick=${closeAndHelp}>${t("help")}<//>
-        <a class="button quiet" href=${`${config.prefix}/docs`}>${t("docs")}</a>
+        ${config.docs && html`<a class="button quiet" href=${`${config.prefix}/docs`}>${t("docs")}</a>`}
       </div>
       <p class="version">projectapp ${config.version}</p>
     </div>`;

@@ -30,15 +30,15 @@ function usePanelFocus(element) {
   }, []);
 }
 
-/** Ask before the form is closed with unsaved text. Returns [the URL to go to, set it]. */
-function useLeavingGuard(form, isDirty) {
+/** Ask before unsaved text leaves the page. Returns [the URL to go to, set it]. */
+function useLeavingGuard(form) {
   const [leaving, setLeaving] = useState(null);
-  useEffect(() => {
-    if (!isDirty) return undefined;
-    const warn = (event) => event.preventDefault();
+  useLayoutEffect(() => {
+    const warn = (event) => form.isDirty() && event.preventDefault();
     addEventListener("beforeunload", warn);
     const removeGuard = guardUrl((next) => {
-      if (next.id === form.id && currentResource(next) === form.resource) return true;
+      const stays = next.id === form.id && currentResource(next) === form.resource;
+      if (stays || !form.isDirty()) return true;
       setLeaving(next);
       return false;
     });
@@ -46,7 +46,7 @@ function useLeavingGuard(form, isDirty) {
       removeEventListener("beforeunload", warn);
       removeGuard();
     };
-  }, [form, isDirty]);
+  }, [form]);
   return [leaving, setLeaving];
 }
 
@@ -59,7 +59,7 @@ export function Panel({ resource, id }) {
   const form = useMemo(() => createForm(resource, id), [resource, id]);
   const state = useStore(form.state);
   const isDirty = form.isDirty();
-  const [leaving, setLeaving] = useLeavingGuard(form, isDirty);
+  const [leaving, setLeaving] = useLeavingGuard(form);
   const mayWrite = canWrite(resource) && (form.isNew || resource.has.update);
   const isHistory = view === "history" && !form.isNew && resource.has.history;
   usePanelFocus(element);

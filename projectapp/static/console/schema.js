@@ -1,6 +1,6 @@
 // The resources that the server declares: their fields, labels and paths. Nothing is listed here.
 import { session } from "./api.js";
-import { config } from "./store.js";
+import { config, listQuery } from "./store.js";
 import { hasText, t } from "./texts.js";
 
 export const resources = config.resources;
@@ -55,3 +55,11 @@ function hasScope(scope) {
 /** May the caller read or write rows of the resource? Unknown counts as yes: the server decides. */
 export const canRead = (resource) => hasScope(resource.scope_read);
 export const canWrite = (resource) => hasScope(resource.scope_write);
+
+/** Return the curl command for the list that the page shows. */
+export function curlCommand(resource) {
+  const query = new URLSearchParams(listQuery()).toString();
+  const address = location.origin + config.prefix + resource.path + (query && `?${query}`);
+  const header = config.auth.length ? ` -H "Authorization: Bearer $TOKEN"` : "";
+  return `curl '${address.replaceAll("'", "%27")}'${header}`;
+}

@@ -1,5 +1,5 @@
 // Who is signed in. The token is in a cookie that no script can read; see docs/console.md.
-import { send, session } from "./api.js";
+import { loseSession, send, session } from "./api.js";
 import { config } from "./store.js";
 
 const PATH = "/console/session";
@@ -16,9 +16,7 @@ export async function loadSession() {
     session.set({ ...body, state: "open" });
   } catch (error) {
     if (error.status !== 401) throw error;
-    // The page keeps the caller, to notice when somebody else signs in.
-    const state = session.get().state === "open" ? "expired" : "signed_out";
-    session.set((current) => ({ ...current, state }));
+    loseSession();
   }
 }
 

@@ -2,15 +2,24 @@
 import { html, useRef, useState } from "./preact-htm.js";
 import { session } from "./api.js";
 import { signIn } from "./session.js";
-import { config, useStore } from "./store.js";
+import { resources } from "./schema.js";
+import { changeSettings, config, settings, useStore } from "./store.js";
 import { t } from "./texts.js";
-import { Banner, Button, Dialog, ErrorText } from "./ui.js";
+import { Banner, Button, Dialog, ErrorText, toast } from "./ui.js";
+
+/** Return the command that makes a token for all that this page can do. */
+function tokenCommand() {
+  const scopes = resources.flatMap((resource) => [resource.scope_read, resource.scope_write]);
+  const list = [...new Set(scopes)].filter(Boolean).join(",");
+  return `flask tokens create --name console --owner NAME \\\n  --scope ${list}`;
+}
 
 export function SignIn() {
   const { state } = useStore(session);
   const input = useRef();
   const [message, setMessage] = useState(null);
   const [isBusy, setBusy] = useState(false);
+  const { language } = useStore(settings);
   const isAgain = state === "expired";
   const takesTokens = config.auth.includes("tokens");
   async function submit(event) {
@@ -21,15 +30,19 @@ export function SignIn() {
     setBusy(true);
     setMessage(null);
     try {
+      const { caller } = session.get();
       await signIn(token);
+      const next = session.get().caller;
+      if (isAgain && caller !== next) toast({ text: t("other_caller", { caller: next }) });
     } catch (error) {
       const isRefused = [400, 401].includes(error.status) && error.code !== "bad_request";
       setMessage(isRefused ? t("token_refused") : html`<${ErrorText} error=${error} />`);
       setBusy(false);
     }
   }
+  const other = language === "ko" ? "en" : "ko";
   const lead = t(takesTokens ? "sign_in_lead" : "sign_in_lead_jwt");
-  return html`<${Dialog} title=${t(isAgain ? "sign_in_again" : "sign_in_title")} class="sign-in">
+  return html`<${Dialog} title=${t(isAgain ? "sign_in_again" : "sign_in_title")} class=${isAgain ? "sign-in" : "sign-in first"}>
     <p>${isAgain ? t("sign_in_again_lead") : lead}</p>
     ${!isSecureContext && html`<${Banner} kind="warning">${t("needs_https")}<//>`}
     <form onSubmit=${submit}>
@@ -55,6 +68,12 @@ export function SignIn() {
     ${takesTokens &&
     !isAgain &&
     html`<p class="muted">${t("token_help")}</p>
-      <pre class="code" tabindex="0" aria-label=${t("token_help")}><code>flask tokens create</code></pre>`}
+      <pre class="code" tabindex="0" aria-label=${t("token_help")}><code>${tokenCommand()}</code></pre>`}
+    <p class="sign-in-foot">
+      <span class="muted">projectapp ${config.version}</span>
+      <${Button} kind="quiet" lang=${other} onClick=${() => changeSettings({ language: other })}>
+        ${other === "ko" ? "한국어" : "English"}
+      <//>
+    </p>
   <//>`;
 }

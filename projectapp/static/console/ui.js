@@ -1,5 +1,6 @@
 // The parts that all screens use.
-import { html, useEffect, useRef, useState } from "./preact-htm.js";
+import { html, useEffect, useErrorBoundary, useRef, useState } from "./preact-htm.js";
+import { session } from "./api.js";
 import { createStore, go, settings, urlOf, useStore, useUrl } from "./store.js";
 import { formatNumber, formatTime, hasText, t } from "./texts.js";
 
@@ -8,6 +9,7 @@ const ICONS = {
   search: "M7 2.5a4.5 4.5 0 1 1 0 9 4.5 4.5 0 0 1 0-9ZM10.5 10.5 14 14",
   plus: "M8 3v10M3 8h10",
   close: "M4 4l8 8M12 4l-8 8",
+  command: "M3 4.5 6.5 8 3 11.5M8.5 12H13",
   check: "M3 8.5 6.5 12 13 4.5",
   more: "M3.5 8h.01M8 8h.01M12.5 8h.01",
   down: "M4 6l4 4 4-4",
@@ -77,6 +79,12 @@ export function Dialog({ title, onClose, class: extra = "", footer, children }) 
       if (previous?.isConnected) previous.focus();
     };
   }, []);
+  // Browsers close a dialog on a second Escape, whatever the page says.
+  const reopen = () => {
+    if (!element.current?.isConnected) return; // It is closed because it is removed.
+    if (onClose) onClose();
+    else element.current.showModal();
+  };
   return html`<dialog
     ref=${element}
     class=${`dialog ${extra}`}
@@ -85,6 +93,7 @@ export function Dialog({ title, onClose, class: extra = "", footer, children }) 
       event.preventDefault();
       onClose?.();
     }}
+    onClose=${reopen}
   >
     <header class="dialog-head">
       <h2 tabindex="-1">${title}</h2>
@@ -134,9 +143,12 @@ export function Toasts() {
   }
 }
 
+const isMac = navigator.platform.startsWith("Mac");
+
 /** A key, a combination such as Ctrl+K, or a sequence such as "g l". */
 export function Keys({ keys }) {
-  return html`<span class="keys">${keys.split(" ").map((key) => html`<kbd key=${key}>${key}</kbd>`)}</span>`;
+  const shown = isMac ? keys.replace("Ctrl", "⌘") : keys;
+  return html`<span class="keys">${shown.split(" ").map((key) => html`<kbd key=${key}>${key}</kbd>`)}</span>`;
 }
 
 /** A line across a screen. kind: "info", "warning" or "error". */
@@ -178,7 +190,7 @@ export function ErrorText({ error }) {
   const byStatus = hasText(`error.${error.status}`) ? `error.${error.status}` : "error.unknown";
   const key = hasText(`error.${error.code}`) ? `error.${error.code}` : byStatus;
   return html`<div class="error-text">
-    <p>${t(key, { status: error.status })}</p>
+    <p>${t(key, { status: error.status, caller: session.get().caller })}</p>
     ${error.scope && html`<p>${t("error.scope", { scope: error.scope })}</p>`}
     ${error.detail && html`<p class="detail" lang="en">${error.detail}</p>`}
     ${error.requestId &&
@@ -196,8 +208,27 @@ export function Countdown({ until }) {
   return html`<span class="countdown">${formatNumber(Math.max(0, Math.ceil((until - now) / 1000)))}</span>`;
 }
 
+export async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    toast({ kind: "success", text: t("copied") });
+  } catch {
+    toast({ kind: "error", text: t("copy_failed") });
+  }
+}
+
+/** A failure in one screen leaves the other screens, and what was typed in them, alone. */
+export function Boundary({ children }) {
+  const [error, reset] = useErrorBoundary();
+  if (!error) return children;
+  return html`<${Banner} kind="error">
+    <span>${t("screen_failed")} <span class="detail" lang="en">${error.message}</span></span>
+    <${Button} onClick=${reset}>${t("retry")}<//>
+  <//>`;
+}
+
 /**
- * Return a component that loads its module when it is shown first: lazy(() => import("./x.js"), "X").
+ * Return a component that loads its module when it is shown first: lazy(() => import(FILE), NAME).
  * The first load stays small.
  */
 export function lazy(load, name) {
@@ -214,6 +245,6 @@ export function lazy(load, name) {
         () => toast({ kind: "error", text: t("module_failed") }),
       );
     }, []);
-    return component && html`<${component} ...${props} />`;
+    return component && html`<${Boundary}><${component} ...${props} /><//>`;
   };
 }
