@@ -26,8 +26,11 @@ const DELETE_DELAY_MS = 6000; // for a resource that cannot restore a deleted ro
 const isListed = (resource) => currentResource(url.get()).name === resource.name;
 const isOpen = (resource, id) => isListed(resource) && url.get().id === id;
 
-/** Return who made a change. Without sign-in, and outside the API, there is no caller. */
-export const authorOf = (change) => change?.caller ?? change?.credential ?? t("author.unknown");
+/** Return who made a change: the caller or, outside of the API, the database role. */
+export function authorOf(change) {
+  const isAnonymous = !change?.caller && (change?.credential ?? "none") === "none"; // AUTH=none
+  return isAnonymous ? t("author.unknown") : (change.caller ?? change.credential);
+}
 
 /** Show a row that was written outside of its form, in the list and in its form. */
 export function showWrittenRow(resource, base, { isNew = false } = {}) {

@@ -97,16 +97,18 @@ export function Panel({ resource, id }) {
 
   const title = form.isNew
     ? t("new_row", { resource: resourceLabel(resource) })
-    : state.base && titleOf(resource, state.base.row);
-  return html`<aside
+    : state.base
+      ? titleOf(resource, state.base.row)
+      : resourceLabel(resource);
+  return html`<section
     class="panel"
     data-keys="panel"
     tabindex="-1"
     ref=${element}
-    aria-label=${title ?? t("loading")}
+    aria-label=${title}
   >
     <header class="panel-head">
-      <h2>${title !== null && html`<bdi class="data">${title.trim() === "" ? "␣" : title}</bdi>`}</h2>
+      <h2><bdi class="data" title=${title}>${title.trim() === "" ? "␣" : title}</bdi></h2>
       ${isDirty && html`<span class="unsaved">${t("panel.unsaved")}</span>`}
       <${Button} kind="quiet" icon="close" label=${t("close")} onClick=${close} />
     </header>
@@ -139,7 +141,7 @@ export function Panel({ resource, id }) {
         if (await (state.isDeleted ? recreate(form) : save(form))) go(leaving, { reset: true, force: true });
       }}
     />`}
-  </aside>`;
+  </section>`;
 }
 
 function PanelNotices({ form, state, mayWrite }) {
