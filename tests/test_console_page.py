@@ -82,7 +82,7 @@ def test_the_page_knows_the_version_the_prefix_and_the_kinds_of_tokens(
     app = make_app(AUTH=auth, MAX_CONTENT_LENGTH="5000", **(jwt if "jwt" in auth else {}))
     response = app.test_client().get(PAGE, environ_overrides={"SCRIPT_NAME": prefix})
     values = page_config(response.text)
-    assert [resource["name"] for resource in values.pop("resources")] == ["projects"]
+    assert "projects" in [resource["name"] for resource in values.pop("resources")]
     has_metrics = any(rule.rule == "/metrics" for rule in app.url_map.iter_rules())
     assert values == {
         "version": app.config["VERSION"],
@@ -210,7 +210,7 @@ OWNER_FILTER = {"name": "owner", "type": "string", "choices": None}
 @pytest.mark.parametrize("auth", ["none", "tokens"])
 def test_the_page_knows_everything_about_projects(make_app, auth):
     text = make_app(AUTH=auth).test_client().get(PAGE).text
-    [projects] = page_config(text)["resources"]
+    [projects] = resources_named(page_config(text)["resources"], "projects")
     kinds = ("update", "delete", "history", "restore", "changes", "bulk", "export")
     assert projects == {
         "name": "projects",
@@ -255,6 +255,12 @@ def test_the_page_knows_everything_about_projects(make_app, auth):
     }
 
 
+def resources_named(resources, *names):
+    """Return the resources with these names."""
+    by_name = {resource["name"]: resource for resource in resources}
+    return [by_name[name] for name in names]
+
+
 def read_resources(app_copy):
     """Return the resources that the page of a changed copy of the application knows."""
     program = (
@@ -276,12 +282,11 @@ def read_resources(app_copy):
 
 def test_a_second_resource_appears_by_itself(app_copy):
     tasks_folder = app_copy / "projectapp" / "tasks"
-    shutil.copytree(config.ROOT / "examples" / "tasks", tasks_folder, dirs_exist_ok=True)
-    for diff in re.findall(r"^```diff\n(.*?)^```", GUIDE, re.M | re.S):
-        if "import tasks" not in (app_copy / "projectapp" / "__init__.py").read_text():
+    if not tasks_folder.exists():
+        shutil.copytree(config.ROOT / "examples" / "tasks", tasks_folder)
+        for diff in re.findall(r"^```diff\n(.*?)^```", GUIDE, re.M | re.S):
             apply_diff(app_copy / "projectapp" / "__init__.py", diff)
-    projects, tasks = read_resources(app_copy)
-    assert projects["name"] == "projects"
+    projects, tasks = resources_named(read_resources(app_copy), "projects", "tasks")
     fields = [
         field("id", "uuid", read_only=True),
         field("project_id", "uuid", read_only=True),
@@ -325,7 +330,7 @@ def test_a_new_field_and_a_new_filter_appear_by_themselves(app_copy):
     replace_text(schemas, "validate import Length", "validate import Length, OneOf")
     colour_filter = '    colour=fields.String(validate=OneOf(["red", "blue"])),\n'
     replace_text(schemas, "    is_active=Query", f"{colour_filter}    is_active=Query")
-    [projects] = read_resources(app_copy)
+    [projects] = resources_named(read_resources(app_copy), "projects")
     [colour] = [f for f in projects["fields"] if f["name"] == "colour"]
     assert colour == field("colour", "enum", default="red", choices=["red", "blue"])
     expected = {"name": "colour", "type": "enum", "choices": ["red", "blue"]}

@@ -13,6 +13,7 @@ from projectapp.http.log_lines import JsonFormatter
 from tests.conftest import PROJECTS
 from tests.issuer import EC, bearer
 from tests.plans import recorded
+from tests.test_serving import until
 
 SESSION = "/console/session"
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
@@ -206,9 +207,10 @@ def test_a_cookie_with_a_revoked_or_expired_token_gets_a_401(
     assert sql("SELECT count(*) FROM projects") == [(0,)]
 
 
-def test_a_request_with_the_cookie_costs_one_statement(auth_client, make_token):
+def test_a_request_with_the_cookie_costs_one_statement(auth_client, make_token, sql):
     headers = cookie(make_token())
     auth_client.get(PROJECTS, headers=headers)  # the token is cached
+    until(lambda: sql("SELECT last_used_at FROM api_tokens") != [(None,)])  # by a thread
     for path in (PROJECTS, SESSION):
         with recorded() as statements:
             assert auth_client.get(path, headers=headers).status_code == 200
@@ -366,6 +368,14 @@ def test_an_administrators_access_token_sees_all_rows(supabase):
     client.post(PROJECTS, json={"name": "Ann's"}, headers=cookie(access_token()))
     assert client.get(PROJECTS, headers=cookie(admin)).json["total"] == 1
     assert "projects:write" in client.get(SESSION, headers=cookie(admin)).json["scopes"]
+
+
+def test_a_jwt_that_expires_after_the_year_9999_has_no_date(supabase):
+    access_token, client = supabase
+    token = access_token(exp=2**50)
+    response = client.post(SESSION, headers={**bearer(token), **SAME_ORIGIN})
+    assert (response.status_code, cookie_attributes(response)[1]["Max-Age"]) == (204, "43200")
+    assert client.get(SESSION, headers=cookie(token)).json["expires_at"] is None
 
 
 @pytest.mark.parametrize(

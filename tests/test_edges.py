@@ -386,7 +386,7 @@ def test_responses_to_a_caller_are_private_in_caches(auth_client, auth_headers):
         response = auth_client.open(url, method=method, headers=headers, **body)
         assert response.status_code == status, (status, response.text)
         assert response.headers["Cache-Control"] == "private, no-cache"
-        assert "Authorization" in response.headers.getlist("Vary"), status
+        assert "Authorization, Cookie, Sec-Fetch-Site" in response.headers.getlist("Vary"), status
     public = auth_client.get("/health")
     assert "Authorization" not in public.headers.getlist("Vary")
     assert "Cache-Control" not in public.headers
@@ -398,7 +398,7 @@ def test_a_503_to_a_caller_is_private_in_caches(make_app):
     headers = {"Authorization": f"Bearer {tokens.new_token()}"}
     response = client.get(PROJECTS, headers=headers)
     assert (response.status_code, response.headers["Cache-Control"]) == (503, "private, no-cache")
-    assert "Authorization" in response.headers.getlist("Vary")
+    assert "Authorization, Cookie, Sec-Fetch-Site" in response.headers.getlist("Vary")
 
 
 def test_without_auth_responses_are_not_private(client):
@@ -434,7 +434,7 @@ def test_with_docs_off_the_docs_paths_look_like_unknown_paths(make_app, path, me
 def test_with_docs_off_the_root_does_not_link_to_them(make_app):
     client = make_app(DOCS="off").test_client()
     links = client.get("/").json["links"]
-    assert links == {"projects": PROJECTS, "health": "/health", "ready": "/ready"}
+    assert links.keys() == {"projects", "console", "health", "ready"}
     page = client.get("/", headers={"Accept": "text/html"}).text
     assert sorted(re.findall(r'href="(/[^"]*)"', page)) == sorted(links.values())
 

@@ -22,7 +22,6 @@ decides which rows a caller may see or change.
 """
 
 import logging
-import math
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -49,6 +48,7 @@ from settings.parsers import LOOPBACK
 log = logging.getLogger(__name__)
 
 _ANONYMOUS = Caller(subject=None, scopes=frozenset(), credential="none")
+_END_OF_DATES = datetime(9999, 12, 31, tzinfo=UTC).timestamp()  # the `exp` of a JWT may be later
 _SELECT_1: sa.Select[Any] = sa.select(sa.literal_column("1"))
 
 
@@ -145,8 +145,8 @@ def find_expiry() -> datetime | None:
     caller = current_caller()
     if caller.digest:
         return tokens.find_expiry(caller)
-    is_limited = caller.expires_at < math.inf
-    return datetime.fromtimestamp(caller.expires_at, UTC) if is_limited else None
+    has_date = caller.expires_at < _END_OF_DATES
+    return datetime.fromtimestamp(caller.expires_at, UTC) if has_date else None
 
 
 def visible_owner(resource: str) -> str | None:
