@@ -147,8 +147,8 @@ export function FieldInput({ field, input, original, error, isChanged, disabled,
     <div class="field-hints" id=${`${id}-hints`}>
       ${field.description && html`<span lang="en">${field.description}</span>`}
       ${warnings.map((text) => html`<span class="warning-text">${text}</span>`)}
-      <span class="spacer"></span>
-      ${sizes.map((size) => html`<${Size} key=${size.key} size=${size} />`)}
+      ${sizes.length > 0 &&
+      html`<span class="sizes">${sizes.map((size) => html`<${Size} key=${size.key} size=${size} />`)}</span>`}
     </div>
     ${error &&
     html`<div class="field-error" id=${`${id}-error`} role="alert">

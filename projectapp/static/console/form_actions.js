@@ -1,15 +1,14 @@
-// What a form does on the server: create, save, delete, and settle a conflict. Each function gets a
+// What a form does on the server: create, save, and settle a conflict. Each function gets a
 // form of form_state.js and shows its errors there.
 import { removeDraft, writeDraft } from "./drafts.js";
 import { stringifyExact } from "./exact.js";
 import { InputError, compareChanges, inputsOf, isChanged } from "./form_values.js";
-import { makeIdempotencyKey, writtenRow } from "./form_state.js";
+import { writtenRow } from "./form_state.js";
 import {
   createRow,
   deleteRow,
   readNewestChange,
   readRow,
-  restoreRow,
   saveRow,
   valuesOf,
 } from "./row_requests.js";
@@ -20,14 +19,16 @@ import { t } from "./texts.js";
 import { toast } from "./ui.js";
 import { pushUndo } from "./undo.js";
 
-const MAX_MERGES = 5; // during one save, while others save all the time
-const DELETE_DELAY_MS = 6000; // for a resource that cannot restore a deleted row
+export const MAX_MERGES = 5; // during one save, while others save all the time
 
-const isListed = (resource) => currentResource(url.get()).name === resource.name;
+export const isListed = (resource) => currentResource(url.get()).name === resource.name;
 const isOpen = (resource, id) => isListed(resource) && url.get().id === id;
 
-/** Return who made a change. Without sign-in, and outside the API, there is no caller. */
-export const authorOf = (change) => change?.caller ?? change?.credential ?? t("author.unknown");
+/** Return who made a change: the caller or, outside of the API, the database role. */
+export function authorOf(change) {
+  const isAnonymous = !change?.caller && (change?.credential ?? "none") === "none"; // AUTH=none
+  return isAnonymous ? t("author.unknown") : (change.caller ?? change.credential);
+}
 
 /** Show a row that was written outside of its form, in the list and in its form. */
 export function showWrittenRow(resource, base, { isNew = false } = {}) {
@@ -36,7 +37,7 @@ export function showWrittenRow(resource, base, { isNew = false } = {}) {
 }
 
 /** Run an action while the form says that it is saving. Returns false after an error. */
-async function run(form, action) {
+export async function run(form, action) {
   if (form.state.get().isSaving) return false;
   form.update({ isSaving: true, problem: null });
   try {
@@ -65,7 +66,7 @@ function showProblem(form, error) {
 export const save = (form) =>
   run(form, () => (form.isNew ? create(form) : saveChanges(form, MAX_MERGES)));
 
-function readValid(form) {
+export function readValid(form) {
   const { values, errors } = form.readMine();
   if (form.isNew && form.resource.parent && !form.state.get().parent) {
     errors.parent = new InputError("parent");
@@ -125,7 +126,7 @@ function keepRest({ resource, id, state }, base, sentInputs) {
   if (rest.length) writeDraft(resource, base.row.id, { inputs: Object.fromEntries(rest), base });
 }
 
-async function saveChanges(form, mergesLeft) {
+export async function saveChanges(form, mergesLeft) {
   const { resource, id } = form;
   const values = readValid(form);
   if (!values) return false;
@@ -159,7 +160,7 @@ export async function undoWrite(resource, before, written, names) {
  * Compare the form with the row as it is now. Changes of different fields are merged; with
  * `mergesLeft`, they are then saved. Otherwise the form gets a conflict, or it is deleted.
  */
-async function reconcile(form, mergesLeft) {
+export async function reconcile(form, mergesLeft) {
   const { resource, id, state } = form;
   let theirs;
   try {
@@ -213,70 +214,8 @@ export function discard(form) {
   pushUndo({ label: t("panel.discarded"), run: async () => bringBack() });
 }
 
-function hideRow(resource, id) {
+/** Remove a deleted row from the list, and close its panel. */
+export function hideRow(resource, id) {
   if (isListed(resource)) removeRow(id);
   if (isOpen(resource, id)) go({ id: null, view: null }, { force: true });
 }
-
-/** Delete the row. The toast, or Ctrl+Z, brings it back. */
-export const remove = (form) =>
-  run(form, async () => {
-    const { resource, id } = form;
-    const { base } = form.state.get();
-    const label = t("panel.deleted", { title: titleOf(resource, base.row) });
-    if (!resource.has.restore) return removeLater(form, base, label);
-    try {
-      await deleteRow(resource, id, base.etag);
-    } catch (error) {
-      if (error.status === 412 || error.status === 404) return reconcile(form, 0);
-      throw error;
-    }
-    hideRow(resource, id);
-    pushUndo({ label, run: () => restoreDeleted(resource, id) });
-    return true;
-  });
-
-/** Nothing brings this row back, so the request waits until undo is no longer offered. */
-function removeLater({ resource, id }, base, label) {
-  hideRow(resource, id);
-  const timer = setTimeout(() => {
-    deleteRow(resource, id, base.etag).catch((error) => {
-      showWrittenRow(resource, base, { isNew: true });
-      toast({ kind: "error", text: t("panel.delete_failed"), error });
-    });
-  }, DELETE_DELAY_MS);
-  pushUndo({
-    label,
-    run: async () => {
-      clearTimeout(timer);
-      showWrittenRow(resource, base, { isNew: true });
-    },
-  });
-  return true;
-}
-
-/** Bring a deleted row back, and return it. */
-export async function restoreDeleted(resource, id) {
-  const base = await restoreRow(resource, id);
-  showWrittenRow(resource, base, { isNew: true });
-  return base;
-}
-
-/** Create the deleted row of the form again, and save on top what was typed. */
-export const recreate = (form) =>
-  run(form, async () => {
-    const { resource, id } = form;
-    if (resource.has.restore) {
-      await restoreDeleted(resource, id); // The form goes on with the restored row.
-      return saveChanges(form, MAX_MERGES);
-    }
-    const { row } = form.state.get().base;
-    const values = readValid(form);
-    if (!values) return false;
-    const body = stringifyExact({ ...valuesOf(resource, row), ...values });
-    const base = await createRow(resource, row[resource.parent_field], body, makeIdempotencyKey());
-    removeDraft(resource, id);
-    showWrittenRow(resource, base, { isNew: true });
-    go({ id: base.row.id }, { push: false, force: true });
-    return true;
-  });

@@ -57,7 +57,7 @@ function FieldChange({ field, before, after }) {
   const parts =
     isJson(field) && before && after ? differences(before, after) : [{ path: "", before, after }];
   return html`<div class="diff">
-    <h4>${fieldLabel(field.name)}</h4>
+    <h3>${fieldLabel(field.name)}</h3>
     ${parts.map(
       (part) => html`<div class="diff-part" key=${part.path}>
         ${part.path && html`<code class="data">${part.path}</code>`}
@@ -97,7 +97,7 @@ function Change({ resource, change, previous, current, isDeleted, onRestore }) {
       <${Time} value=${change.at} />
     </header>
     <p class="muted">
-      <bdi>${authorOf(change)}</bdi>${change.caller && change.credential && html` · <bdi>${change.credential}</bdi>`}
+      <bdi>${authorOf(change)}</bdi>${change.caller && html` · <bdi>${change.credential}</bdi>`}
     </p>
     ${isDiff &&
     fields.map(
@@ -152,10 +152,10 @@ function AsOf({ resource, id }) {
     </div>`}
     ${answer?.row &&
     html`<section class="as-of-row" aria-label=${t("history.as_of")}>
-      <h4>
+      <h3>
         <${Time} value=${answer.at} />
         <${Button} kind="quiet" icon="close" label=${t("close")} onClick=${() => setAnswer(null)} />
-      </h4>
+      </h3>
       <${WholeRow} resource=${resource} row=${answer.row} />
     </section>`}
   </form>`;

@@ -14,6 +14,7 @@ import { SignIn } from "./sign_in.js";
 import { changeSettings, config, settings, useStore, useUrl } from "./store.js";
 import { t } from "./texts.js";
 import { Boundary, Button, copyText, Empty, ErrorText, Keys, lazy, Link, toast, Toasts } from "./ui.js";
+import { undo } from "./undo.js";
 
 const Panel = lazy(() => import("./panel.js"), "Panel");
 const Live = lazy(() => import("./live.js"), "Live");
@@ -133,6 +134,7 @@ function Frame({ isSigningIn }) {
   useKeys({
     "Ctrl+k": show("palette"),
     "?": show("help"),
+    "Ctrl+z": () => undo(),
     "g l": openView("list"),
     "g v": openView("live"),
     "g c": openView("charts"),
@@ -211,11 +213,10 @@ addEventListener("unhandledrejection", (event) => {
 async function startSession(token) {
   try {
     if (token && config.auth.length) await signIn(token);
-    else await loadSession();
   } catch (error) {
     toast({ kind: "error", text: t("sign_in_failed"), error });
-    session.set((current) => (current.state === "unknown" ? { state: "signed_out" } : current));
   }
+  if (session.get().state === "unknown") await loadSession();
 }
 
 const firstToken = takeTokenFromUrl();

@@ -1,17 +1,19 @@
 // The panel of one row: create, edit, delete, and its history.
 import { Conflict } from "./conflict.js";
+import { recreate, remove } from "./delete_actions.js";
 import { FieldInput, Value } from "./fields.js";
-import { authorOf, discard, look, recreate, remove, restoreDeleted, save } from "./form_actions.js";
-import { NEW, createForm } from "./form_state.js";
+import { discard, save } from "./form_actions.js";
+import { createForm } from "./form_state.js";
 import { History } from "./history.js";
 import { useKeys } from "./keys.js";
+import { Missing, PanelNotices } from "./panel_notices.js";
 import { ParentChoice } from "./parent_choice.js";
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./preact-htm.js";
 import { canWrite, currentResource, fieldLabel, resourceLabel, titleOf, writableFields } from "./schema.js";
 import { guardUrl, useStore, useUrl } from "./store.js";
 import { addTexts, t } from "./texts.js";
 import texts from "./texts_panel.js";
-import { Banner, Button, Dialog, Empty, ErrorText, Time, toast } from "./ui.js";
+import { Button, Dialog, toast } from "./ui.js";
 
 addTexts(texts);
 
@@ -30,15 +32,15 @@ function usePanelFocus(element) {
   }, []);
 }
 
-/** Ask before the form is closed with unsaved text. Returns [the URL to go to, set it]. */
-function useLeavingGuard(form, isDirty) {
+/** Ask before unsaved text leaves the page. Returns [the URL to go to, set it]. */
+function useLeavingGuard(form) {
   const [leaving, setLeaving] = useState(null);
-  useEffect(() => {
-    if (!isDirty) return undefined;
-    const warn = (event) => event.preventDefault();
+  useLayoutEffect(() => {
+    const warn = (event) => form.isDirty() && event.preventDefault();
     addEventListener("beforeunload", warn);
     const removeGuard = guardUrl((next) => {
-      if (next.id === form.id && currentResource(next) === form.resource) return true;
+      const stays = next.id === form.id && currentResource(next) === form.resource;
+      if (stays || !form.isDirty()) return true;
       setLeaving(next);
       return false;
     });
@@ -46,7 +48,7 @@ function useLeavingGuard(form, isDirty) {
       removeEventListener("beforeunload", warn);
       removeGuard();
     };
-  }, [form, isDirty]);
+  }, [form]);
   return [leaving, setLeaving];
 }
 
@@ -59,7 +61,7 @@ export function Panel({ resource, id }) {
   const form = useMemo(() => createForm(resource, id), [resource, id]);
   const state = useStore(form.state);
   const isDirty = form.isDirty();
-  const [leaving, setLeaving] = useLeavingGuard(form, isDirty);
+  const [leaving, setLeaving] = useLeavingGuard(form);
   const mayWrite = canWrite(resource) && (form.isNew || resource.has.update);
   const isHistory = view === "history" && !form.isNew && resource.has.history;
   usePanelFocus(element);
@@ -97,16 +99,18 @@ export function Panel({ resource, id }) {
 
   const title = form.isNew
     ? t("new_row", { resource: resourceLabel(resource) })
-    : state.base && titleOf(resource, state.base.row);
-  return html`<aside
+    : state.base
+      ? titleOf(resource, state.base.row)
+      : resourceLabel(resource);
+  return html`<section
     class="panel"
     data-keys="panel"
     tabindex="-1"
     ref=${element}
-    aria-label=${title ?? t("loading")}
+    aria-label=${title}
   >
     <header class="panel-head">
-      <h2>${title !== null && html`<bdi class="data">${title.trim() === "" ? "␣" : title}</bdi>`}</h2>
+      <h2><bdi class="data" title=${title}>${title.trim() === "" ? "␣" : title}</bdi></h2>
       ${isDirty && html`<span class="unsaved">${t("panel.unsaved")}</span>`}
       <${Button} kind="quiet" icon="close" label=${t("close")} onClick=${close} />
     </header>
@@ -139,57 +143,7 @@ export function Panel({ resource, id }) {
         if (await (state.isDeleted ? recreate(form) : save(form))) go(leaving, { reset: true, force: true });
       }}
     />`}
-  </aside>`;
-}
-
-function PanelNotices({ form, state, mayWrite }) {
-  const { change, isDeleted, draftTime, problem, status } = state;
-  const when = change && html`<${Time} value=${change.at} />`;
-  return html`<div class="panel-notices">
-    ${!canWrite(form.resource) &&
-    html`<${Banner}>${t("panel.read_only", { scope: form.resource.scope_write })}<//>`}
-    ${draftTime &&
-    html`<${Banner}>
-      <p>${t("panel.draft")} <${Time} value=${draftTime} /></p>
-      <${Button} onClick=${() => discard(form)}>${t("panel.discard")}<//>
-    <//>`}
-    ${change &&
-    !isDeleted &&
-    html`<${Banner} kind="warning">
-      <p>${t("panel.changed_by")} <bdi>${authorOf(change)}</bdi> · ${when}</p>
-      <${Button} onClick=${() => look(form)}>${t("panel.look")}<//>
-    <//>`}
-    ${isDeleted &&
-    status === "ready" &&
-    html`<${Banner} kind="warning">
-      <p>${t("panel.deleted_by")} <bdi>${authorOf(change)}</bdi>${when && html` · ${when}`}</p>
-      <p>${t("panel.deleted_hint")}</p>
-      ${mayWrite && html`<${Button} kind="primary" onClick=${() => recreate(form)}>${t("panel.recreate")}<//>`}
-    <//>`}
-    ${problem &&
-    html`<${Banner} kind="error">
-      <${ErrorText} error=${problem} />
-      ${status === "failed" && html`<${Button} onClick=${form.load}>${t("retry")}<//>`}
-    <//>`}
-  </div>`;
-}
-
-function Missing({ form, state }) {
-  const { resource, id } = form;
-  const { change } = state;
-  const [error, setError] = useState(null);
-  const isDelete = change?.operation === "delete";
-  const title = t(isDelete ? "panel.missing_deleted" : "panel.missing");
-  return html`<${Empty} title=${title} text=${isDelete ? undefined : t("panel.missing_text")}>
-    ${isDelete && html`<p><bdi>${authorOf(change)}</bdi> · <${Time} value=${change.at} /></p>`}
-    ${isDelete &&
-    resource.has.restore &&
-    canWrite(resource) &&
-    html`<${Button} kind="primary" icon="undo" onClick=${() => restoreDeleted(resource, id).catch(setError)}>
-      ${t("restore")}
-    <//>`}
-    ${error && html`<${ErrorText} error=${error} />`}
-  <//>`;
+  </section>`;
 }
 
 function RowForm({ form, state, isDirty, mayWrite, submit, hidden }) {

@@ -86,9 +86,6 @@ export default {
     "history.as_of": "이 시각의 내용",
     "history.show": "보기",
     "history.no_row_then": "그 시각에는 이 항목이 없었습니다.",
-    "undo.done": "되돌렸습니다: {label}",
-    "undo.changed": "그사이 다시 바뀌어서 되돌리지 못했습니다: {label}",
-    "undo.failed": "되돌리지 못했습니다: {label}",
   },
   en: {
     "panel.views": "Views of the row",
@@ -176,8 +173,5 @@ export default {
     "history.as_of": "The row as it was at",
     "history.show": "Show",
     "history.no_row_then": "The row did not exist at that time.",
-    "undo.done": "Undone: {label}",
-    "undo.changed": "It has changed since, so it was not undone: {label}",
-    "undo.failed": "The undo failed: {label}",
   },
 };
