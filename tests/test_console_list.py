@@ -272,7 +272,8 @@ def test_end_and_home_jump_over_the_rows_that_are_not_loaded(console, sql):
           for (let still = 0; still < 20; ) {
             step();
             still = body.scrollTop === 0 ? still + 1 : 0;
-            body.scrollTop -= body.clientHeight / 2;
+            // The rows of the gap load when it comes near.
+            if (!document.querySelector(".gap")) body.scrollTop -= body.clientHeight / 2;
             await new Promise((resolve) => setTimeout(resolve, 30));
           }
           return [...names].sort((a, b) => a[0] - b[0]).map((pair) => pair[1]);

@@ -32,8 +32,7 @@ const CHECKBOX_PX = 40;
 const place = { key: null, top: 0, activeId: null, activeIndex: 0 };
 
 /** Return the first row in the document when this row is at the top of the view. */
-const firstRow = (top) =>
-  Math.max(0, Math.floor((top - SPARE_ROWS) / STEP_ROWS) * STEP_ROWS);
+const firstRow = (top) => Math.max(0, Math.floor((top - SPARE_ROWS) / STEP_ROWS) * STEP_ROWS);
 
 export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
   const list = useStore(rows);
@@ -54,7 +53,7 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
   const top = Math.max(0, Math.min(count - 1, Math.floor(offsetPx / ROW_PX)));
   const first = firstRow(top);
   const rowsInView = Math.max(1, Math.floor(view.height / ROW_PX));
-  const last = Math.min(count, first + Math.min(MAX_ROWS, rowsInView + 2 * SPARE_ROWS + STEP_ROWS));
+  const last = Math.max(first, Math.min(count, first + Math.min(MAX_ROWS, rowsInView + 2 * SPARE_ROWS + STEP_ROWS)));
   const gapIndex = hasGap(list) ? list.head.length : -1;
   const columnNames = columns.map(({ name }) => name).join();
   const [fields, template] = useMemo(() => {
@@ -110,17 +109,22 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
     } else if (anchor.current && rowAt(list, anchor.current.index)?.id !== anchor.current.id) {
       const index = findIndex(list, anchor.current.id, anchor.current.index);
       const moved = (index - anchor.current.index) * ROW_PX;
-      if (index >= 0 && element.scrollTop > 0) element.scrollTop += moved / scale;
+      if (index < 0 || element.scrollTop === 0) return;
+      element.scrollTop += moved / scale;
+      place.top = element.scrollTop;
+      setView((current) => ({ ...current, top: place.top }));
     }
   }, [list]);
-  anchor.current = { id: rowAt(list, top)?.id, index: top };
+  useLayoutEffect(() => {
+    anchor.current = { id: rowAt(list, top)?.id, index: top };
+  });
 
   useLayoutEffect(() => {
     if (list.status !== "ready") return;
     const isNearEnd = last > list.head.length - LOAD_AHEAD_ROWS;
-    if (gapIndex < 0 || first < gapIndex) isNearEnd && loadMore();
+    if (gapIndex < 0 || top < gapIndex) isNearEnd && loadMore();
     else if (first <= gapIndex + LOAD_AHEAD_ROWS) loadEnd();
-  }, [list, first, last]);
+  }, [list, first, last, top < gapIndex]);
 
   const onScroll = () => {
     if (!body.current.clientHeight) return;
@@ -207,7 +211,7 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
     if (!isCheckbox && !event.shiftKey && !event.ctrlKey && !event.metaKey) onOpen(row);
   };
 
-  const indexes = Array.from({ length: Math.max(0, last - first) }, (_, number) => first + number);
+  const indexes = Array.from({ length: last - first }, (_, number) => first + number);
   const rowCount = list.total === null ? -1 : Math.max(list.total, count) + 1;
   const activeRow = rowAt(list, activeIndex);
   return html`<div
