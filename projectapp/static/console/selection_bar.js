@@ -26,7 +26,8 @@ export function SelectionBar({ resource }) {
   };
   const start = (action) => {
     setAsking(false);
-    startRun(resource, action, chosen);
+    // A delete takes the rows that its question has named.
+    startRun(resource, action, action.kind === "delete" ? chosen : [...selection.get().values()]);
   };
   return html`<div class="selection" hidden=${!selected.size}>
       <span role="status">${t("selection.count", { count: selected.size })}</span>
