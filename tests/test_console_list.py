@@ -17,8 +17,8 @@ MANY_ROWS = 100_000
 # "번역" on a Korean keyboard: the texts that the input method composes, one after the other.
 COMPOSED_TEXTS = ["ㅂ", "버", "번", "버녀", "번여", "번역"]
 INSERT_MANY = """
-INSERT INTO projects (name, description, is_active)
-SELECT 'Project ' || n || CASE WHEN n % 1000 = 0 THEN ' 번역' ELSE '' END, 'Row ' || n, n % 5 > 0
+INSERT INTO projects (id, name, description, is_active)
+SELECT gen_random_uuid(), 'Project ' || n, 'Row ' || n, n %% 5 > 0
 FROM generate_series(1, %s) AS n
 """
 KEY_CODES = {
@@ -181,7 +181,7 @@ def test_filters_of_each_type_are_in_the_url_and_in_the_request(console, make_pr
     console.open("sort=name")
     console.click("Add filter", ".filters")
     console.click("Attributes", ".menu-list")
-    console.page.wait_for(".filter-form textarea", "value = '{\"team\": \"web\"}'")
+    console.page.wait_for(".filter-form textarea", 'value = \'{"team": "web"}\'')
     console.click("Apply")
     console.wait_for_names("Web")
     console.click("Add filter", ".filters")
@@ -272,7 +272,8 @@ def test_end_and_home_jump_over_the_rows_that_are_not_loaded(console, sql):
           for (let still = 0; still < 20; ) {
             step();
             still = body.scrollTop === 0 ? still + 1 : 0;
-            body.scrollTop -= body.clientHeight / 2;
+            // The rows of the gap load when it comes near.
+            if (!document.querySelector(".gap")) body.scrollTop -= body.clientHeight / 2;
             await new Promise((resolve) => setTimeout(resolve, 30));
           }
           return [...names].sort((a, b) => a[0] - b[0]).map((pair) => pair[1]);
@@ -303,6 +304,7 @@ def test_archiving_selected_rows_changes_these_and_can_be_undone(console, client
     console.open("sort=name")
     console.focus()
     console.press("j", "x", "j", "x")
+    console.wait_for_text("2 selected", ".selection")
     console.click("Archive")
     console.wait_for_text("2 rows were changed.")
     projects = all_projects(client)
@@ -337,6 +339,7 @@ def test_deleting_selected_rows_asks_first_and_keeps_a_changed_row(console, clie
     console.open("sort=name")
     console.focus()
     console.press("j", "x", "j", "x")
+    console.wait_for_text("2 selected", ".selection")
     client.patch(f"{PROJECTS}/{ids[1]}", json={"name": "B2"})
     console.click("Delete", ".selection")
     console.click("Delete 2 rows")
@@ -421,7 +424,7 @@ def test_import_reports_errors_by_line_and_imports_the_corrected_lines_alone(
     assert console.texts(".failures label") == ["Row 1501", "Row 1502"]
     assert sql("SELECT count(*) FROM projects") == [(2498,)]
     script = (
-        "value = '{\"name\": \"Corrected\"}';"
+        'value = \'{"name": "Corrected"}\';'
         " document.querySelector('.failures textarea')"
         ".dispatchEvent(new Event('input', {bubbles: true}))"
     )

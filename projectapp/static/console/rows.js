@@ -47,7 +47,8 @@ export function rowAt(list, index) {
 /** Return the place of a row in the whole list, from 0. */
 export function placeOf(list, index) {
   if (index < list.head.length || !hasGap(list)) return index;
-  return Math.max(list.total ?? 0, countRows(list)) - countRows(list) + index;
+  const loaded = countRows(list) - 1; // without the gap
+  return Math.max(list.total ?? 0, loaded) - loaded + index - 1;
 }
 
 /** Return the index of the row with this id, or -1. `hint` is where it was. */

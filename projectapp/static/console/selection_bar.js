@@ -6,9 +6,12 @@ import { findRow } from "./rows.js";
 import { canWrite, fieldLabel, titleOf } from "./schema.js";
 import { clearSelection, selection } from "./selection.js";
 import { useStore } from "./store.js";
-import { hasText, t } from "./texts.js";
+import { addTexts, hasText, t } from "./texts.js";
+import panelTexts from "./texts_panel.js";
 import { Banner, Button, Dialog, ErrorText, toast } from "./ui.js";
 import { pushUndo } from "./undo.js";
+
+addTexts(panelTexts); // those of undo
 
 const NAMES_SHOWN = 5;
 
@@ -23,7 +26,8 @@ export function SelectionBar({ resource }) {
   };
   const start = (action) => {
     setAsking(false);
-    startRun(resource, action, chosen);
+    // A delete takes the rows that its question has named.
+    startRun(resource, action, action.kind === "delete" ? chosen : [...selection.get().values()]);
   };
   return html`<div class="selection" hidden=${!selected.size}>
       <span role="status">${t("selection.count", { count: selected.size })}</span>
