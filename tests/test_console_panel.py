@@ -14,7 +14,14 @@ NAME, DESCRIPTION, ATTRIBUTES = "#field-name", "#field-description", "#field-att
 SAVE = ".panel-actions .primary"
 UNDO = ".toast.success .button.quiet"
 EXACT = '{"big":12345678901234567890,"one":1.0,"small":1e-7,"null":null}'
-SPECIAL_NAMES = ["a\r\nb\r\nc", "\u202eabc\u202c", "   ", "👨‍👩‍👧‍👦" * 20, "👍" * 200, "x\u0301\u200b"]
+SPECIAL_NAMES = [
+    "a\r\nb\r\nc",
+    "\u202eabc\u202c",
+    "   ",
+    "👨‍👩‍👧‍👦" * 20,
+    "👍" * 200,
+    "x\u0301\u200b",
+]
 
 
 class Console:
@@ -479,14 +486,10 @@ def test_the_history_shows_each_change_against_the_one_before_and_restores(conso
     assert console.page.run("document.querySelectorAll('.change .restore').length") == 2
     console.sees(".change", "Same as now")
     console.click(".change:nth-child(3) .restore")
-    console.wait_for_row(
-        row["id"], name="first", attributes={"team": "core", "big": 1}, version=4
-    )
+    console.wait_for_row(row["id"], name="first", attributes={"team": "core", "big": 1}, version=4)
     console.page.wait_until("document.querySelectorAll('.change').length === 4")
     console.click(UNDO)
-    console.wait_for_row(
-        row["id"], name="second", attributes={"team": "web", "big": 1}, version=5
-    )
+    console.wait_for_row(row["id"], name="second", attributes={"team": "web", "big": 1}, version=5)
 
 
 def test_the_history_shows_the_row_as_it_was_at_a_time(console, sql):
