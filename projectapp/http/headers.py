@@ -58,6 +58,7 @@ RESPONSE_HEADERS = {
     "Accept-Encoding": _header("The content encodings that are accepted."),
 }
 PROBLEM_HEADERS = {  # by status
+    401: ("WWW-Authenticate",),
     409: ("Retry-After",),
     412: ("ETag",),
     415: ("Accept", "Accept-Patch", "Accept-Encoding"),

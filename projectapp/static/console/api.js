@@ -51,17 +51,17 @@ const MAX_RETRIES = 20;
  * Send a request, and return {status, body, etag, headers}. With `raw: true`, body is the Response.
  * Throws ApiError. A GET waits while the server is busy (429, 503) or away, and then repeats itself.
  * A write with an Idempotency-Key waits while the server is busy. Every request waits for a sign-in
- * that it needs. Abort `signal` to end the waiting.
+ * that it needs, except with `waitsForSignIn: false`. Abort `signal` to end the waiting.
  */
 export async function request(method, path, options = {}) {
-  const { idempotencyKey, signal } = options;
+  const { idempotencyKey, signal, waitsForSignIn = config.auth.length > 0 } = options;
   const isRead = method === "GET";
   for (let attempt = 0; ; attempt++) {
     try {
       return await send(method, path, options);
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
-      if (error.status === 401 && config.auth.length) {
+      if (error.status === 401 && waitsForSignIn) {
         const { caller } = session.get();
         loseSession();
         await untilStore(session, (current) => current.state === "open", signal);

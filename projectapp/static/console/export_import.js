@@ -1,6 +1,42 @@
-// Export of the current view, and import of a file.
+// The menu for files: export of the current view, and import of a file. The dialogs load on demand.
+import { html, useState } from "./preact-htm.js";
+import { Popover } from "./popover.js";
+import { canWrite } from "./schema.js";
+import { t } from "./texts.js";
+import { Icon, lazy } from "./ui.js";
 
-/** The controls of the list for this. */
-export function ExportImport() {
-  return null;
+const ExportDialog = lazy(() => import("./export_dialog.js"), "ExportDialog");
+const ImportDialog = lazy(() => import("./import_dialog.js"), "ImportDialog");
+
+export function ExportImport({ resource, list, filters }) {
+  const [dialog, setDialog] = useState(null); // "csv", "ndjson", "import" or null
+  const mayImport = canWrite(resource) && resource.create_path;
+  if (!resource.has.export && !mayImport) return null;
+  const close = () => setDialog(null);
+  return html`<${Popover}
+      label=${t("files")}
+      class="button quiet"
+      button=${html`<${Icon} name="download" /><span class="wide">${t("files")}</span>`}
+    >
+      ${(closeMenu) => {
+        const item = (name, icon) => html`<li>
+          <button
+            type="button"
+            onClick=${() => {
+              closeMenu();
+              setDialog(name);
+            }}
+          >
+            <${Icon} name=${icon} />${t(`files.${name}`)}
+          </button>
+        </li>`;
+        return html`<ul class="menu-list">
+          ${resource.has.export && [item("csv", "download"), item("ndjson", "download")]}
+          ${mayImport && item("import", "upload")}
+        </ul>`;
+      }}
+    <//>
+    ${["csv", "ndjson"].includes(dialog) &&
+    html`<${ExportDialog} ...${{ resource, list, filters }} format=${dialog} onClose=${close} />`}
+    ${dialog === "import" && html`<${ImportDialog} resource=${resource} onClose=${close} />`}`;
 }

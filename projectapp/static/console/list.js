@@ -1,68 +1,185 @@
-// The list of a resource.
-import { html, useEffect } from "./preact-htm.js";
+// The list of a resource: its toolbar, its states, and the grid of its rows.
+import { html, useEffect, useRef, useState } from "./preact-htm.js";
+import { chosenColumns, defaultColumns, seesAllOwners } from "./columns.js";
 import { ExportImport } from "./export_import.js";
+import { Filters } from "./filters.js";
+import { Grid } from "./grid.js";
 import { useKeys } from "./keys.js";
-import { loadMoreRows, loadRows, rows } from "./rows.js";
-import { canWrite, fieldLabel, titleOf } from "./schema.js";
-import { SelectionBar } from "./selection.js";
-import { listQuery, useStore, useUrl } from "./store.js";
+import { Popover } from "./popover.js";
+import { countRows, openList, reload, retry, rows } from "./rows.js";
+import { canWrite, createPath, fieldLabel, titleField } from "./schema.js";
+import { selection } from "./selection.js";
+import { config, go, listQuery, useStore, useUrl } from "./store.js";
 import { addTexts, t } from "./texts.js";
 import texts from "./texts_list.js";
-import { Banner, Button, Empty, ErrorText, Time } from "./ui.js";
+import { Banner, Button, Empty, ErrorText, Icon, lazy, toast } from "./ui.js";
 
 addTexts(texts);
 
+const SelectionBar = lazy(() => import("./selection_bar.js"), "SelectionBar");
+
+/** Parameters that change how a list looks, and not which rows it has. */
+const SHAPE = ["sort", "fields"];
+
 export function List({ resource, label }) {
-  const [state, go] = useUrl();
-  const { items, total, isEstimate, hasMore, state: loading, error } = useStore(rows);
-  const query = listQuery(state);
+  const [state] = useUrl();
+  const list = useStore(rows);
+  const hasSelection = useStore(selection).size > 0;
+  const [wasSelected, setWasSelected] = useState(false);
+  if (hasSelection && !wasSelected) setWasSelected(true);
+  const names = state.fields?.split(",") ?? defaultColumns(resource, seesAllOwners(resource));
+  const columns = chosenColumns(resource, names);
+  const query = { ...listQuery(state), fields: requestedFields(resource, columns).join(",") };
   const key = JSON.stringify(query);
   useEffect(() => {
-    loadRows(resource, query);
+    // After another view, the rows are those that the live changes have kept up to date.
+    if (list.resource !== resource || JSON.stringify(list.query) !== key || list.status === "error") {
+      openList(resource, query);
+    }
   }, [resource, key]);
-  const create = () => go({ id: "new", view: null });
-  useKeys({ n: canWrite(resource) ? create : () => false });
-  const isFiltered = Object.keys(query).some((name) => name !== "sort");
-  return html`<section class="list" aria-label=${label} data-keys="list">
+
+  const mayCreate = canWrite(resource) && resource.create_path;
+  const create = () => void go({ id: "new", view: null });
+  useKeys({ n: () => (mayCreate ? create() : false) });
+  useFocusAfterPanel(state.id);
+  const filters = Object.keys(listQuery(state)).filter((name) => !SHAPE.includes(name));
+  const count = countRows(list);
+  const isCurrent = list.resource === resource && !list.isStale;
+  const isEmpty = isCurrent && list.status === "ready" && count === 0;
+  const isFailed = list.status === "error" && (list.isStale || count === 0);
+  const sortKey = (state.sort ?? (state.q ? "" : "-created_at")).split(",")[0];
+  return html`<section class="list" aria-label=${label}>
     <div class="toolbar">
-      <span role="status" class="count">
-        ${total !== null && t(isEstimate ? "list.total_estimate" : "list.total", { count: total })}
-      </span>
-      <${SelectionBar} resource=${resource} />
-      <${ExportImport} resource=${resource} />
-      ${canWrite(resource) &&
-      !resource.parent &&
-      html`<${Button} kind="primary" icon="plus" onClick=${create}>${t("new")}<//>`}
+      <${Total} list=${list} isCurrent=${isCurrent} />
+      <${Filters} resource=${resource} />
+      <div class="toolbar-actions">
+        <${Columns} resource=${resource} names=${names} />
+        <${ExportImport} resource=${resource} list=${list} filters=${filters} />
+        ${mayCreate &&
+        html`<${Button} kind="primary" icon="plus" onClick=${create}>${t("new")}<//>`}
+      </div>
     </div>
-    ${error && html`<${Banner} kind="error"><${ErrorText} error=${error} /><//>`}
-    ${loading === "ready" &&
-    !items.length &&
-    (isFiltered
-      ? html`<${Empty} title=${t("list.no_match")} text=${t("list.no_match_text")}>
-          <${Button} onClick=${() => go({ resource: resource.name }, { reset: true })}>${t("list.clear")}<//>
-        <//>`
-      : html`<${Empty} title=${t("list.empty", { resource: label })} text=${t("list.empty_text")} />`)}
-    ${items.length > 0 &&
-    html`<table class="rows">
-      <thead>
-        <tr>
-          <th scope="col">${fieldLabel("name")}</th>
-          <th scope="col">${fieldLabel("updated_at")}</th>
-        </tr>
-      </thead>
-      <tbody>
-        ${items.map(
-          (row) => html`<tr key=${row.id} aria-current=${row.id === state.id ? "true" : undefined}>
-            <td>
-              <button type="button" class="row-title" onClick=${() => go({ id: row.id })}>
-                <bdi class="data">${titleOf(resource, row)}</bdi>
-              </button>
-            </td>
-            <td><${Time} value=${row.updated_at} /></td>
-          </tr>`,
-        )}
-      </tbody>
-    </table>`}
-    ${hasMore && html`<${Button} onClick=${loadMoreRows}>${t("list.more")}<//>`}
+    ${wasSelected && html`<${SelectionBar} resource=${resource} />`}
+    ${isFailed && html`<${Failure} error=${list.error} filters=${filters} />`}
+    ${isEmpty && html`<${Nothing} ...${{ resource, label, filters, mayCreate, create }} />`}
+    ${!isFailed &&
+    !isEmpty &&
+    html`<${Grid}
+      ...${{ resource, columns, sortKey }}
+      openId=${state.id}
+      onOpen=${(row) => go({ id: row.id, view: null })}
+      onSort=${(sort) => go({ sort })}
+    />`}
+    ${!isFailed && html`<${LoadState} list=${list} />`}
   </section>`;
+}
+
+/** Also fields that are not shown: an action needs the version, and sets a flag. */
+function requestedFields(resource, columns) {
+  const flags = resource.fields.filter(({ type, read_only: isFixed }) => type === "boolean" && !isFixed);
+  const fields = [...columns, titleField(resource), ...flags].filter(Boolean);
+  return [...new Set([...fields.map(({ name }) => name), "version"])];
+}
+
+/** When the panel closes, the keys work in the list again. */
+function useFocusAfterPanel(id) {
+  const hadPanel = useRef(false);
+  useEffect(() => {
+    const hasClosed = hadPanel.current && !id;
+    hadPanel.current = Boolean(id);
+    if (!hasClosed) return;
+    const { activeElement } = document;
+    const isLost = !activeElement || activeElement === document.body || !activeElement.isConnected;
+    if (isLost) document.querySelector('[role="grid"]')?.focus({ preventScroll: true });
+  }, [id]);
+}
+
+function Total({ list, isCurrent }) {
+  const { total, isEstimate } = list;
+  const text =
+    isCurrent && total !== null && t(isEstimate ? "list.total_estimate" : "list.total", { count: total });
+  return html`<span role="status" class="count">${text}</span>`;
+}
+
+/** What is being loaded, or why it failed: one line under the rows that are there. */
+function LoadState({ list }) {
+  if (list.status === "error") {
+    return html`<${Banner} kind="error">
+      <${ErrorText} error=${list.error} />
+      <${Button} onClick=${retry}>${t("retry")}<//>
+    <//>`;
+  }
+  const isLoading = list.status === "loading" || list.status === "more";
+  return html`<div class="load-state" role="status">
+    ${isLoading &&
+    html`<span class="late">${t(list.status === "more" ? "list.loading_more" : "loading")}</span>`}
+  </div>`;
+}
+
+function Failure({ error, filters }) {
+  return html`<${Empty} title=${t("list.failed")}>
+    <div role="alert"><${ErrorText} error=${error} /></div>
+    <div class="row-actions">
+      <${Button} kind="primary" onClick=${reload}>${t("retry")}<//>
+      ${error.status === 400 && html`<${ClearButton} filters=${filters} />`}
+    </div>
+  <//>`;
+}
+
+function ClearButton({ filters }) {
+  const clear = () => go(Object.fromEntries([...filters, ...SHAPE].map((name) => [name, null])));
+  return html`<${Button} onClick=${clear}>${t("list.clear")}<//>`;
+}
+
+function Nothing({ resource, label, filters, mayCreate, create }) {
+  if (filters.length) {
+    return html`<${Empty} title=${t("list.no_match")} text=${t("list.no_match_text")}>
+      <${ClearButton} filters=${filters} />
+    <//>`;
+  }
+  if (!mayCreate) {
+    return html`<${Empty} title=${t("list.empty", { resource: label })} text=${t("list.empty_read_only")} />`;
+  }
+  const command = curlCreate(resource);
+  const copy = async () => {
+    await navigator.clipboard.writeText(command);
+    toast({ kind: "success", text: t("copied") });
+  };
+  return html`<${Empty} title=${t("list.empty", { resource: label })} text=${t("list.empty_text")}>
+    <${Button} kind="primary" icon="plus" onClick=${create}>${t("new")}<//>
+    <p>${t("list.empty_curl")}</p>
+    <pre class="code" tabindex="0" aria-label="curl">${command}</pre>
+    <${Button} kind="quiet" icon="copy" onClick=${copy}>${t("copy")}<//>
+  <//>`;
+}
+
+function curlCreate(resource) {
+  const title = titleField(resource);
+  const body = JSON.stringify(title ? { [title.name]: t("list.example") } : {});
+  const url = location.origin + config.prefix + createPath(resource, `${resource.parent ?? ""}_id`);
+  const lines = [`curl ${url}`, "-H 'Content-Type: application/json'", `-d '${body}'`];
+  if (config.auth.length) lines.splice(1, 0, '-H "Authorization: Bearer $TOKEN"');
+  return lines.join(" \\\n  ");
+}
+
+/** Which fields are columns: in the URL, so that a link shows the same. */
+function Columns({ resource, names }) {
+  const toggle = (name) => {
+    const next = names.includes(name) ? names.filter((other) => other !== name) : [...names, name];
+    if (next.length) go({ fields: next.join(",") }, { push: false });
+  };
+  return html`<${Popover} label=${t("columns")} class="button quiet icon-only" button=${html`<${Icon} name="settings" />`}>
+    ${() => html`<fieldset class="menu-list">
+      <legend>${t("columns")}</legend>
+      ${resource.fields.map(
+        ({ name }) => html`<label key=${name}>
+          <input type="checkbox" checked=${names.includes(name)} onChange=${() => toggle(name)} />
+          ${fieldLabel(name)}
+        </label>`,
+      )}
+      <${Button} kind="quiet" onClick=${() => go({ fields: null }, { push: false })}>
+        ${t("columns.default")}
+      <//>
+    </fieldset>`}
+  <//>`;
 }

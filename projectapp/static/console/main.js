@@ -213,11 +213,10 @@ addEventListener("unhandledrejection", (event) => {
 async function startSession(token) {
   try {
     if (token && config.auth.length) await signIn(token);
-    else await loadSession();
   } catch (error) {
     toast({ kind: "error", text: t("sign_in_failed"), error });
-    session.set((current) => (current.state === "unknown" ? { state: "signed_out" } : current));
   }
+  if (session.get().state === "unknown") await loadSession();
 }
 
 const firstToken = takeTokenFromUrl();

@@ -50,7 +50,7 @@ export function Palette({ onClose }) {
         aria-controls="palette-list"
         aria-activedescendant=${commands.length ? `command-${index}` : undefined}
         autocomplete="off"
-        autofocus
+        data-autofocus
         placeholder=${t("palette_hint")}
         value=${text}
         onInput=${(event) => {

@@ -1,5 +1,5 @@
 // Who is signed in. The token is in a cookie that no script can read; see docs/console.md.
-import { loseSession, send, session } from "./api.js";
+import { loseSession, request, send, session } from "./api.js";
 import { config } from "./store.js";
 
 const PATH = "/console/session";
@@ -12,7 +12,7 @@ otherTabs.onmessage = ({ data }) => data === "session" && loadSession();
 export async function loadSession() {
   if (!config.auth.length) return;
   try {
-    const { body } = await send("GET", PATH);
+    const { body } = await request("GET", PATH, { waitsForSignIn: false });
     session.set({ ...body, state: "open" });
   } catch (error) {
     if (error.status !== 401) throw error;

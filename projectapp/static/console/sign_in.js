@@ -11,7 +11,7 @@ import { Banner, Button, Dialog, ErrorText, toast } from "./ui.js";
 function tokenCommand() {
   const scopes = resources.flatMap((resource) => [resource.scope_read, resource.scope_write]);
   const list = [...new Set(scopes)].filter(Boolean).join(",");
-  return `flask tokens create --name console --owner NAME \\\n  --scope ${list}`;
+  return `flask tokens create --name console \\\n  --owner NAME --scope ${list}`;
 }
 
 export function SignIn() {
@@ -55,7 +55,7 @@ export function SignIn() {
           type="password"
           autocomplete="current-password"
           spellcheck="false"
-          autofocus
+          data-autofocus
           aria-invalid=${message ? "true" : undefined}
           aria-describedby="sign-in-message"
         />

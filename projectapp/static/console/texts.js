@@ -25,7 +25,7 @@ export function t(key, values = {}) {
   const { language } = settings.get();
   let text = all[language][key];
   if (typeof text === "object") {
-    text = text[new Intl.PluralRules(language).select(values.count)] ?? text.other;
+    text = text[intlFormat("PluralRules", language).select(values.count)] ?? text.other;
   }
   return text.replace(/\{(\w+)\}/g, (_, name) => {
     const value = values[name];
@@ -35,20 +35,29 @@ export function t(key, values = {}) {
 
 export const hasText = (key) => key in all.en;
 
+const formats = new Map();
+
+/** Return a format of Intl. Making one takes longer than the work for all cells of a row. */
+function intlFormat(kind, language, options) {
+  const key = kind + language + JSON.stringify(options);
+  if (!formats.has(key)) formats.set(key, new Intl[kind](language, options));
+  return formats.get(key);
+}
+
 export const formatNumber = (number) =>
-  new Intl.NumberFormat(settings.get().language).format(number);
+  intlFormat("NumberFormat", settings.get().language).format(number);
 
 /** Return a timestamp of the API as a text in the zone of the settings, and the zone's name. */
 export function formatTime(timestamp, options = { dateStyle: "medium", timeStyle: "short" }) {
   const { language, zone } = settings.get();
   const timeZone = zone === "utc" ? "UTC" : undefined;
-  return new Intl.DateTimeFormat(language, { ...options, timeZone }).format(new Date(timestamp));
+  return intlFormat("DateTimeFormat", language, { ...options, timeZone }).format(new Date(timestamp));
 }
 
 /** Return the name of the zone in which times are shown, such as GMT+9. */
 export function zoneName(zone = settings.get().zone) {
   const { language } = settings.get();
   if (zone === "utc") return "UTC";
-  const format = new Intl.DateTimeFormat(language, { timeZoneName: "short" });
+  const format = intlFormat("DateTimeFormat", language, { timeZoneName: "short" });
   return format.formatToParts().find((part) => part.type === "timeZoneName").value;
 }

@@ -63,7 +63,7 @@ export function Link({ to, reset, children, ...rest }) {
 }
 
 /**
- * A modal dialog. The focus goes to the control with autofocus, else to the title, and in the end
+ * A modal dialog. The focus goes to the control with data-autofocus, else to the title, and in the end
  * returns to where it was. onClose is called by Escape and the cross;
  * without it the dialog cannot be left.
  */
@@ -73,7 +73,7 @@ export function Dialog({ title, onClose, class: extra = "", footer, children }) 
     const dialog = element.current;
     const previous = document.activeElement;
     dialog.showModal();
-    if (!dialog.querySelector("[autofocus]")) dialog.querySelector("h2").focus();
+    (dialog.querySelector("[data-autofocus]") ?? dialog.querySelector("h2")).focus();
     return () => {
       dialog.close();
       if (previous?.isConnected) previous.focus();

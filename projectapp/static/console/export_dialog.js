@@ -1,0 +1,90 @@
+// Downloads all rows that match the search and the filters of the list. A download that ends before
+// its end is no file.
+import { html, useEffect, useState } from "./preact-htm.js";
+import { ApiError, request } from "./api.js";
+import { listQuery, url } from "./store.js";
+import { formatNumber, t } from "./texts.js";
+import { Banner, Button, Dialog, ErrorText } from "./ui.js";
+import { Progress } from "./selection_bar.js";
+
+const BLOB_BYTES = 2 ** 23; // larger pieces leave the memory of the page
+const QUOTE = '"'.charCodeAt(0);
+const NEWLINE = "\n".charCodeAt(0);
+
+export function ExportDialog({ resource, list, filters, format, onClose }) {
+  const [state, setState] = useState({ phase: "running", rows: 0, bytes: 0 });
+  const [attempt, setAttempt] = useState(0);
+  useEffect(() => {
+    const controller = new AbortController();
+    const { signal } = controller;
+    setState({ phase: "running", rows: 0, bytes: 0 });
+    const show = (changes) => signal.aborted || setState((current) => ({ ...current, ...changes }));
+    download(resource, filters, format, signal, show).then(
+      (parts) => {
+        save(parts, `${resource.name}-${new Date().toISOString().slice(0, 10)}.${format}`);
+        show({ phase: "finished" });
+      },
+      (error) => show({ phase: "failed", error }),
+    );
+    return () => controller.abort();
+  }, [attempt]);
+  const { phase, rows, bytes, error } = state;
+  const isRunning = phase === "running";
+  const isIncomplete = phase === "failed" && !(error instanceof ApiError);
+  const footer = html`${phase === "failed" &&
+    html`<${Button} kind="primary" onClick=${() => setAttempt(attempt + 1)}>${t("retry")}<//>`}
+    <${Button} onClick=${onClose}>${t(isRunning ? "run.stop" : "close")}<//>`;
+  return html`<${Dialog} title=${t(`files.${format}`)} onClose=${onClose} footer=${footer}>
+    <p>${t(filters.length ? "export.filtered" : "export.all")} ${t("export.order")}</p>
+    ${isRunning && html`<${Progress} done=${rows} total=${list.total ?? rows} />`}
+    <p role="status">
+      ${t(phase === "finished" ? "export.finished" : "export.progress", { count: rows, size: megabytes(bytes) })}
+    </p>
+    ${isIncomplete && html`<${Banner} kind="error">${t("export.incomplete")}<//>`}
+    ${phase === "failed" && !isIncomplete && html`<${Banner} kind="error"><${ErrorText} error=${error} /><//>`}
+  <//>`;
+}
+
+const megabytes = (bytes) => formatNumber(Math.ceil(bytes / 1e5) / 10);
+
+/** Return the file as a list of Blobs. Throws if the answer ends without its last chunk. */
+async function download(resource, filters, format, signal, show) {
+  const state = listQuery(url.get());
+  const query = Object.fromEntries(filters.map((name) => [name, state[name]]));
+  if (format === "csv") query.bom = "true";
+  const path = `${resource.path}/export`;
+  const { body } = await request("GET", path, { query: { ...query, format }, signal, raw: true });
+  const reader = body.body.getReader();
+  const blobs = [];
+  let pieces = [];
+  let pieceBytes = 0;
+  let bytes = 0;
+  let rows = format === "csv" ? -1 : 0; // without the header row
+  let isQuoted = false;
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) break;
+    for (const byte of value) {
+      if (byte === QUOTE) isQuoted = !isQuoted;
+      else if (byte === NEWLINE && !(isQuoted && format === "csv")) rows++;
+    }
+    pieces.push(value);
+    pieceBytes += value.length;
+    bytes += value.length;
+    if (pieceBytes > BLOB_BYTES) {
+      blobs.push(new Blob(pieces));
+      pieces = [];
+      pieceBytes = 0;
+    }
+    show({ rows: Math.max(0, rows), bytes });
+  }
+  return [...blobs, ...pieces];
+}
+
+function save(parts, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob(parts));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}

@@ -1,0 +1,91 @@
+// The rows of the grid: its header, and a row of the list.
+import { Component, html } from "./preact-htm.js";
+import { cellValue, isRightAligned } from "./cells.js";
+import { fieldLabel, titleOf } from "./schema.js";
+import { clearSelection, selectRows } from "./selection.js";
+import { t, zoneName } from "./texts.js";
+
+export function SelectAll({ list, selected }) {
+  const loaded = list.head.length + list.tail.length;
+  const isAll = loaded > 0 && selected.size >= loaded;
+  const toggle = () => (isAll ? clearSelection() : selectRows([...list.head, ...list.tail]));
+  return html`<label role="columnheader" class="cell select" aria-colindex="1">
+    <input
+      type="checkbox"
+      aria-label=${t("list.select_all", { count: loaded })}
+      title=${t("list.select_all", { count: loaded })}
+      checked=${isAll}
+      indeterminate=${selected.size > 0 && !isAll}
+      onChange=${toggle}
+    />
+  </label>`;
+}
+
+export function HeaderCell({ resource, field, sortKey, onSort }) {
+  const { name } = field;
+  const isSorted = sortKey.replace(/^-/, "") === name;
+  const isDescending = sortKey.startsWith("-");
+  const zone = field.type === "timestamp" ? html` <small>${zoneName()}</small>` : null;
+  const order = isSorted ? (isDescending ? "descending" : "ascending") : "none";
+  const right = isRightAligned(field) ? "right" : "";
+  if (!resource.sorts.includes(name)) {
+    return html`<div role="columnheader" class=${`cell ${right}`}>${fieldLabel(name)}${zone}</div>`;
+  }
+  // A time or a flag is read from the newest or the true one first, a text from the letter A.
+  const descendsFirst = field.type === "timestamp" || field.type === "boolean";
+  const next = (isSorted ? !isDescending : descendsFirst) ? `-${name}` : name;
+  return html`<div role="columnheader" class=${`cell ${right}`} aria-sort=${order}>
+    <button type="button" class="sort" title=${t("list.sort", { field: fieldLabel(name) })} onClick=${() => onSort(next)}>
+      ${fieldLabel(name)}${zone}<span class="arrow" aria-hidden="true">${isSorted ? (isDescending ? "↓" : "↑") : ""}</span>
+    </button>
+  </div>`;
+}
+
+/** The rows between the first and the last ones, which are not loaded. */
+export function GapRow({ list, columns }) {
+  const count = Math.max(0, (list.total ?? 0) - list.head.length - list.tail.length);
+  return html`<div role="row" class="grid-row gap">
+    <div role="gridcell" aria-colspan=${columns} class="cell">${t("list.gap", { count })}</div>
+  </div>`;
+}
+
+const ROW_PROPS = ["row", "index", "place", "mark", "isActive", "isSelected", "isOpen", "fields", "language"];
+
+/** A row is rendered again only if something that it shows has changed. */
+export class Row extends Component {
+  shouldComponentUpdate(next) {
+    return ROW_PROPS.some((name) => next[name] !== this.props[name]);
+  }
+
+  render({ resource, fields, row, index, place, mark, isActive, isSelected, isOpen }) {
+    const state = `${isActive ? "active" : ""} ${isSelected ? "selected" : ""} ${isOpen ? "open" : ""}`;
+    return html`<div
+      role="row"
+      id=${`row-${row.id}`}
+      class=${`grid-row ${state} ${mark ? `mark-${mark}` : ""}`}
+      data-index=${index}
+      aria-rowindex=${place + 2}
+      aria-selected=${isSelected ? "true" : "false"}
+      aria-current=${isOpen ? "true" : undefined}
+    >
+      <div role="gridcell" class="cell select">
+        <input
+          type="checkbox"
+          tabindex="-1"
+          checked=${isSelected}
+          aria-label=${t("list.select_row", { name: titleOf(resource, row) })}
+        />
+      </div>
+      ${fields.map(
+        (field, number) => html`<div
+          role="gridcell"
+          class=${`cell ${isRightAligned(field) ? "right" : ""} type-${field.type}`}
+          key=${field.name}
+        >
+          ${number === 0 && mark && html`<span class="mark">${t(`list.mark.${mark}`)}</span>`}
+          ${cellValue(resource, field, row)}
+        </div>`,
+      )}
+    </div>`;
+  }
+}
