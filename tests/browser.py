@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 DEADLINE_SECONDS = 300  # of a whole test
-WAIT_SECONDS = 60
+WAIT_SECONDS = 10
 
 
 class DevTools:

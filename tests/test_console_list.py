@@ -17,8 +17,8 @@ MANY_ROWS = 100_000
 # "번역" on a Korean keyboard: the texts that the input method composes, one after the other.
 COMPOSED_TEXTS = ["ㅂ", "버", "번", "버녀", "번여", "번역"]
 INSERT_MANY = """
-INSERT INTO projects (name, description, is_active)
-SELECT 'Project ' || n || CASE WHEN n % 1000 = 0 THEN ' 번역' ELSE '' END, 'Row ' || n, n % 5 > 0
+INSERT INTO projects (id, name, description, is_active)
+SELECT gen_random_uuid(), 'Project ' || n || CASE WHEN n %% 1000 = 0 THEN ' 번역' ELSE '' END, 'Row ' || n, n %% 5 > 0
 FROM generate_series(1, %s) AS n
 """
 KEY_CODES = {

@@ -36,7 +36,7 @@ export function valueOf(field, value) {
       return html`<time datetime=${value} title=${`${value} (UTC)`}>${formatTime(value, TIME)}</time>`;
     case "integer":
     case "number":
-      return html`<span class="number">${numberText(value)}</span>`;
+      return numberText(value);
     case "uuid":
       return html`<code title=${value}>${value.slice(0, 8)}</code>`;
     case "object":

@@ -2,7 +2,8 @@
 // its end is no file.
 import { html, useEffect, useState } from "./preact-htm.js";
 import { ApiError, request } from "./api.js";
-import { listQuery, url } from "./store.js";
+import { rows as loadedRows } from "./rows.js";
+import { listQuery, url, useStore } from "./store.js";
 import { formatNumber, t } from "./texts.js";
 import { Banner, Button, Dialog, ErrorText } from "./ui.js";
 import { Progress } from "./selection_bar.js";
@@ -11,7 +12,8 @@ const BLOB_BYTES = 2 ** 23; // larger pieces leave the memory of the page
 const QUOTE = '"'.charCodeAt(0);
 const NEWLINE = "\n".charCodeAt(0);
 
-export function ExportDialog({ resource, list, filters, format, onClose }) {
+export function ExportDialog({ resource, filters, format, onClose }) {
+  const { total } = useStore(loadedRows);
   const [state, setState] = useState({ phase: "running", rows: 0, bytes: 0 });
   const [attempt, setAttempt] = useState(0);
   useEffect(() => {
@@ -36,7 +38,7 @@ export function ExportDialog({ resource, list, filters, format, onClose }) {
     <${Button} onClick=${onClose}>${t(isRunning ? "run.stop" : "close")}<//>`;
   return html`<${Dialog} title=${t(`files.${format}`)} onClose=${onClose} footer=${footer}>
     <p>${t(filters.length ? "export.filtered" : "export.all")} ${t("export.order")}</p>
-    ${isRunning && html`<${Progress} done=${rows} total=${list.total ?? rows} />`}
+    ${isRunning && html`<${Progress} done=${rows} total=${total ?? rows} />`}
     <p role="status">
       ${t(phase === "finished" ? "export.finished" : "export.progress", { count: rows, size: megabytes(bytes) })}
     </p>

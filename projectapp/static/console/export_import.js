@@ -8,7 +8,7 @@ import { Icon, lazy } from "./ui.js";
 const ExportDialog = lazy(() => import("./export_dialog.js"), "ExportDialog");
 const ImportDialog = lazy(() => import("./import_dialog.js"), "ImportDialog");
 
-export function ExportImport({ resource, list, filters }) {
+export function ExportImport({ resource, filters }) {
   const [dialog, setDialog] = useState(null); // "csv", "ndjson", "import" or null
   const mayImport = canWrite(resource) && resource.create_path;
   if (!resource.has.export && !mayImport) return null;
@@ -37,6 +37,6 @@ export function ExportImport({ resource, list, filters }) {
       }}
     <//>
     ${["csv", "ndjson"].includes(dialog) &&
-    html`<${ExportDialog} ...${{ resource, list, filters }} format=${dialog} onClose=${close} />`}
+    html`<${ExportDialog} ...${{ resource, filters }} format=${dialog} onClose=${close} />`}
     ${dialog === "import" && html`<${ImportDialog} resource=${resource} onClose=${close} />`}`;
 }

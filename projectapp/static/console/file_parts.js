@@ -4,7 +4,8 @@
 const PART_RECORDS = 1000; // what the API takes at most
 const PART_SPARE_BYTES = 1024;
 const RECORD_CHARACTERS = 2 ** 20; // a quote without an end must not take the rest of the file
-const CELL = /(?:"(?:[^"]|"")*"|[^",\r\n]*)(,|\r\n?|\n|$)/y;
+const QUOTED_CELL = /"(?:[^"]|"")*"(?!")/y;
+const CELL = /(?:"(?:[^"]|"")*"(?!")|[^",\r\n]*)(,|\r\n?|\n|$)/y;
 const LINE = /[^\r\n]*(?:\r\n|\r|\n)/y;
 const LINE_END = /\r\n|\r|\n/g;
 
@@ -98,7 +99,8 @@ function isOpen(lines) {
   while (CELL.lastIndex < text.length) {
     const start = CELL.lastIndex;
     const cell = CELL.exec(text);
-    if (!cell) return text[start] === '"' && !/"(?:[^"]|"")*"/y.test(text.slice(start));
+    QUOTED_CELL.lastIndex = start;
+    if (!cell) return text[start] === '"' && !QUOTED_CELL.test(text);
     if (cell[1] !== ",") return false;
   }
   return false;

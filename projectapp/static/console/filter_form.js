@@ -2,7 +2,7 @@
 import { html, useState } from "./preact-htm.js";
 import { flagText } from "./cells.js";
 import { parseExact, stringifyExact } from "./exact.js";
-import { fieldLabel } from "./schema.js";
+import { fieldLabel, fieldOf } from "./schema.js";
 import { settings } from "./store.js";
 import { formatTime, t } from "./texts.js";
 
@@ -15,7 +15,9 @@ export function groupFilters(resource, seesAll) {
   for (const { name, type, choices } of resource.filters) {
     if (name === "owner" && !seesAll) continue;
     const [, field = name] = RANGE.exec(name) ?? [];
-    const group = groups.get(field) ?? { name: field, type, choices, names: [], isRange: false };
+    // The parameter of a JSON object is a text: the field knows what it is.
+    const fieldType = fieldOf(resource, field)?.type ?? type;
+    const group = groups.get(field) ?? { name: field, type: fieldType, choices, names: [], isRange: false };
     group.isRange ||= field !== name;
     group.names.push(name);
     groups.set(field, group);

@@ -23,13 +23,15 @@ export function SearchBox({ resource }) {
   const input = useRef();
   const timer = useRef();
   const isNewSearch = useRef(true);
+  const sentText = useRef(state.q ?? null);
   useEffect(() => {
-    // The field belongs to the person who types in it; a change of the URL from outside wins.
-    const { current } = input;
-    if (!current || current.value.trim() === (state.q ?? "").trim()) return;
-    if (document.activeElement === current && !state.q && !SEARCHABLE.test(current.value)) return;
-    current.value = state.q ?? "";
-  }, [state.q, resource]);
+    // The URL follows the field. Only a change from outside, such as Back, changes the field: other
+    // letters may be typed before this effect runs.
+    const q = state.q ?? null;
+    if (q === sentText.current && input.current.value !== "") return;
+    sentText.current = q;
+    input.current.value = q ?? "";
+  }, [state.q]);
   useKeys({ "/": () => void input.current?.focus() });
   const search = () => {
     clearTimeout(timer.current);
@@ -37,7 +39,8 @@ export function SearchBox({ resource }) {
     const { value } = input.current;
     const q = SEARCHABLE.test(value) ? value : null;
     setShort(q === null && value.trim() !== "");
-    if (q === (state.q ?? null)) return;
+    if (q === sentText.current) return;
+    sentText.current = q;
     // The first letters make an entry in the history, so that Back leads to the list before.
     go({ q, view: null }, { push: isNewSearch.current });
     isNewSearch.current = false;

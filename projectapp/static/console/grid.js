@@ -22,6 +22,7 @@ import { t } from "./texts.js";
 
 const ROW_PX = 32; // as in console.css
 const MAX_ROWS = 58; // in the document
+const STEP_ROWS = 4; // The rows in the document change after so many rows.
 const SPARE_ROWS = 4; // above the view, and at least as many under it
 const LOAD_AHEAD_ROWS = 40;
 const MAX_HEIGHT_PX = 8_000_000; // a browser ends an element at 17 to 33 million
@@ -29,6 +30,10 @@ const CHECKBOX_PX = 40;
 
 // The place in the list outlives the grid, so that another view and back keeps it.
 const place = { key: null, top: 0, activeId: null, activeIndex: 0 };
+
+/** Return the first row in the document when this row is at the top of the view. */
+const firstRow = (top) =>
+  Math.max(0, Math.floor((top - SPARE_ROWS) / STEP_ROWS) * STEP_ROWS);
 
 export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
   const list = useStore(rows);
@@ -47,9 +52,9 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
     contentPx > heightPx ? (contentPx - view.height) / Math.max(1, heightPx - view.height) : 1;
   const offsetPx = view.top * scale;
   const top = Math.max(0, Math.min(count - 1, Math.floor(offsetPx / ROW_PX)));
-  const first = Math.max(0, top - SPARE_ROWS);
+  const first = firstRow(top);
   const rowsInView = Math.max(1, Math.floor(view.height / ROW_PX));
-  const last = Math.min(count, first + Math.min(MAX_ROWS, rowsInView + 2 * SPARE_ROWS + 1));
+  const last = Math.min(count, first + Math.min(MAX_ROWS, rowsInView + 2 * SPARE_ROWS + STEP_ROWS));
   const gapIndex = hasGap(list) ? list.head.length : -1;
   const columnNames = columns.map(({ name }) => name).join();
   const [fields, template] = useMemo(() => {
@@ -122,7 +127,7 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
     place.top = body.current.scrollTop;
     // Nothing changes in the document while the same rows are in view.
     setView((current) =>
-      scale === 1 && Math.floor(current.top / ROW_PX) === Math.floor(place.top / ROW_PX)
+      scale === 1 && firstRow(current.top / ROW_PX) === firstRow(place.top / ROW_PX)
         ? current
         : { ...current, top: place.top },
     );

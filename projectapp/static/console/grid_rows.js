@@ -9,16 +9,18 @@ export function SelectAll({ list, selected }) {
   const loaded = list.head.length + list.tail.length;
   const isAll = loaded > 0 && selected.size >= loaded;
   const toggle = () => (isAll ? clearSelection() : selectRows([...list.head, ...list.tail]));
-  return html`<label role="columnheader" class="cell select" aria-colindex="1">
-    <input
-      type="checkbox"
-      aria-label=${t("list.select_all", { count: loaded })}
-      title=${t("list.select_all", { count: loaded })}
-      checked=${isAll}
-      indeterminate=${selected.size > 0 && !isAll}
-      onChange=${toggle}
-    />
-  </label>`;
+  const label = t("list.select_all", { count: loaded });
+  return html`<div role="columnheader" class="cell select">
+    <label title=${label}>
+      <input
+        type="checkbox"
+        aria-label=${label}
+        checked=${isAll}
+        indeterminate=${selected.size > 0 && !isAll}
+        onChange=${toggle}
+      />
+    </label>
+  </div>`;
 }
 
 export function HeaderCell({ resource, field, sortKey, onSort }) {
@@ -73,7 +75,7 @@ export class Row extends Component {
           type="checkbox"
           tabindex="-1"
           checked=${isSelected}
-          aria-label=${t("list.select_row", { name: titleOf(resource, row) })}
+          aria-label=${titleOf(resource, row)}
         />
       </div>
       ${fields.map(

@@ -132,7 +132,7 @@ function RunDialog({ run, onClose }) {
 function FailedLine({ failure: { record, errors }, isDone, text, onChange }) {
   const id = `line-${record.line}`;
   return html`<li>
-    <label for=${id}>${t("import.line", { line: record.line })}</label>
+    <label for=${id}>${t("import.line", { line: String(record.line) })}</label>
     <p class="field-error" lang="en" id=${`${id}-errors`}>
       ${errors.map(({ field, message }) => (field ? `${field}: ${message}` : message)).join(" ")}
     </p>

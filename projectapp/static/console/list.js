@@ -23,8 +23,8 @@ const SHAPE = ["sort", "fields"];
 
 export function List({ resource, label }) {
   const [state] = useUrl();
-  const list = useStore(rows);
-  const hasSelection = useStore(selection).size > 0;
+  const phase = useValueOf(rows, (list) => phaseOf(list, resource));
+  const hasSelection = useValueOf(selection, ({ size }) => size > 0);
   const [wasSelected, setWasSelected] = useState(false);
   if (hasSelection && !wasSelected) setWasSelected(true);
   const names = state.fields?.split(",") ?? defaultColumns(resource, seesAllOwners(resource));
@@ -33,6 +33,7 @@ export function List({ resource, label }) {
   const key = JSON.stringify(query);
   useEffect(() => {
     // After another view, the rows are those that the live changes have kept up to date.
+    const list = rows.get();
     if (list.resource !== resource || JSON.stringify(list.query) !== key || list.status === "error") {
       openList(resource, query);
     }
@@ -43,35 +44,49 @@ export function List({ resource, label }) {
   useKeys({ n: () => (mayCreate ? create() : false) });
   useFocusAfterPanel(state.id);
   const filters = Object.keys(listQuery(state)).filter((name) => !SHAPE.includes(name));
-  const count = countRows(list);
-  const isCurrent = list.resource === resource && !list.isStale;
-  const isEmpty = isCurrent && list.status === "ready" && count === 0;
-  const isFailed = list.status === "error" && (list.isStale || count === 0);
   const sortKey = (state.sort ?? (state.q ? "" : "-created_at")).split(",")[0];
   return html`<section class="list" aria-label=${label}>
     <div class="toolbar">
-      <${Total} list=${list} isCurrent=${isCurrent} />
+      <${Total} resource=${resource} />
       <${Filters} resource=${resource} />
       <div class="toolbar-actions">
         <${Columns} resource=${resource} names=${names} />
-        <${ExportImport} resource=${resource} list=${list} filters=${filters} />
+        <${ExportImport} resource=${resource} filters=${filters} />
         ${mayCreate &&
         html`<${Button} kind="primary" icon="plus" onClick=${create}>${t("new")}<//>`}
       </div>
     </div>
     ${wasSelected && html`<${SelectionBar} resource=${resource} />`}
-    ${isFailed && html`<${Failure} error=${list.error} filters=${filters} />`}
-    ${isEmpty && html`<${Nothing} ...${{ resource, label, filters, mayCreate, create }} />`}
-    ${!isFailed &&
-    !isEmpty &&
+    ${phase === "failed" && html`<${Failure} filters=${filters} />`}
+    ${phase === "empty" && html`<${Nothing} ...${{ resource, label, filters, mayCreate, create }} />`}
+    ${phase === "rows" &&
     html`<${Grid}
       ...${{ resource, columns, sortKey }}
       openId=${state.id}
       onOpen=${(row) => go({ id: row.id, view: null })}
       onSort=${(sort) => go({ sort })}
     />`}
-    ${!isFailed && html`<${LoadState} list=${list} />`}
+    ${phase !== "failed" && html`<${LoadState} />`}
   </section>`;
+}
+
+/** Return a value of a store, and render again only if this value changes. */
+function useValueOf(store, select) {
+  const [value, setValue] = useState(() => select(store.get()));
+  useEffect(() => {
+    const update = () => setValue(select(store.get()));
+    update();
+    return store.subscribe(update);
+  }, [store]);
+  return value;
+}
+
+/** "failed" and "empty" replace the grid. */
+function phaseOf(list, resource) {
+  const isCurrent = list.resource === resource && !list.isStale;
+  const hasRows = countRows(list) > 0;
+  if (list.status === "error" && (list.isStale || !hasRows)) return "failed";
+  return isCurrent && list.status === "ready" && !hasRows ? "empty" : "rows";
 }
 
 /** Also fields that are not shown: an action needs the version, and sets a flag. */
@@ -94,15 +109,18 @@ function useFocusAfterPanel(id) {
   }, [id]);
 }
 
-function Total({ list, isCurrent }) {
-  const { total, isEstimate } = list;
+function Total({ resource }) {
+  const { resource: current, isStale, total, isEstimate } = useStore(rows);
   const text =
-    isCurrent && total !== null && t(isEstimate ? "list.total_estimate" : "list.total", { count: total });
+    current === resource &&
+    !isStale &&
+    total !== null && t(isEstimate ? "list.total_estimate" : "list.total", { count: total });
   return html`<span role="status" class="count">${text}</span>`;
 }
 
 /** What is being loaded, or why it failed: one line under the rows that are there. */
-function LoadState({ list }) {
+function LoadState() {
+  const list = useStore(rows);
   if (list.status === "error") {
     return html`<${Banner} kind="error">
       <${ErrorText} error=${list.error} />
@@ -116,7 +134,9 @@ function LoadState({ list }) {
   </div>`;
 }
 
-function Failure({ error, filters }) {
+function Failure({ filters }) {
+  const { error } = useStore(rows);
+  if (!error) return null; // until the grid is there again
   return html`<${Empty} title=${t("list.failed")}>
     <div role="alert"><${ErrorText} error=${error} /></div>
     <div class="row-actions">
