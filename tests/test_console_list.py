@@ -181,7 +181,7 @@ def test_filters_of_each_type_are_in_the_url_and_in_the_request(console, make_pr
     console.open("sort=name")
     console.click("Add filter", ".filters")
     console.click("Attributes", ".menu-list")
-    console.page.wait_for(".filter-form textarea", "value = '{\"team\": \"web\"}'")
+    console.page.wait_for(".filter-form textarea", 'value = \'{"team": "web"}\'')
     console.click("Apply")
     console.wait_for_names("Web")
     console.click("Add filter", ".filters")
@@ -421,7 +421,7 @@ def test_import_reports_errors_by_line_and_imports_the_corrected_lines_alone(
     assert console.texts(".failures label") == ["Row 1501", "Row 1502"]
     assert sql("SELECT count(*) FROM projects") == [(2498,)]
     script = (
-        "value = '{\"name\": \"Corrected\"}';"
+        'value = \'{"name": "Corrected"}\';'
         " document.querySelector('.failures textarea')"
         ".dispatchEvent(new Event('input', {bubbles: true}))"
     )
