@@ -111,7 +111,7 @@ class Console:
             time.sleep(0.05)
 
     def requests(self, method):
-        """Return the requests of this method that the page has sent. fetch() lowers header names."""
+        """Return the requests of this method that the page has sent, with lower-case headers."""
         events = [e for e in self.page.events if e["method"] == "Network.requestWillBeSent"]
         requests = [event["params"]["request"] for event in events]
         return [request for request in requests if request["method"] == method]
@@ -480,9 +480,12 @@ def test_the_history_shows_each_change_against_the_one_before_and_restores(conso
     console.open(row["id"], "&view=history")
     console.page.wait_until("document.querySelectorAll('.change').length === 3")
     texts = console.page.run("[...document.querySelectorAll('.change')].map((e) => e.innerText)")
-    assert "team" in texts[0] and "core" in texts[0] and "web" in texts[0]
-    assert "big" not in texts[0] and "second" not in texts[0]
-    assert "first" in texts[1] and "second" in texts[1]
+    for part in ("team", "core", "web"):
+        assert part in texts[0]
+    for part in ("big", "second"):
+        assert part not in texts[0]
+    for part in ("first", "second"):
+        assert part in texts[1]
     assert console.page.run("document.querySelectorAll('.change .restore').length") == 2
     console.sees(".change", "Same as now")
     console.click(".change:nth-child(3) .restore")
@@ -551,3 +554,54 @@ def test_an_undo_does_not_overwrite_a_later_change(console):
     console.click(UNDO)
     console.sees(".toast.error", "It has changed since")
     assert console.row(row["id"])["name"] == "theirs"
+
+
+def test_a_delete_of_a_row_that_has_changed_since_is_refused(console):
+    row = console.create(name="base")
+    console.open(row["id"])
+    console.api("PATCH", f"{PROJECTS}/{row['id']}", {"name": "theirs"})
+    console.click(".panel-actions .danger")
+    console.sees(".toast.error", "It was not deleted")
+    assert console.value(NAME) == "theirs"
+    assert console.row(row["id"])["version"] == 2
+
+
+# Keys
+
+
+def test_the_keys_of_the_panel_open_edit_show_the_history_and_return_to_the_row(console):
+    row = console.create(name="base")
+    page = console.page
+    page.open(f"{console.origin}/console?lang=en")
+    page.wait_for("[role=grid] [role=row][aria-rowindex='2']")
+    console.press("j", "KeyJ")
+    page.wait_for("[role=grid][aria-activedescendant]")
+    console.press("Enter", "Enter")
+    page.wait_for(NAME)
+    page.wait_until("document.activeElement.className === 'panel'")
+    console.press("h", "KeyH")
+    page.wait_for(".change")
+    console.press("e", "KeyE")
+    page.wait_until("document.activeElement.id === 'field-name'")
+    page("Input.insertText", text="h")
+    assert "h" in console.value(NAME)
+    console.press("s", "KeyS", ctrl=True)
+    page.wait_for(".toast.success")
+    assert "h" in console.row(row["id"])["name"]
+    console.press("Escape", "Escape")
+    page.wait_until("!document.querySelector('.panel')")
+    page.wait_until("document.activeElement.getAttribute('role') === 'grid'")
+
+
+def test_signing_out_removes_the_drafts(signed_in):
+    row = signed_in.create(name="base")
+    page = signed_in.page
+    signed_in.open(row["id"])
+    signed_in.type(NAME, "mine")
+    assert "mine" in page.run("JSON.stringify(sessionStorage)")
+    page.run(
+        "import(document.querySelector('script[type=module]').src.replace('main.js', 'session.js'))"
+        ".then((module) => module.signOut())"
+    )
+    page.wait_for("dialog.sign-in")
+    assert page.run("JSON.stringify(sessionStorage)") == "{}"

@@ -30,8 +30,10 @@ export const remove = (form) =>
     try {
       await deleteRow(resource, id, base.etag);
     } catch (error) {
-      if (error.status === 412 || error.status === 404) return reconcile(form, 0);
-      throw error;
+      if (error.status !== 412 && error.status !== 404) throw error;
+      await reconcile(form, 0);
+      if (error.status === 412) toast({ kind: "error", text: t("panel.delete_changed") });
+      return false;
     }
     hideRow(resource, id);
     pushUndo({ label, run: () => restoreDeleted(resource, id) });

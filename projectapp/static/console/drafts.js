@@ -40,8 +40,7 @@ export function removeDraft(resource, id) {
   }
 }
 
-/** Remove every draft of this tab. Signing out does this. */
-export function removeAllDrafts() {
+function removeAllDrafts() {
   try {
     for (const key of Object.keys(sessionStorage)) {
       if (key.startsWith(PREFIX)) sessionStorage.removeItem(key);
@@ -50,3 +49,8 @@ export function removeAllDrafts() {
     // Without storage there is no draft.
   }
 }
+
+// Signing out removes all drafts. An expired sign-in keeps them.
+session.subscribe((next, previous) => {
+  if (previous.state === "open" && next.state === "signed_out") removeAllDrafts();
+});

@@ -124,6 +124,7 @@ export function FieldInput({ field, input, original, error, isChanged, disabled,
   const hasNullSwitch = field.nullable && field.type !== "boolean" && field.type !== "enum";
   const sizes = sizesOf(field, input, original);
   const warnings = isText(field) && input ? invisibleParts(input) : [];
+  const time = field.type === "timestamp" && input !== null ? new Date(input) : null;
   const isEmptyText = isText(field) && input === "";
   return html`<div class=${`field ${isChanged ? "changed" : ""} ${error ? "invalid" : ""}`} data-field=${field.name}>
     <div class="field-head">
@@ -146,6 +147,7 @@ export function FieldInput({ field, input, original, error, isChanged, disabled,
     />
     <div class="field-hints" id=${`${id}-hints`}>
       ${field.description && html`<span lang="en">${field.description}</span>`}
+      ${time && !Number.isNaN(time.getTime()) && html`<span class="data">${time.toISOString()} (UTC)</span>`}
       ${warnings.map((text) => html`<span class="warning-text">${text}</span>`)}
       ${sizes.length > 0 &&
       html`<span class="sizes">${sizes.map((size) => html`<${Size} key=${size.key} size=${size} />`)}</span>`}

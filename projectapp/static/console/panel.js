@@ -26,7 +26,7 @@ function usePanelFocus(element) {
       const { activeElement } = document;
       if (activeElement !== document.body && !element.current.contains(activeElement)) return;
       const isUsable = opener?.isConnected && opener !== document.body;
-      const list = document.querySelector("[data-keys=list] [tabindex='0']");
+      const list = document.querySelector("[role=grid]");
       (isUsable ? opener : list)?.focus({ preventScroll: true });
     };
   }, []);

@@ -42,14 +42,19 @@ export function ParentChoice({ form, state }) {
   const [text, setText] = useState("");
   const [isOpen, setOpen] = useState(false);
   const [active, setActive] = useState(0);
-  const input = useRef();
+  const changeButton = useRef();
+  const isChosenHere = useRef(false);
   const { rows, error } = useRows(parentResource, text);
   const { parent, errors } = state;
   const choose = (row) => {
     form.setParent({ id: row.id, title: titleOf(parentResource, row) });
+    isChosenHere.current = true;
     setOpen(false);
     setText("");
   };
+  useEffect(() => {
+    if (parent && isChosenHere.current) changeButton.current.querySelector("button").focus();
+  }, [parent]);
   const move = (step) => {
     setOpen(true);
     setActive((index) => Math.min(Math.max(index + step, 0), (rows?.length ?? 1) - 1));
@@ -66,7 +71,7 @@ export function ParentChoice({ form, state }) {
   if (parent) {
     return html`<div class="field" data-field="parent">
       <div class="field-head"><span class="field-label">${label}</span></div>
-      <div class="parent-row">
+      <div class="parent-row" ref=${changeButton}>
         <bdi class="data">${parent.title}</bdi>
         <${Button} kind="quiet" onClick=${() => form.setParent(null)}>${t("parent.change")}<//>
       </div>
@@ -85,7 +90,6 @@ export function ParentChoice({ form, state }) {
         type="text"
         role="combobox"
         autocomplete="off"
-        ref=${input}
         aria-expanded=${isOpen}
         aria-controls="parent-choices"
         aria-autocomplete="list"

@@ -13,6 +13,7 @@ export default {
     "panel.deleted": "삭제했습니다: {title}",
     "panel.discarded": "입력한 내용을 취소했습니다.",
     "panel.delete_failed": "삭제하지 못했습니다.",
+    "panel.delete_changed": "그사이 내용이 바뀌어서 삭제하지 않았습니다. 바뀐 내용을 확인한 뒤 다시 삭제해 주세요.",
     "panel.created_before":
       "이전 시도가 이미 저장되어 있었습니다. 그 뒤에 고친 내용은 입력란에 남아 있으니 다시 저장해 주세요.",
     "panel.read_only": "읽기만 할 수 있습니다. 고치려면 {scope} 권한이 필요합니다.",
@@ -100,6 +101,7 @@ export default {
     "panel.deleted": "Deleted: {title}",
     "panel.discarded": "Your changes were discarded.",
     "panel.delete_failed": "The delete failed.",
+    "panel.delete_changed": "It was not deleted, because it has changed since you opened it. Look at it, then delete it.",
     "panel.created_before":
       "An earlier attempt had already been saved. Your later changes are still in the form: save again.",
     "panel.read_only": "You can only read. To change something, you need the scope {scope}.",
