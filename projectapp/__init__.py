@@ -11,6 +11,7 @@ from projectapp.http import (
     health,
     openapi,
     problem_documents,
+    prometheus,
     request_log,
     security_headers,
     trusted_proxies,
@@ -46,6 +47,7 @@ def create_app(config: Config | None = None) -> Flask:
     # The documentation shows the endpoints in this order.
     app.register_blueprint(projects.bp)
     app.register_blueprint(health.bp)
+    prometheus.init_app(app)
     if config.DOCS:
         app.register_blueprint(openapi.bp)
     endpoint.require_endpoint_declarations(app)

@@ -21,7 +21,7 @@ from tests.conftest import PROJECTS
 from tests.issuer import bearer as issuer_bearer
 from tests.plans import recorded
 
-READ, WRITE = "projects:read", "projects:write"
+READ, WRITE, METRICS = "projects:read", "projects:write", "metrics:read"
 PUBLIC = None
 SCOPE_BY_ENDPOINT = {
     "projects.list_projects": READ,
@@ -38,6 +38,7 @@ SCOPE_BY_ENDPOINT = {
     "health.health": PUBLIC,
     "health.ready": PUBLIC,
     "health.root": PUBLIC,
+    "metrics.metrics": METRICS,
     "openapi.openapi": PUBLIC,
     "openapi.docs": PUBLIC,
     "static": PUBLIC,
@@ -71,6 +72,7 @@ SCOPES_BY_CALLER = {
     "all": ("projects:all",),
     "reader and all": (READ, "projects:all"),
     "another resource": ("projects_archive:all",),
+    "monitoring": (METRICS,),
 }
 ID_KINDS = ("own", "foreign", "without owner", "missing")
 
@@ -137,7 +139,7 @@ def expected_status(rule, method, caller, id_kind):
     if caller in REFUSED_HEADERS:
         return REFUSED_HEADERS[caller]
     can_see_all = "projects:all" in SCOPES_BY_CALLER[caller]
-    if scope not in SCOPES_BY_CALLER[caller] and not can_see_all:
+    if scope not in SCOPES_BY_CALLER[caller] and not (can_see_all and scope != METRICS):
         return 403
     is_visible = id_kind in (None, "own") or (can_see_all and id_kind != "missing")
     success = 200 if is_restore(rule, method) else SUCCESS_BY_METHOD.get(method, 200)

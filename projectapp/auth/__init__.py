@@ -5,6 +5,7 @@ tokens of an identity provider, with keys from `verification_keys` and `jwks_cli
 """
 
 from projectapp.auth.access import (
+    METRICS_SCOPE,
     act_for,
     authorize,
     current_owner,
@@ -16,6 +17,7 @@ from projectapp.auth.access import (
 )
 
 __all__ = [
+    "METRICS_SCOPE",
     "act_for",
     "authorize",
     "current_owner",

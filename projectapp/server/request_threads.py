@@ -14,6 +14,7 @@ from select import EPOLLIN, EPOLLONESHOT
 from typing import Any
 
 from config import Config
+from projectapp.metrics.definitions import QUEUED_REQUESTS, THREADS
 from projectapp.server.client_buffer import BufferedClient
 from projectapp.server.client_connections import ClientConnections
 
@@ -64,6 +65,13 @@ class RequestThreads:
         self.connections.epoll.modify(self.wake_fd, EPOLLIN)
         for thread in self.threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+
+    def sample(self) -> None:
+        """Set the metrics of the threads, in any thread."""
+        idle_threads = len(self.idle_threads)
+        THREADS.set(idle_threads, "idle")
+        THREADS.set(len(self.threads) - idle_threads, "busy")
+        QUEUED_REQUESTS.set(len(self.queue))
 
     # In the threads.
 
