@@ -224,7 +224,7 @@ def test_each_caller_gets_only_what_its_token_permits(
 
 def test_matrix_has_as_many_cases_as_callers_routes_methods_and_ids(auth_app):
     callers = len(REFUSED_HEADERS) + len(SCOPES_BY_CALLER)
-    assert callers * len([*cases(auth_app)]) == 1800
+    assert callers * len([*cases(auth_app)]) == 1953
 
 
 HIDDEN_KINDS = ("foreign", "without owner")
@@ -468,5 +468,8 @@ def test_tokens_create_help_and_error_list_the_scopes_of_every_resource(app_with
         ["--name", "CI", "--owner", "alice", "--scope", "projects:delete"],
     ):
         output = runner.invoke(args=["tokens", "create", *arguments]).output
-        listed = "a comma-separated list of projects:all, projects:read, projects:write, tasks:all,"
+        listed = (
+            "a comma-separated list of metrics:read, projects:all, projects:read, projects:write,"
+            " tasks:all,"
+        )
         assert listed in " ".join(output.split())
