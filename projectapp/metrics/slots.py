@@ -15,20 +15,23 @@ import json
 import math
 import mmap
 import os
-import tempfile
 import threading
-import time
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
+
+from projectapp.metrics.folders import (
+    PREFIX,
+    has_locked,
+    open_folder,
+    places,
+    remove_unused_folders,
+)
 
 SCRATCH_NUMBERS = 15  # where the values go for which the file has no room
 _FIRST_ENTRY = 1 + SCRATCH_NUMBERS
 _GROWTH_BYTES = 2**15
-_UNUSED_SECONDS = 600  # then another service removes the folder of a service that has ended
-_PREFIX = f"projectapp-metrics-{os.geteuid()}-"
 # What reading a file raises that is empty or damaged.
 _NO_ENTRIES = (ArithmeticError, LookupError, TypeError, ValueError)
 
@@ -123,15 +126,15 @@ class SlotFiles:
     @property
     def _name(self) -> str:
         digest = hashlib.blake2b(repr(self.service).encode(), digest_size=8).hexdigest()
-        return f"{_PREFIX}{self.port}-{digest}"
+        return f"{PREFIX}{self.port}-{digest}"
 
     def take(self) -> Slot:
         """Return the first slot that no process has, or a new one. Raises OSError."""
         errors = []
-        for place in _places():
+        for place in places():
             try:
-                _remove_unused_folders(place)
-                folder = _open_folder(place / self._name)
+                remove_unused_folders(place)
+                folder = open_folder(place / self._name)
             except OSError as error:
                 errors.append(error)
                 continue
@@ -148,7 +151,7 @@ class SlotFiles:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
             file = os.open(str(number), flags, 0o600, dir_fd=folder)
             try:
-                if _has_locked(file, fcntl.LOCK_EX):
+                if has_locked(file, fcntl.LOCK_EX):
                     return Slot(folder, file)
             except BaseException:
                 os.close(file)
@@ -158,9 +161,9 @@ class SlotFiles:
 
     def read(self) -> Iterator[tuple[Key, Sequence[float]]]:
         """Yield the values of all slots. Gauges come only from processes that run."""
-        for place in _places():
+        for place in places():
             try:
-                folder = _open_folder(place / self._name, create=False)
+                folder = open_folder(place / self._name, create=False)
             except OSError:
                 continue
             try:
@@ -173,7 +176,7 @@ class SlotFiles:
 def _read_file(name: str, folder: int) -> Iterator[tuple[Key, Sequence[float]]]:
     file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
     try:
-        is_running = not _has_locked(file, fcntl.LOCK_SH)
+        is_running = not has_locked(file, fcntl.LOCK_SH)
         data = memoryview(os.pread(file, os.fstat(file).st_size, 0))
     finally:
         os.close(file)
@@ -187,64 +190,13 @@ def _read_file(name: str, folder: int) -> Iterator[tuple[Key, Sequence[float]]]:
 def _entries(values: "memoryview[float]") -> Iterator[tuple[Key, int, int]]:
     """Yield the key, the index and the number of the values of each entry; raise _NO_ENTRIES."""
     start, end = _FIRST_ENTRY, int(values[0])
+    if not start <= end <= len(values):
+        raise ValueError("not a slot")
     while start < end:
         key_numbers, size = int(values[start]), int(values[start + 1])
         position = start + 2 + key_numbers
         kind, name, labels = json.loads(values[start + 2 : position].tobytes())
-        if min(key_numbers, size) < 1 or position + size > min(end, len(values)):
+        if min(key_numbers, size) < 1 or position + size > end:
             raise ValueError("not an entry")
         yield Key(kind, name, tuple(labels)), position, size
         start = position + size
-
-
-def _places() -> Iterator[Path]:
-    """Yield the folders that may have the slots, the best first."""
-    yield Path("/dev/shm")  # noqa: S108 - the folder in it must belong to this user, see below
-    with suppress(OSError):  # no folder is writable
-        yield Path(tempfile.gettempdir())
-
-
-def _open_folder(path: Path, create: bool = True) -> int:
-    """Open a folder with a shared lock, which says that it is in use. Raises OSError."""
-    while True:
-        if create:
-            with suppress(FileExistsError):
-                path.mkdir(0o700)
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            if os.fstat(folder).st_uid != os.geteuid():
-                raise PermissionError(f"{path} belongs to another user")
-            fcntl.flock(folder, fcntl.LOCK_SH)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(folder), path.stat()):
-                    return folder
-        except BaseException:
-            os.close(folder)
-            raise
-        os.close(folder)  # another process has just removed it
-        if not create:
-            raise FileNotFoundError(path)
-
-
-def _remove_unused_folders(place: Path) -> None:
-    """Remove the folders of this user's services that ended a while ago."""
-    for path in place.glob(f"{_PREFIX}*"):
-        with suppress(OSError):
-            folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                is_old = time.time() > os.fstat(folder).st_mtime + _UNUSED_SECONDS
-                if is_old and _has_locked(folder, fcntl.LOCK_EX):
-                    for name in os.listdir(folder):
-                        os.unlink(name, dir_fd=folder)
-                    path.rmdir()
-            finally:
-                os.close(folder)
-
-
-def _has_locked(file: int, kind: int) -> bool:
-    """Lock a file or a folder until it is closed; return False if another process has a lock."""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
