@@ -142,12 +142,12 @@ from projectapp.metrics.recording import Counter
 counter = Counter("example_total", "An example.", {"label": None})
 use_slots(1, "test of a full file system")
 counter.increase("0")
-resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 for _ in range(2):
     for number in range(2000):
         counter.increase(str(number))
 values = {labels[0]: numbers for (_, labels), numbers in read_values().items() if labels}
-print(len(values) < 2000, values["0"], values["100"], {n for (n,) in values.values()})
+print(900 < len(values) < 2000, values["0"], values["900"], {n for (n,) in values.values()})
 """
 
 
@@ -160,7 +160,7 @@ def test_numbers_without_room_in_the_file_are_dropped_and_all_others_stay_right(
         check=True,
     )
     assert result.stdout == "True [3.0] [2.0] {2.0, 3.0}\n"
-    assert "There is no room for the metric example_total: " in result.stderr
+    assert result.stderr.count("There is no room for more metrics: ") == 1
     for path in SHARED_MEMORY.glob(f"projectapp-metrics-{os.geteuid()}-1-*"):
         os.utime(path, (0, 0))  # the next service removes it
 

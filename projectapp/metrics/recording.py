@@ -57,7 +57,8 @@ class Metric:
         try:
             position = slot.position(Key(self.kind, self.name, labels), self.size)
         except OSError as error:
-            log.warning("There is no room for the metric %s: %s", self.name, error)
+            if _SCRATCH not in slot.known_positions.values():  # log it once
+                log.warning("There is no room for more metrics: %s", error)
             position = _SCRATCH
         slot.known_positions[self, labels] = position
         return position
@@ -71,7 +72,8 @@ class Counter(Metric):
     def increase(self, *labels: str, by: float = 1) -> None:
         if slot := _process.slot or _process.take_slot():
             with slot.lock:
-                slot.values[self.position(slot, labels)] += by
+                position = self.position(slot, labels)  # first: it may replace slot.values
+                slot.values[position] += by
 
 
 class Histogram(Metric):
@@ -84,7 +86,8 @@ class Histogram(Metric):
         if slot := _process.slot or _process.take_slot():
             bucket = bisect_left(BUCKETS, seconds)
             with slot.lock:
-                position, values = self.position(slot, labels), slot.values
+                position = self.position(slot, labels)  # first: it may replace slot.values
+                values = slot.values
                 values[position + bucket] += 1
                 values[position + _HISTOGRAM_SIZE - 1] += seconds
 
@@ -103,7 +106,8 @@ class Gauge(Metric):
     def set(self, value: float, *labels: str) -> None:
         if slot := _process.slot or _process.take_slot():
             with slot.lock:
-                slot.values[self.position(slot, labels)] = value
+                position = self.position(slot, labels)  # first: it may replace slot.values
+                slot.values[position] = value
 
 
 class _Process:
