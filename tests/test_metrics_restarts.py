@@ -59,6 +59,13 @@ def test_counters_go_on_after_reloads_and_files_do_not_pile_up(serve, sql):
         until_sample(server, lambda n: n == 2, "projectapp_workers")
 
 
+def test_with_tmpdir_in_shared_memory_nothing_counts_twice(serve, sql, tmp_path):
+    (tmp_path / "link").symlink_to(SHARED_MEMORY)
+    for folder in (SHARED_MEMORY, tmp_path / "link"):
+        with serve(METRICS="open", TMPDIR=str(folder)) as server:
+            Requests(server).send()
+
+
 def test_counters_go_on_after_kills_and_gauges_of_killed_workers_end(serve, sql):
     with serve(METRICS="open") as server:
         requests = Requests(server)

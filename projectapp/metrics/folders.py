@@ -18,9 +18,12 @@ _UNUSED_SECONDS = 600  # then another service removes the folder of a service th
 
 def places() -> Iterator[Path]:
     """Yield the folders that may have the slots, the best first."""
-    yield Path("/dev/shm")  # noqa: S108 - the folder in it must belong to this user, see below
+    shared_memory = Path("/dev/shm")  # noqa: S108 - the folder must belong to this user, see below
+    yield shared_memory
     with suppress(OSError):  # no folder is writable
-        yield Path(tempfile.gettempdir())
+        temporary = Path(tempfile.gettempdir())
+        if temporary.resolve() != shared_memory.resolve():  # TMPDIR may name the first one
+            yield temporary
 
 
 def open_folder(path: Path, create: bool = True) -> int:
