@@ -352,6 +352,7 @@ def test_rows_of_the_import_command_are_counted_by_the_service(
     values = {"resource": "projects"}
     assert rise("projectapp_imported_rows_total", **values, result="created") == 2
     assert rise("projectapp_imported_rows_total", **values, result="rejected") == 1
+    assert rise("projectapp_database_statement_duration_seconds_count") == 0  # only of requests
 
 
 @covers(definitions.WORKERS, definitions.WORKER_STARTS)

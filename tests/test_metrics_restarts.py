@@ -82,7 +82,7 @@ def test_counters_go_on_after_kills_and_gauges_of_killed_workers_end(serve, sql)
         assert len([*folder_of(server).iterdir()]) <= 3
 
 
-def test_counters_go_on_after_an_upgrade_and_after_a_restart_of_all(serve, sql):
+def test_counters_go_on_after_an_upgrade_and_a_reload_of_the_new_master(serve, sql):
     with serve(METRICS="open") as server:
         requests = Requests(server)
         requests.send()
@@ -91,6 +91,10 @@ def test_counters_go_on_after_an_upgrade_and_after_a_restart_of_all(serve, sql):
             requests.send()  # also by the old workers
             assert server.process.wait(timeout=60) == 0
             requests.send()
+            workers = children(new_master)
+            os.kill(new_master, signal.SIGHUP)
+            wait_for_workers(server, new_master, other_than=workers)
+            requests.send()  # in the files of the old master's workers
             assert len([*folder_of(server).iterdir()]) == 4
         finally:
             end(new_master)

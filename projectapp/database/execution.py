@@ -112,8 +112,9 @@ def _run(database: Database, statement: CompiledStatement, parameters: Mapping[s
                 row = _send(connection, statement, set_local + prefix, sql, values)
             finally:
                 watchdog.stop(connection)
-                kind = "write" if statement.is_write else "read"
-                STATEMENT_DURATION.observe(time.monotonic() - sent_at, kind)
+                if state.started_at:  # a request: the batches of an import take much longer
+                    kind = "write" if statement.is_write else "read"
+                    STATEMENT_DURATION.observe(time.monotonic() - sent_at, kind)
             state.prefix_was_sent = True
             # Before `put_back`: then another thread may get the connection and its warning.
             if connection.pop_replication_warning():

@@ -89,7 +89,7 @@ DATABASE_WAIT = Histogram(
 )
 STATEMENT_DURATION = Histogram(
     "projectapp_database_statement_duration_seconds",
-    "The time of statements, from sending them to their answer.",
+    "The time of the statements of requests, from sending them to their answer.",
     {"kind": ("read", "write")},
 )
 STATEMENTS_RETRIED = Counter(
