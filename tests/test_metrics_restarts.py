@@ -117,6 +117,32 @@ def test_folder_of_an_ended_service_is_removed_and_that_of_a_running_one_is_not(
         requests.send()
 
 
+def test_gauges_of_an_ended_process_are_left_out_and_its_counters_stay():
+    files = SlotFiles(5, f"test of gauges {os.getpid()}")
+    keys = [Key("gauge", "x", ()), Key("counter", "x_total", ())]
+
+    def take(number):
+        slot = files.take()
+        with slot.lock:
+            for key in keys:
+                slot.values[slot.position(key, 1)] += number
+        return slot
+
+    def read(kind):
+        return sorted(values[0] for key, values in files.read() if key.kind == kind)
+
+    first, second = take(1), take(2)
+    assert read("gauge") == read("counter") == [1, 2]
+    first.close()
+    assert (read("gauge"), read("counter")) == ([2], [1, 2])
+    third = take(10)  # the slot of the first
+    assert (read("gauge"), read("counter")) == ([2, 10], [2, 11])
+    second.close()
+    third.close()
+    for path in SHARED_MEMORY.glob(f"projectapp-metrics-{os.geteuid()}-5-*"):
+        os.utime(path, (0, 0))
+
+
 # The worker cannot make a file longer: as if the file system were full.
 FULL = """
 exec(open("gunicorn.conf.py").read())
