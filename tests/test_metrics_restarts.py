@@ -143,6 +143,20 @@ def test_gauges_of_an_ended_process_are_left_out_and_its_counters_stay():
         os.utime(path, (0, 0))
 
 
+def test_an_old_folder_is_removed_only_when_no_process_has_a_slot_in_it():
+    used, other = (SlotFiles(port, f"test of folders {os.getpid()}") for port in (6, 7))
+    slot = used.take()
+    [folder] = SHARED_MEMORY.glob(f"projectapp-metrics-{os.geteuid()}-6-*")
+    os.utime(folder, (0, 0))
+    other.take().close()
+    assert folder.exists()
+    slot.close()
+    other.take().close()
+    assert not folder.exists()
+    for path in SHARED_MEMORY.glob(f"projectapp-metrics-{os.geteuid()}-7-*"):
+        os.utime(path, (0, 0))
+
+
 # The worker cannot make a file longer: as if the file system were full.
 FULL = """
 exec(open("gunicorn.conf.py").read())
