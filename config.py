@@ -79,6 +79,9 @@ class Config:
     # `off`: `/ready` answers only whether the service is ready. It hides the reason of a 503,
     # `schema` and `durable`
     READY_DETAILS: Annotated[bool, parse_on_off] = True
+    # who may read `/metrics`: `on` is a caller with the scope `metrics:read` (with `AUTH=none`
+    # anyone), `open` is anyone who can reach the port, `off` is nobody (`docs/monitoring.md`)
+    METRICS: Annotated[str, choice("on", "open", "off")] = "on"
     # the largest request body, in bytes; a larger one gets a 413
     MAX_CONTENT_LENGTH: Annotated[int, integer_between(1, 2**29)] = 2**20
     # how many event streams and long polls a worker holds; further ones get a 503

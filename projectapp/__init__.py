@@ -11,6 +11,7 @@ from projectapp.http import (
     health,
     openapi,
     problem_documents,
+    prometheus,
     request_log,
     security_headers,
     trusted_proxies,
@@ -48,6 +49,7 @@ def create_app(config: Config | None = None) -> Flask:
     if config.CONSOLE:
         app.register_blueprint(console.bp)
     app.register_blueprint(health.bp)
+    prometheus.init_app(app)
     if config.DOCS:
         app.register_blueprint(openapi.bp)
     endpoint.require_endpoint_declarations(app)

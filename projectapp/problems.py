@@ -182,19 +182,21 @@ class NotSupported(Problem):
 
 
 class ServiceUnavailable(Problem):
-    """The request may succeed later."""
+    """The request may succeed later. The `reason` is only for the metrics."""
 
     status, code = 503, "unavailable"
 
-    def __init__(self, detail: str, retry_after_seconds: int) -> None:
+    def __init__(self, detail: str, retry_after_seconds: int, reason: str = "other") -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after_seconds)})
+        self.reason = reason
 
 
 class LockTimeout(ServiceUnavailable):
     """Waiting for a lock took too long. PostgreSQL's `context` names the row or the statement."""
 
     def __init__(self, context: str) -> None:
-        super().__init__("Another request has locked this data. Try again shortly.", 1)
+        message = "Another request has locked this data. Try again shortly."
+        super().__init__(message, 1, "lock_timeout")
         self.context = context
 
 
@@ -212,7 +214,7 @@ class OutcomeUnknown(ServiceUnavailable):
             "If you sent an Idempotency-Key, repeat the request with it. Otherwise read the data"
             " first."
         )
-        super().__init__(f"{self.summary} {advice}", 1)
+        super().__init__(f"{self.summary} {advice}", 1, self.code)
         self.remedy = remedy
 
 

@@ -21,7 +21,7 @@ from tests.conftest import PROJECTS
 from tests.issuer import bearer as issuer_bearer
 from tests.plans import recorded
 
-READ, WRITE = "projects:read", "projects:write"
+READ, WRITE, METRICS = "projects:read", "projects:write", "metrics:read"
 PUBLIC = None
 SCOPE_BY_ENDPOINT = {
     "projects.list_projects": READ,
@@ -38,6 +38,7 @@ SCOPE_BY_ENDPOINT = {
     "health.health": PUBLIC,
     "health.ready": PUBLIC,
     "health.root": PUBLIC,
+    "metrics.metrics": METRICS,
     "openapi.openapi": PUBLIC,
     "openapi.docs": PUBLIC,
     "console.page": PUBLIC,
@@ -78,6 +79,7 @@ SCOPES_BY_CALLER = {
     "all": ("projects:all",),
     "reader and all": (READ, "projects:all"),
     "another resource": ("projects_archive:all",),
+    "monitoring": (METRICS,),
 }
 ID_KINDS = ("own", "foreign", "without owner", "missing")
 
@@ -144,7 +146,7 @@ def expected_status(rule, method, caller, id_kind):
     if caller in REFUSED_HEADERS:
         return REFUSED_HEADERS[caller]
     can_see_all = "projects:all" in SCOPES_BY_CALLER[caller]
-    if scope not in SCOPES_BY_CALLER[caller] and not can_see_all:
+    if scope not in SCOPES_BY_CALLER[caller] and not (can_see_all and scope != METRICS):
         return 403
     is_visible = id_kind in (None, "own") or (can_see_all and id_kind != "missing")
     success = 200 if is_restore(rule, method) else SUCCESS_BY_METHOD.get(method, 200)
@@ -246,7 +248,7 @@ def test_each_caller_gets_only_what_its_token_permits(
 
 def test_matrix_has_as_many_cases_as_callers_routes_methods_and_ids(auth_app):
     callers = len(REFUSED_HEADERS) + len(SCOPES_BY_CALLER)
-    assert callers * len([*cases(auth_app)]) == 1920
+    assert callers * len([*cases(auth_app)]) == 2073
 
 
 HIDDEN_KINDS = ("foreign", "without owner")
@@ -490,5 +492,8 @@ def test_tokens_create_help_and_error_list_the_scopes_of_every_resource(app_with
         ["--name", "CI", "--owner", "alice", "--scope", "projects:delete"],
     ):
         output = runner.invoke(args=["tokens", "create", *arguments]).output
-        listed = "a comma-separated list of projects:all, projects:read, projects:write, tasks:all,"
+        listed = (
+            "a comma-separated list of metrics:read, projects:all, projects:read, projects:write,"
+            " tasks:all,"
+        )
         assert listed in " ".join(output.split())

@@ -102,7 +102,7 @@ def test_the_description_names_the_resources_and_their_tags_come_first(document)
     assert document["info"]["description"].startswith("A JSON API for projects")
     tags = document["tags"]
     names = [tag["name"] for tag in tags]
-    assert (names[0], names[-2:]) == ("projects", ["health", "openapi"])
+    assert (names[0], names[-3:]) == ("projects", ["health", "metrics", "openapi"])
     assert all(tag["description"] for tag in tags)
     used_tags = {tag for operation in operations(document) for tag in operation["tags"]}
     assert used_tags == {tag["name"] for tag in tags}

@@ -33,6 +33,7 @@ def imports(path):
 LAYERS = [
     *("__init__", "server", "doctor", "RESOURCE", "console", "bulk", "resources", "http", "auth"),
     *("rate_limit", "database", "devdb", "cli", "strict_json", "request_state", "problems"),
+    "metrics",
 ]
 
 

@@ -91,7 +91,8 @@ def test_expires_option_sets_the_lifetime(flask, sql, expires, days):
         (
             "--scope",
             "projects:admin",
-            "Must be a comma-separated list of projects:all, projects:read, projects:write.",
+            "Must be a comma-separated list of metrics:read, projects:all, projects:read,"
+            " projects:write.",
         ),
         ("--scope", "", "Must be a comma-separated list of"),
         ("--expires", "soon", "such as 90d"),

@@ -6,6 +6,7 @@ have the commands for them. `jwt` verifies tokens of an identity provider, with 
 """
 
 from projectapp.auth.access import (
+    METRICS_SCOPE,
     act_for,
     all_scopes,
     authorize,
@@ -21,6 +22,7 @@ from projectapp.auth.access import (
 )
 
 __all__ = [
+    "METRICS_SCOPE",
     "act_for",
     "all_scopes",
     "authorize",

@@ -34,6 +34,7 @@ from flask import Flask, current_app, request
 
 from projectapp import database, rate_limit
 from projectapp.auth import session_cookie, tokens
+from projectapp.metrics.definitions import TOKENS_REFUSED
 from projectapp.problems import (
     InsufficientScope,
     InvalidToken,
@@ -46,6 +47,9 @@ from projectapp.request_state import Caller, RequestState, request_state
 from settings.parsers import LOOPBACK
 
 log = logging.getLogger(__name__)
+
+# The scope of GET /metrics, which is no resource: no JWT has it by default.
+METRICS_SCOPE = "metrics:read"
 
 _ANONYMOUS = Caller(subject=None, scopes=frozenset(), credential="none")
 _END_OF_DATES = datetime(9999, 12, 31, tzinfo=UTC).timestamp()  # the `exp` of a JWT may be later
@@ -62,7 +66,8 @@ def init_app(app: Flask) -> None:
     if "jwt" in methods:
         from projectapp.auth import jwt  # only here: the library cryptography is large
 
-        read_and_write = (s for s in all_scopes(app) if s.endswith((":read", ":write")))
+        scopes = all_scopes(app) - {METRICS_SCOPE}
+        read_and_write = (s for s in scopes if s.endswith((":read", ":write")))
         default_scopes = frozenset(app.config["JWT_SCOPES"] or read_and_write)
         app.extensions["jwt"] = jwt.Verifier(app.config, default_scopes)
     is_reachable = app.config["WARN_WITHOUT_AUTH"] or app.config["HOST"] not in LOOPBACK
@@ -116,7 +121,7 @@ def all_scopes(app: Flask) -> set[str]:
     """Return the scopes that the endpoints of the app need, and RESOURCE:all for each resource."""
     endpoints = (getattr(view, "endpoint", None) for view in app.view_functions.values())
     scopes = {endpoint.scope for endpoint in endpoints if endpoint and endpoint.scope}
-    return scopes | {f"{scope.partition(':')[0]}:all" for scope in scopes}
+    return scopes | {f"{scope.partition(':')[0]}:all" for scope in scopes - {METRICS_SCOPE}}
 
 
 def find_valid_callers(callers: Iterable[Caller]) -> set[Caller]:
@@ -231,5 +236,7 @@ def _log_failure(problem: Unauthorized | InsufficientScope) -> None:
         rate_limit.count_failure()
     else:
         event, reason = "authz_fail", problem.detail
+    label = reason if isinstance(problem, Unauthorized) else problem.code
+    TOKENS_REFUSED.increase(re.sub(r"\W+", "_", label))
     extra = {"event": event, "reason": reason, **state.caller_fields()}
     log.warning("%s: %s", event, reason, extra=extra)

@@ -93,7 +93,7 @@ class RemoteKeys:
 
     def _unavailable(self, seconds: int = 1) -> ServiceUnavailable:
         message = "The keys of the identity provider cannot be fetched now. Try again shortly."
-        return ServiceUnavailable(message, max(1, seconds))
+        return ServiceUnavailable(message, max(1, seconds), "keys_unreachable")
 
     def _fetch(self) -> None:
         keys, reason = None, ""

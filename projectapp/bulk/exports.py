@@ -108,7 +108,8 @@ def _open_download(app: Any, streams: Any, export: Export) -> None:
         thread = app.extensions.setdefault("export_thread", ExportThread(streams))
     if not streams.open_download(request.environ, ExportDownload(thread, export)):
         message = "This server process holds the maximum number of streams and exports."
-        raise ServiceUnavailable(f"{message} Try again later.", RETRY_AFTER_SECONDS)
+        detail = f"{message} Try again later."
+        raise ServiceUnavailable(detail, RETRY_AFTER_SECONDS, "downloads_full")
 
 
 def _all_pages(first_page: bytes, export: Export) -> Iterator[bytes]:

@@ -16,6 +16,7 @@ from projectapp.bulk.imports import find_import, insert_batch
 from projectapp.bulk.item_rows import encode_items
 from projectapp.bulk.progress import Progress
 from projectapp.database import Row
+from projectapp.metrics.definitions import IMPORTED_ROWS
 from projectapp.problems import BadRequest, Conflict, ValidationFailed
 from projectapp.resources.resource import Resource
 
@@ -84,6 +85,9 @@ class BatchImporter:
             self.counts = state._replace(**progress)
         if is_inserted:
             errors.commit()
+            name = self._resource.name
+            IMPORTED_ROWS.increase(name, "created", by=len(batch.items))
+            IMPORTED_ROWS.increase(name, "rejected", by=len(batch.rejections))
 
 
 class Counts(NamedTuple):

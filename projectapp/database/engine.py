@@ -12,6 +12,7 @@ from flask import Flask
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import NullPool
 
+from projectapp import metrics
 from projectapp.database.connector import Connector
 from projectapp.database.models import db, encode_json
 from projectapp.database.pool import ConnectionPool
@@ -39,6 +40,7 @@ class Database:
         )
         # Connections made before a fork belong to the parent. The child must not close them.
         os.register_at_fork(after_in_child=self.pool.forget_connections)
+        metrics.sample_regularly("the database pool", self.pool.sample)
 
 
 def init_app(app: Flask) -> None:

@@ -68,14 +68,15 @@ def classify(error: Exception, was_sent: bool, tables: Iterable[Table] = ()) -> 
     """
     if isinstance(error, PoolTimeout):
         message = "Every database connection is busy. Try again shortly."
-        return DatabaseFault(ServiceUnavailable(message, 1))
+        return DatabaseFault(ServiceUnavailable(message, 1, "pool_timeout"))
     if not isinstance(error, psycopg2.Error):
         return DatabaseFault(error)
     sqlstate = error.pgcode
     if breaks_connection(error) and sqlstate != _READ_ONLY:
         log.warning("database unreachable: %s", str(error).strip())
         seconds = random.randint(1, 3)  # noqa: S311 - so that clients do not all return at once
-        problem = ServiceUnavailable("The database cannot be reached. Try again shortly.", seconds)
+        message = "The database cannot be reached. Try again shortly."
+        problem = ServiceUnavailable(message, seconds, "database_unreachable")
         return DatabaseFault(problem, can_retry=not was_sent, is_answer_lost=was_sent)
     if sqlstate is None:
         return DatabaseFault(error)
@@ -89,17 +90,22 @@ def classify(error: Exception, was_sent: bool, tables: Iterable[Table] = ()) -> 
         return DatabaseFault(BadRequest("The database does not accept this value."))
     if sqlstate in ("42P01", "42703", "42883"):  # there is no such table, column or function
         message = "The database schema is older than this release. Run: flask db upgrade."
-        return DatabaseFault(ServiceUnavailable(message, 5))
+        return DatabaseFault(ServiceUnavailable(message, 5, "not_ready"))
     if not sqlstate.startswith(_TRANSIENT_STATES):
         return DatabaseFault(error)
     if sqlstate == "55P03":  # a lock timeout
         return DatabaseFault(LockTimeout(error.diag.context or ""))
     if sqlstate == "42501":  # no privilege
         message = "The service's database role lacks a privilege for this. See docs/roles.md."
-        return DatabaseFault(ServiceUnavailable(message, 30))
+        return DatabaseFault(ServiceUnavailable(message, 30, "database_refused"))
     # 53: no disk space, memory or connections. 57014: a statement timeout.
-    seconds = 30 if sqlstate.startswith("53") else 1 if sqlstate == "57014" else 2
-    problem = ServiceUnavailable("The database cannot do this now. Try again later.", seconds)
+    seconds, reason = 2, "database_refused"
+    if sqlstate.startswith("53"):
+        seconds, reason = 30, "database_overloaded"
+    elif sqlstate == "57014":
+        seconds, reason = 1, "statement_timeout"
+    message = "The database cannot do this now. Try again later."
+    problem = ServiceUnavailable(message, seconds, reason)
     return DatabaseFault(problem, can_retry=sqlstate in _RETRY_STATES)
 
 

@@ -18,6 +18,7 @@ from projectapp.database.models import db
 from projectapp.database.prepared import FORGET_SQL
 from projectapp.database.statements import CompiledStatement, compile_statement
 from projectapp.database.watchdog import watchdog
+from projectapp.metrics.definitions import LOST_ANSWERS, STATEMENT_DURATION, STATEMENTS_RETRIED
 from projectapp.problems import OutcomeUnknown, ServiceUnavailable, Unauthorized
 from projectapp.request_state import Caller, RequestState, request_state, seconds_left
 
@@ -70,6 +71,7 @@ def execute(
             may_retry = fault.can_retry or fault.is_answer_lost
             if is_last_try or not may_retry or time.monotonic() > retry_deadline:
                 raise fault.problem from fault.__cause__
+            STATEMENTS_RETRIED.increase()
             _wait_before_retry()
         else:
             database.is_available = True
@@ -103,12 +105,16 @@ def _run(database: Database, statement: CompiledStatement, parameters: Mapping[s
             # One second more than PostgreSQL's own timeout, so that PostgreSQL reports it first.
             seconds = min(database.statement_timeout + 1, _require_time_left(state.deadline, 1))
             watchdog.start(connection, seconds)
+            sent_at = time.monotonic()
             try:
                 # One message is one transaction, so SET LOCAL leaves nothing behind.
                 set_local = database.connector.set_local_sql if connection.is_behind_pooler else ""
                 row = _send(connection, statement, set_local + prefix, sql, values)
             finally:
                 watchdog.stop(connection)
+                if state.started_at:  # a request: the batches of an import take much longer
+                    kind = "write" if statement.is_write else "read"
+                    STATEMENT_DURATION.observe(time.monotonic() - sent_at, kind)
             state.prefix_was_sent = True
             # Before `put_back`: then another thread may get the connection and its warning.
             if connection.pop_replication_warning():
@@ -170,6 +176,17 @@ def _resolve_lost_answer(resolve: Callable[[], Any], fault: DatabaseFault) -> An
 
     Raises OutcomeUnknown if the database stays unreachable.
     """
+    outcome = "resolved"
+    try:
+        return _try_to_resolve(resolve, fault)
+    except OutcomeUnknown:
+        outcome = "unknown"
+        raise
+    finally:
+        LOST_ANSWERS.increase(outcome)
+
+
+def _try_to_resolve(resolve: Callable[[], Any], fault: DatabaseFault) -> Any:
     timeout = current_app.config["DATABASE_STATEMENT_TIMEOUT"]
     deadline = time.monotonic() + min(timeout, seconds_left() - 1)
     while True:
@@ -191,8 +208,8 @@ def _require_time_left(deadline: float, minimum_seconds: float) -> float:
     """Return the seconds until the deadline; raise DatabaseFault if there are too few."""
     seconds = deadline - time.monotonic()
     if seconds < minimum_seconds:
-        problem = ServiceUnavailable("The database takes too long. Try again shortly.", 1)
-        raise DatabaseFault(problem)
+        message = "The database takes too long. Try again shortly."
+        raise DatabaseFault(ServiceUnavailable(message, 1, "request_timeout"))
     return seconds
 
 

@@ -4,16 +4,22 @@ A pool of our own, because it takes 2 us for a statement, and SQLAlchemy's 9 to 
 (docs/decisions/0022). SQLAlchemy's engine borrows its connections here.
 """
 
+import threading
 import time
 from collections import deque
 from contextlib import suppress
-from threading import Semaphore
 
 import psycopg2
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from projectapp.database.connection import Connection
 from projectapp.database.connector import Connector
+from projectapp.metrics.definitions import (
+    DATABASE_CONNECTIONS,
+    DATABASE_CONNECTIONS_MAX,
+    DATABASE_WAIT,
+    DATABASE_WAITING,
+)
 
 
 class ConnectionPool:
@@ -32,30 +38,56 @@ class ConnectionPool:
     def forget_connections(self) -> None:
         """Begin without connections, and close none: after a fork they belong to the parent."""
         self._idle: deque[Connection] = deque()  # a stack
+        self._in_use: set[Connection] = set()
+        self._waiting_threads: set[int] = set()
         # Counts the idle connections, and those that may still be opened.
-        self._unused = Semaphore(self._size)
+        self._unused = threading.Semaphore(self._size)
 
     def take(self) -> Connection:
         """Return a connection that no other thread uses, until `put_back`.
 
         Raises psycopg2.Error, and sqlalchemy.exc.TimeoutError if all are in use for too long.
         """
-        if not self._unused.acquire(timeout=self._timeout_seconds):
-            raise PoolTimeout("all connections are in use")
+        if not self._unused.acquire(blocking=False):
+            self._wait()
         try:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                return self._connector()
-            if self._is_usable(connection):
-                return connection
-            connection.close()
-            return self._connector()
+            connection = self._take_idle() or self._connector()
         except BaseException:
             self._unused.release()
             raise
+        self._in_use.add(connection)
+        return connection
+
+    def _wait(self) -> None:
+        """Wait until this thread may have a connection. Raises PoolTimeout."""
+        started_at, thread = time.monotonic(), threading.get_ident()
+        self._waiting_threads.add(thread)
+        try:
+            if not self._unused.acquire(timeout=self._timeout_seconds):
+                raise PoolTimeout("all connections are in use")
+        finally:
+            self._waiting_threads.discard(thread)
+            DATABASE_WAIT.observe(time.monotonic() - started_at)
+
+    def _take_idle(self) -> Connection | None:
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            return None
+        if self._is_usable(connection):
+            return connection
+        connection.close()
+        return None
+
+    def sample(self) -> None:
+        """Set the metrics of the pool."""
+        DATABASE_CONNECTIONS.set(len(self._in_use), "in_use")
+        DATABASE_CONNECTIONS.set(len(self._idle), "idle")
+        DATABASE_CONNECTIONS_MAX.set(self._size)
+        DATABASE_WAITING.set(len(self._waiting_threads))
 
     def put_back(self, connection: Connection) -> None:
+        self._in_use.discard(connection)
         connection.idle_since = time.monotonic()
         self._idle.append(connection)
         self._unused.release()

@@ -10,5 +10,5 @@
 - cors, security_headers and request_log add their headers; request_log writes the log line
 
 `application` is the Flask that runs these steps. `headers` lists the headers of the API, and
-`log_lines` formats log lines. `health` and `openapi` have routes.
+`log_lines` formats log lines. `health`, `prometheus` and `openapi` have routes.
 """

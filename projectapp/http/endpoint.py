@@ -12,7 +12,7 @@ from typing import Any
 from flask import Flask, Response
 from marshmallow import Schema
 
-from projectapp.auth import authorize
+from projectapp.auth import METRICS_SCOPE, authorize
 from projectapp.http.request_data import JSON_TYPE, ItemsBody, read_body, read_query
 
 HTML = "text/html"
@@ -76,8 +76,10 @@ class Endpoint:
 
     @property
     def resource(self) -> str | None:
-        """The resource that the scope is for, such as projects."""
-        return self.scope.partition(":")[0] if self.scope else None
+        """The resource that the scope is for, such as projects. None if it is for no resource."""
+        if not self.scope or self.scope == METRICS_SCOPE:
+            return None
+        return self.scope.partition(":")[0]
 
 
 def is_static(view_name: str) -> bool:

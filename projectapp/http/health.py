@@ -92,7 +92,7 @@ def ready() -> Response:
         _check_readiness()
     except ServiceUnavailable as problem:
         log.info("not ready: %s", problem)
-        raise ServiceUnavailable("This server is not ready.", 5) from None
+        raise ServiceUnavailable("This server is not ready.", 5, "not_ready") from None
     return jsonify(status="ready")
 
 
@@ -110,6 +110,7 @@ def root() -> Response:
         "openapi": "openapi.openapi",
         "health": "health.health",
         "ready": "health.ready",
+        "metrics": "metrics.metrics",
     }
     others = {k: url_for(view) for k, view in views.items() if view in current_app.view_functions}
     index = {
@@ -139,7 +140,7 @@ def _resource_paths() -> dict[str, str]:
     paths: dict[str, str] = {}
     for rule in current_app.url_map.iter_rules():
         endpoint = getattr(current_app.view_functions[rule.endpoint], "endpoint", None)
-        if endpoint and endpoint.scope and "GET" in (rule.methods or ()) and not rule.arguments:
+        if endpoint and endpoint.resource and "GET" in (rule.methods or ()) and not rule.arguments:
             paths.setdefault(endpoint.resource, request.script_root + rule.rule)
     return paths
 
@@ -147,21 +148,22 @@ def _resource_paths() -> dict[str, str]:
 def _check_readiness() -> dict[str, Any]:
     """Return the details for /ready. Raises ServiceUnavailable with the reason if it is not."""
     if is_draining:
-        raise ServiceUnavailable("This server is stopping.", 5)
+        raise ServiceUnavailable("This server is stopping.", 5, "not_ready")
     row = database.execute(_READINESS_QUERY, {"tables": list(database.db.metadata.tables)})
     obstacle = schema.find_encoding_obstacle(row.server_encoding) or schema.find_obstacle(
         row.revisions, row.columns, database.db.metadata
     )
     if obstacle:
-        raise ServiceUnavailable(str(obstacle), 5)
+        raise ServiceUnavailable(str(obstacle), 5, "not_ready")
     current, needed = max(row.revisions, default=""), schema.newest_revision()
     if current < needed:
         raise ServiceUnavailable(
             f"The database schema has revision {current or 'none'}, but this release needs"
             f" {needed}. Run: flask db upgrade.",
             5,
+            "not_ready",
         )
     if row.transaction_read_only == "on":
-        raise ServiceUnavailable("The database is read-only.", 5)
+        raise ServiceUnavailable("The database is read-only.", 5, "not_ready")
     is_durable = all(getattr(row, name) != "off" for name in _DURABILITY_SETTINGS)
     return {"schema": current, "durable": is_durable}

@@ -58,7 +58,7 @@ def docs() -> Response:
 def build_document(app: Flask) -> dict[str, Any]:
     """Return the OpenAPI document of all routes of `app` except its static files."""
     views: dict[str, Any] = {k: v for k, v in app.view_functions.items() if not is_static(k)}
-    resources = dict.fromkeys(v.endpoint.resource for v in views.values() if v.endpoint.scope)
+    resources = dict.fromkeys(v.endpoint.resource for v in views.values() if v.endpoint.resource)
     info = {
         "description": _DESCRIPTION.format(resources=" and ".join(map(str, resources))),
         "license": {"name": "MIT License", "identifier": "MIT"},

@@ -8,7 +8,15 @@ from flask import Flask
 from werkzeug.exceptions import HTTPException
 
 from projectapp.http.application import Response
-from projectapp.problems import CONTENT_TYPE, INTERNAL_ERROR_DETAIL, NotFound, Problem, problem_json
+from projectapp.metrics.definitions import REQUESTS_REFUSED
+from projectapp.problems import (
+    CONTENT_TYPE,
+    INTERNAL_ERROR_DETAIL,
+    NotFound,
+    Problem,
+    ServiceUnavailable,
+    problem_json,
+)
 from projectapp.request_state import request_state
 
 log = logging.getLogger(__name__)
@@ -21,6 +29,8 @@ def init_app(app: Flask) -> None:
 
 
 def _respond_to_problem(problem: Problem) -> Response:
+    if isinstance(problem, ServiceUnavailable):
+        REQUESTS_REFUSED.increase(problem.reason)
     members = {"details": problem.field_errors} if problem.field_errors else {}
     return _response(problem.status, problem.detail, problem.headers, code=problem.code, **members)
 

@@ -15,6 +15,7 @@ import click
 from flask import Flask, Response, current_app, has_request_context
 
 from projectapp.http.log_lines import FIELDS, make_formatter
+from projectapp.metrics.definitions import REQUEST_DURATION, THREAD_WAIT
 from projectapp.request_state import (
     RequestState,
     current_request,
@@ -75,7 +76,9 @@ def log_refusal(status: int, client_request_id: str) -> str:
 def _start_request() -> None:
     # Our gunicorn worker sets this before a request waits for a thread, so the wait counts, too.
     environ = current_request().environ
-    started_at = environ.get("projectapp.received_at") or time.monotonic()
+    now = time.monotonic()
+    started_at = environ.get("projectapp.received_at") or now
+    THREAD_WAIT.observe(now - started_at)
     set_request_state(
         RequestState(
             request_id=_choose_request_id(environ.get("HTTP_X_REQUEST_ID", "")),
@@ -89,11 +92,13 @@ def _start_request() -> None:
 def _finish_request(response: Response) -> Response:
     state, request = request_state(), current_request()
     response.headers.add("X-Request-ID", state.request_id)
-    milliseconds = round((time.monotonic() - state.started_at) * 1000, 1)
+    seconds = time.monotonic() - state.started_at
     # The rule of the route, because the path itself may contain a secret.
     path = request.url_rule.rule if request.url_rule else "(unknown route)"
-    values = (state.request_id, request.method, path, response.status_code, milliseconds)
+    status = response.status_code
     if not request.environ.get("projectapp.is_parked"):  # it will run again
+        REQUEST_DURATION.observe(seconds, request.method, path, str(status))
+        values = (state.request_id, request.method, path, status, round(seconds * 1000, 1))
         _log_request(*values, **state.caller_fields())
     return response
 

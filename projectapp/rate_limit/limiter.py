@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from flask import Flask, Response, current_app
 
+from projectapp.metrics.definitions import RATE_LIMITED
 from projectapp.problems import TooManyRequests
 from projectapp.rate_limit.stores import RedisStore, SharedMemoryStore, Store
 from projectapp.rate_limit.window import Rate, WindowCount
@@ -101,6 +102,7 @@ def _count_or_refuse(limiter: RateLimiter, counter: str, noun: str) -> None:
         event = "excess_rate_limit_exceeded"
         extra = {"event": event, "reason": reason, **state.caller_fields()}
         log.warning("%s: %s", event, reason, extra=extra)
+    RATE_LIMITED.increase(noun.replace(" ", "_"))
     message = f"There were {reason}. Try again in {reset_seconds} seconds."
     raise TooManyRequests(message, headers={"Retry-After": str(reset_seconds)})
 

@@ -88,4 +88,4 @@ def _subscribe(
 
 def _no_room() -> ServiceUnavailable:
     message = "This server process holds the maximum number of streams and waiting requests."
-    return ServiceUnavailable(f"{message} Try again later.", RETRY_AFTER_SECONDS)
+    return ServiceUnavailable(f"{message} Try again later.", RETRY_AFTER_SECONDS, "streams_full")

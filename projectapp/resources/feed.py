@@ -136,10 +136,11 @@ def _check_database(row: Row | None) -> str:
     """Return the epoch. Raises ServiceUnavailable if the database cannot serve a feed."""
     if not row or not row.is_same_database:
         message = "The history belongs to another database, from which this one was restored."
-        raise ServiceUnavailable(f"{message} Run: flask db upgrade.", 30)
+        raise ServiceUnavailable(f"{message} Run: flask db upgrade.", 30, "not_ready")
     if row.timeline is None:
         # There, PostgreSQL's snapshots do not list the transactions that are running.
-        raise ServiceUnavailable("A standby has no change feed. Try again shortly.", 5)
+        message = "A standby has no change feed. Try again shortly."
+        raise ServiceUnavailable(message, 5, "database_refused")
     return format_epoch(row.database_id, row.timeline, row.restored_seq)
 
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from flask import Flask
 
-from projectapp import auth
+from projectapp import auth, metrics
+from projectapp.metrics.definitions import FEED_LAG
 from projectapp.problems import CursorGone, ServiceUnavailable
 from projectapp.request_state import RequestState, set_request_state
 from projectapp.resources.feed import FeedCursor, FeedPage, read_changes
@@ -47,6 +48,11 @@ class FeedStreams:
         self._lock = threading.Lock()  # for the start and the end of the thread
         self._is_running = False
         self._next_token_check_at = 0.0
+        metrics.sample_regularly("the feed", self._sample)
+
+    def _sample(self) -> None:
+        tails, now = [*self._tails.values()], time.monotonic()
+        FEED_LAG.set(max((now - t.complete_at for t in tails if t.cursor), default=0))
 
     def add(self, subscription: FeedSubscription) -> None:
         with self._lock:
@@ -110,9 +116,12 @@ class FeedStreams:
         for _ in range(MAX_TAIL_PAGES):
             if tail.cursor is None:
                 return
+            read_at = time.monotonic()
             page = read_changes(resource, tail.cursor, PAGE_CHANGES, None)
             self._deliver(resource, tail, page)
             tail.advance(page.next_cursor)
+            if not page.has_more:
+                tail.complete_at = read_at
             # The next page at once, except if clients have not read this one yet: many changes in
             # one transaction would exceed what a stream may have unread.
             if not page.has_more or self._streams.pending_bytes:
@@ -144,6 +153,7 @@ class FeedStreams:
     def _read_own_pages(self, resource: Resource, tail: Tail) -> None:
         if tail.waiting and tail.cursor is None:
             # Not the cursor of a client: if it is forged, others that join would lack changes.
+            tail.complete_at = time.monotonic()
             tail.cursor = read_changes(resource, None, 1, None).next_cursor
         end = time.monotonic() + OWN_PAGES_SECONDS
         for subscription in [*tail.waiting]:

@@ -45,6 +45,7 @@ class Tail:
 
     def __init__(self) -> None:
         self.cursor: FeedCursor | None = None  # None if the tail reads nothing
+        self.complete_at = 0.0  # when it last had all changes, on the monotonic clock
         self.joined: dict[str | None, list[FeedSubscription]] = {}  # by visible owner
         self.newcomers: list[FeedSubscription] = []  # joined, with a cursor of their own
         self.waiting: list[FeedSubscription] = []  # these read pages of their own

@@ -22,6 +22,7 @@ from projectapp import database
 from projectapp.auth import current_owner
 from projectapp.database import Row, db
 from projectapp.http.headers import IDEMPOTENCY_KEY_LENGTH as MAX_KEY_LENGTH
+from projectapp.metrics.definitions import IDEMPOTENT_REPLAYS
 from projectapp.problems import BadRequest, Conflict, IdempotencyKeyReused, LockTimeout
 from projectapp.request_state import request_state
 
@@ -164,7 +165,10 @@ def insert_idempotently(
         )
     if bytes(row.fingerprint) != claim.fingerprint:
         raise IdempotencyKeyReused("This Idempotency-Key was used for another request.")
-    return row, row.id != parameters["id"]
+    is_replayed = row.id != parameters["id"]
+    if is_replayed:
+        IDEMPOTENT_REPLAYS.increase()
+    return row, is_replayed
 
 
 def purge() -> int:

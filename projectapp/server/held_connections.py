@@ -6,11 +6,13 @@ import select
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from select import EPOLLOUT, EPOLLRDHUP
 from typing import Protocol
 
+from projectapp.metrics.definitions import DOWNLOADS, STREAMS, STREAMS_MAX
 from projectapp.server.client_buffer import BufferedClient
 from projectapp.server.client_connections import ClientConnections
 
@@ -76,8 +78,14 @@ class HeldConnection:
         self.unread_bytes, self.progress_at = (0, 0), 0.0
 
     @property
+    def kind(self) -> str:
+        if self.download:
+            return "download"
+        return "event_stream" if self.deadline is None else "long_poll"
+
+    @property
     def is_event_stream(self) -> bool:
-        return self.deadline is None and self.download is None
+        return self.kind == "event_stream"
 
     def set_socket_options(self) -> None:
         """Limit what the kernel keeps for a client that does not read, or that has gone."""
@@ -110,6 +118,7 @@ class HeldConnections:
         self.epoll = select.epoll()
         self.connection_by_fd: dict[int, HeldConnection] = {}
         self.parked: set[HeldConnection] = set()
+        self.max_connections = max_connections
         self.free_places = threading.BoundedSemaphore(max_connections)  # any thread takes one
         self.max_pending_bytes = connections.max_buffered_bytes
         self.pending_bytes = 0
@@ -132,6 +141,13 @@ class HeldConnections:
             if held := self.connection_by_fd.get(fd):
                 self._flush(held) if events == EPOLLOUT else self.close(held)
 
+    def sample(self) -> None:
+        """Set the metrics of these connections, in any thread."""
+        kinds = Counter(held.kind for held in [*self.connection_by_fd.values()])
+        for kind in ("event_stream", "long_poll", "download"):
+            STREAMS.set(kinds[kind], kind)
+        STREAMS_MAX.set(self.max_connections)
+
     def send(self, connections: Iterable[HeldConnection], data: bytes) -> None:
         """Send data to event streams and downloads. Closed connections and others are skipped."""
         chunk = b"%x\r\n%b\r\n" % (len(data), data)
@@ -148,6 +164,7 @@ class HeldConnections:
         """
         self.release(held)
         if held.download:
+            DOWNLOADS.increase("aborted")
             with suppress(OSError):
                 held.client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.connections.close(held.client)

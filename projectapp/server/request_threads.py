@@ -14,6 +14,7 @@ from select import EPOLLIN, EPOLLONESHOT
 from typing import Any
 
 from config import Config
+from projectapp.metrics.definitions import QUEUED_REQUESTS, THREADS
 from projectapp.server.client_buffer import BufferedClient
 from projectapp.server.client_connections import ClientConnections
 
@@ -43,11 +44,13 @@ class RequestThreads:
         self.idle_threads: set[int] = set()
         self.threads: list[threading.Thread] = []
         self.is_stopping = False
-        # /health has its own thread, so it is answered while all others wait for the database.
-        self.health_pool = ThreadPoolExecutor(1)
+        # These have their own threads, so they are answered while all others wait for the database.
+        self.own_threads = {
+            _request_starts(path, settings.SCRIPT_NAME): ThreadPoolExecutor(1)
+            for path in ("/health", "/metrics")
+        }
         self.last_idle_thread_at = self.last_turn_at = 0.0
         self.timeout_seconds = settings.QUEUE_TIMEOUT
-        self.health_requests = _request_starts("/health", settings.SCRIPT_NAME)
         self.ready_requests = _request_starts("/ready", settings.SCRIPT_NAME)
         self.wake_fd = os.eventfd(1)  # always readable: watching it for an event wakes a thread
         connections.epoll.register(self.wake_fd, 0)
@@ -64,6 +67,13 @@ class RequestThreads:
         self.connections.epoll.modify(self.wake_fd, EPOLLIN)
         for thread in self.threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+
+    def sample(self) -> None:
+        """Set the metrics of the threads, in any thread."""
+        idle_threads = len(self.idle_threads)
+        THREADS.set(idle_threads, "idle")
+        THREADS.set(len(self.threads) - idle_threads, "busy")
+        QUEUED_REQUESTS.set(len(self.queue))
 
     # In the threads.
 
@@ -118,11 +128,12 @@ class RequestThreads:
             self.last_idle_thread_at = now
 
     def submit(self, client: BufferedClient) -> None:
-        if client.head.startswith(self.health_requests):
-            self.health_pool.submit(self._run, client)
-        else:
-            self.queue.append(client)
-            self._wake_thread()
+        for request_starts, thread in self.own_threads.items():
+            if client.head.startswith(request_starts):
+                thread.submit(self._run, client)
+                return
+        self.queue.append(client)
+        self._wake_thread()
 
     def _wake_thread(self) -> None:
         if self.idle_threads:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from config import Config
+from projectapp.metrics.definitions import DOWNLOADS
 from projectapp.server.client_buffer import BufferedClient
 from projectapp.server.client_connections import CLOSE_SECONDS, ClientConnections
 from projectapp.server.held_connections import (
@@ -220,6 +221,8 @@ class Streams:
                 continue
             client = held.client
             self.held.release(held)
+            if held.download:
+                DOWNLOADS.increase("complete")
             if held.deadline is None:
                 client.pending_output += _LAST_CHUNK if held.is_chunked else b""
                 client.keep_alive = False

@@ -8,8 +8,17 @@ import gunicorn.util
 from config import Config
 from projectapp import problems
 from projectapp.http import cors, request_log, security_headers
+from projectapp.metrics.definitions import REQUESTS_REFUSED
 from projectapp.server.gunicorn_requests import is_utf8
 from projectapp.server.request_framing import MAX_HEAD_BYTES
+
+_REASON_BY_STATUS = {
+    408: "read_timeout",
+    414: "head_too_large",
+    431: "head_too_large",
+    500: "other",
+    503: "queue_timeout",
+}
 
 
 def write_problem(
@@ -22,6 +31,7 @@ def write_problem(
     HEAD). gunicorn's `message` may quote the request, so it is not sent.
     """
     head: bytes = getattr(sock, "head", b"").lstrip(b"\r\n")
+    REQUESTS_REFUSED.increase(_REASON_BY_STATUS.get(status, "invalid_request"))
     request_id = request_log.log_refusal(status, _header(head, b"x-request-id") or "")
     detail = _detail(status, head, settings, gunicorn_config)
     body = problems.problem_json(status, detail, request_id=request_id).encode()

@@ -74,6 +74,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
+        from projectapp import metrics
+        from projectapp.metrics.definitions import WORKER_STARTS, WORKERS
         from projectapp.server.gunicorn_requests import GunicornRequest
         from projectapp.server.unparsed_responses import write_problem
 
@@ -81,6 +83,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         gunicorn.util.write_error = partial(write_problem, settings, self.cfg)
         RequestParser.mesg_class = GunicornRequest
         GunicornRequest.prefix = settings.SCRIPT_NAME
+        metrics.sample_regularly("the worker", lambda: WORKERS.set(1))
+        WORKER_STARTS.increase()
         if self.is_gthread:
             return
         from projectapp.server.client_connections import ClientConnections
@@ -94,6 +98,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.request_threads = RequestThreads(self, settings, self.connections)
         submit = self.request_threads.submit
         self.streams = Streams(self, settings, self.connections, submit)
+        metrics.sample_regularly("the threads", self.request_threads.sample)
+        metrics.sample_regularly("the streams", self.streams.held.sample)
         application: Any = self.wsgi  # type: ignore[has-type]
 
         def extend_environ(environ: dict[str, Any], start_response: Any) -> Any:
