@@ -86,12 +86,13 @@ def import_command(resource: Resource, schema_class: type[ResourceSchema]) -> cl
                 f"{name} have the owners of their {resource.parent.name}: leave out --owner."
             )
         source = ImportFile(path, encoding, renamed)
+        digest = source.check()  # before the header row: its names may be in another encoding
         schema = import_schema(resource, schema_class, keep_ids)
         fixed_values = {"owner": owner} if owner and keep_ids else {}
         reader = BatchReader(source, schema, unknown_into, fixed_values)
         import_id = _hash(
             [
-                *(source.check(), name, source.format, source.encoding, renamed),
+                *(digest, name, source.format, source.encoding, renamed),
                 *(unknown_into, owner, keep_ids),
             ]
         )
@@ -123,7 +124,10 @@ def import_command(resource: Resource, schema_class: type[ResourceSchema]) -> cl
         click.echo(f"{'Would import' if dry_run else 'Imported'} {source.name}: {_counts(counts)}.")
         if counts.rejected_items:
             if errors_path:
-                click.echo(f"{errors_path} has the rejected items: correct and import it.")
+                click.echo(
+                    f"The rejected items are in {errors_path}. Correct them there, and import this"
+                    " file with the same options."
+                )
             raise SystemExit(SOME_REJECTED)
 
     return import_file
