@@ -28,7 +28,7 @@ def export(app, sql):
         ("a.ndjson", (), "?format=ndjson"),
         ("a.csv", (), "?format=csv"),
         ("a.CSV", ("--bom",), "?format=csv&bom=true"),
-        ("a.txt", (), "?format=ndjson"),
+        ("a.txt", ("--format", "ndjson"), "?format=ndjson"),
         ("a", ("--format", "csv"), "?format=csv"),
         ("a.csv", ("--format", "ndjson"), "?format=ndjson"),
         ("a.csv", ("--query", "q=row 1&is_active=true"), "?format=csv&q=row 1&is_active=true"),
