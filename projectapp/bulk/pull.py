@@ -95,12 +95,12 @@ class Pull:
         changed = [key for key, digest in digests.items() if digest != known.get(key)]
         for keys in _batches(changed):
             self._store({key: old_rows[key] for key in keys})
+        difference = f"; {len(changed)} are new or changed" if self.has_read else ""
         self.old_rows, self.has_read = old_rows, True
         self.rejected_rows = {k: v for k, v in self.rejected_rows.items() if k in old_rows}
         self.skip_reasons = {k: v for k, v in self.skip_reasons.items() if k in old_rows}
         click.echo(
-            f"Pass {number}: the old backend has {len(old_rows)} {self._resource.name},"
-            f" {len(changed)} of them new or changed since the last pass.",
+            f"Pass {number}: read {len(old_rows)} {self._resource.name}{difference}.",
             err=True,
         )
         return digests

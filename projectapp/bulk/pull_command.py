@@ -99,7 +99,7 @@ def pull_command(
             if cut_over:
                 with suppress(NoAgreement):  # after the switch, clients do not change it any more
                     this_pull.run(delete_missing)
-                _wait_for_switch(name)
+                _wait_for_switch(name, len(this_pull.rejected_rows))
             this_pull.run(delete_missing)
         finally:
             if this_pull.has_read:
@@ -114,11 +114,12 @@ def pull_command(
     return pull
 
 
-def _wait_for_switch(name: str) -> None:
+def _wait_for_switch(name: str, rejected_count: int) -> None:
+    exception = f", except {rejected_count} that were rejected" if rejected_count else ""
     click.echo(
-        f"The {name} are here. Now switch the front end: set VITE_API_URL to the address of this"
-        " service, and start or deploy the front end again. Then press Enter: the command pulls"
-        " what has changed there until then.",
+        f"The {name} are here{exception}. Now switch the front end: set VITE_API_URL to the address"
+        " of this service, and start or deploy the front end again. Then press Enter: the command"
+        " pulls what has changed there until then.",
         err=True,
     )
     if not sys.stdin.readline():
