@@ -31,8 +31,9 @@ def value_type(column: sa.Column[Any]) -> Any:
     """Return the type of a column's values before they are stored: a text without its limit."""
     if isinstance(column.type, sa.String):
         return without_limit(column.type)
-    is_json = isinstance(column.type, sa.JSON)  # JSONB is one, too
-    return type(column.type)(none_as_null=True) if is_json else column.type
+    if isinstance(column.type, sa.JSON):
+        return type(column.type)(none_as_null=True)
+    return column.type
 
 
 def without_limit(type_: Any) -> Any:
