@@ -60,6 +60,7 @@ def add_commands(app: Flask) -> None:
     from flask_migrate import Migrate
 
     from projectapp.auth.cli import tokens_cli
+    from projectapp.bulk import imports, pulled_rows  # noqa: F401 - the tables of commands
     from projectapp.doctor.command import doctor_command
     from projectapp.resources.cli import history_cli, idempotency_cli
 

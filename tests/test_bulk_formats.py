@@ -13,7 +13,7 @@ LARGE = "12345678901234567890.123456789012345678901234567890"
 TEXTS = [
     *("plain", "번역 𝄞 é", ' "quoted" ', '"', '""', "a,b", "a;b\tc", "\r\n", "a\nb\r", "\n"),
     *("null", "true", "7", "{}", " ", "  x  ", "\\", "\\n", "%s %(x)s", ":name", "'", "''", "a'b"),
-    *("\ufeff", "\u2028", "\x7f", "\x01", "-", "--", "a=1", "#", "''=x"),
+    *("\ufeff", "\u2028", "\x7f", "\x01", "-", "--", "a=1", "#", "''=x", "\uff1dx", "\n=x"),
 ]
 
 
@@ -63,6 +63,9 @@ def test_the_same_data_creates_the_same_rows_as_single_requests(client, post):
         ("'-1,'@x,true,{}", {"name": "-1", "description": "@x"}),
         ("''x,'x,true,{}", {"name": "'x", "description": "'x"}),
         ('"\'\t","\'\r",true,{}', {"name": "\t", "description": "\r"}),
+        ('"\'\n","\'\n=",true,{}', {"name": "\n", "description": "\n="}),
+        ("'\uff1d1,'\uff0b1,true,{}", {"name": "\uff1d1", "description": "\uff0b1"}),
+        ("'\uff0d1,'\uff201,true,{}", {"name": "\uff0d1", "description": "\uff201"}),
         ("=1,-1,true,{}", {"name": "=1", "description": "-1"}),
         ("', ,true,{}", {"name": "'", "description": " "}),
     ],

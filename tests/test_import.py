@@ -14,7 +14,7 @@ from contextlib import suppress
 import pytest
 
 import config
-from projectapp.bulk import progress
+from projectapp.bulk import json_stream, progress
 from tests.conftest import PROJECTS, all_items
 
 COLUMNS = "name, description, is_active, attributes::text"
@@ -103,16 +103,21 @@ def test_files_of_all_formats_create_the_same_rows(run, rows, write, name):
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-@pytest.mark.parametrize("padding", range(8))
-def test_elements_of_a_large_array_end_anywhere_in_the_blocks_of_the_file(
-    run, rows, write, padding, indent
+@pytest.mark.parametrize("ensure_ascii", [False, True])
+@pytest.mark.parametrize("block_bytes", [1, 2, 7, 64, None])
+def test_elements_of_an_array_end_anywhere_in_the_blocks_of_the_file(
+    run, rows, write, monkeypatch, block_bytes, ensure_ascii, indent
 ):
-    items = [7, *({"name": f'{number} 번역 \\" ]'} for number in range(3000)), -1.5e3, None]
-    items += range(10**8, 10**8 + 8000)
-    content = " " * padding + json.dumps(items, ensure_ascii=padding % 2 == 0, indent=indent)
-    assert len(content) > 2**16
-    assert run(write("a.json", content))[1] == "Imported a.json: 3000 rows, 8003 rejected."
-    assert rows("name") == [(item["name"],) for item in items[1:3001]]
+    if block_bytes:
+        monkeypatch.setattr(json_stream, "_BLOCK_BYTES", block_bytes)
+    count = 20 if block_bytes else 3000  # more than a block of the usual size
+    items = [7, *({"name": f'{number} 번역 \\" ]'} for number in range(count)), -1.5e3, None]
+    items += range(10**8, 10**8 + 2 * count)
+    content = json.dumps(items, ensure_ascii=ensure_ascii, indent=indent)
+    content = content.replace("-1500.0", "-1.5E+3")
+    summary = f"Imported a.json: {count} rows, {2 * count + 3} rejected."
+    assert run(write("a.json", content))[1] == summary
+    assert rows("name") == [(item["name"],) for item in items[1 : count + 1]]
 
 
 @pytest.mark.parametrize("name", ["x.ndjson", "x.json", "x.csv"])

@@ -32,7 +32,16 @@ def imports(path):
 # in this list is a resource, which may also import other resources.
 LAYERS = [
     *("__init__", "server", "doctor", "RESOURCE", "bulk", "resources", "http", "auth"),
-    *("rate_limit", "database", "devdb", "cli", "strict_json", "request_state", "problems"),
+    *(
+        "rate_limit",
+        "database",
+        "devdb",
+        "cli",
+        "http_client",
+        "strict_json",
+        "request_state",
+        "problems",
+    ),
 ]
 
 

@@ -172,7 +172,7 @@ def _rules(resource: Resource, rows: sa.CTE, are_new: bool) -> Iterator[_Rule]:
             continue
         stored = resource.table.alias("stored")
         exists = sa.exists().where(*(stored.c[name] == rows.c[name] for name in names))
-        if not are_new:
+        if names != ["id"]:  # a row to pull may be stored
             exists = exists.where(stored.c.id != rows.c.id)
         key = [rows.c[name] for name in names]
         number = sa.func.row_number().over(partition_by=key, order_by=rows.c.item_number)

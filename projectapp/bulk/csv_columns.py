@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from projectapp.database import rfc3339
 from projectapp.resources.resource import Resource
 
-FORMULA_STARTS = "=+-@\t\r'"
+FORMULA_STARTS = "=+-@\uff1d\uff0b\uff0d\uff20\t\r\n'"  # with the full-width = + - @
 
 _EMPTY: Any = sa.literal_column("''")
 _QUOTE: Any = sa.literal_column("'\"'")

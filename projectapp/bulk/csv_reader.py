@@ -11,13 +11,12 @@ from typing import Any
 
 from marshmallow import Schema, fields
 
+from projectapp.bulk.csv_columns import FORMULA_STARTS
 from projectapp.bulk.items import ExactParser, RawItem
 from projectapp.strict_json import InvalidJSON
 
 MAX_RECORD_CHARACTERS = 2**20  # a quote without an end must not collect the rest of a large file
-# An export writes ' before these characters at the start of a text, so that a spreadsheet does not
-# execute the text as a formula.
-_GUARDED = re.compile("'[=+\\-@'\t\r]")
+_GUARDED = tuple(f"'{letter}" for letter in FORMULA_STARTS)  # see csv_columns.py
 # Fields whose values may be other than JSON strings. Their cells are JSON values.
 _JSON_FIELDS = (
     *(fields.Number, fields.Boolean, fields.Mapping, fields.List, fields.Nested, fields.Raw),
@@ -92,7 +91,7 @@ def _read_item(
             what = "contains U+0000" if "\0" in cell else "is not text in the expected encoding"
             return RawItem(place, None, f"The cell {what}.", name)
         elif not is_json:
-            value[name] = cell[1:] if _GUARDED.match(cell) else cell
+            value[name] = cell[1:] if cell.startswith(_GUARDED) else cell
         elif cell in _BOOLEANS:
             value[name] = _BOOLEANS[cell]
         else:

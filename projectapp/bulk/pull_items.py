@@ -148,8 +148,8 @@ def _find_invalid_member(row: dict[str, Any]) -> str:
     return ""
 
 
-def parse_zone(context: Any, parameter: Any, text: str | None) -> tzinfo | None:
-    """Return the time zone of an option: UTC, an offset, or a name such as Asia/Seoul."""
+def parse_zone(text: str | None) -> tzinfo | None:
+    """Return the zone of the option --time-zone: UTC, an offset, or a name such as Asia/Seoul."""
     if text is None or text == "UTC":
         return text and UTC  # type: ignore[return-value]
     if offset := _OFFSET.fullmatch(text):
@@ -162,4 +162,5 @@ def parse_zone(context: Any, parameter: Any, text: str | None) -> tzinfo | None:
             return ZoneInfo(text)
         except (OSError, ValueError, KeyError):  # KeyError: ZoneInfoNotFoundError
             pass
-    raise click.BadParameter("Must be UTC, an offset such as +09:00, or a name such as Asia/Seoul.")
+    message = "Must be UTC, an offset such as +09:00, or a name such as Asia/Seoul."
+    raise click.BadParameter(message, param_hint="--time-zone")

@@ -4,16 +4,14 @@ The backend may send anything: each response has a limit of time and size, and e
 """
 
 import json
-import socket
-import threading
-import time
 from collections.abc import Callable
-from contextlib import closing, suppress
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
+
+from projectapp import http_client
 
 PAGE_SIZE = 100  # the maximum of the tutorial's backends
 READ_TIMEOUT_SECONDS = 10.0  # to connect, and for each read
@@ -97,7 +95,13 @@ class PullSource:
 
     def _get(self, url: str) -> Any:
         try:
-            status, headers, body = _get(url)
+            status, headers, body = http_client.get(
+                url,
+                _HEADERS,
+                read_timeout_seconds=READ_TIMEOUT_SECONDS,
+                deadline_seconds=RESPONSE_DEADLINE_SECONDS,
+                max_bytes=MAX_RESPONSE_BYTES,
+            )
         except (OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
             raise PullError(
@@ -143,46 +147,3 @@ def _check_row_count(rows: list[Any]) -> list[Any]:
     if len(rows) > MAX_ROWS:
         raise PullError(f"The list has more than {MAX_ROWS} rows, or it does not end.")
     return rows
-
-
-def _get(url: str) -> tuple[int, Any, bytes]:
-    """Return the status, the headers and the body of the response to a GET of `url`.
-
-    Redirects are not followed. Raises OSError, HTTPException or ValueError.
-    """
-    parts = urlsplit(url)
-    connection_class = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    with closing(connection_class(parts.netloc, timeout=READ_TIMEOUT_SECONDS)) as connection:
-        connection.connect()
-        # The timeout applies to each read, and a slow server may send one byte per read. So a timer
-        # shuts down the TCP socket. It must not touch the TLS object, which this thread uses.
-        deadline = time.monotonic() + RESPONSE_DEADLINE_SECONDS
-        abort_timer = threading.Timer(RESPONSE_DEADLINE_SECONDS, _shut_down, (connection.sock,))
-        abort_timer.daemon = True
-        abort_timer.start()
-        try:
-            connection.request("GET", f"{parts.path}?{parts.query}", headers=_HEADERS)
-            response = connection.getresponse()
-            body = _read_body(response)
-        except (OSError, HTTPException):
-            if time.monotonic() < deadline:
-                raise
-        finally:
-            abort_timer.cancel()
-    if time.monotonic() >= deadline:
-        raise TimeoutError(f"the response took {RESPONSE_DEADLINE_SECONDS:g} s or more")
-    return response.status, response.headers, body
-
-
-def _read_body(response: HTTPResponse) -> bytes:
-    body = response.read(MAX_RESPONSE_BYTES + 1)
-    if len(body) > MAX_RESPONSE_BYTES:
-        raise ValueError(f"the response is longer than {MAX_RESPONSE_BYTES} bytes")
-    if response.length:  # the number of bytes that Content-Length promised and that did not come
-        raise HTTPException("the response ends early")
-    return body
-
-
-def _shut_down(tcp_socket: socket.socket) -> None:
-    with suppress(OSError):
-        socket.socket.shutdown(tcp_socket, socket.SHUT_RDWR)
