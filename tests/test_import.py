@@ -368,7 +368,7 @@ def test_items_with_invalid_read_only_fields_are_rejected_with_keep_ids(run, row
         **{"created_at": "2020-01-01T00:00:00Z", "updated_at": "2020-01-01T09:00:00.5+09:00"},
     }
     changes = [
-        *({"id": "x"}, {"id": None}, {"version": 0}, {"version": "1"}, {"version": 2**31}),
+        *({"id": "x"}, {"id": None}, {"version": 0}, {"version": "1"}, {"version": 2**31 - 1}),
         *({"created_at": "yesterday"}, {"updated_at": "2020-01-01"}, {"owner": "x" * 256}),
     ]
     invalid = [{**good, "id": str(uuid.uuid4()), **change} for change in changes]

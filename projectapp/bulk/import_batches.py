@@ -18,6 +18,7 @@ from projectapp.request_state import OWNER_LENGTH
 from projectapp.resources.resource import Resource
 from projectapp.resources.schemas import ResourceSchema
 
+_MAX_VERSION = 2**30  # a row with the greatest integer could not be changed or deleted
 _MAX_BATCH_ITEMS = 1000
 _MAX_BATCH_CHARACTERS = 2**18  # bounds the memory, and the time of the statement
 
@@ -73,7 +74,7 @@ def import_schema(
     if keeps_read_only:
         added |= {
             "id": fields.UUID(required=True),
-            "version": Integer(minimum=1),
+            "version": Integer(minimum=1, maximum=_MAX_VERSION),
             "created_at": Timestamp(),
             "updated_at": Timestamp(),
             "owner": fields.String(allow_none=True, validate=Length(1, OWNER_LENGTH)),
