@@ -16,7 +16,7 @@ from projectapp.bulk.import_errors import ERROR_FIELDS
 from projectapp.bulk.pull import NoAgreement, Pull
 from projectapp.bulk.pull_items import ItemReader, Rejection, parse_zone
 from projectapp.bulk.pull_source import PullError, PullSource
-from projectapp.cli import printable_text, report_problems
+from projectapp.cli import escape_unprintable, printable_text, report_problems
 from projectapp.request_state import OWNER_LENGTH
 from projectapp.resources.resource import Resource
 from projectapp.resources.schemas import ResourceSchema
@@ -164,8 +164,7 @@ def _print_some(lines: Collection[str]) -> None:
 def _describe(rejection: Rejection) -> str:
     row_id = rejection.row.get("id") if isinstance(rejection.row, dict) else None
     parts = [str(row_id or f"row {rejection.place}"), rejection.field, rejection.reason]
-    text = ": ".join(part for part in parts if part)
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+    return escape_unprintable(": ".join(part for part in parts if part))
 
 
 def _write_errors(file: TextIO, rejections: Collection[Rejection]) -> None:
