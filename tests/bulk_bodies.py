@@ -23,7 +23,7 @@ def cell_of(value: Any) -> str:
     if value is None:
         return ""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "'")):
+    if isinstance(value, str) and value.startswith((*"=+-@\t\r\n'＝＋－＠",)):
         text = f"'{value}"  # the guard against formulas, as in an export
     return '"' + text.replace('"', '""') + '"'
 

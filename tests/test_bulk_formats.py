@@ -14,7 +14,7 @@ LARGE = "12345678901234567890.123456789012345678901234567890"
 TEXTS = [
     *("plain", "번역 𝄞 é", ' "quoted" ', '"', '""', "a,b", "a;b\tc", "\r\n", "a\nb\r", "\n"),
     *("null", "true", "7", "{}", " ", "  x  ", "\\", "\\n", "%s %(x)s", ":name", "'", "''", "a'b"),
-    *("\ufeff", "\u2028", "\x7f", "\x01", "-", "--", "a=1", "#", "''=x"),
+    *("\ufeff", "\u2028", "\x7f", "\x01", "-", "--", "a=1", "#", "''=x", "＝1", "＠x"),
 ]
 
 
@@ -64,6 +64,7 @@ def test_the_same_data_creates_the_same_rows_as_single_requests(client, post):
         ("'-1,'@x,true,{}", {"name": "-1", "description": "@x"}),
         ("''x,'x,true,{}", {"name": "'x", "description": "'x"}),
         ('"\'\t","\'\r",true,{}', {"name": "\t", "description": "\r"}),
+        ("\"'\n\",'＋1,true,{}", {"name": "\n", "description": "＋1"}),
         ("=1,-1,true,{}", {"name": "=1", "description": "-1"}),
         ("', ,true,{}", {"name": "'", "description": " "}),
     ],

@@ -201,7 +201,7 @@ def test_csv_with_bom_begins_with_a_byte_order_mark(client, make_project):
     assert "번역".encode() in without
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "'"])
+@pytest.mark.parametrize("start", [*"=+-@\t\r\n'＝＋－＠"])
 def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe(client, make_project, start):
     make_project(name=f"{start}1", description=f"a{start}1")
     text = client.get(f"{EXPORT}?format=csv").text

@@ -11,13 +11,14 @@ from typing import Any
 
 from marshmallow import Schema, fields
 
+from projectapp.bulk.csv_columns import FORMULA_STARTS
 from projectapp.bulk.items import ExactParser, RawItem
 from projectapp.strict_json import InvalidJSON
 
 MAX_RECORD_CHARACTERS = 2**20  # a quote without an end must not collect the rest of a large file
 # An export writes ' before these characters at the start of a text, so that a spreadsheet does not
 # execute the text as a formula.
-_GUARDED = re.compile("'[=+\\-@'\t\r]")
+_GUARDED = re.compile(f"'[{re.escape(FORMULA_STARTS)}]")
 # Fields whose values may be other than JSON strings. Their cells are JSON values.
 _JSON_FIELDS = (
     *(fields.Number, fields.Boolean, fields.Mapping, fields.List, fields.Nested, fields.Raw),
