@@ -28,8 +28,16 @@ def report_problems(command: Callable[..., Any]) -> Callable[..., Any]:
             ) from problem
         except Problem as problem:
             raise click.ClickException(problem.detail) from problem
+        except click.ClickException as error:
+            error.message = escape_unprintable(error.message)  # parts may come from a file
+            raise
 
     return wrapper
+
+
+def escape_unprintable(text: str) -> str:
+    """Replace characters with which a text from outside could control a terminal."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
 def printable_text(max_length: int) -> Callable[[Any, Any, str], str]:

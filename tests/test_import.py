@@ -270,6 +270,19 @@ def test_only_the_first_rejected_items_are_shown(run, write):
     ]
 
 
+def test_shown_errors_do_not_control_the_terminal(run, write):
+    path = write("a.ndjson", '{"name": "x", "\\u001b]0;title\\u0007\\n": 1}\n')
+    _, _, err = run(path)
+    assert err.startswith(r"Line 1: \u001b]0;title\u0007\u000a: Unknown field")
+
+
+def test_file_whose_name_is_not_utf_8_is_imported(run, rows, tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff.ndjson"
+    with open(path, "w") as file:
+        file.write('{"name": "x"}')
+    assert run(os.fsdecode(path))[1] == r"Imported \udcff.ndjson: 1 rows, 0 rejected."
+
+
 def test_errors_file_is_removed_if_nothing_is_rejected(run, write):
     errors = write("errors.ndjson", "")
     assert run(write("a.ndjson", '{"name": "x"}'), "--errors", errors)[0] == 0
@@ -373,7 +386,7 @@ def test_items_with_invalid_read_only_fields_are_rejected_with_keep_ids(run, row
         **{"created_at": "2020-01-01T00:00:00Z", "updated_at": "2020-01-01T09:00:00.5+09:00"},
     }
     changes = [
-        *({"id": "x"}, {"id": None}, {"version": 0}, {"version": "1"}, {"version": 2**31}),
+        *({"id": "x"}, {"id": None}, {"version": 0}, {"version": "1"}, {"version": 2**31 - 1}),
         *({"created_at": "yesterday"}, {"updated_at": "2020-01-01"}, {"owner": "x" * 256}),
     ]
     invalid = [{**good, "id": str(uuid.uuid4()), **change} for change in changes]
@@ -466,14 +479,36 @@ def test_imported_rows_are_in_the_history(client, run, sql, write):
             "The errors file must not be the file to import.",
         ),
         ("a.csv", "name\nx\n", ["--keep-ids"], "a.csv has no column id, which each row needs."),
+        ("a.csv", "name,\x1b[2J\nx,\n", [], "a.csv has the unknown column \\u001b[2J."),
+        ("a.csv", "\v\n", [], "The first line of a.csv must be a header"),
+        (
+            "a.ndjson",
+            '{"name": "x"}\n' + "x" * (2**20 + 1),
+            [],
+            "Line 2 of a.ndjson has more than 1048",
+        ),
+        (
+            "a.csv",
+            "name\r\r" + "x" * (2**20 + 1),
+            [],
+            "Line 1 of a.csv has more than 1048576 bytes",
+        ),
+        ("a.csv", "pipe", [], "{path} is a pipe, and the file is read twice. Use - < {path}"),
+        (
+            *("a.csv", "name\nx\n", ["--errors", "{folder}/pipe.csv"]),
+            "{folder}/pipe.csv is not a regular file.",
+        ),
     ],
 )
 def test_file_that_cannot_be_imported_is_one_error(
     run, rows, tmp_path, name, content, options, message
 ):
     path = tmp_path / name
+    os.mkfifo(tmp_path / "pipe.csv")
     if content == "folder":
         path.mkdir()
+    elif content == "pipe":
+        os.mkfifo(path)
     elif content:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     options = [option.format(folder=tmp_path) for option in options]
@@ -482,7 +517,7 @@ def test_file_that_cannot_be_imported_is_one_error(
     assert err.startswith(f"Error: {message.format(path=path, folder=tmp_path)}"), err
     assert len(err.splitlines()) == 1
     assert rows() == []
-    assert not content or content == "folder" or path.read_bytes()
+    assert content in (None, "folder", "pipe") or path.read_bytes()
 
 
 def test_progress_is_plain_lines_with_a_rate_and_the_remaining_time(run, write, monkeypatch):

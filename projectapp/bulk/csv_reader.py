@@ -60,13 +60,15 @@ def parse_csv(
 
 
 def _find_header_error(names: list[str]) -> str | None:
-    for index, name in enumerate(names):
+    earlier_names = set()  # a header of 1 MiB can have 200 000 names
+    for number, name in enumerate(names, 1):
         if not name:
-            return f"Column {index + 1} of the header row has no name."
-        if name in names[:index]:
+            return f"Column {number} of the header row has no name."
+        if name in earlier_names:
             return f"The header row has the column {name[:100]} twice."
         if _UNREADABLE.search(name):
-            return f"Column {index + 1} of the header row is not text in the expected encoding."
+            return f"Column {number} of the header row is not text in the expected encoding."
+        earlier_names.add(name)
     return None
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import stat
 import sys
 import zlib
 from collections.abc import Collection, Iterable
@@ -20,6 +21,7 @@ import click
 
 from projectapp.bulk.csv_reader import InvalidCSV, split_record
 from projectapp.bulk.import_source import FORMATS, ImportFile, SourceItem
+from projectapp.cli import escape_unprintable
 
 # What an errors file has beside the fields of the item. `error_text` is an item that cannot be
 # parsed.
@@ -73,10 +75,11 @@ class ShownErrors:
     def write(self, items: Iterable[tuple[SourceItem, Rejection]]) -> None:
         # On a terminal the line replaces the bar, which is shown again after it.
         start = "\r\033[K" if sys.stderr.isatty() else ""
-        self._lines = [
-            f"{start}{self._place} {item.raw_item.place}: {field}{': ' if field else ''}{reason}"
-            for item, (field, reason) in items
-        ]
+        self._lines = []
+        for item, (field, reason) in items:
+            text = f"{field}: {reason}" if field else reason
+            place = f"{self._place} {item.raw_item.place}"
+            self._lines.append(f"{start}{place}: {escape_unprintable(text)}")
 
     def commit(self) -> None:
         for line in self._lines:
@@ -106,6 +109,8 @@ class ErrorsFile:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise click.ClickException(f"Cannot write to {path}: {error.strerror}.") from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise click.ClickException(f"{path} is not a regular file.")
         self._file = os.fdopen(descriptor, "r+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -44,12 +44,13 @@ def import_file(
             f"{resource.name} have the owners of their {resource.parent.name}: leave out --owner."
         )
     source = ImportFile(path, encoding, renamed)
+    digest = source.check()
     schema = import_schema(resource, schema_class, keep_ids)
     fixed_values = {"owner": owner} if owner and keep_ids else {}
     reader = BatchReader(source, schema, unknown_into, fixed_values)
     import_id = _hash(
         [
-            *(source.check(), resource.name, source.format, source.encoding, renamed),
+            *(digest, resource.name, source.format, source.encoding, renamed),
             *(unknown_into, owner, keep_ids),
         ]
     )

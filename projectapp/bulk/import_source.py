@@ -20,10 +20,12 @@ from marshmallow import Schema
 from projectapp.bulk.csv_reader import InvalidCSV, parse_csv, read_records
 from projectapp.bulk.items import RawItem, parse_lines
 from projectapp.bulk.json_stream import InvalidArray, split_array
+from projectapp.cli import escape_unprintable
 
 FORMATS = {".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "json", ".csv": "csv", ".tsv": "csv"}
 _DELIMITERS = ",;\t"  # of two that are equally frequent, the first
 _BLOCK_BYTES = 2**18
+_MAX_LINE_BYTES = 2**20  # bounds the memory
 
 
 class SourceItem(NamedTuple):
@@ -43,7 +45,7 @@ class ImportFile:
     def __init__(
         self, path: str, encoding: str | None = None, renamed: dict[str, str] | None = None
     ) -> None:
-        self.name = "standard input" if path == "-" else Path(path).name
+        self.name = "standard input" if path == "-" else escape_unprintable(Path(path).name)
         self.path, self.renamed, self._has_encoding = Path(path), renamed or {}, bool(encoding)
         self.encoding = _check_encoding(encoding or "utf-8")
         if path != "-":
@@ -76,6 +78,10 @@ class ImportFile:
 
     def _open(self) -> BinaryIO:
         try:
+            if self.path.is_fifo():
+                raise click.ClickException(
+                    f"{self.path} is a pipe, and the file is read twice. Use - < {self.path}"
+                )
             return self.path.open("rb")
         except OSError as error:
             raise click.ClickException(f"Cannot read {self.path}: {error.strerror}.") from None
@@ -96,6 +102,7 @@ class ImportFile:
         if self.format == "csv" and not self._has_encoding:
             decoder = codecs.getincrementaldecoder("utf-8")()
         line = 1
+        line_bytes = 0  # that have been read of it
         self._file.seek(0)
         while block := self._file.read(_BLOCK_BYTES):
             digest.update(block)
@@ -109,6 +116,16 @@ class ImportFile:
                     " add --encoding cp949. To reject such lines and import the others, add"
                     " --encoding utf-8."
                 ) from None
+            # A CSV file may have the line ends of old Macs. A JSON array may be a single line.
+            ends = block.replace(b"\r", b"\n") if self.format == "csv" else block
+            line_bytes += ends.find(b"\n") + 1 or len(block)
+            if line_bytes > _MAX_LINE_BYTES and self.format != "json":
+                raise click.ClickException(
+                    f"Line {line} of {self.name} has more than {_MAX_LINE_BYTES} bytes, so it"
+                    " cannot be an item."
+                )
+            if b"\n" in ends:
+                line_bytes = len(block) - ends.rfind(b"\n") - 1
             line += block.count(b"\n")
         if self.format == "json":
             # An array that is invalid after many items is found here, before any is imported.
@@ -118,14 +135,14 @@ class ImportFile:
 
     @cached_property
     def delimiter(self) -> str:
-        line = next(line for line in self._lines() if line.strip())
+        line = next((line for line in self._lines() if line.strip("\r\n")), "")
         unquoted = re.sub(r'"[^"]*"?', "", line)
         return max(_DELIMITERS, key=unquoted.count)
 
     @cached_property
     def columns(self) -> list[str]:
         """The names of the columns of a CSV file as its header row has them."""
-        _, header = next(read_records(self._lines(), self.delimiter))
+        _, header = next(read_records(self._lines(), self.delimiter), (1, []))
         if isinstance(header, InvalidCSV):
             raise click.ClickException(f"The header row of {self.name} is invalid. {header}")
         return [name or "" for name in header]

@@ -78,7 +78,10 @@ class Pull:
                 digests, error = None, incomplete
                 click.echo(f"Pass {number}: {incomplete.message}", err=True)
                 continue
-            previous, digests = digests, self._store_changes(number, _index_rows(rows))
+            try:
+                previous, digests = digests, self._store_changes(number, _index_rows(rows))
+            except RecursionError:  # json.loads accepts a few levels more than json.dumps
+                raise PullError(f"{self._source.url} sends rows with too many levels.") from None
             if digests == previous or self._is_dry_run:
                 return
         raise error or NoAgreement(

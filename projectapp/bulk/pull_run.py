@@ -14,6 +14,7 @@ from projectapp.bulk.import_errors import ERROR_FIELDS
 from projectapp.bulk.pull import NoAgreement, Pull
 from projectapp.bulk.pull_items import ItemReader, Rejection, parse_zone
 from projectapp.bulk.pull_source import PullError, PullSource
+from projectapp.cli import escape_unprintable
 from projectapp.resources.resource import Resource
 
 _SHOWN_ROWS = 20  # of each kind
@@ -116,8 +117,7 @@ def _print_some(lines: Collection[str]) -> None:
 def _describe(rejection: Rejection) -> str:
     row_id = rejection.row.get("id") if isinstance(rejection.row, dict) else None
     parts = [str(row_id or f"row {rejection.place}"), rejection.field, rejection.reason]
-    text = ": ".join(part for part in parts if part)
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+    return escape_unprintable(": ".join(part for part in parts if part))
 
 
 def _write_errors(file: TextIO, rejections: Collection[Rejection]) -> None:

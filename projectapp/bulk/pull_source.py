@@ -17,6 +17,7 @@ PAGE_SIZE = 100  # the maximum of the tutorial's backends
 READ_TIMEOUT_SECONDS = 10.0  # to connect, and for each read
 RESPONSE_DEADLINE_SECONDS = 60.0  # for a whole response
 MAX_RESPONSE_BYTES = 64 * 2**20
+MAX_LIST_BYTES = 2**29  # of all responses in a pass: the rows are in memory
 MAX_ROWS = 1_000_000
 
 _HEADERS = {"Accept": "application/json", "User-Agent": "projectapp-pull"}
@@ -47,11 +48,14 @@ class PullSource:
         the number of rows of each page. Raises PullError, or IncompleteList.
         """
         rows: list[Any] = []
-        number = offset = 0
+        number = offset = size_bytes = 0
         page: list[Any] = []
         while True:
             number += 1
-            body = self._get(f"{self.url}?page={number}&page_size={PAGE_SIZE}")
+            body, body_bytes = self._get(f"{self.url}?page={number}&page_size={PAGE_SIZE}")
+            size_bytes += body_bytes
+            if size_bytes > MAX_LIST_BYTES:
+                raise PullError(f"The list has more than {MAX_LIST_BYTES} bytes.")
             if isinstance(body, list):
                 count(len(body))
                 return _check_row_count(body)
@@ -93,7 +97,8 @@ class PullSource:
             page_size = PAGE_SIZE
         return page, total, max(page_size, len(page))
 
-    def _get(self, url: str) -> Any:
+    def _get(self, url: str) -> tuple[Any, int]:
+        """Return the JSON value that the backend sends, and the number of its bytes."""
         try:
             status, headers, body = http_client.get(
                 url,
@@ -118,7 +123,7 @@ class PullSource:
                 " Check the address; it is that of the backend, such as http://localhost:8000."
             )
         try:
-            return json.loads(body)
+            return json.loads(body), len(body)
         except (ValueError, RecursionError):
             form = "an HTML page" if body.lstrip()[:1] == b"<" else "no valid JSON"
             raise PullError(
