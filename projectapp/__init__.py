@@ -17,7 +17,7 @@ from projectapp.http import (
 )
 from projectapp.http.application import Application
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 
 def create_app(config: Config | None = None) -> Flask:

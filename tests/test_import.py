@@ -201,7 +201,8 @@ def test_rejected_lines_of_ndjson_are_corrected_and_imported_alone(run, rows, wr
     assert status == SOME_REJECTED
     assert out.splitlines() == [
         "Imported a.ndjson: 1500 rows, 8 rejected.",
-        f"{errors} has the rejected items: correct and import it.",
+        f"The rejected items are in {errors}. Correct them there, and import this file with the"
+        " same options.",
     ]
     assert rows("name") == [(f"{number}",) for number in range(1500)]
     rejected = read_ndjson(errors)
@@ -450,6 +451,10 @@ def test_imported_rows_are_in_the_history(client, run, sql, write):
         (
             *("a.csv", "name\nx\n이름\n".encode("cp949"), []),
             "Line 3 of a.csv is not UTF-8. If Excel in Korea wrote the file, add --encoding cp949.",
+        ),
+        (  # not an error of the names of the columns, which cannot be read
+            *("a.csv", "이름\nx\n".encode("cp949"), []),
+            "Line 1 of a.csv is not UTF-8. If Excel in Korea wrote the file, add --encoding cp949.",
         ),
         ("a.csv", "name\nx\n", ["--encoding", "klingon"], "The encoding klingon is not possible."),
         ("a.csv", "name\nx\n", ["--encoding", "utf-16"], "The encoding utf-16 is not possible."),

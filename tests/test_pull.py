@@ -700,7 +700,7 @@ def page_of(total, *items, **members):
         (200, b'{"status": "ok"}', "sends no list"),
         (200, b'{"items": 7, "total": 1}', "sends no list"),
         (200, b'{"items": []}', "sends no list"),
-        (200, page_of(0, next_cursor=None), "a service of the same kind"),
+        (200, page_of(0, next_cursor=None), "is the service projectapp itself"),
         (200, page_of(250), "The list ends early"),
         (200, page_of(10**9, *[{"id": 1}] * 100), "are the same, so the list does not end"),
     ],
@@ -717,7 +717,7 @@ def test_list_of_another_instance_of_this_service_is_an_error(server, pull, make
     make_project()
     code, _, errors = pull(f"http://127.0.0.1:{server.port}")
     assert code == 1
-    assert "Use the commands export and import instead" in errors
+    assert "use the commands export and import" in errors
 
 
 def test_backend_that_does_not_run_is_an_error(pull):

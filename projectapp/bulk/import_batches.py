@@ -85,8 +85,9 @@ def import_schema(
 class BatchReader:
     """Reads and validates the items of a file.
 
-    `unknown_into` is the field that gets what is not a field, or None. `fixed_values` replace those
-    of each item. Raises a ClickException if the header row of a CSV file does not fit the schema.
+    `unknown_into` is the field that gets the members that are not fields, or None. `fixed_values`
+    replace the values of each item. Raises a ClickException if the header row of a CSV file does
+    not fit the schema.
     """
 
     def __init__(
@@ -170,7 +171,7 @@ class BatchReader:
         return batch
 
     def _fit(self, raw_item: RawItem) -> RawItem:
-        """Return an item without the names of errors files, and with its unknown names moved."""
+        """Return an item without the ERROR_FIELDS; unknown members move into `unknown_into`."""
         value, target = raw_item.value, self._unknown_into
         if not isinstance(value, dict):
             return raw_item

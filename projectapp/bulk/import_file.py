@@ -44,7 +44,7 @@ def import_file(
             f"{resource.name} have the owners of their {resource.parent.name}: leave out --owner."
         )
     source = ImportFile(path, encoding, renamed)
-    digest = source.check()
+    digest = source.check()  # before the header row: its names may be in another encoding
     schema = import_schema(resource, schema_class, keep_ids)
     fixed_values = {"owner": owner} if owner and keep_ids else {}
     reader = BatchReader(source, schema, unknown_into, fixed_values)
@@ -81,7 +81,10 @@ def import_file(
     counts = processor.counts
     click.echo(f"{'Would import' if dry_run else 'Imported'} {source.name}: {_counts(counts)}.")
     if counts.rejected_items and errors_path:
-        click.echo(f"{errors_path} has the rejected items: correct and import it.")
+        click.echo(
+            f"The rejected items are in {errors_path}. Correct them there, and import this file"
+            " with the same options."
+        )
     return int(counts.rejected_items)
 
 

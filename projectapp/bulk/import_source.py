@@ -23,13 +23,13 @@ from projectapp.bulk.json_stream import InvalidArray, split_array
 from projectapp.cli import escape_unprintable
 
 FORMATS = {".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "json", ".csv": "csv", ".tsv": "csv"}
-_DELIMITERS = ",;\t"  # of two that are equally frequent, the first
+_DELIMITERS = ",;\t"  # if two are equally frequent, the first wins
 _BLOCK_BYTES = 2**18
 _MAX_LINE_BYTES = 2**20  # bounds the memory
 
 
 class SourceItem(NamedTuple):
-    """An item of a file, and its text there. Bytes that are no text are surrogates."""
+    """An item, and its text in the file. Bytes that cannot be decoded are surrogates."""
 
     raw_item: RawItem
     text: str
@@ -38,8 +38,8 @@ class SourceItem(NamedTuple):
 class ImportFile:
     """A file to import. Raises a ClickException if nothing of the file can be imported.
 
-    `name` is what messages call it. `encoding` is None if the user has not given one: then a file
-    that is not UTF-8 is an error, not each line that is not. `renamed` maps columns to fields.
+    Messages call it `name`. `encoding` is the one that the user names: then a line that cannot be
+    decoded is rejected. Without it, the whole file must be UTF-8. `renamed` maps columns to fields.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Pulls the rows of a running backend, and reports it: what flask RESOURCE pull does."""
+"""Pulls the rows of a running backend, and prints a report: what flask RESOURCE pull does."""
 
 import json
 import sys
@@ -12,17 +12,17 @@ from marshmallow import Schema
 from projectapp.bulk import pulled_rows
 from projectapp.bulk.import_errors import ERROR_FIELDS
 from projectapp.bulk.pull import NoAgreement, Pull
-from projectapp.bulk.pull_items import ItemReader, Rejection, parse_zone
+from projectapp.bulk.pull_items import ItemReader, RejectedRow, parse_zone
 from projectapp.bulk.pull_source import PullError, PullSource
 from projectapp.cli import escape_unprintable
 from projectapp.resources.resource import Resource
 
 _SHOWN_ROWS = 20  # of each kind
-_KEPT_REASONS = {
+_SKIP_REASONS = {
     pulled_rows.CHANGED_HERE: "was changed here, and stays as it is here",
     pulled_rows.DELETED_HERE: "was deleted here, and stays deleted",
     pulled_rows.OTHER_ROW: "is a row that was not pulled from there, and stays as it is here",
-    pulled_rows.MISSING_THERE: "is missing there, but was changed or is used here, and stays",
+    pulled_rows.MISSING_THERE: "is missing there, but was changed or is in use here, and stays",
 }
 
 
@@ -55,22 +55,24 @@ def pull_rows(
         if cut_over:
             with suppress(NoAgreement):  # after the switch, clients do not change it any more
                 this_pull.run(delete_missing)
-            _wait_for_switch(name)
+            _wait_for_switch(name, len(this_pull.rejected_rows))
         this_pull.run(delete_missing)
     finally:
-        _print_report(name, source.url, this_pull, dry_run)
+        if this_pull.has_read:
+            _print_report(name, source.url, this_pull, dry_run)
         if errors_file:
-            _write_errors(errors_file, this_pull.rejections.values())
+            _write_errors(errors_file, this_pull.rejected_rows.values())
     if not dry_run:
         _print_conclusion(name, source.url, this_pull)
-    return len(this_pull.rejections)
+    return len(this_pull.rejected_rows)
 
 
-def _wait_for_switch(name: str) -> None:
+def _wait_for_switch(name: str, rejected_count: int) -> None:
+    exception = f", except {rejected_count} that were rejected" if rejected_count else ""
     click.echo(
-        f"The {name} are here. Now switch the front end: set VITE_API_URL to the address of this"
-        " service, and start or deploy the front end again. Then press Enter: the command pulls"
-        " what has changed there until then.",
+        f"The {name} are here{exception}. Now switch the front end: set VITE_API_URL to the address"
+        " of this service, and start or deploy the front end again. Then press Enter: the command"
+        " pulls what has changed there until then.",
         err=True,
     )
     if not sys.stdin.readline():
@@ -89,16 +91,19 @@ def _print_report(name: str, url: str, this_pull: Pull, is_dry_run: bool) -> Non
     ):
         click.echo(f"  {would}{verb}: {len(ids)}")
     click.echo(f"  {would}deleted: {len(this_pull.deleted)}")
-    click.echo(f"  kept as here: {len(this_pull.kept)}")
+    click.echo(f"  skipped: {len(this_pull.skip_reasons)}")
     _print_some(
-        [f"    {row_id} {_KEPT_REASONS[reason]}" for row_id, reason in this_pull.kept.items()]
+        [
+            f"    {row_id} {_SKIP_REASONS[reason]}"
+            for row_id, reason in this_pull.skip_reasons.items()
+        ]
     )
-    click.echo(f"  rejected: {len(this_pull.rejections)}")
-    _print_some([f"    {_describe(rejection)}" for rejection in this_pull.rejections.values()])
+    click.echo(f"  rejected: {len(this_pull.rejected_rows)}")
+    _print_some([f"    {_describe(row)}" for row in this_pull.rejected_rows.values()])
 
 
 def _print_conclusion(name: str, url: str, this_pull: Pull) -> None:
-    if this_pull.rejections:
+    if this_pull.rejected_rows:
         click.echo(
             f"All {name} of {url} are here, except the rejected ones. Correct these there, and run"
             " the command again."
@@ -114,15 +119,15 @@ def _print_some(lines: Collection[str]) -> None:
         click.echo(f"    and {len(lines) - _SHOWN_ROWS} more")
 
 
-def _describe(rejection: Rejection) -> str:
-    row_id = rejection.row.get("id") if isinstance(rejection.row, dict) else None
-    parts = [str(row_id or f"row {rejection.place}"), rejection.field, rejection.reason]
+def _describe(rejected: RejectedRow) -> str:
+    row_id = rejected.row.get("id") if isinstance(rejected.row, dict) else None
+    parts = [str(row_id or f"row {rejected.place}"), rejected.field, rejected.reason]
     return escape_unprintable(": ".join(part for part in parts if part))
 
 
-def _write_errors(file: TextIO, rejections: Collection[Rejection]) -> None:
+def _write_errors(file: TextIO, rejected_rows: Collection[RejectedRow]) -> None:
     """Write the rows as they were, with the place, the field and the reason, as an import does."""
-    for place, row, *error in rejections:
+    for place, row, *error in rejected_rows:
         members = row if isinstance(row, dict) else {"error_text": json.dumps(row)}
         members = members | dict(zip(ERROR_FIELDS, [place, *error], strict=False))
         # A surrogate becomes \ud800, which is also JSON: see `errors` of the file.

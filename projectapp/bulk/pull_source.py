@@ -24,7 +24,7 @@ _HEADERS = {"Accept": "application/json", "User-Agent": "projectapp-pull"}
 
 
 class PullError(click.ClickException):
-    """The old backend cannot be read. The text says why, and what to do."""
+    """The pull cannot go on. The text says why, and what to do."""
 
 
 class IncompleteList(PullError):
@@ -81,8 +81,8 @@ class PullSource:
         """Return the rows of a page, the number of rows in the list, and the size of a page."""
         if isinstance(body, dict) and "next_cursor" in body:
             raise PullError(
-                f"{self.url} is a service of the same kind as this one, not a backend of the"
-                " tutorial. Use the commands export and import instead."
+                f"{self.url} is the service projectapp itself, not a backend of the tutorial."
+                " To copy from it, use the commands export and import."
             )
         page, total, page_size = (
             body.get(name) if isinstance(body, dict) else None
@@ -108,19 +108,19 @@ class PullSource:
                 max_bytes=MAX_RESPONSE_BYTES,
             )
         except (OSError, HTTPException, ValueError) as error:
-            reason = str(error) or type(error).__name__
+            reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
             raise PullError(
                 f"{self.url} cannot be read: {reason}. Check that the old backend runs."
             ) from error
         if 300 <= status < 400:
             raise PullError(
-                f"{self.url} redirects to {headers.get('Location', 'another address')}. Use the"
-                " address to which it leads."
+                f"{self.url} redirects to {headers.get('Location', 'another address')}. Use that"
+                " address."
             )
         if status != 200:
             raise PullError(
                 f"{self.url} answers with status {status}."
-                " Check the address; it is that of the backend, such as http://localhost:8000."
+                " Check that it is the address of the backend, such as http://localhost:8000."
             )
         try:
             return json.loads(body), len(body)
@@ -128,7 +128,7 @@ class PullSource:
             form = "an HTML page" if body.lstrip()[:1] == b"<" else "no valid JSON"
             raise PullError(
                 f"{self.url} sends {form}."
-                " Check that the address is that of the backend, and not of the front end."
+                " Check that it is the address of the backend, and not of the front end."
             ) from None
 
 
