@@ -29,7 +29,8 @@ def report_problems(command: Callable[..., Any]) -> Callable[..., Any]:
         except Problem as problem:
             raise click.ClickException(problem.detail) from problem
         except click.ClickException as error:
-            error.message = escape_unprintable(error.message)  # parts may come from a file
+            # Parts of it may come from a file.
+            error.message = escape_unprintable(error.message)  # type: ignore[misc]
             raise
 
     return wrapper
