@@ -14,7 +14,7 @@ from contextlib import suppress
 import pytest
 
 import config
-from projectapp.bulk import json_stream, progress
+from projectapp.bulk import import_run, json_stream, progress
 from tests.conftest import PROJECTS, all_items
 
 COLUMNS = "name, description, is_active, attributes::text"
@@ -275,6 +275,29 @@ def test_shown_errors_do_not_control_the_terminal(run, write):
     path = write("a.ndjson", '{"name": "x", "\\u001b]0;title\\u0007\\n": 1}\n')
     _, _, err = run(path)
     assert err.startswith(r"Line 1: \u001b]0;title\u0007\u000a: Unknown field")
+
+
+@pytest.mark.parametrize("change", ["append", "truncate"])
+def test_import_of_a_file_that_changes_stops_and_continues_when_it_is_restored(
+    run, rows, write, monkeypatch, change
+):
+    content = ndjson({"name": f"{n}"} for n in range(5000))
+    path = write("a.ndjson", content)
+    insert_batch = import_run.insert_batch
+
+    def change_file(*arguments):
+        with path.open("r+b") as file:
+            file.truncate(file.seek(0, 2) // 3) if change == "truncate" else file.seek(0, 2)
+            file.write(b'{"name": "added"}\n' if change == "append" else b"")
+        return insert_batch(*arguments)
+
+    monkeypatch.setattr(import_run, "insert_batch", change_file)
+    status, _, err = run(path)
+    assert (status, "a.ndjson was changed while it was imported." in err) == (1, True)
+    monkeypatch.undo()
+    path.write_text(content)
+    assert run(path)[0] == 0
+    assert rows("name") == [(f"{n}",) for n in range(5000)]
 
 
 def test_file_whose_name_is_not_utf_8_is_imported(run, rows, tmp_path):

@@ -160,8 +160,10 @@ class BatchReader:
                 first, source_items, characters = number + 1, [], 0
         if source_items:
             yield self._validate(first, source_items)
+        self._source.require_same_state()
 
     def _validate(self, first: int, source_items: list[SourceItem]) -> Batch:
+        self._source.require_same_state()
         raw_items = map(self._fit, (item.raw_item for item in source_items))
         items, errors = load_items(self._schema, raw_items)
         for item in items:

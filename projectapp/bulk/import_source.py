@@ -2,6 +2,7 @@
 
 import codecs
 import hashlib
+import os
 import re
 import shutil
 import sys
@@ -51,6 +52,7 @@ class ImportFile:
         if path != "-":
             self._find_format()
         self._file: BinaryIO = _copy_standard_input() if path == "-" else self._open()
+        self._state = self._read_state()
         click.get_current_context().call_on_close(self._file.close)
         start = self._file.read(_BLOCK_BYTES)
         self.has_bom = start.startswith(codecs.BOM_UTF8)
@@ -94,6 +96,19 @@ class ImportFile:
     def position_bytes(self) -> int:
         """How far the items have been read."""
         return self._file.tell()
+
+    def _read_state(self) -> tuple[int, int]:
+        """Return the size of the file and the time of its last change."""
+        status = os.fstat(self._file.fileno())
+        return status.st_size, status.st_mtime_ns
+
+    def require_same_state(self) -> None:
+        """Raise a ClickException if the file was changed since it was opened."""
+        if self._read_state() != self._state:
+            raise click.ClickException(
+                f"{self.name} was changed while it was imported. Restore it, and run the same"
+                " command again: it continues."
+            )
 
     def check(self) -> str:
         """Read the whole file; return its SHA-256. Raises a ClickException if it is invalid."""
