@@ -222,4 +222,8 @@ def test_a_production_server_imports_only_what_its_auth_method_needs(auth, expec
     optional = {"sqlalchemy", "cryptography", "joserfc", "alembic", "flask_migrate", "redis"}
     modules = {*result.stdout.split()}
     assert optional & modules == expected
-    assert not [name for name in modules if re.match(r"projectapp\.(devdb|doctor)", name)]
+    assert "projectapp.bulk.views" in modules
+    for_commands = (
+        r"projectapp\.(devdb|doctor|bulk\.(import_file|imports|pull_run|pulled_rows))|zoneinfo"
+    )
+    assert not [name for name in modules if re.match(for_commands, name)]
