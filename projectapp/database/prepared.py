@@ -25,8 +25,8 @@ _OPTION = "planned_values"
 # already has the statement, or a column's type has changed. PostgreSQL has then executed nothing.
 _LOST_STATES = ("26000", "42P05", "0A000")
 FORGET_SQL = "DEALLOCATE ALL; "
-# For the EXECUTE that makes the plan. While a table is small, a sequential scan is the best plan, but
-# the table may have 50 000 rows before the statement is prepared again.
+# For the EXECUTE that makes the plan. While a table is small, a sequential scan is the best plan.
+# But the table may have 50 000 rows before the statement is prepared again.
 _PREFER_INDEXES = "SET LOCAL enable_seqscan = off; "
 
 Statement = TypeVar("Statement", bound=Any)
