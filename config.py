@@ -84,7 +84,7 @@ class Config:
     METRICS: Annotated[str, choice("on", "open", "off")] = "on"
     # the largest request body, in bytes; a larger one gets a 413
     MAX_CONTENT_LENGTH: Annotated[int, integer_between(1, 2**29)] = 2**20
-    # how many event streams and long polls a worker holds; further ones get a 503
+    # how many event streams, long polls and exports a worker holds; further ones get a 503
     STREAMS: Annotated[int, integer_between(1, 10_000)] = 500
     # `debug`, `info`, `warning` or `error`
     LOG_LEVEL: Annotated[str, choice("debug", "info", "warning", "error")] = "info"

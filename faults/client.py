@@ -231,7 +231,7 @@ class Client:
             own_path = f"{self.resource.path}/{row['id']}"
             is_created = "path" not in item and item["operation"] == row[self.resource.title_field]
             if not is_created and item.get("path") != own_path:
-                violations.append(f"a response with another row in the place of {item}")
+                violations.append(f"a response with another row instead of {item}")
             completed_items.append(item | {"id": row["id"], "etag": f'"{row["version"]}"'})
         return completed_items, violations
 

@@ -18,7 +18,7 @@ from projectapp.http import (
 )
 from projectapp.http.application import Application
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -64,6 +64,7 @@ def add_commands(app: Flask) -> None:
     from flask_migrate import Migrate
 
     from projectapp.auth.cli import tokens_cli
+    from projectapp.bulk import imports, pulled_rows  # noqa: F401 - the tables of commands
     from projectapp.console.cli import console_command
     from projectapp.doctor.command import doctor_command
     from projectapp.resources.cli import history_cli, idempotency_cli

@@ -28,8 +28,17 @@ def report_problems(command: Callable[..., Any]) -> Callable[..., Any]:
             ) from problem
         except Problem as problem:
             raise click.ClickException(problem.detail) from problem
+        except click.ClickException as error:
+            # Parts of it may come from a file.
+            error.message = escape_unprintable(error.message)  # type: ignore[misc]
+            raise
 
     return wrapper
+
+
+def escape_unprintable(text: str) -> str:
+    """Replace characters with which a text from outside could control a terminal."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
 def printable_text(max_length: int) -> Callable[[Any, Any, str], str]:

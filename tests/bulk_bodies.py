@@ -5,6 +5,13 @@ from typing import Any
 
 JSON, NDJSON, CSV = "application/json", "application/x-ndjson", "text/csv"
 FORMATS = [JSON, NDJSON, CSV]
+FORMULA_STARTS = (
+    *"=+-@\t\r\n'",
+    "\uff1d",
+    "\uff0b",
+    "\uff0d",
+    "\uff20",
+)  # with the full-width ones
 FIRST_PLACES = {JSON: 0, NDJSON: 1, CSV: 2}  # how errors name the first item
 
 
@@ -23,7 +30,7 @@ def cell_of(value: Any) -> str:
     if value is None:
         return ""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "'")):
+    if isinstance(value, str) and value.startswith(FORMULA_STARTS):
         text = f"'{value}"  # the guard against formulas, as in an export
     return '"' + text.replace('"', '""') + '"'
 

@@ -70,7 +70,7 @@ def make_shell(binaries, folder, direct_url, new):
 
 @pytest.fixture
 def varied_projects(client, make_project, sql):
-    """Rows of every kind: many scripts, changes, a deletion, an idempotency key, a token."""
+    """Rows of all tables: many scripts, changes, a deletion, an idempotency key, a token."""
     names = (
         "번역",
         "Straße",
@@ -93,6 +93,8 @@ def varied_projects(client, make_project, sql):
         "INSERT INTO api_tokens (id, name, owner, scopes, digest)"
         " VALUES (gen_random_uuid(), 'CI', 'ci', '{projects:read}', sha256('x'))"
     )
+    sql("INSERT INTO imports (id, resource, file_name) VALUES ('x', 'projects', 'a.csv')")
+    sql("INSERT INTO pulled_rows (source, row_id) VALUES ('http://x', gen_random_uuid())")
     sql("UPDATE projects SET created_at = '2020-02-29 23:59:59.999999+00' WHERE name = 'ΟΔΟΣ'")
     assert sql("SELECT count(*), max(version), sum(cardinality(bigrams)) > 0 FROM projects") == [
         (8, 3, True)
@@ -160,8 +162,8 @@ def test_restored_database_equals_the_original_and_serves(
         "changes": changes,
         "histories": 1,
         "idempotency_keys": 1,
-        "imports": 0,
-        "pulled_rows": 0,
+        "imports": 1,
+        "pulled_rows": 1,
         "api_tokens": 1,
         "alembic_version": 1,
     }

@@ -115,6 +115,17 @@ def test_an_item_changes_a_value_of_each_type_like_a_patch_of_one_row(
         assert row["version"] == 2 or (name, value) == ("parent_id", None)
 
 
+def test_a_json_column_that_is_not_jsonb_gets_the_value_of_a_patch_of_one_row(
+    kinds, create, change
+):
+    single, bulk = create("/labels", [{"plain": {"a": 1}}] * 2)
+    for value, version in (({"a": 1}, 1), ({"b": 1.0}, 2), ({"b": 1.0}, 2), (None, 3), (None, 3)):
+        row = kinds.patch(f"/labels/{single['id']}", json={"plain": value}).json
+        (changed,) = change("/labels", [{"id": bulk["id"], "plain": value}])
+        for result in (row, changed):
+            assert (result["plain"], result["version"]) == (value, version)
+
+
 def test_each_item_changes_only_the_fields_that_it_has(create, change):
     rows = create("/boxes", [{"title": "x"}] * len(VALUES))
     items = [

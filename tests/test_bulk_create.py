@@ -148,6 +148,21 @@ def test_each_invalid_row_of_a_csv_gets_a_400_that_names_its_line(post, problem,
     assert count_rows(sql) == 0
 
 
+def test_each_invalid_body_as_a_json_cell_in_row_500_of_a_csv_gets_a_400_that_names_it(
+    post, problem, sql
+):
+    for case, (body, status) in INVALID_BODIES.items():
+        if case == "1e999":  # a number that a double cannot have is exact
+            continue
+        text = body.encode() if isinstance(body, str) else body
+        cell = b'"' + text.replace(b'"', b'""') + b'"'
+        rows = [{"name": "x", "attributes": {}}] * (1000 - text.count(b"\n"))
+        document = problem(post(replace_item(CSV, rows, BAD, b"x," + cell), CSV), status)
+        if status == 400:
+            assert document["details"].keys() == {f"{BAD + 2}.attributes"}, case
+    assert count_rows(sql) == 0
+
+
 @pytest.mark.parametrize(
     ("rows", "names"),
     [

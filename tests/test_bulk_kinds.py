@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import psycopg2
@@ -58,6 +59,7 @@ class Label(ResourceColumns, Base):
     green: Mapped[int | None] = mapped_column(server_default="7")
     size: Mapped[Decimal | None] = mapped_column(sa.Numeric)
     extra: Mapped[dict | None] = mapped_column(JSONB)
+    plain: Mapped[Any] = mapped_column(sa.JSON, nullable=True)
 
     __table_args__ = (
         *resource_constraints("labels", ("created_at",)),
@@ -83,6 +85,7 @@ class LabelSchema(ResourceSchema):
     green = Integer(allow_none=True)
     size = fields.Decimal(allow_none=True)
     extra = fields.Raw(allow_none=True)
+    plain = fields.Raw(allow_none=True)
 
 
 def make_blueprint():
@@ -182,6 +185,20 @@ def test_null_is_null_and_not_the_default(post):
     assert [(row["title"], row["green"]) for row in rows] == [(None, None), ("untitled", 7)]
     rows = created(post("/labels", b"title,green\n,\n", CSV))
     assert [(row["title"], row["green"]) for row in rows] == [(None, None)]
+
+
+@pytest.mark.parametrize("value", [None, 1.0, {"b": 1, "a": [None]}])
+def test_json_columns_of_both_types_store_null_and_values_as_single_requests_do(
+    post, kinds, sql, value
+):
+    item = {"extra": value, "plain": value}
+    single = kinds.post("/labels", json=item).json
+    stored = sql("SELECT extra, plain IS NULL, plain::jsonb FROM labels")
+    assert stored == [(value, value is None, value)]
+    for content_type in FORMATS:
+        (row,) = created(post("/labels", [item], content_type))
+        assert {name: row[name] for name in item} == {name: single[name] for name in item} == item
+    assert sql("SELECT extra, plain IS NULL, plain::jsonb FROM labels") == stored * 4
 
 
 @pytest.mark.parametrize("content_type", [NDJSON, CSV])

@@ -10,6 +10,7 @@ import pytest
 
 from projectapp.bulk import export_pages
 from projectapp.http.security_headers import HEADERS
+from tests.bulk_bodies import FORMULA_STARTS
 from tests.conftest import PROJECTS, all_items
 from tests.feed_load import CHANGES, writers_running
 from tests.plans import recorded
@@ -29,6 +30,7 @@ TEXTS = [
     *("", " ", "=1+1", "+1", "-1", "@a", "'", "''", "'=1", "'a", "\ta", "\ra", "\na", "a\r\nb"),
     *('"', '""', 'a"b', '"a"', "a,b", ",", "a;b", "번역", "\ufeffa", "null", "true", "1.10", "\\"),
     *("\u2028", "\x85a", "\x0ba", "𝄞", "a\n"),
+    *(f"{guard}{start}1" for start in FORMULA_STARTS for guard in ("", "'", "''")),
 ]
 NUMBERS = ["12345678901234567890.10", "1.10", "1e400", "-0.0", "1E-7", "7", "0.1", "1.0"]
 
@@ -201,7 +203,7 @@ def test_csv_with_bom_begins_with_a_byte_order_mark(client, make_project):
     assert "번역".encode() in without
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "'"])
+@pytest.mark.parametrize("start", FORMULA_STARTS)
 def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe(client, make_project, start):
     make_project(name=f"{start}1", description=f"a{start}1")
     text = client.get(f"{EXPORT}?format=csv").text

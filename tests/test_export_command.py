@@ -28,7 +28,7 @@ def export(app, sql):
         ("a.ndjson", (), "?format=ndjson"),
         ("a.csv", (), "?format=csv"),
         ("a.CSV", ("--bom",), "?format=csv&bom=true"),
-        ("a.txt", (), "?format=ndjson"),
+        ("a.txt", ("--format", "ndjson"), "?format=ndjson"),
         ("a", ("--format", "csv"), "?format=csv"),
         ("a.csv", ("--format", "ndjson"), "?format=ndjson"),
         ("a.csv", ("--query", "q=row 1&is_active=true"), "?format=csv&q=row 1&is_active=true"),
@@ -50,7 +50,7 @@ def test_command_reports_rows_rate_and_a_cursor_of_the_feed(client, make_project
     assert first.startswith("Exported 1 projects, ")
     assert first.endswith(" rows/s.")
     assert result.stdout == ""
-    cursor = second.removeprefix("Changes since then: Changes-Cursor ")
+    cursor = second.removeprefix("Changes-Cursor for the changes since then: ")
     project = make_project()
     [item] = client.get(f"{CHANGES}?since={cursor}").json["items"]
     assert item["project"] == project
@@ -93,6 +93,7 @@ def test_export_of_all_owners_to_the_standard_output(client, sql, export):
         (("a.csv", "--query", "format=csv"), "format: Unknown parameter."),
         (("a.csv", "--query", "is_active=1"), "is_active: Not a valid boolean."),
         (("missing/a.csv",), "No such file or directory"),
+        (("a.xlsx",), "a.xlsx must end in .ndjson or .csv. For another name, add --format."),
     ],
 )
 def test_invalid_arguments_get_a_message_and_write_no_file(

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from projectapp.database import prepared
 from projectapp.resources.feed import FeedCursor, decode_feed_cursor
 from projectapp.resources.feed_cursor import Snapshot
 from tests.conftest import PROJECTS, all_items, parameters_of, url_of
@@ -776,3 +777,31 @@ def test_a_poll_beside_a_large_transaction_does_not_read_its_changes(
 def test_the_prepared_page_reads_no_more_than_its_text(client, read, many_changes):
     for since in ("start", read("start", 1000)["next_cursor"], read()["next_cursor"]):
         compare_plans(client, [("GET", f"{CHANGES}?since={since}", {})] * 3)
+
+
+def test_a_page_that_was_prepared_while_the_table_was_small_reads_indexes(
+    app, client, read, sql, monkeypatch
+):
+    monkeypatch.setattr(prepared, "MAX_AGE_SECONDS", 1000)
+    pool = app.extensions["database"].pool
+    pool.close_idle()
+    sql("ALTER TABLE changes SET (autovacuum_enabled = off)")
+    sql(INSERT_CHANGES.format("bob", 30))
+    for _ in range(3):
+        cursor = read()["next_cursor"]
+        read(cursor)
+    sql(INSERT_CHANGES.format("bob", 20_000))
+    with recorded() as statements:
+        assert len(read(cursor, 1000)["items"]) == 1000
+    [statement] = statements
+    assert statement.sql.startswith("EXECUTE")
+    connection = pool.take()  # the one of the requests, whose session has the plan
+    try:
+        with connection.cursor() as database_cursor:
+            explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement.sql}"
+            database_cursor.execute(explain, statement.parameters)
+            [[[plan]]] = database_cursor.fetchall()
+    finally:
+        pool.put_back(connection)
+    sql("ALTER TABLE changes RESET (autovacuum_enabled)")
+    assert count_buffers(plan["Plan"]) < 20_000

@@ -14,7 +14,7 @@ from contextlib import suppress
 import pytest
 
 import config
-from projectapp.bulk import progress
+from projectapp.bulk import import_run, json_stream, progress
 from tests.conftest import PROJECTS, all_items
 
 COLUMNS = "name, description, is_active, attributes::text"
@@ -103,16 +103,21 @@ def test_files_of_all_formats_create_the_same_rows(run, rows, write, name):
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-@pytest.mark.parametrize("padding", range(8))
-def test_elements_of_a_large_array_end_anywhere_in_the_blocks_of_the_file(
-    run, rows, write, padding, indent
+@pytest.mark.parametrize("ensure_ascii", [False, True])
+@pytest.mark.parametrize("block_bytes", [1, 2, 7, 64, None])
+def test_elements_of_an_array_end_anywhere_in_the_blocks_of_the_file(
+    run, rows, write, monkeypatch, block_bytes, ensure_ascii, indent
 ):
-    items = [7, *({"name": f'{number} 번역 \\" ]'} for number in range(3000)), -1.5e3, None]
-    items += range(10**8, 10**8 + 8000)
-    content = " " * padding + json.dumps(items, ensure_ascii=padding % 2 == 0, indent=indent)
-    assert len(content) > 2**16
-    assert run(write("a.json", content))[1] == "Imported a.json: 3000 rows, 8003 rejected."
-    assert rows("name") == [(item["name"],) for item in items[1:3001]]
+    if block_bytes:
+        monkeypatch.setattr(json_stream, "_BLOCK_BYTES", block_bytes)
+    count = 20 if block_bytes else 3000  # more than a block of the usual size
+    items = [7, *({"name": f'{number} 번역 \\" ]'} for number in range(count)), -1.5e3, None]
+    items += range(10**8, 10**8 + 2 * count)
+    content = json.dumps(items, ensure_ascii=ensure_ascii, indent=indent)
+    content = content.replace("-1500.0", "-1.5E+3")
+    summary = f"Imported a.json: {count} rows, {2 * count + 3} rejected."
+    assert run(write("a.json", content))[1] == summary
+    assert rows("name") == [(item["name"],) for item in items[1 : count + 1]]
 
 
 @pytest.mark.parametrize("name", ["x.ndjson", "x.json", "x.csv"])
@@ -196,7 +201,8 @@ def test_rejected_lines_of_ndjson_are_corrected_and_imported_alone(run, rows, wr
     assert status == SOME_REJECTED
     assert out.splitlines() == [
         "Imported a.ndjson: 1500 rows, 8 rejected.",
-        f"{errors} has the rejected items: correct and import it.",
+        f"The rejected items are in {errors}. Correct them there, and import this file with the"
+        " same options.",
     ]
     assert rows("name") == [(f"{number}",) for number in range(1500)]
     rejected = read_ndjson(errors)
@@ -263,6 +269,42 @@ def test_only_the_first_rejected_items_are_shown(run, write):
         "Line 20: name: Length must be between 1 and 200.",
         "There are more. --errors FILE writes all to a file.",
     ]
+
+
+def test_shown_errors_do_not_control_the_terminal(run, write):
+    path = write("a.ndjson", '{"name": "x", "\\u001b]0;title\\u0007\\n": 1}\n')
+    _, _, err = run(path)
+    assert err.startswith(r"Line 1: \u001b]0;title\u0007\u000a: Unknown field")
+
+
+@pytest.mark.parametrize("change", ["append", "truncate"])
+def test_import_of_a_file_that_changes_stops_and_continues_when_it_is_restored(
+    run, rows, write, monkeypatch, change
+):
+    content = ndjson({"name": f"{n}"} for n in range(5000))
+    path = write("a.ndjson", content)
+    insert_batch = import_run.insert_batch
+
+    def change_file(*arguments):
+        with path.open("r+b") as file:
+            file.truncate(file.seek(0, 2) // 3) if change == "truncate" else file.seek(0, 2)
+            file.write(b'{"name": "added"}\n' if change == "append" else b"")
+        return insert_batch(*arguments)
+
+    monkeypatch.setattr(import_run, "insert_batch", change_file)
+    status, _, err = run(path)
+    assert (status, "a.ndjson was changed while it was imported." in err) == (1, True)
+    monkeypatch.undo()
+    path.write_text(content)
+    assert run(path)[0] == 0
+    assert rows("name") == [(f"{n}",) for n in range(5000)]
+
+
+def test_file_whose_name_is_not_utf_8_is_imported(run, rows, tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff.ndjson"
+    with open(path, "w") as file:
+        file.write('{"name": "x"}')
+    assert run(os.fsdecode(path))[1] == r"Imported \udcff.ndjson: 1 rows, 0 rejected."
 
 
 def test_errors_file_is_removed_if_nothing_is_rejected(run, write):
@@ -368,7 +410,7 @@ def test_items_with_invalid_read_only_fields_are_rejected_with_keep_ids(run, row
         **{"created_at": "2020-01-01T00:00:00Z", "updated_at": "2020-01-01T09:00:00.5+09:00"},
     }
     changes = [
-        *({"id": "x"}, {"id": None}, {"version": 0}, {"version": "1"}, {"version": 2**31}),
+        *({"id": "x"}, {"id": None}, {"version": 0}, {"version": "1"}, {"version": 2**31 - 1}),
         *({"created_at": "yesterday"}, {"updated_at": "2020-01-01"}, {"owner": "x" * 256}),
     ]
     invalid = [{**good, "id": str(uuid.uuid4()), **change} for change in changes]
@@ -433,6 +475,10 @@ def test_imported_rows_are_in_the_history(client, run, sql, write):
             *("a.csv", "name\nx\n이름\n".encode("cp949"), []),
             "Line 3 of a.csv is not UTF-8. If Excel in Korea wrote the file, add --encoding cp949.",
         ),
+        (  # not an error of the names of the columns, which cannot be read
+            *("a.csv", "이름\nx\n".encode("cp949"), []),
+            "Line 1 of a.csv is not UTF-8. If Excel in Korea wrote the file, add --encoding cp949.",
+        ),
         ("a.csv", "name\nx\n", ["--encoding", "klingon"], "The encoding klingon is not possible."),
         ("a.csv", "name\nx\n", ["--encoding", "utf-16"], "The encoding utf-16 is not possible."),
         ("a.json", "[]", ["--encoding", "cp949"], "--encoding and --column are only for CSV."),
@@ -461,14 +507,36 @@ def test_imported_rows_are_in_the_history(client, run, sql, write):
             "The errors file must not be the file to import.",
         ),
         ("a.csv", "name\nx\n", ["--keep-ids"], "a.csv has no column id, which each row needs."),
+        ("a.csv", "name,\x1b[2J\nx,\n", [], "a.csv has the unknown column \\u001b[2J."),
+        ("a.csv", "\v\n", [], "The first line of a.csv must be a header"),
+        (
+            "a.ndjson",
+            '{"name": "x"}\n' + "x" * (2**20 + 1),
+            [],
+            "Line 2 of a.ndjson has more than 1048",
+        ),
+        (
+            "a.csv",
+            "name\r\r" + "x" * (2**20 + 1),
+            [],
+            "Line 1 of a.csv has more than 1048576 bytes",
+        ),
+        ("a.csv", "pipe", [], "{path} is a pipe, and the file is read twice. Use - < {path}"),
+        (
+            *("a.csv", "name\nx\n", ["--errors", "{folder}/pipe.csv"]),
+            "{folder}/pipe.csv is not a regular file.",
+        ),
     ],
 )
 def test_file_that_cannot_be_imported_is_one_error(
     run, rows, tmp_path, name, content, options, message
 ):
     path = tmp_path / name
+    os.mkfifo(tmp_path / "pipe.csv")
     if content == "folder":
         path.mkdir()
+    elif content == "pipe":
+        os.mkfifo(path)
     elif content:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     options = [option.format(folder=tmp_path) for option in options]
@@ -477,7 +545,7 @@ def test_file_that_cannot_be_imported_is_one_error(
     assert err.startswith(f"Error: {message.format(path=path, folder=tmp_path)}"), err
     assert len(err.splitlines()) == 1
     assert rows() == []
-    assert not content or content == "folder" or path.read_bytes()
+    assert content in (None, "folder", "pipe") or path.read_bytes()
 
 
 def test_progress_is_plain_lines_with_a_rate_and_the_remaining_time(run, write, monkeypatch):

@@ -29,9 +29,9 @@ def line(number):
     return json.dumps({"name": "" if number % 250 == 7 else f"{number}", "attributes": attributes})
 
 
-@pytest.fixture
-def path(tmp_path):
-    path = tmp_path / "a.ndjson"
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("import") / "a.ndjson"
     path.write_text("\n".join(map(line, range(ITEM_COUNT))))
     return path
 
@@ -58,15 +58,23 @@ def command(path, database_url):
     return start
 
 
+@pytest.fixture(scope="module")
+def reference():
+    """A list for the result of `expected`, which is the same for all tests."""
+    return []
+
+
 @pytest.fixture
-def expected(app, sql, path, tmp_path):
+def expected(app, sql, path, reference):
     """The names, the errors file and the counters of an import that nothing interrupts."""
-    errors = tmp_path / "expected.ndjson"
-    arguments = ["projects", "import", str(path), "--errors", str(errors)]
-    assert app.test_cli_runner().invoke(args=arguments).exit_code == SOME_REJECTED
-    result = read_result(sql, errors)
+    if not reference:
+        errors = path.with_name("expected.ndjson")
+        arguments = ["projects", "import", str(path), "--errors", str(errors)]
+        assert app.test_cli_runner().invoke(args=arguments).exit_code == SOME_REJECTED
+        reference.append(read_result(sql, errors))
+        sql("DELETE FROM projects; DELETE FROM imports; DELETE FROM changes")
+    (result,) = reference
     assert len(result[0]) == ITEM_COUNT - 39
-    sql("DELETE FROM projects; DELETE FROM imports; DELETE FROM changes")
     return result
 
 

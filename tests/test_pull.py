@@ -700,7 +700,7 @@ def page_of(total, *items, **members):
         (200, b'{"status": "ok"}', "sends no list"),
         (200, b'{"items": 7, "total": 1}', "sends no list"),
         (200, b'{"items": []}', "sends no list"),
-        (200, page_of(0, next_cursor=None), "a service of the same kind"),
+        (200, page_of(0, next_cursor=None), "is the service projectapp itself"),
         (200, page_of(250), "The list ends early"),
         (200, page_of(10**9, *[{"id": 1}] * 100), "are the same, so the list does not end"),
     ],
@@ -717,7 +717,7 @@ def test_list_of_another_instance_of_this_service_is_an_error(server, pull, make
     make_project()
     code, _, errors = pull(f"http://127.0.0.1:{server.port}")
     assert code == 1
-    assert "Use the commands export and import instead" in errors
+    assert "use the commands export and import" in errors
 
 
 def test_backend_that_does_not_run_is_an_error(pull):
@@ -746,6 +746,7 @@ def test_error_in_a_later_page_keeps_what_was_stored_and_deletes_nothing(backend
     ("limit", "value", "body", "message"),
     [
         ("MAX_RESPONSE_BYTES", 1000, b" " * 1001, "longer than 1000 bytes"),
+        ("MAX_LIST_BYTES", 1000, b"[" + b" " * 1000 + b"]", "more than 1000 bytes"),
         ("MAX_ROWS", 10, json.dumps([{}] * 11).encode(), "more than 10 rows"),
     ],
 )
@@ -757,8 +758,12 @@ def test_huge_response_is_an_error(backend, pull, monkeypatch, limit, value, bod
     assert message in errors
 
 
-def test_list_that_does_not_end_is_an_error(backend, pull, monkeypatch):
-    monkeypatch.setattr(pull_source, "MAX_ROWS", 1000)
+@pytest.mark.parametrize(
+    ("limit", "value", "message"),
+    [("MAX_ROWS", 1000, "or it does not end"), ("MAX_LIST_BYTES", 50_000, "more than 50000 bytes")],
+)
+def test_list_that_does_not_end_is_an_error(backend, pull, monkeypatch, limit, value, message):
+    monkeypatch.setattr(pull_source, limit, value)
 
     def respond(target):
         items = [{"id": str(uuid7())} for _ in range(100)]
@@ -767,7 +772,7 @@ def test_list_that_does_not_end_is_an_error(backend, pull, monkeypatch):
     backend.respond = respond
     code, _, errors = pull(backend.url)
     assert code == 1
-    assert "or it does not end" in errors
+    assert message in errors
 
 
 @contextmanager
@@ -829,6 +834,27 @@ def test_response_that_is_cut_off_is_an_error(pull, parts):
         code, _, errors = pull(url)
     assert code == 1
     assert "cannot be read" in errors
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"HTTP/1.1 302 Found\r\nLocation: http://x/\x1b[2J\r\n\r\n", b"SSH\x1b]0;title\x07\r\n"],
+)
+def test_response_head_is_printed_without_control_characters(pull, head):
+    with raw_server(head) as url:
+        code, _, errors = pull(url)
+    assert code == 1
+    assert "\\u001b" in errors
+    assert "\x1b" not in errors
+
+
+def test_row_of_any_depth_is_rejected_or_an_error(backend, pull):
+    for depth in range(900, 1000):  # which one is too much depends on the version of Python
+        value = b"[" * depth + b"]" * depth
+        backend.respond = respond_with(200, b'[{"id": 7, "name": "x", "a": ' + value + b"}]")
+        code, report, errors = pull(backend.url)
+        is_rejected = code == SOME_REJECTED and "rejected: 1" in report
+        assert is_rejected or "no valid JSON" in errors or "too many levels" in errors
 
 
 def test_rejected_text_is_printed_without_control_characters(backend, pull):

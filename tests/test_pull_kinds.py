@@ -6,7 +6,9 @@ from uuid import uuid4
 import pytest
 from flask.cli import AppGroup
 
+from projectapp.bulk.import_command import SOME_REJECTED
 from projectapp.bulk.pull_command import pull_command
+from tests.test_bulk_kinds import LABELS, LabelSchema, labels_table  # noqa: F401 - a fixture
 from tests.test_pull import counts
 from tests.test_resource_kinds import (  # noqa: F401 - some are fixtures
     BOXES,
@@ -31,7 +33,7 @@ class BoxBackend(FastAPIBackend):
         return box
 
     def respond(self, target):
-        assert target.startswith("/boxes?")
+        assert target.startswith(("/boxes?", "/labels?"))
         return 200, "application/json", json.dumps([*self.projects.values()]).encode()
 
 
@@ -43,10 +45,9 @@ def backend():
 
 @pytest.fixture
 def pull(kinds_app, kinds, backend):  # noqa: F811
-    group = AppGroup("boxes")
-    group.add_command(pull_command(BOXES, BoxSchema, "/boxes"))
-
-    def run():
+    def run(resource=BOXES, schema=BoxSchema):
+        group = AppGroup(resource.name)
+        group.add_command(pull_command(resource, schema, f"/{resource.name}"))
         result = kinds_app.test_cli_runner().invoke(group, ["pull", backend.url])
         assert not result.exception or isinstance(result.exception, SystemExit), result.exc_info
         return result.exit_code, counts(result.stdout)
@@ -68,6 +69,22 @@ def test_values_of_each_type_are_pulled_and_the_second_pull_changes_nothing(
     assert pull() == (0, [0, 0, 0, 0, 0])
     box["amount"] = 2.5
     assert pull() == (0, [0, 1, 0, 0, 0])
+
+
+def test_row_with_a_unique_value_is_updated_and_another_row_with_the_value_is_rejected(
+    pull,
+    backend,
+    labels_table,  # noqa: F811
+    sql,
+):
+    label = backend.create_box(title="old", note="a")
+    assert pull(LABELS, LabelSchema) == (0, [1, 0, 0, 0, 0])
+    label["title"] = "new"
+    other = backend.create_box(note="a")
+    assert pull(LABELS, LabelSchema) == (SOME_REJECTED, [0, 1, 0, 0, 1])
+    other["note"] = "b"
+    assert pull(LABELS, LabelSchema) == (0, [1, 0, 0, 0, 0])
+    assert sorted(sql("SELECT title, note FROM labels")) == [("new", "a"), ("x", "b")]
 
 
 def test_row_to_which_a_row_here_refers_is_not_deleted(pull, backend, kinds):  # noqa: F811

@@ -37,7 +37,9 @@ def test_tour_prints_the_promised_status_codes(server, sql, shell, readme):
     assert len(promised) == script.count('call "') + script.count("call -G") > 0
     assert '"l": 2' in done.stdout
     assert "event: restore" in done.stdout
-    assert sql("SELECT name FROM projects ORDER BY 1") == [("Once",), ("Search",), ("번역",)]
+    assert '"1.name"' in done.stdout
+    names = [name for (name,) in sql('SELECT name FROM projects ORDER BY name COLLATE "C"')]
+    assert names == ["First", "Once", "Search", "Second", "번역"]
 
 
 def test_tours_of_both_readmes_have_the_same_commands():

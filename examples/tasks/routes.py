@@ -87,21 +87,14 @@ def delete_task(task_id: UUID) -> Response:
 @bp.get(f"{PATH}/<uuid:task_id>/history")
 @history_views.history(READ, TASKS, TaskSchema)
 def get_task_history(task_id: UUID, query: dict[str, Any]) -> Response:
-    """List the changes of a task.
-
-    The newest change comes first. A deleted task keeps its history.
-    """
+    """List the changes of a task, the newest first. A deleted task keeps its history."""
     return history_views.history_response(TASKS, task_id, query)
 
 
 @bp.post(f"{PATH}/<uuid:task_id>/restore")
 @history_views.restore(WRITE, TaskSchema)
 def restore_task(task_id: UUID, body: dict[str, Any]) -> Response:
-    """Restore an older version, or a deleted task.
-
-    The task gets a new version, unless nothing changes. Without a version in the body, a deleted
-    task exists again.
-    """
+    """Restore an older version, or a deleted task. It gets a new version if a value changes."""
     return history_views.restore_response(TASKS, TaskSchema, task_id, body)
 
 
@@ -115,13 +108,9 @@ def export_tasks(query: dict[str, Any]) -> Response:
 @bp.get(f"{PATH}/changes")
 @feed_views.changes(READ, TASKS, TaskSchema)
 def list_task_changes(query: dict[str, Any]) -> Response:
-    """Follow the changes of tasks.
-
-    Each change comes once, and the changes of each task come in order. If a task gets another
-    owner, the old owner gets a delete, and the new owner a create.
+    """Follow the changes of tasks: each comes once, and those of a task come in order.
 
     If the Accept header prefers text/event-stream to application/json, the response is a stream of
-    server-sent events that does not end. The data of each event is an item, its type the operation,
-    its id a cursor.
+    server-sent events. The data of each event is an item, its type the operation, its id a cursor.
     """
     return feed_views.changes_response(TASKS, query)

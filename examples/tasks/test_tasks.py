@@ -1,5 +1,6 @@
 """What is special about tasks: they belong to a project. tests/test_resources.py has the rest."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -258,3 +259,33 @@ def test_tasks_are_imported_into_the_projects_that_their_lines_name(
     result = app.test_cli_runner().invoke(args=[*command, "--owner", "bob"])
     assert result.exit_code == 1
     assert "tasks have the owners of their projects: leave out --owner." in result.stderr
+
+
+@pytest.mark.parametrize("suffix", ["ndjson", "csv"])
+def test_tasks_that_are_changed_and_exported_are_imported_again(
+    app, client, make_project, make_task, sql, tmp_path, suffix
+):
+    first, second = make_project(), make_project()
+    sql("UPDATE projects SET owner = 'alice' WHERE id = %s", second["id"])
+    tasks = [
+        make_task(first, title="=1+1", notes="", due_at="2026-01-31T09:00:00.5+09:00"),
+        make_task(second, title="번역", notes=None, priority=7),
+        make_task(second, title="not exported"),
+    ]
+    items = [{"id": task["id"], "version": 1, "is_done": True} for task in tasks[:2]]
+    changed = client.patch(TASKS, json=items).json["items"]
+    assert [(task["title"], task["is_done"], task["version"]) for task in changed] == [
+        ("=1+1", True, 2),
+        ("번역", True, 2),
+    ]
+    lines = client.get(f"{TASKS}/export?is_done=true").text.splitlines()
+    assert [json.loads(line) for line in lines] == changed
+    path = str(tmp_path / f"tasks.{suffix}")
+    runner = app.test_cli_runner()
+    assert runner.invoke(args=["tasks", "export", path, "--query", "is_done=true"]).exit_code == 0
+    stored = "SELECT project_id, title, notes, is_done, priority, due_at, owner FROM tasks"
+    rows = sql(f"{stored} WHERE is_done ORDER BY id")
+    sql("DELETE FROM tasks")
+    result = runner.invoke(args=["tasks", "import", path])
+    assert result.exit_code == 0, result.output
+    assert sql(f"{stored} ORDER BY id") == rows

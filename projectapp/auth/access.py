@@ -107,7 +107,7 @@ def authorize(scope: str | None) -> Iterator[None]:
 def act_for(caller: Caller) -> None:
     """Execute the next statements for this caller, as long as the caller's token is valid.
 
-    Raises InvalidToken for an expired JWT. Of an API token each statement checks this by itself.
+    Raises InvalidToken for an expired JWT. Each statement checks an API token by itself.
     """
     if time.time() >= caller.expires_at:
         raise InvalidToken()

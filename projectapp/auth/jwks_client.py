@@ -8,13 +8,12 @@ provider may have revoked a key in that period.
 
 import logging
 import math
-import socket
 import threading
 import time
-from contextlib import closing, suppress
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from urllib.parse import urlsplit
+from contextlib import suppress
+from http.client import HTTPException
 
+from projectapp import http_client
 from projectapp.auth.verification_keys import Keys, read_jwks
 from projectapp.problems import ServiceUnavailable
 
@@ -125,37 +124,15 @@ class RemoteKeys:
 def _get(url: str) -> bytes:
     """Return the body of the response to a GET of `url`, within the limits above.
 
-    Redirects are not followed. Raises OSError or HTTPException.
+    Raises OSError or HTTPException.
     """
-    parts = urlsplit(url)
-    connection_class = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    path = f"{parts.path or '/'}?{parts.query}".removesuffix("?")
-    with closing(connection_class(parts.netloc, timeout=READ_TIMEOUT_SECONDS)) as connection:
-        connection.connect()
-        # The timeout applies to each read, and a slow server may send one byte per read. So a timer
-        # shuts down the TCP socket. It must not touch the TLS object, which this thread uses.
-        deadline = time.monotonic() + FETCH_DEADLINE_SECONDS
-        abort_timer = threading.Timer(FETCH_DEADLINE_SECONDS, _shut_down, args=(connection.sock,))
-        abort_timer.daemon = True
-        abort_timer.start()
-        try:
-            connection.request("GET", path, headers={"Accept": "application/json"})
-            response = connection.getresponse()
-            if response.status != 200:
-                raise HTTPException(f"the status is {response.status}")
-            body = response.read(MAX_JWKS_BYTES + 1)
-        except (OSError, HTTPException):
-            if time.monotonic() < deadline:
-                raise
-        finally:
-            abort_timer.cancel()
-    if time.monotonic() >= deadline:
-        raise TimeoutError(f"the response took {FETCH_DEADLINE_SECONDS} s or more")
-    if len(body) > MAX_JWKS_BYTES:
-        raise HTTPException(f"the response is longer than {MAX_JWKS_BYTES} bytes")
+    status, _, body = http_client.get(
+        url,
+        {"Accept": "application/json"},
+        read_timeout_seconds=READ_TIMEOUT_SECONDS,
+        deadline_seconds=FETCH_DEADLINE_SECONDS,
+        max_bytes=MAX_JWKS_BYTES,
+    )
+    if status != 200:
+        raise HTTPException(f"the status is {status}")
     return body
-
-
-def _shut_down(tcp_socket: socket.socket) -> None:
-    with suppress(OSError):
-        socket.socket.shutdown(tcp_socket, socket.SHUT_RDWR)

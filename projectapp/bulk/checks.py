@@ -1,4 +1,4 @@
-"""Finds the items that the database refuses: its own errors name no item."""
+"""Finds the items that the database refuses, because its own errors do not name the item."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -26,7 +26,7 @@ class InvalidItem(NamedTuple):
 
 
 class ConflictingItem(InvalidItem):
-    """An item that would be valid if there were not another row with the same key."""
+    """An item that is invalid only because another row has the same key."""
 
     __slots__ = ()
 
@@ -68,7 +68,7 @@ def find_invalid_items(resource: Resource, encoded_items: str) -> list[InvalidIt
     """Return what the database refuses in the items, which `encode_items` encoded.
 
     It checks lengths, ranges, constraints with a message, foreign keys and unique keys. An empty
-    list means that it accepts the items now.
+    list means that the database would accept the items now.
     """
     return run_check(_check_of_new_rows(resource), encoded_items)
 
@@ -145,8 +145,8 @@ def _rules(resource: Resource, rows: sa.CTE, are_new: bool) -> Iterator[_Rule]:
         is_in_range = rows.c.get(_in_range(name))
         if is_in_range is not None:
             yield _Rule(sa.not_(is_in_range), name, "The number is out of range.")
-        if not column.nullable and name != resource.parent_key:  # which a path may have
-            sent = value if is_in_range is None else is_in_range  # null only for null
+        if not column.nullable and name != resource.parent_key:  # the path may have the parent's id
+            sent = value if is_in_range is None else is_in_range  # null only if the value is
             yield _Rule(sent.is_(None), name, "Field may not be null.")
         is_text = isinstance(type_, sa.String) and not isinstance(type_, sa.Enum)
         if is_text and (length := type_.length):
@@ -172,7 +172,7 @@ def _rules(resource: Resource, rows: sa.CTE, are_new: bool) -> Iterator[_Rule]:
             continue
         stored = resource.table.alias("stored")
         exists = sa.exists().where(*(stored.c[name] == rows.c[name] for name in names))
-        if not are_new:
+        if names != ["id"]:  # a row to pull may be stored
             exists = exists.where(stored.c.id != rows.c.id)
         key = [rows.c[name] for name in names]
         number = sa.func.row_number().over(partition_by=key, order_by=rows.c.item_number)

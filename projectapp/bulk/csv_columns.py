@@ -4,8 +4,9 @@ A null is an empty cell, and an empty text is `""`. A text has quotes, unless it
 Booleans, numbers and other values are JSON, as in the JSON object of the row.
 
 A spreadsheet runs a cell that begins with certain characters as a formula (OWASP, "CSV Injection").
-So a text that begins with one of FORMULA_STARTS gets an apostrophe in front. A text that begins
-with an apostrophe gets one, too, so that csv_reader.py knows which of them to remove.
+With an East Asian language, these may also be the full-width forms of = + - and @. So a text that
+begins with one of FORMULA_STARTS gets an apostrophe in front. A text that begins with an apostrophe
+gets one, too, so that csv_reader.py knows which of them to remove.
 """
 
 from typing import Any
@@ -16,7 +17,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from projectapp.database import rfc3339
 from projectapp.resources.resource import Resource
 
-FORMULA_STARTS = "=+-@\t\r'"
+FORMULA_STARTS = "=+-@\uff1d\uff0b\uff0d\uff20\t\r\n'"  # with the full-width = + - @
 
 _EMPTY: Any = sa.literal_column("''")
 _QUOTE: Any = sa.literal_column("'\"'")

@@ -11,13 +11,12 @@ from typing import Any
 
 from marshmallow import Schema, fields
 
+from projectapp.bulk.csv_columns import FORMULA_STARTS
 from projectapp.bulk.items import ExactParser, RawItem
 from projectapp.strict_json import InvalidJSON
 
 MAX_RECORD_CHARACTERS = 2**20  # a quote without an end must not collect the rest of a large file
-# An export writes ' before these characters at the start of a text, so that a spreadsheet does not
-# execute the text as a formula.
-_GUARDED = re.compile("'[=+\\-@'\t\r]")
+_GUARDED = tuple(f"'{letter}" for letter in FORMULA_STARTS)  # see csv_columns.py
 # Fields whose values may be other than JSON strings. Their cells are JSON values.
 _JSON_FIELDS = (
     *(fields.Number, fields.Boolean, fields.Mapping, fields.List, fields.Nested, fields.Raw),
@@ -61,13 +60,15 @@ def parse_csv(
 
 
 def _find_header_error(names: list[str]) -> str | None:
-    for index, name in enumerate(names):
+    earlier_names = set()  # a header of 1 MiB can have 200 000 names
+    for number, name in enumerate(names, 1):
         if not name:
-            return f"Column {index + 1} of the header row has no name."
-        if name in names[:index]:
+            return f"Column {number} of the header row has no name."
+        if name in earlier_names:
             return f"The header row has the column {name[:100]} twice."
         if _UNREADABLE.search(name):
-            return f"Column {index + 1} of the header row is not text in the expected encoding."
+            return f"Column {number} of the header row is not text in the expected encoding."
+        earlier_names.add(name)
     return None
 
 
@@ -92,7 +93,7 @@ def _read_item(
             what = "contains U+0000" if "\0" in cell else "is not text in the expected encoding"
             return RawItem(place, None, f"The cell {what}.", name)
         elif not is_json:
-            value[name] = cell[1:] if _GUARDED.match(cell) else cell
+            value[name] = cell[1:] if cell.startswith(_GUARDED) else cell
         elif cell in _BOOLEANS:
             value[name] = _BOOLEANS[cell]
         else:

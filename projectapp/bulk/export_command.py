@@ -45,15 +45,13 @@ def export_command(resource: Resource, list_query: Schema) -> click.Command:
         "--format",
         "format_name",
         type=click.Choice([file_format.value for file_format in Format]),
-        help="The format if the suffix does not tell. The default is ndjson.",
+        help="The format, if the suffix of FILE is another one. For - the default is ndjson.",
     )
     @click.option("--bom", is_flag=True, help="Begin a CSV file with a byte order mark, for Excel.")
     @with_appcontext
     @report_problems
     def export(path: str, query: str, format_name: str | None, bom: bool) -> None:
-        suffix = Path(path).suffix.lower().removeprefix(".")
-        names = [file_format.value for file_format in Format]
-        file_format = Format(format_name or (suffix if suffix in names else "ndjson"))
+        file_format = _choose_format(path, format_name)
         if bom and file_format is not Format.CSV:
             raise click.UsageError("Only a CSV file may have a byte order mark (--bom).")
         auth.act_for(_COMMAND)
@@ -68,9 +66,19 @@ def export_command(resource: Resource, list_query: Schema) -> click.Command:
                 count = rows.rows
         rate = progress.rows_per_second()
         click.echo(f"Exported {rows.rows} {resource.name}, {rate} rows/s.", err=True)
-        click.echo(f"Changes since then: Changes-Cursor {rows.changes_cursor}", err=True)
+        click.echo(f"Changes-Cursor for the changes since then: {rows.changes_cursor}", err=True)
 
     return export
+
+
+def _choose_format(path: str, name: str | None) -> Format:
+    suffix = ".ndjson" if path == "-" else Path(path).suffix.lower()
+    try:
+        return Format(name or suffix.removeprefix("."))
+    except ValueError:
+        raise click.UsageError(
+            f"{path} must end in .ndjson or .csv. For another name, add --format."
+        ) from None
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from typing import Any, cast
 from projectapp.bulk.export_pages import PAGE_BYTES, Export
 from projectapp.problems import Problem
 
-# A page has this part of the bytes that are left for the output of all exports, so that many slow
-# clients share them.
+# A page gets one 32nd of the bytes that are left for the output of all exports, so that many slow
+# clients can share them.
 _PAGE_DIVISOR = 32
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class ExportThread:
             self._queue.append(download)
             if not self._is_running:
                 threading.Thread(target=self._run, name="exports", daemon=True).start()
-                self._is_running = True  # not if the system has no thread left
+                self._is_running = True  # not reached if no thread can be started
 
     def _run(self) -> None:
         while download := self._take():

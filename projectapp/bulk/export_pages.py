@@ -28,7 +28,7 @@ from projectapp.resources.resource import Resource
 from projectapp.resources.subqueries import PAGE_SIZE, ListSpec, Start, select_from
 
 PAGE_BYTES = 2**18
-MAX_RETRY_SECONDS = 30.0  # how long an export waits for a database that is away
+MAX_RETRY_SECONDS = 30.0  # how long an export waits for an unavailable database
 RETRY_INTERVAL_SECONDS = 0.5
 
 _FIRST_PAGE_ROWS = 100
@@ -109,10 +109,10 @@ class Export:
         return data
 
     def read_next_page(self, max_bytes: int) -> bytes:
-        """Read a page when the request has ended. Return b"" if the database is away for a moment.
+        """Read a page after the request has ended. Return b"" if the database is unavailable now.
 
-        The caller of this function then tries again. Raises ServiceUnavailable if the database is
-        away for longer, and Unauthorized if the caller's token is no longer valid.
+        The caller of this function then tries again. Raises ServiceUnavailable if the database has
+        been unavailable for MAX_RETRY_SECONDS, and Unauthorized if the token is no longer valid.
         """
         with self.app.app_context():
             deadline = time.monotonic() + self.app.config["REQUEST_TIMEOUT"]
@@ -155,8 +155,8 @@ def _page_statement(
 
     `lines` are the lines of the page, without the last line end, or null. `row_count` is their
     number. `last` is the position after the last of them as JSON text, or null at the end of the
-    export. The page has at most `page_size` rows and one more. It ends with the first row with
-    which it has `max_bytes` or more: attributes of 16 KiB may follow after many small rows.
+    export. The page has at most `page_size` rows and one more. It ends at the first row that brings
+    it to `max_bytes` or more: after many small rows, rows with attributes of 16 KiB may follow.
     """
     render = as_csv if file_format is Format.CSV else Resource.as_json
     rows = numbered_rows(spec, start, False, False).subquery("shown")

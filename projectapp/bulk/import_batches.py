@@ -1,6 +1,7 @@
 """Reads the items of an import in batches, and validates them."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from projectapp.request_state import OWNER_LENGTH
 from projectapp.resources.resource import Resource
 from projectapp.resources.schemas import ResourceSchema
 
+_MAX_VERSION = 2**30  # a row with the greatest integer could not be changed or deleted
 _MAX_BATCH_ITEMS = 1000
 _MAX_BATCH_CHARACTERS = 2**18  # bounds the memory, and the time of the statement
 
@@ -72,7 +74,7 @@ def import_schema(
     if keeps_read_only:
         added |= {
             "id": fields.UUID(required=True),
-            "version": Integer(minimum=1),
+            "version": Integer(minimum=1, maximum=_MAX_VERSION),
             "created_at": Timestamp(),
             "updated_at": Timestamp(),
             "owner": fields.String(allow_none=True, validate=Length(1, OWNER_LENGTH)),
@@ -83,8 +85,9 @@ def import_schema(
 class BatchReader:
     """Reads and validates the items of a file.
 
-    `unknown_into` is the field that gets what is not a field, or None. `fixed_values` replace those
-    of each item. Raises a ClickException if the header row of a CSV file does not fit the schema.
+    `unknown_into` is the field that gets the members that are not fields, or None. `fixed_values`
+    replace the values of each item. Raises a ClickException if the header row of a CSV file does
+    not fit the schema.
     """
 
     def __init__(
@@ -125,10 +128,11 @@ class BatchReader:
                 f"The first line of {source.name} must be a header with the names of fields."
                 f' {possible} --column "NAME=FIELD" maps a column to a field.'
             )
+        counts = Counter(names)  # a header can have 200 000 names
         for number, name in enumerate(names, 1):
             if not name:
                 raise click.ClickException(f"Column {number} of {source.name} has no name.")
-            if names.count(name) > 1:
+            if counts[name] > 1:
                 raise click.ClickException(f"{source.name} has the column {name} twice.")
             if name not in known and not self._unknown_into:
                 raise click.ClickException(
@@ -137,7 +141,7 @@ class BatchReader:
                     " columns into a field that is a JSON object."
                 )
         for name, schema_field in schema.load_fields.items():
-            if schema_field.required and name not in names:
+            if schema_field.required and name not in counts:
                 raise click.ClickException(
                     f"{source.name} has no column {name}, which each row needs."
                 )
@@ -156,8 +160,10 @@ class BatchReader:
                 first, source_items, characters = number + 1, [], 0
         if source_items:
             yield self._validate(first, source_items)
+        self._source.require_same_state()
 
     def _validate(self, first: int, source_items: list[SourceItem]) -> Batch:
+        self._source.require_same_state()
         raw_items = map(self._fit, (item.raw_item for item in source_items))
         items, errors = load_items(self._schema, raw_items)
         for item in items:
@@ -167,7 +173,7 @@ class BatchReader:
         return batch
 
     def _fit(self, raw_item: RawItem) -> RawItem:
-        """Return an item without the names of errors files, and with its unknown names moved."""
+        """Return an item without the ERROR_FIELDS; unknown members move into `unknown_into`."""
         value, target = raw_item.value, self._unknown_into
         if not isinstance(value, dict):
             return raw_item

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import stat
 import sys
 import zlib
 from collections.abc import Collection, Iterable
@@ -20,15 +21,16 @@ import click
 
 from projectapp.bulk.csv_reader import InvalidCSV, split_record
 from projectapp.bulk.import_source import FORMATS, ImportFile, SourceItem
+from projectapp.cli import escape_unprintable
 
-# What an errors file has beside the fields of the item. `error_text` is an item that cannot be
-# parsed.
+# What an errors file has besides the fields of an item. `error_text` is the text of an item that
+# cannot be parsed.
 ERROR_FIELDS = ("error_line", "error_field", "error_reason", "error_text")
 _MAX_SHOWN_ITEMS = 20
 
 
 class Rejection(NamedTuple):
-    """Why an item is not imported. `field` is empty if it is not about a field."""
+    """Why an item is not imported. `field` is empty if the reason is not about one field."""
 
     field: str
     reason: str
@@ -57,7 +59,7 @@ class ShownErrors:
     size_bytes = crc32 = None
 
     def __init__(self, source: ImportFile) -> None:
-        self._place = "Item" if source.format == "json" else "Line"
+        self._unit = "Item" if source.format == "json" else "Line"
         self._lines: list[str] = []
         self._shown_items = 0
 
@@ -73,10 +75,11 @@ class ShownErrors:
     def write(self, items: Iterable[tuple[SourceItem, Rejection]]) -> None:
         # On a terminal the line replaces the bar, which is shown again after it.
         start = "\r\033[K" if sys.stderr.isatty() else ""
-        self._lines = [
-            f"{start}{self._place} {item.raw_item.place}: {field}{': ' if field else ''}{reason}"
-            for item, (field, reason) in items
-        ]
+        self._lines = []
+        for item, (field, reason) in items:
+            text = f"{field}: {reason}" if field else reason
+            place = f"{self._unit} {item.raw_item.place}"
+            self._lines.append(f"{start}{place}: {escape_unprintable(text)}")
 
     def commit(self) -> None:
         for line in self._lines:
@@ -106,6 +109,8 @@ class ErrorsFile:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise click.ClickException(f"Cannot write to {path}: {error.strerror}.") from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise click.ClickException(f"{path} is not a regular file.")
         self._file = os.fdopen(descriptor, "r+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,7 +138,11 @@ class ErrorsFile:
         """
         is_lost = bool(size_bytes) and os.fstat(self._file.fileno()).st_size == 0
         if is_lost:
-            click.echo(f"{self._path} has only the items that are rejected from now on.", err=True)
+            click.echo(
+                f"{self._path} is missing or empty. The new file has only the items that are"
+                " rejected from now on.",
+                err=True,
+            )
         elif self._read_crc32(size_bytes) != crc32:
             raise click.ClickException(
                 f"{self._path} is not what the interrupted import wrote, or it was changed. Give"

@@ -43,7 +43,7 @@ class BatchImporter:
             except (BadRequest, Conflict, ValidationFailed) as problem:
                 invalid = find_rejections(self._resource, batch)
                 if not invalid and len(batch.items) > 1:
-                    # No rule names the item, so halves find it.
+                    # The check names no item: split the batch until it has one item.
                     middle = (batch.first + batch.end) // 2
                     self.process(batch.part(batch.first, middle))
                     self.process(batch.part(middle, batch.end))

@@ -2,6 +2,7 @@
 
 import codecs
 import hashlib
+import os
 import re
 import shutil
 import sys
@@ -20,14 +21,16 @@ from marshmallow import Schema
 from projectapp.bulk.csv_reader import InvalidCSV, parse_csv, read_records
 from projectapp.bulk.items import RawItem, parse_lines
 from projectapp.bulk.json_stream import InvalidArray, split_array
+from projectapp.cli import escape_unprintable
 
 FORMATS = {".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "json", ".csv": "csv", ".tsv": "csv"}
-_DELIMITERS = ",;\t"  # of two that are equally frequent, the first
+_DELIMITERS = ",;\t"  # if two are equally frequent, the first wins
 _BLOCK_BYTES = 2**18
+_MAX_LINE_BYTES = 2**20  # bounds the memory
 
 
 class SourceItem(NamedTuple):
-    """An item of a file, and its text there. Bytes that are no text are surrogates."""
+    """An item, and its text in the file. Bytes that cannot be decoded are surrogates."""
 
     raw_item: RawItem
     text: str
@@ -36,19 +39,20 @@ class SourceItem(NamedTuple):
 class ImportFile:
     """A file to import. Raises a ClickException if nothing of the file can be imported.
 
-    `name` is what messages call it. `encoding` is None if the user has not given one: then a file
-    that is not UTF-8 is an error, not each line that is not. `renamed` maps columns to fields.
+    Messages call it `name`. `encoding` is the one that the user names: then a line that cannot be
+    decoded is rejected. Without it, the whole file must be UTF-8. `renamed` maps columns to fields.
     """
 
     def __init__(
         self, path: str, encoding: str | None = None, renamed: dict[str, str] | None = None
     ) -> None:
-        self.name = "standard input" if path == "-" else Path(path).name
+        self.name = "standard input" if path == "-" else escape_unprintable(Path(path).name)
         self.path, self.renamed, self._has_encoding = Path(path), renamed or {}, bool(encoding)
         self.encoding = _check_encoding(encoding or "utf-8")
         if path != "-":
             self._find_format()
         self._file: BinaryIO = _copy_standard_input() if path == "-" else self._open()
+        self._state = self._read_state()
         click.get_current_context().call_on_close(self._file.close)
         start = self._file.read(_BLOCK_BYTES)
         self.has_bom = start.startswith(codecs.BOM_UTF8)
@@ -76,6 +80,10 @@ class ImportFile:
 
     def _open(self) -> BinaryIO:
         try:
+            if self.path.is_fifo():
+                raise click.ClickException(
+                    f"{self.path} is a pipe, and the file is read twice. Use - < {self.path}"
+                )
             return self.path.open("rb")
         except OSError as error:
             raise click.ClickException(f"Cannot read {self.path}: {error.strerror}.") from None
@@ -89,6 +97,19 @@ class ImportFile:
         """How far the items have been read."""
         return self._file.tell()
 
+    def _read_state(self) -> tuple[int, int]:
+        """Return the size of the file and the time of its last change."""
+        status = os.fstat(self._file.fileno())
+        return status.st_size, status.st_mtime_ns
+
+    def require_same_state(self) -> None:
+        """Raise a ClickException if the file was changed since it was opened."""
+        if self._read_state() != self._state:
+            raise click.ClickException(
+                f"{self.name} was changed while it was imported. Restore it, and run the same"
+                " command again: it continues."
+            )
+
     def check(self) -> str:
         """Read the whole file; return its SHA-256. Raises a ClickException if it is invalid."""
         digest = hashlib.sha256()
@@ -96,6 +117,7 @@ class ImportFile:
         if self.format == "csv" and not self._has_encoding:
             decoder = codecs.getincrementaldecoder("utf-8")()
         line = 1
+        line_bytes = 0  # that have been read of it
         self._file.seek(0)
         while block := self._file.read(_BLOCK_BYTES):
             digest.update(block)
@@ -109,6 +131,16 @@ class ImportFile:
                     " add --encoding cp949. To reject such lines and import the others, add"
                     " --encoding utf-8."
                 ) from None
+            # A CSV file may have the line ends of old Macs. A JSON array may be a single line.
+            ends = block.replace(b"\r", b"\n") if self.format == "csv" else block
+            line_bytes += ends.find(b"\n") + 1 or len(block)
+            if line_bytes > _MAX_LINE_BYTES and self.format != "json":
+                raise click.ClickException(
+                    f"Line {line} of {self.name} has more than {_MAX_LINE_BYTES} bytes, so it"
+                    " cannot be an item."
+                )
+            if b"\n" in ends:
+                line_bytes = len(block) - ends.rfind(b"\n") - 1
             line += block.count(b"\n")
         if self.format == "json":
             # An array that is invalid after many items is found here, before any is imported.
@@ -118,14 +150,14 @@ class ImportFile:
 
     @cached_property
     def delimiter(self) -> str:
-        line = next(line for line in self._lines() if line.strip())
+        line = next((line for line in self._lines() if line.strip("\r\n")), "")
         unquoted = re.sub(r'"[^"]*"?', "", line)
         return max(_DELIMITERS, key=unquoted.count)
 
     @cached_property
     def columns(self) -> list[str]:
         """The names of the columns of a CSV file as its header row has them."""
-        _, header = next(read_records(self._lines(), self.delimiter))
+        _, header = next(read_records(self._lines(), self.delimiter), (1, []))
         if isinstance(header, InvalidCSV):
             raise click.ClickException(f"The header row of {self.name} is invalid. {header}")
         return [name or "" for name in header]

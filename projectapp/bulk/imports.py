@@ -1,4 +1,4 @@
-"""The table of imports: how far each one has come. It makes an interrupted import continue."""
+"""The table of imports. It records how far each import has come, so that it can continue."""
 
 from datetime import datetime
 from functools import lru_cache
@@ -19,9 +19,9 @@ class Import(db.Model):  # type: ignore[name-defined,misc]
     """An import of a file.
 
     `id` is the SHA-256 of the file and of the options that change its result. The first
-    `processed_items` items of the file are either rows now or rejected. The process `last_run`
-    processed the last ones of these. Its file with the rejected items then had `errors_bytes` bytes
-    with the checksum `errors_crc32`.
+    `processed_items` items of the file are processed: each is either a row now, or rejected.
+    `last_run` is the process that processed the last batch. After it, the errors file of this
+    process had `errors_bytes` bytes with the checksum `errors_crc32`.
     """
 
     __tablename__ = "imports"
@@ -42,7 +42,7 @@ class Import(db.Model):  # type: ignore[name-defined,misc]
 
 
 _IMPORTS: Any = Import.__table__
-# What a batch changes.
+# The columns that each batch changes.
 _PROGRESS = (
     *("processed_items", "created_rows", "rejected_items"),
     *("last_run", "errors_bytes", "errors_crc32"),
@@ -94,19 +94,22 @@ def find_import(import_id: str) -> Row | None:
 
 
 def finish_import(import_id: str, item_count: int) -> Row | None:
-    """Note that all items are processed. None if not exactly `item_count` items are."""
+    """Record the end of an import. Return None if it has not processed `item_count` items."""
     return database.write_repeatably(_FINISH, {"import_id": import_id, "first": item_count})
 
 
 def insert_batch(resource: Resource, keeps_ids: bool, parameters: dict[str, Any]) -> bool:
-    """Insert items and move the import on, in one statement. False if the import is not at `first`.
+    """Insert items and record them as processed, in one statement.
+
+    Return False, without an effect, unless exactly the `first` items of the file are processed.
 
     The parameters are `import_id`, `first`, the values of _PROGRESS after the batch, and for
     `new_rows` `items` and `owner`; `item_count` is the number of the `items`. If the database
     refuses an item, the statement has no effect and raises a Problem.
 
-    If the answer is lost, the statement is executed again: then it has an effect only if it had
-    none before. So False may mean that the batch is inserted: `find_import` says how far it is.
+    If the answer is lost, the statement is executed again, and has an effect only if it had none
+    before. So False may also mean that this batch is inserted: `find_import` returns how far the
+    import has come.
     """
     return bool(database.write_repeatably(_batch_statement(resource, keeps_ids), parameters).claims)
 
@@ -114,7 +117,7 @@ def insert_batch(resource: Resource, keeps_ids: bool, parameters: dict[str, Any]
 @lru_cache
 def _batch_statement(resource: Resource, keeps_ids: bool) -> sa.Select[Any]:
     columns = _IMPORTS.c
-    # A process without an errors file sends null for its size: the file of another one stays valid.
+    # A process without an errors file sends null: then the size of another process's file stays.
     progress = {
         name: sa.func.coalesce(sa.bindparam(name, type_=columns[name].type), columns[name])
         for name in _PROGRESS
@@ -142,17 +145,17 @@ def _batch_statement(resource: Resource, keeps_ids: bool) -> sa.Select[Any]:
         .cte("inserted")
     )
     claims = sa.select(sa.func.count()).select_from(claim).scalar_subquery()
-    # A row is missing if its parent is. The division by 0 is an error, so nothing is inserted.
+    # An item without a parent makes no row. Then the division by 0 makes the statement fail.
     is_complete = sa.func.count(inserted.c.id) == claims * item_count
     check = sa.literal_column("1") / sa.case((is_complete, 1), else_=0)
     return sa.select(claims.label("claims"), check.label("check")).select_from(inserted)
 
 
 def _continue_versions(resource: Resource, rows: sa.Select[Any]) -> sa.Select[Any]:
-    """Give a row that was deleted a version after its newest one: an ETag must not be valid again.
+    """Continue the versions of rows that were deleted: an old ETag must not become valid again.
 
-    A row that exists gets no version, which is an error, even if it is deleted at this moment: this
-    statement would not see the newest version.
+    An item whose row exists gets the version null, so the statement fails. This is also right if
+    the row is deleted at this moment: the statement would not see its newest version.
     """
     row = rows.subquery("new_row")
     newest = (

@@ -21,9 +21,9 @@ _ITEMS = sa.bindparam("items", type_=sa.Text)
 def encode_items(resource: Resource, items: Sequence[Item]) -> str:
     """Return the JSON array of the parameter `items`, with an object for each item.
 
-    It has the values, as JSON values or as texts that PostgreSQL casts, and as `default_names` the
-    columns that get their defaults. An item without an id gets a new one; the new ids ascend in the
-    order of the items.
+    An object has the values of the item: JSON values, or texts that PostgreSQL casts to the types
+    of the columns. Its member `default_names` lists the columns that get their defaults. An item
+    without an id gets a new id; the new ids ascend in the order of the items.
     """
     encoders, names_with_default = _encoders(resource), _names_with_default(resource)
     json_names = _json_names(resource)

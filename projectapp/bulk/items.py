@@ -22,9 +22,9 @@ class RawItem(NamedTuple):
     """An item before it is validated.
 
     `place` is what errors name: the index in a JSON array, from 0, or the line in NDJSON or CSV,
-    from 1. `value` is its JSON value, or what a CSV row says as a JSON object. If the item could
-    not be read, `error` is the reason, as a sentence, and `field` is the field that it is about, if
-    only one is. If `value` has rounded a number, `exact` has the JSON texts of its fields.
+    from 1. `value` is its JSON value; a row of CSV becomes an object. If the item could not be
+    read, `error` is the reason, as a sentence, and `field` is the field with the error, if it is in
+    one field. If a number in `value` is rounded, `exact` maps the fields to their JSON texts.
     """
 
     place: int

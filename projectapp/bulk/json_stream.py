@@ -9,6 +9,8 @@ from typing import BinaryIO
 MAX_ELEMENT_CHARACTERS = 2**20
 _BLOCK_BYTES = 2**16
 _SPACE = re.compile(r"[ \t\r\n]*")
+# What follows a number that may continue after the window, as in `1`, `1.` and `1e+`.
+_CUT_NUMBER = re.compile(r"[.eE]?[+-]?\Z")
 # Finds only where an element ends; its numbers are not converted, as they may have many digits.
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
 
@@ -64,8 +66,7 @@ class _ArrayReader:
                 _, end = _DECODER.raw_decode(self._text, self._start)
             except (ValueError, RecursionError):
                 end = 0
-            # A number that ends with the window may continue after it.
-            if end and (end < len(self._text) or self._is_end):
+            if end and (self._is_end or not _CUT_NUMBER.match(self._text, end)):
                 text, self._start = self._text[self._start : end], end
                 return text
             is_too_long = len(self._text) - self._start > MAX_ELEMENT_CHARACTERS

@@ -17,7 +17,7 @@ from projectapp.bulk.checks import find_invalid_items
 from projectapp.bulk.item_rows import encode_items
 from projectapp.bulk.items import Item
 from projectapp.bulk.progress import Progress
-from projectapp.bulk.pull_items import ItemReader, Rejection
+from projectapp.bulk.pull_items import ItemReader, RejectedRow
 from projectapp.bulk.pull_source import IncompleteList, PullError, PullSource
 from projectapp.resources.resource import Resource
 
@@ -38,10 +38,10 @@ class OldRow(NamedTuple):
 
 
 class Pull:
-    """A pull. The sets and dicts have the ids of rows, as the old backend writes them.
+    """A pull, and its results. The ids in the sets and dicts are as the old backend writes them.
 
-    `rejections` are the rows that cannot be stored. `kept` are the rows that are different there,
-    but stay as they are here, each with the reason.
+    `rejected_rows` cannot be stored here. Rows with a reason in `skip_reasons` are different there,
+    but stay as they are here. `has_read` is True when a whole pass has been read and stored.
     """
 
     def __init__(
@@ -49,17 +49,18 @@ class Pull:
     ) -> None:
         self._resource, self._source, self._reader = resource, source, reader
         self._is_dry_run = is_dry_run
+        self.has_read = False
         self.old_rows: dict[str, OldRow] = {}  # of the last pass
         self.created: set[str] = set()
         self.updated: set[str] = set()
         self.deleted: set[str] = set()
-        self.rejections: dict[str, Rejection] = {}
-        self.kept: dict[str, str] = {}
+        self.rejected_rows: dict[str, RejectedRow] = {}
+        self.skip_reasons: dict[str, str] = {}
 
     def run(self, delete_missing: bool) -> None:
         """Make the rows here like those of the old backend, and check the result.
 
-        A later call does only what has changed on the old side since. Raises PullError.
+        A second call stores only what has changed in the old backend since. Raises PullError.
         """
         self._store_until_two_passes_agree()
         self._delete_missing_rows(delete_missing)
@@ -78,7 +79,10 @@ class Pull:
                 digests, error = None, incomplete
                 click.echo(f"Pass {number}: {incomplete.message}", err=True)
                 continue
-            previous, digests = digests, self._store_changes(number, _index_rows(rows))
+            try:
+                previous, digests = digests, self._store_changes(number, _index_rows(rows))
+            except RecursionError:  # json.loads accepts a few levels more than json.dumps
+                raise PullError(f"{self._source.url} sends rows with too many levels.") from None
             if digests == previous or self._is_dry_run:
                 return
         raise error or NoAgreement(
@@ -94,12 +98,12 @@ class Pull:
         changed = [key for key, digest in digests.items() if digest != known.get(key)]
         for keys in _batches(changed):
             self._store({key: old_rows[key] for key in keys})
-        self.old_rows = old_rows
-        self.rejections = {k: v for k, v in self.rejections.items() if k in old_rows}
-        self.kept = {k: v for k, v in self.kept.items() if k in old_rows}
+        difference = f"; {len(changed)} are new or changed" if self.has_read else ""
+        self.old_rows, self.has_read = old_rows, True
+        self.rejected_rows = {k: v for k, v in self.rejected_rows.items() if k in old_rows}
+        self.skip_reasons = {k: v for k, v in self.skip_reasons.items() if k in old_rows}
         click.echo(
-            f"Pass {number}: {len(old_rows)} {self._resource.name} there,"
-            f" {len(changed)} new or changed since the pass before.",
+            f"Pass {number}: read {len(old_rows)} {self._resource.name}{difference}.",
             err=True,
         )
         return digests
@@ -107,11 +111,11 @@ class Pull:
     def _store(self, rows: dict[str, OldRow]) -> None:
         items = []
         for key, row in rows.items():
-            self.rejections.pop(key, None)
-            self.kept.pop(key, None)
+            self.rejected_rows.pop(key, None)
+            self.skip_reasons.pop(key, None)
             result = self._reader.read(row.place, row.value)
-            if isinstance(result, Rejection):
-                self.rejections[key] = result
+            if isinstance(result, RejectedRow):
+                self.rejected_rows[key] = result
             else:
                 items.append(result)
         actions = self._compare(items)
@@ -121,7 +125,7 @@ class Pull:
             if action in (pulled_rows.CREATE, pulled_rows.UPDATE):
                 to_write.append(item)
             elif action != pulled_rows.SAME:
-                self.kept[key] = action
+                self.skip_reasons[key] = action
         to_write = self._reject_invalid(rows, to_write)
         if to_write and not self._is_dry_run:
             encoded = encode_items(self._resource, to_write)
@@ -146,7 +150,7 @@ class Pull:
         for error in invalid:
             key = str(items[error.number].values["id"])
             row = rows[key]
-            self.rejections[key] = Rejection(row.place, row.value, error.field, error.message)
+            self.rejected_rows[key] = RejectedRow(row.place, row.value, error.field, error.message)
         numbers = {error.number for error in invalid}
         return [item for number, item in enumerate(items) if number not in numbers]
 
@@ -160,21 +164,21 @@ class Pull:
                 " restarted and has lost them. So nothing was deleted here. If they were really"
                 " deleted there, run the command again with --delete-missing."
             )
-        self.kept |= dict.fromkeys(missing, pulled_rows.MISSING_THERE)
+        self.skip_reasons |= dict.fromkeys(missing, pulled_rows.MISSING_THERE)
         to_delete = [key for key, may_delete in missing.items() if may_delete]
         for keys in _batches(to_delete):
             ids = [UUID(key) for key in keys]
             if not self._is_dry_run:
                 pulled_rows.delete_rows(self._resource, self._source.url, ids)
         for key in to_delete:
-            del self.kept[key]
+            del self.skip_reasons[key]
         self.deleted |= {*to_delete}
 
     def _check_that_nothing_was_left_behind(self) -> None:
         """Compare all rows of the last pass with the database."""
         count = 0
         for keys in _batches(self.old_rows):
-            rows = (self.old_rows[key] for key in keys if key not in self.rejections)
+            rows = (self.old_rows[key] for key in keys if key not in self.rejected_rows)
             items = [self._reader.read(row.place, row.value) for row in rows]
             actions = self._compare([item for item in items if isinstance(item, Item)])
             for key, action in actions.items():
@@ -182,7 +186,7 @@ class Pull:
                 # Another program was faster than the statement that should have written the row.
                 if action == pulled_rows.CHANGED_HERE and key in self.updated:
                     self.updated.remove(key)
-                    self.kept[key] = action
+                    self.skip_reasons[key] = action
         if count:
             raise PullError(
                 f"{count} {self._resource.name} are not like those of {self._source.url}. Another"

@@ -1,33 +1,16 @@
-"""The command `flask RESOURCE pull`, and its report."""
+"""The command `flask RESOURCE pull`."""
 
-import json
-import sys
-from collections.abc import Callable, Collection
-from contextlib import suppress
-from datetime import tzinfo
-from typing import Any, TextIO
+from collections.abc import Callable
+from typing import Any
 
 import click
 from flask.cli import with_appcontext
 
-from projectapp.bulk import pulled_rows
 from projectapp.bulk.import_command import SOME_REJECTED
-from projectapp.bulk.import_errors import ERROR_FIELDS
-from projectapp.bulk.pull import NoAgreement, Pull
-from projectapp.bulk.pull_items import ItemReader, Rejection, parse_zone
-from projectapp.bulk.pull_source import PullError, PullSource
 from projectapp.cli import printable_text, report_problems
 from projectapp.request_state import OWNER_LENGTH
 from projectapp.resources.resource import Resource
 from projectapp.resources.schemas import ResourceSchema
-
-_SHOWN_ROWS = 20  # of each kind
-_KEPT_REASONS = {
-    pulled_rows.CHANGED_HERE: "was changed here, and stays as it is here",
-    pulled_rows.DELETED_HERE: "was deleted here, and stays deleted",
-    pulled_rows.OTHER_ROW: "is a row that was not pulled from there, and stays as it is here",
-    pulled_rows.MISSING_THERE: "is missing there, but was changed or is used here, and stays",
-}
 
 
 def pull_command(
@@ -55,8 +38,6 @@ def pull_command(
     @click.argument("url")
     @click.option(
         "--time-zone",
-        "zone",
-        callback=parse_zone,
         help="The zone of times without one: UTC, +09:00, or a name such as Asia/Seoul.",
     )
     @click.option(
@@ -81,97 +62,10 @@ def pull_command(
     @click.option("--dry-run", is_flag=True, help="Only report what the command would do.")
     @with_appcontext
     @report_problems
-    def pull(
-        url: str,
-        zone: tzinfo | None,
-        owner: str | None,
-        errors_file: TextIO | None,
-        cut_over: bool,
-        delete_missing: bool,
-        dry_run: bool,
-    ) -> None:
-        if cut_over and dry_run:
-            raise click.UsageError("Use either --cut-over or --dry-run, not both.")
-        source = PullSource(url, path)
-        reader = ItemReader(schema(), adapt, zone, owner)
-        this_pull = Pull(resource, source, reader, dry_run)
-        try:
-            if cut_over:
-                with suppress(NoAgreement):  # after the switch, clients do not change it any more
-                    this_pull.run(delete_missing)
-                _wait_for_switch(name)
-            this_pull.run(delete_missing)
-        finally:
-            _print_report(name, source.url, this_pull, dry_run)
-            if errors_file:
-                _write_errors(errors_file, this_pull.rejections.values())
-        if not dry_run:
-            _print_conclusion(name, source.url, this_pull)
-        if this_pull.rejections:
+    def pull(**options: Any) -> None:
+        from projectapp.bulk.pull_run import pull_rows  # a server never loads it
+
+        if pull_rows(resource, schema(), path, adapt, **options):
             raise SystemExit(SOME_REJECTED)
 
     return pull
-
-
-def _wait_for_switch(name: str) -> None:
-    click.echo(
-        f"The {name} are here. Now switch the front end: set VITE_API_URL to the address of this"
-        " service, and start or deploy the front end again. Then press Enter: the command pulls"
-        " what has changed there until then.",
-        err=True,
-    )
-    if not sys.stdin.readline():
-        raise PullError(
-            "The standard input ended before an Enter, so changes since the last pass are not"
-            " here. After the switch, run the command again: it pulls them."
-        )
-
-
-def _print_report(name: str, url: str, this_pull: Pull, is_dry_run: bool) -> None:
-    would = "would be " if is_dry_run else ""
-    click.echo(f"{url}: {len(this_pull.old_rows)} {name}")
-    for verb, ids in (
-        ("created", this_pull.created),
-        ("updated", this_pull.updated - this_pull.created),
-    ):
-        click.echo(f"  {would}{verb}: {len(ids)}")
-    click.echo(f"  {would}deleted: {len(this_pull.deleted)}")
-    click.echo(f"  kept as here: {len(this_pull.kept)}")
-    _print_some(
-        [f"    {row_id} {_KEPT_REASONS[reason]}" for row_id, reason in this_pull.kept.items()]
-    )
-    click.echo(f"  rejected: {len(this_pull.rejections)}")
-    _print_some([f"    {_describe(rejection)}" for rejection in this_pull.rejections.values()])
-
-
-def _print_conclusion(name: str, url: str, this_pull: Pull) -> None:
-    if this_pull.rejections:
-        click.echo(
-            f"All {name} of {url} are here, except the rejected ones. Correct these there, and run"
-            " the command again."
-        )
-    else:
-        click.echo(f"Nothing was left behind: all {name} of {url} are here.")
-
-
-def _print_some(lines: Collection[str]) -> None:
-    for line in [*lines][:_SHOWN_ROWS]:
-        click.echo(line)
-    if len(lines) > _SHOWN_ROWS:
-        click.echo(f"    and {len(lines) - _SHOWN_ROWS} more")
-
-
-def _describe(rejection: Rejection) -> str:
-    row_id = rejection.row.get("id") if isinstance(rejection.row, dict) else None
-    parts = [str(row_id or f"row {rejection.place}"), rejection.field, rejection.reason]
-    text = ": ".join(part for part in parts if part)
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
-
-
-def _write_errors(file: TextIO, rejections: Collection[Rejection]) -> None:
-    """Write the rows as they were, with the place, the field and the reason, as an import does."""
-    for place, row, *error in rejections:
-        members = row if isinstance(row, dict) else {"error_text": json.dumps(row)}
-        members = members | dict(zip(ERROR_FIELDS, [place, *error], strict=False))
-        # A surrogate becomes \ud800, which is also JSON: see `errors` of the file.
-        file.write(f"{json.dumps(members, ensure_ascii=False)}\n")

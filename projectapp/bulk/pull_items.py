@@ -1,4 +1,4 @@
-"""Turns the rows of an old backend into items of a resource, and says which it rejects and why."""
+"""Turns each row of an old backend into an item of a resource, or rejects it with a reason."""
 
 import json
 import re
@@ -25,8 +25,8 @@ _SHOWN_LENGTH = 60
 _timestamp = Timestamp()
 
 
-class Rejection(NamedTuple):
-    """A row that cannot be stored here. `place` is its place in the old list, from 1."""
+class RejectedRow(NamedTuple):
+    """A row that cannot be stored here. `place` counts the rows of the old list from 1."""
 
     place: int
     row: Any
@@ -34,17 +34,20 @@ class Rejection(NamedTuple):
     reason: str
 
 
-class Rejected(Exception):
+class InvalidRow(Exception):
+    """A row cannot be stored. Its text is the reason, as a sentence."""
+
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
         self.field, self.reason = field, reason
 
 
 class ItemReader:
-    """Reads items of a `schema`. `adapt` may change an old row before: it gets and returns a dict.
+    """Makes an item from each old row.
 
-    Members without a field go into the schema's first field with a free-form JSON object. Times
-    without a zone are in `zone`. New rows get the `owner`.
+    `adapt` is called with an old row first, and returns the dict that the `schema` then validates.
+    Members that are not fields go into the schema's first field that is a free-form JSON object.
+    Times without a zone are in `zone`. New rows get the `owner`.
     """
 
     def __init__(
@@ -58,20 +61,20 @@ class ItemReader:
         objects = (n for n, field in schema.load_fields.items() if isinstance(field, JSONObject))
         self._rest_name = next(objects, None)
 
-    def read(self, place: int, row: Any) -> Item | Rejection:
+    def read(self, place: int, row: Any) -> Item | RejectedRow:
         """Raises click.UsageError if a time has no zone and there is no `zone`."""
         try:
             return Item(place, self._read_values(row))
-        except Rejected as error:
-            return Rejection(place, row, error.field, error.reason)
+        except InvalidRow as error:
+            return RejectedRow(place, row, error.field, error.reason)
 
     def _read_values(self, row: Any) -> dict[str, Any]:
         if not isinstance(row, dict):
-            raise Rejected("", "Must be a JSON object.")
+            raise InvalidRow("", "Must be a JSON object.")
         try:
             parse_json(json.dumps(row).encode())
         except InvalidJSON as error:
-            raise Rejected(_find_invalid_member(row), f"The value {error}") from None
+            raise InvalidRow(_find_invalid_member(row), f"The value {error}") from None
         members = self._adapt(row)
         values = {"id": _read_id(members.pop("id", None)), **self._read_times(members)}
         if self._rest_name:
@@ -87,7 +90,7 @@ class ItemReader:
         texts = {name: members.pop(name, None) for name in _TIMES}
         times = {n: self._read_time(n, text) for n, text in texts.items() if text is not None}
         if not times:
-            raise Rejected("created_at", "Missing data for required field.")
+            raise InvalidRow("created_at", "Missing data for required field.")
         return {name: times.get(name, next(iter(times.values()))) for name in _TIMES}
 
     def _read_time(self, name: str, text: Any) -> datetime:
@@ -102,14 +105,14 @@ class ItemReader:
         try:
             return _timestamp.deserialize(text)
         except ValidationError as error:
-            raise Rejected(name, error.messages[0]) from None
+            raise InvalidRow(name, error.messages[0]) from None
 
     def _in_zone(self, name: str, text: str) -> datetime:
         try:
             time: datetime = _timestamp.deserialize(f"{text}Z")  # cuts to microseconds
             return time.replace(tzinfo=self._zone).astimezone(UTC)
         except (ValidationError, OverflowError):
-            raise Rejected(name, "Must be a timestamp, such as 2026-01-31T09:00:00.") from None
+            raise InvalidRow(name, "Must be a timestamp, such as 2026-01-31T09:00:00.") from None
 
     def _collect_unknown(self, members: dict[str, Any]) -> dict[str, Any]:
         """Move the members without a field into the free-form object, except null."""
@@ -124,16 +127,16 @@ class ItemReader:
 def _read_id(value: Any) -> UUID:
     if not isinstance(value, str) or not _UUID.fullmatch(value):
         shown = json.dumps(value, ensure_ascii=False)[:_SHOWN_LENGTH]
-        raise Rejected("id", f"Must be a UUID, not {shown}.")
+        raise InvalidRow("id", f"Must be a UUID, not {shown}.")
     return UUID(value)
 
 
 def _reject_first(messages: Any) -> NoReturn:
-    """Reject for the first error of marshmallow, which nests the errors of lists and objects."""
+    """Raise InvalidRow for the first error. marshmallow nests the errors of lists and objects."""
     field, errors = next(iter(messages.items()))
     while isinstance(errors, dict):
         errors = next(iter(errors.values()))
-    raise Rejected(str(field), errors[0])
+    raise InvalidRow(str(field), errors[0])
 
 
 def _find_invalid_member(row: dict[str, Any]) -> str:
@@ -145,8 +148,8 @@ def _find_invalid_member(row: dict[str, Any]) -> str:
     return ""
 
 
-def parse_zone(context: Any, parameter: Any, text: str | None) -> tzinfo | None:
-    """Return the time zone of an option: UTC, an offset, or a name such as Asia/Seoul."""
+def parse_zone(text: str | None) -> tzinfo | None:
+    """Return the zone of the option --time-zone: UTC, an offset, or a name such as Asia/Seoul."""
     if text is None or text == "UTC":
         return text and UTC  # type: ignore[return-value]
     if offset := _OFFSET.fullmatch(text):
@@ -159,4 +162,5 @@ def parse_zone(context: Any, parameter: Any, text: str | None) -> tzinfo | None:
             return ZoneInfo(text)
         except (OSError, ValueError, KeyError):  # KeyError: ZoneInfoNotFoundError
             pass
-    raise click.BadParameter("Must be UTC, an offset such as +09:00, or a name such as Asia/Seoul.")
+    message = "Must be UTC, an offset such as +09:00, or a name such as Asia/Seoul."
+    raise click.BadParameter(message, param_hint="--time-zone")

@@ -4,28 +4,27 @@ The backend may send anything: each response has a limit of time and size, and e
 """
 
 import json
-import socket
-import threading
-import time
 from collections.abc import Callable
-from contextlib import closing, suppress
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 
+from projectapp import http_client
+
 PAGE_SIZE = 100  # the maximum of the tutorial's backends
 READ_TIMEOUT_SECONDS = 10.0  # to connect, and for each read
 RESPONSE_DEADLINE_SECONDS = 60.0  # for a whole response
 MAX_RESPONSE_BYTES = 64 * 2**20
+MAX_LIST_BYTES = 2**29  # of all responses in a pass: the rows are in memory
 MAX_ROWS = 1_000_000
 
 _HEADERS = {"Accept": "application/json", "User-Agent": "projectapp-pull"}
 
 
 class PullError(click.ClickException):
-    """The old backend cannot be read. The text says why, and what to do."""
+    """The pull cannot go on. The text says why, and what to do."""
 
 
 class IncompleteList(PullError):
@@ -49,11 +48,14 @@ class PullSource:
         the number of rows of each page. Raises PullError, or IncompleteList.
         """
         rows: list[Any] = []
-        number = offset = 0
+        number = offset = size_bytes = 0
         page: list[Any] = []
         while True:
             number += 1
-            body = self._get(f"{self.url}?page={number}&page_size={PAGE_SIZE}")
+            body, body_bytes = self._get(f"{self.url}?page={number}&page_size={PAGE_SIZE}")
+            size_bytes += body_bytes
+            if size_bytes > MAX_LIST_BYTES:
+                raise PullError(f"The list has more than {MAX_LIST_BYTES} bytes.")
             if isinstance(body, list):
                 count(len(body))
                 return _check_row_count(body)
@@ -79,8 +81,8 @@ class PullSource:
         """Return the rows of a page, the number of rows in the list, and the size of a page."""
         if isinstance(body, dict) and "next_cursor" in body:
             raise PullError(
-                f"{self.url} is a service of the same kind as this one, not a backend of the"
-                " tutorial. Use the commands export and import instead."
+                f"{self.url} is the service projectapp itself, not a backend of the tutorial."
+                " To copy from it, use the commands export and import."
             )
         page, total, page_size = (
             body.get(name) if isinstance(body, dict) else None
@@ -95,31 +97,38 @@ class PullSource:
             page_size = PAGE_SIZE
         return page, total, max(page_size, len(page))
 
-    def _get(self, url: str) -> Any:
+    def _get(self, url: str) -> tuple[Any, int]:
+        """Return the JSON value that the backend sends, and the number of its bytes."""
         try:
-            status, headers, body = _get(url)
+            status, headers, body = http_client.get(
+                url,
+                _HEADERS,
+                read_timeout_seconds=READ_TIMEOUT_SECONDS,
+                deadline_seconds=RESPONSE_DEADLINE_SECONDS,
+                max_bytes=MAX_RESPONSE_BYTES,
+            )
         except (OSError, HTTPException, ValueError) as error:
-            reason = str(error) or type(error).__name__
+            reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
             raise PullError(
                 f"{self.url} cannot be read: {reason}. Check that the old backend runs."
             ) from error
         if 300 <= status < 400:
             raise PullError(
-                f"{self.url} redirects to {headers.get('Location', 'another address')}. Use the"
-                " address to which it leads."
+                f"{self.url} redirects to {headers.get('Location', 'another address')}. Use that"
+                " address."
             )
         if status != 200:
             raise PullError(
                 f"{self.url} answers with status {status}."
-                " Check the address; it is that of the backend, such as http://localhost:8000."
+                " Check that it is the address of the backend, such as http://localhost:8000."
             )
         try:
-            return json.loads(body)
+            return json.loads(body), len(body)
         except (ValueError, RecursionError):
             form = "an HTML page" if body.lstrip()[:1] == b"<" else "no valid JSON"
             raise PullError(
                 f"{self.url} sends {form}."
-                " Check that the address is that of the backend, and not of the front end."
+                " Check that it is the address of the backend, and not of the front end."
             ) from None
 
 
@@ -143,46 +152,3 @@ def _check_row_count(rows: list[Any]) -> list[Any]:
     if len(rows) > MAX_ROWS:
         raise PullError(f"The list has more than {MAX_ROWS} rows, or it does not end.")
     return rows
-
-
-def _get(url: str) -> tuple[int, Any, bytes]:
-    """Return the status, the headers and the body of the response to a GET of `url`.
-
-    Redirects are not followed. Raises OSError, HTTPException or ValueError.
-    """
-    parts = urlsplit(url)
-    connection_class = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    with closing(connection_class(parts.netloc, timeout=READ_TIMEOUT_SECONDS)) as connection:
-        connection.connect()
-        # The timeout applies to each read, and a slow server may send one byte per read. So a timer
-        # shuts down the TCP socket. It must not touch the TLS object, which this thread uses.
-        deadline = time.monotonic() + RESPONSE_DEADLINE_SECONDS
-        abort_timer = threading.Timer(RESPONSE_DEADLINE_SECONDS, _shut_down, (connection.sock,))
-        abort_timer.daemon = True
-        abort_timer.start()
-        try:
-            connection.request("GET", f"{parts.path}?{parts.query}", headers=_HEADERS)
-            response = connection.getresponse()
-            body = _read_body(response)
-        except (OSError, HTTPException):
-            if time.monotonic() < deadline:
-                raise
-        finally:
-            abort_timer.cancel()
-    if time.monotonic() >= deadline:
-        raise TimeoutError(f"the response took {RESPONSE_DEADLINE_SECONDS:g} s or more")
-    return response.status, response.headers, body
-
-
-def _read_body(response: HTTPResponse) -> bytes:
-    body = response.read(MAX_RESPONSE_BYTES + 1)
-    if len(body) > MAX_RESPONSE_BYTES:
-        raise ValueError(f"the response is longer than {MAX_RESPONSE_BYTES} bytes")
-    if response.length:  # the number of bytes that Content-Length promised and that did not come
-        raise HTTPException("the response ends early")
-    return body
-
-
-def _shut_down(tcp_socket: socket.socket) -> None:
-    with suppress(OSError):
-        socket.socket.shutdown(tcp_socket, socket.SHUT_RDWR)

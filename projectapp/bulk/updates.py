@@ -140,9 +140,9 @@ def _read_back_statement(resource: Resource, sets_text: bool) -> sa.Select[Any]:
     """Return the statement that finds out whether an update whose result was lost took effect.
 
     `is_done`: the rows have their new values, and their expected versions or the next ones.
-    `is_refuted`: a row has its expected version without its new values, so the update had no
-    effect on any row. With the next version it could have had one: the item may have changed
-    nothing, and then another client changed the row.
+    `is_refuted`: a row has its expected version, but not its new values. So the update had no
+    effect on any row. (The next version without the new values proves nothing: perhaps the update
+    took effect and did not change this row, and another client changed the row after it.)
     """
     _, locked = _lock_rows(resource)
     table = resource.table

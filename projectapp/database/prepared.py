@@ -25,6 +25,9 @@ _OPTION = "planned_values"
 # already has the statement, or a column's type has changed. PostgreSQL has then executed nothing.
 _LOST_STATES = ("26000", "42P05", "0A000")
 FORGET_SQL = "DEALLOCATE ALL; "
+# For the EXECUTE that makes the plan. While a table is small, a sequential scan is the best plan.
+# But the table may have 50 000 rows before the statement is prepared again.
+_PREFER_INDEXES = "SET LOCAL enable_seqscan = off; "
 
 Statement = TypeVar("Statement", bound=Any)
 
@@ -147,7 +150,7 @@ class PreparedStatements:
             return None
         # If the message fails, it probably fails after PREPARE, which then stays in effect.
         self._names.add(name)
-        return forget_sql + form.prepare_sql(name) + sql
+        return forget_sql + _PREFER_INDEXES + form.prepare_sql(name) + sql
 
     def forget_if_lost(self, error: Any) -> bool:
         """Whether the error shows that the session has other statements. If so, forget them.

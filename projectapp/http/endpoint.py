@@ -29,7 +29,7 @@ class Endpoint:
     - `query`, `body`: schemas that validate the request before the view runs. The view gets the
       validated values as arguments with the same names.
     - `items_body`: how a body with many items is read. The view gets them as the argument `body`.
-      With both, the client chooses: a JSON body is one object, or an array of items.
+      If the view also has a `body`, the client chooses: it sends one object, or many items.
     - `content_types`: of a body that is one object if there is a `body`, otherwise of the response.
     - `request_headers` are read by the view, `response_headers` are set by it. The module `headers`
       describes them.

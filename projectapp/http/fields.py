@@ -65,9 +65,8 @@ class QueryInteger(fields.Integer):
 class Integer(fields.Integer):
     """A JSON integer that fits PostgreSQL's type `integer`. Strings and fractions are invalid."""
 
-    def __init__(self, minimum: int = -(2**31), **kwargs: Any) -> None:
-        message = "Must be from {min} to {max}."
-        limits = Range(minimum, 2**31 - 1, error=message)
+    def __init__(self, minimum: int = -(2**31), maximum: int = 2**31 - 1, **kwargs: Any) -> None:
+        limits = Range(minimum, maximum, error="Must be from {min} to {max}.")
         super().__init__(strict=True, validate=limits, **kwargs)
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:

@@ -31,7 +31,9 @@ def value_type(column: sa.Column[Any]) -> Any:
     """Return the type of a column's values before they are stored: a text without its limit."""
     if isinstance(column.type, sa.String):
         return without_limit(column.type)
-    return JSONB(none_as_null=True) if isinstance(column.type, JSONB) else column.type
+    if isinstance(column.type, sa.JSON):
+        return type(column.type)(none_as_null=True)
+    return column.type
 
 
 def without_limit(type_: Any) -> Any:
@@ -54,5 +56,8 @@ def default_value(column: sa.Column[Any]) -> sa.Cast[Any] | None:
 
 
 def comparable(value: Any) -> Any:
-    """Compare jsonb as text: 1 and 1.0 are equal as jsonb, but differ in the response."""
-    return sa.cast(value, sa.Text) if isinstance(value.type, JSONB) else value
+    """Compare JSON as text: 1 and 1.0 are equal as jsonb, but differ in the response.
+
+    It is the text of jsonb, which has the same spaces for equal values.
+    """
+    return sa.cast(sa.cast(value, JSONB), sa.Text) if isinstance(value.type, sa.JSON) else value

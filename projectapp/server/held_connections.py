@@ -18,8 +18,8 @@ from projectapp.server.client_connections import ClientConnections
 
 SEND_BUFFER_BYTES = 2**16  # in the kernel; by default it accepts up to 4 MiB
 LOST_CLIENT_MILLISECONDS = 60_000  # a client that acknowledges nothing for so long has gone
-# A download waits longer for its client. The kernel's own timeout would also end one that reads
-# slowly with a small receive window, and such a client acknowledges 64 KiB at once on loopback.
+# A download waits longer for its client. The kernel's own timeout would also end a client that
+# reads slowly with a small receive window: on loopback it acknowledges 64 KiB at once.
 STALLED_DOWNLOAD_SECONDS = 120.0
 MAX_PENDING_BYTES = 2**18  # of an event stream whose client does not read
 MIN_PENDING_BYTES = 2**16  # with less, a download gets its next part
@@ -119,7 +119,7 @@ class HeldConnections:
         self.connection_by_fd: dict[int, HeldConnection] = {}
         self.parked: set[HeldConnection] = set()
         self.max_connections = max_connections
-        self.free_places = threading.BoundedSemaphore(max_connections)  # any thread takes one
+        self.free_slots = threading.BoundedSemaphore(max_connections)  # any thread takes one
         self.max_pending_bytes = connections.max_buffered_bytes
         self.pending_bytes = 0
 
@@ -159,8 +159,9 @@ class HeldConnections:
     def close(self, held: HeldConnection) -> None:
         """Close the connection. The client of a download can tell that its response is incomplete.
 
-        The last chunk is missing. A response without chunks (HTTP/1.0) ends with the connection,
-        and a reset tells an incomplete one from a complete one. nginx talks HTTP/1.0 by default.
+        With chunks, the last chunk is missing. A response without chunks (HTTP/1.0) ends when the
+        connection is closed, so a reset shows that it is incomplete. nginx uses HTTP/1.0 by
+        default.
         """
         self.release(held)
         if held.download:
@@ -170,13 +171,13 @@ class HeldConnections:
         self.connections.close(held.client)
 
     def release(self, held: HeldConnection) -> None:
-        """Remove a connection that belongs to somebody else from now on."""
+        """Remove a connection, which its caller closes or uses from now on."""
         held.is_open, held.client.held = False, None
         self.pending_bytes -= held.pending_bytes
         self.parked.discard(held)
         del self.connection_by_fd[held.client.fd]
         self.epoll.unregister(held.client.fd)
-        self.free_places.release()
+        self.free_slots.release()
 
     def _write(self, held: HeldConnection, data: bytes) -> None:
         client, sent_bytes = held.client, 0

@@ -100,7 +100,7 @@ class Streams:
 
     def _reserve(self, held: HeldConnection) -> bool:
         # Where an incomplete request ends is unknown, and so is the start of the next one.
-        if not held.client.is_complete or not self.held.free_places.acquire(blocking=False):
+        if not held.client.is_complete or not self.held.free_slots.acquire(blocking=False):
             return False
         held.client.held = held
         return True
@@ -111,7 +111,7 @@ class Streams:
         output = client.pending_output
         if output[9:12] != b"200":  # the status
             client.held = None
-            self.held.free_places.release()
+            self.held.free_slots.release()
             return False
         client.request = client.framing = client.gunicorn_connection = None  # frees the memory
         if held.deadline is None:

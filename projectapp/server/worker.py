@@ -29,7 +29,7 @@ from config import load_config
 settings = load_config()
 
 ORPHAN_SECONDS = 1.0  # a worker whose master has died starts requests for this long
-STOP_SECONDS = 2.0  # downloads end so long before a worker that stops
+STOP_SECONDS = 2.0  # a worker that stops ends its downloads so long before its deadline
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
