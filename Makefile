@@ -25,7 +25,7 @@ run: ## serve the API on PORT (default 8000); without a DATABASE_URL, with its o
 test: dev ## run the fast tests (3 minutes)
 	@$(FAST)
 
-check: dev ## run all checks: format, lint, types, five fault scenarios, all tests with coverage (19 minutes)
+check: dev ## run all checks: format, lint, types, five fault scenarios, all tests with coverage (21 minutes)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -33,7 +33,7 @@ check: dev ## run all checks: format, lint, types, five fault scenarios, all tes
 	@$(FAST) --cov --cov-report= --cov-fail-under=0
 	@$(PYTEST) -m slow --cov --cov-append --cov-report=term-missing:skip-covered # one at a time, because some measure time
 
-faults: dev ## break the network, the database and processes, and check the guarantees (15 minutes)
+faults: dev ## break the network, the database and processes, and check the guarantees (20 minutes)
 	@$(BIN)/python -m faults
 	@$(BIN)/python -m faults --mutations
 

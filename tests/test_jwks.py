@@ -148,7 +148,7 @@ BAD_RESPONSES = {
     issuer_answers.redirect: "the status is 302",
     issuer_answers.too_long: "the response is longer than 262144 bytes",
     issuer_answers.too_many_keys: "is not a JWKS with at most 100 keys",
-    issuer_answers.truncated: "is not valid JSON",
+    issuer_answers.truncated: "the response ends early",
     issuer_answers.silent: "timed out",
     issuer_answers.slow_headers: "the response took 0.8 s or more",
     issuer_answers.slow_body: "the response took 0.8 s or more",
