@@ -79,7 +79,7 @@ def test_the_page_knows_the_version_the_prefix_and_the_kinds_of_tokens(
     make_app, prefix, auth, kinds
 ):
     jwt = {"JWT_ISSUER": "https://issuer", "JWT_AUDIENCE": "us", "JWT_SECRET": "s" * 32}
-    app = make_app(AUTH=auth, MAX_CONTENT_LENGTH="5000", **(jwt if "jwt" in auth else {}))
+    app = make_app(AUTH=auth, MAX_CONTENT_LENGTH="5000", DOCS="off", **(jwt if "jwt" in auth else {}))
     response = app.test_client().get(PAGE, environ_overrides={"SCRIPT_NAME": prefix})
     values = page_config(response.text)
     assert "projects" in [resource["name"] for resource in values.pop("resources")]
@@ -89,8 +89,13 @@ def test_the_page_knows_the_version_the_prefix_and_the_kinds_of_tokens(
         "prefix": prefix,
         "auth": kinds,
         "max_content_length": 5000,
+        "docs": False,
         "metrics": has_metrics,
     }
+
+
+def test_the_page_knows_that_there_are_docs(client):
+    assert page_config(client.get(PAGE).text)["docs"] is True
 
 
 def test_a_text_cannot_end_the_element_with_the_config(make_app):

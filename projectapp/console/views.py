@@ -63,8 +63,8 @@ def static(version: str, name: str) -> Response:
 
     The version is in the path, so the modules that a module imports by `./NAME` have it, too. A
     server of another release may get this request during a rollout. Its file is not cached.
-    With gzip a file has a third of its size. It contains nothing secret, so its size may show what
-    is in it (BREACH).
+    With gzip a file has a third of its size. Compression may show its content to an attacker who
+    sees only sizes (BREACH), but nothing in it is secret.
     """
     is_current = version == _files_version()
     response = send_from_directory(
@@ -113,6 +113,7 @@ def _page_config() -> dict[str, Any]:
         "auth": config["AUTH"],
         "resources": describe_resources(current_app),
         "max_content_length": config["MAX_CONTENT_LENGTH"],
+        "docs": config["DOCS"],
         "metrics": any(rule.rule == "/metrics" for rule in current_app.url_map.iter_rules()),
     }
 

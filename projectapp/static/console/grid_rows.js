@@ -1,6 +1,6 @@
 // The rows of the grid: its header, and a row of the list.
 import { Component, html } from "./preact-htm.js";
-import { cellValue, isRightAligned, visibleText } from "./cells.js";
+import { cellValue, isRightAligned } from "./cells.js";
 import { fieldLabel, titleOf } from "./schema.js";
 import { clearSelection, selectRows } from "./selection.js";
 import { t, zoneName } from "./texts.js";
@@ -14,11 +14,11 @@ export function SelectAll({ list, selected }) {
     <label title=${label}>
       <input
         type="checkbox"
-        aria-label=${label}
         checked=${isAll}
         indeterminate=${selected.size > 0 && !isAll}
         onChange=${toggle}
       />
+      <span class="hidden">${label}</span>
     </label>
   </div>`;
 }
@@ -75,7 +75,7 @@ export class Row extends Component {
           type="checkbox"
           tabindex="-1"
           checked=${isSelected}
-          aria-label=${visibleText(String(titleOf(resource, row))) || row.id}
+          aria-label=${titleOf(resource, row)}
         />
       </div>
       ${fields.map(
