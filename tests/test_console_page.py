@@ -79,7 +79,9 @@ def test_the_page_knows_the_version_the_prefix_and_the_kinds_of_tokens(
     make_app, prefix, auth, kinds
 ):
     jwt = {"JWT_ISSUER": "https://issuer", "JWT_AUDIENCE": "us", "JWT_SECRET": "s" * 32}
-    app = make_app(AUTH=auth, MAX_CONTENT_LENGTH="5000", DOCS="off", **(jwt if "jwt" in auth else {}))
+    app = make_app(
+        AUTH=auth, MAX_CONTENT_LENGTH="5000", DOCS="off", **(jwt if "jwt" in auth else {})
+    )
     response = app.test_client().get(PAGE, environ_overrides={"SCRIPT_NAME": prefix})
     values = page_config(response.text)
     assert "projects" in [resource["name"] for resource in values.pop("resources")]
