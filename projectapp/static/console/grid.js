@@ -236,7 +236,8 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
             const { id } = row;
             const states = { isActive: id === active.id, isOpen: id === openId, isSelected: selected.has(id) };
             const values = { row, index, place: placeOf(list, index), mark: list.marks.get(id) };
-            return html`<${Row} key=${id} ...${{ resource, fields, language, ...values, ...states }} />`;
+            // A row that comes into view takes over the elements of one that leaves it.
+            return html`<${Row} key=${index % (last - first)} ...${{ resource, fields, language, ...values, ...states }} />`;
           })}
         </div>
       </div>
