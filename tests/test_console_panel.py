@@ -227,6 +227,19 @@ def test_a_reader_without_the_write_scope_cannot_edit(signed_in, auth_headers):
     assert not signed_in.page.run(f"!!document.querySelector('{SAVE}')")
 
 
+def test_an_administrator_with_projects_all_edits_the_row_of_another_caller(
+    signed_in, auth_headers
+):
+    row = signed_in.create(name="base")
+    token = auth_headers("root", "projects:all")["Authorization"].removeprefix("Bearer ")
+    signed_in.page.open(f"{signed_in.origin}/console?lang=en&id={row['id']}#token={token}")
+    signed_in.type(NAME, "edited")
+    signed_in.save()
+    history = signed_in.api("GET", f"{PROJECTS}/{row['id']}/history")[2]["items"]
+    assert [change["caller"] for change in history] == ["root", "alice"]
+    assert signed_in.page.run("!!document.querySelector('.toolbar-actions .primary')")
+
+
 # Attributes
 
 
