@@ -75,7 +75,8 @@ class Console:
         number = {"Escape": 27, "Enter": 13, "Backspace": 8}.get(key) or ord(key.upper())
         event = {"key": key, "code": code, "windowsVirtualKeyCode": number}
         event["modifiers"] = 2 if ctrl else 0
-        text = {} if ctrl or len(key) > 1 else {"text": key}
+        typed = {"Enter": "\r"}.get(key, key)
+        text = {} if ctrl or len(typed) > 1 else {"text": typed}
         self.page("Input.dispatchKeyEvent", type="keyDown", **event, **text)
         self.page("Input.dispatchKeyEvent", type="keyUp", **event)
 
