@@ -2,7 +2,7 @@
 // few around them, are in the document.
 import { html, useLayoutEffect, useMemo, useRef, useState } from "./preact-htm.js";
 import { columnTemplate, fittingColumns } from "./columns.js";
-import { GapRow, HeaderCell, Row, SelectAll } from "./grid_rows.js";
+import { GapRow, Head, Row } from "./grid_rows.js";
 import { firstRow, ROW_PX, windowOf } from "./grid_window.js";
 import { useKeys } from "./keys.js";
 import {
@@ -199,6 +199,10 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
   const indexes = Array.from({ length: last - first }, (_, number) => first + number);
   const rowCount = list.total === null ? -1 : Math.max(list.total, count) + 1;
   const activeRow = rowAt(list, activeIndex);
+  const head = useMemo(
+    () => html`<${Head} ...${{ list, selected, resource, fields, sortKey, onSort }} />`,
+    [list, selected, resource, fields, sortKey, onSort, language],
+  );
   return html`<div
     ref=${grid}
     class=${`grid ${list.isStale ? "stale" : ""}`}
@@ -215,14 +219,7 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
       ? `row-${activeRow.id}`
       : undefined}
   >
-    <div role="rowgroup" class="grid-head">
-      <div role="row" class="grid-row" aria-rowindex="1">
-        <${SelectAll} list=${list} selected=${selected} />
-        ${fields.map(
-          (field) => html`<${HeaderCell} key=${field.name} ...${{ resource, field, sortKey, onSort }} />`,
-        )}
-      </div>
-    </div>
+    ${head}
     <div role="rowgroup" class="grid-body" ref=${body} onScroll=${onScroll} onClick=${onClick}>
       <div class="grid-space" role="presentation" style=${{ height: `${heightPx}px` }}>
         <div

@@ -5,7 +5,7 @@ import { fieldLabel, titleOf } from "./schema.js";
 import { clearSelection, selectRows } from "./selection.js";
 import { t, zoneName } from "./texts.js";
 
-export function SelectAll({ list, selected }) {
+function SelectAll({ list, selected }) {
   const loaded = list.head.length + list.tail.length;
   const isAll = loaded > 0 && selected.size >= loaded;
   const toggle = () => (isAll ? clearSelection() : selectRows([...list.head, ...list.tail]));
@@ -23,7 +23,7 @@ export function SelectAll({ list, selected }) {
   </div>`;
 }
 
-export function HeaderCell({ resource, field, sortKey, onSort }) {
+function HeaderCell({ resource, field, sortKey, onSort }) {
   const { name } = field;
   const isSorted = sortKey.replace(/^-/, "") === name;
   const isDescending = sortKey.startsWith("-");
@@ -40,6 +40,17 @@ export function HeaderCell({ resource, field, sortKey, onSort }) {
     <button type="button" class="sort" title=${t("list.sort", { field: fieldLabel(name) })} onClick=${() => onSort(next)}>
       ${fieldLabel(name)}${zone}<span class="arrow" aria-hidden="true">${isSorted ? (isDescending ? "↓" : "↑") : ""}</span>
     </button>
+  </div>`;
+}
+
+export function Head({ list, selected, resource, fields, sortKey, onSort }) {
+  return html`<div role="rowgroup" class="grid-head">
+    <div role="row" class="grid-row" aria-rowindex="1">
+      <${SelectAll} list=${list} selected=${selected} />
+      ${fields.map(
+        (field) => html`<${HeaderCell} key=${field.name} ...${{ resource, field, sortKey, onSort }} />`,
+      )}
+    </div>
   </div>`;
 }
 
