@@ -550,7 +550,8 @@ def test_the_history_shows_the_row_as_it_was_at_a_time(console, sql, zone):
     assert "later" not in text
 
 
-def test_the_history_says_that_there_was_no_row_at_a_time(console):
+def test_the_history_says_that_there_was_no_row_at_a_time(console, sql):
+    sql("UPDATE histories SET starts_at = '2000-01-01'")  # before that a 410
     row = console.create(name="first")
     console.open(row["id"], "&view=history")
     show_row_as_of(console.page, datetime(2001, 1, 1))
