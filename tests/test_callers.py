@@ -248,7 +248,7 @@ def test_each_caller_gets_only_what_its_token_permits(
 
 def test_matrix_has_as_many_cases_as_callers_routes_methods_and_ids(auth_app):
     callers = len(REFUSED_HEADERS) + len(SCOPES_BY_CALLER)
-    assert callers * len([*cases(auth_app)]) == 2073
+    assert callers * len([*cases(auth_app)]) == 2079
 
 
 HIDDEN_KINDS = ("foreign", "without owner")

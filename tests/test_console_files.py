@@ -1,6 +1,7 @@
 """The files of the console: the vendored file, the modules, their size and the texts."""
 
 import ast
+import gzip
 import hashlib
 import json
 import re
@@ -12,9 +13,12 @@ from pathlib import Path
 import pytest
 
 from projectapp.console.views import FOLDER
+from tests.conftest import PROJECTS
 
 VENDORED = "preact-htm.js"  # htm 3.1.1, preact/standalone.module.js
 VENDORED_SHA256 = "72284e8e9079c87817145df1110f74e8a2aa040b2fc384922e18dfcb46fc1fd7"
+FIRST_LOAD_BYTES = 120 * 1024
+PAGE = "/console"
 
 OWN_FILES = sorted({*FOLDER.glob("*.js"), *FOLDER.glob("*.css")} - {FOLDER / VENDORED})
 TEXT_FILES = sorted(FOLDER.glob("texts_*.js"))
@@ -46,6 +50,33 @@ def test_the_vendored_file_is_the_published_one_and_its_licences_are_there():
     licences = (FOLDER / "LICENSES").read_text()
     for part in ("htm 3.1.1", VENDORED, "Apache License", "The MIT License (MIT)", "Jason Miller"):
         assert part in licences
+
+
+def test_the_first_load_with_100_rows_is_below_its_budget(client):
+    row = {"name": "번역 Translation " * 3, "description": "Every page in Korean and English"}
+    assert client.post(PROJECTS, json=[row] * 100).status_code == 201
+    page = client.get(PAGE)
+    urls = re.findall(r'(?:href|src)="(/console/files/[^"]+)"', page.text)
+    assert len(urls) == len({*urls}) + 1  # main.js is preloaded, too
+    urls = [f"{PROJECTS}?page_size=100", "/console/session", "/health", *sorted({*urls})]
+    sizes = {PAGE: len(page.data)}
+    for url in urls:
+        with client.get(url, headers={"Accept-Encoding": "gzip"}) as response:
+            sizes[url] = len(response.data)
+    assert sum(sizes.values()) <= FIRST_LOAD_BYTES, sizes
+
+
+@pytest.mark.parametrize(
+    ("accepted", "coding"), [("identity", None), ("gzip;q=0", None), ("br, gzip;q=0.5", "gzip")]
+)
+def test_a_file_is_compressed_only_for_a_client_that_accepts_it(client, accepted, coding):
+    url = re.search(r'/console/files/[^"]+/main.js', client.get(PAGE).text)[0]
+    with client.get(url, headers={"Accept-Encoding": accepted}) as response:
+        content = gzip.decompress(response.data) if coding else response.data
+        assert content == (FOLDER / "main.js").read_bytes()
+        assert response.content_encoding == coding
+        assert "Accept-Encoding" in response.headers["Vary"]
+        assert response.get_etag()[0].endswith("-gzip") == bool(coding)
 
 
 def test_every_module_is_imported_and_every_import_exists():

@@ -117,11 +117,16 @@ def test_an_empty_list_says_how_to_create_the_first_row(console):
     assert console.page.run("location.search") == "?lang=en&id=new"
 
 
-def test_names_with_spaces_line_breaks_and_null_are_visible(console, make_project):
-    for name in ("   ", "a\nb\tc", "<b>bold</b>", "x" * 200):
+def test_names_with_characters_that_nobody_would_see_are_visible_and_so_is_null(
+    console, make_project
+):
+    names = {"   ": "␣␣␣", "a\nb\tc": "a↵b⇥c", "<b>bold</b>": "<b>bold</b>", "x" * 200: "x" * 200}
+    names |= {"\u202ecba": "⟦U+202E⟧cba", "abc\u200b": "abc⟦U+200B⟧", "\u3164": "⟦U+3164⟧"}
+    names |= {"👩🏽\u200d💻": "👩🏽\u200d💻"}  # one emoji
+    for name in names:
         make_project(name=name)
     console.open("sort=name&fields=name,description")
-    assert sorted(console.names()) == sorted(["␣␣␣", "a↵b⇥c", "<b>bold</b>", "x" * 200])
+    assert sorted(console.names()) == sorted(names.values())
     assert set(console.texts(f"{ROW} [role=gridcell]:nth-child(3)")) == {"none"}
     assert console.page.run("document.documentElement.scrollWidth") == SCREEN["width"]
 

@@ -2,6 +2,8 @@
 
 import json
 import time
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -73,7 +75,8 @@ class Console:
         number = {"Escape": 27, "Enter": 13, "Backspace": 8}.get(key) or ord(key.upper())
         event = {"key": key, "code": code, "windowsVirtualKeyCode": number}
         event["modifiers"] = 2 if ctrl else 0
-        text = {} if ctrl or len(key) > 1 else {"text": key}
+        typed = {"Enter": "\r"}.get(key, key)
+        text = {} if ctrl or len(typed) > 1 else {"text": typed}
         self.page("Input.dispatchKeyEvent", type="keyDown", **event, **text)
         self.page("Input.dispatchKeyEvent", type="keyUp", **event)
 
@@ -223,6 +226,19 @@ def test_a_reader_without_the_write_scope_cannot_edit(signed_in, auth_headers):
     signed_in.sees(".panel-notices", "projects:write")
     assert signed_in.page.wait_for(f"{NAME}:disabled")
     assert not signed_in.page.run(f"!!document.querySelector('{SAVE}')")
+
+
+def test_an_administrator_with_projects_all_edits_the_row_of_another_caller(
+    signed_in, auth_headers
+):
+    row = signed_in.create(name="base")
+    token = auth_headers("root", "projects:all")["Authorization"].removeprefix("Bearer ")
+    signed_in.page.open(f"{signed_in.origin}/console?lang=en&id={row['id']}#token={token}")
+    signed_in.type(NAME, "edited")
+    signed_in.save()
+    history = signed_in.api("GET", f"{PROJECTS}/{row['id']}/history")[2]["items"]
+    assert [change["caller"] for change in history] == ["root", "alice"]
+    assert signed_in.page.run("!!document.querySelector('.toolbar-actions .primary')")
 
 
 # Attributes
@@ -455,6 +471,24 @@ def test_a_create_whose_answer_was_lost_is_repeated_with_the_same_key(console):
     assert console.requests("POST")[-1]["headers"]["idempotency-key"] not in keys
 
 
+def test_the_repetition_of_an_unchanged_create_stores_one_row(console):
+    console.open("new")
+    console.type(NAME, "once")
+    lose_next_answer(console.page)
+    console.click(SAVE)
+    console.sees(".panel-notices", "The server cannot be reached")
+    console.click(SAVE)
+    console.sees(".toast.success", "Created: once")
+    console.page.wait_until("new URLSearchParams(location.search).get('id').length === 36")
+    [row] = console.api("GET", PROJECTS)[2]["items"]
+    assert (row["name"], row["version"]) == ("once", 1)
+    first, second = console.requests("POST")
+    assert first["postData"] == second["postData"]
+    assert first["headers"]["idempotency-key"] == second["headers"]["idempotency-key"]
+    console.page.wait_until(f"document.querySelector('{NAME}')?.value === 'once'")
+    assert console.page.run("JSON.stringify(sessionStorage)") == "{}"
+
+
 def lose_next_answer(page):
     """Let the server do the next POST, but not the page see its answer."""
     # The page itself drops the answer: the DevTools protocol would need a second thread.
@@ -495,19 +529,45 @@ def test_the_history_shows_each_change_against_the_one_before_and_restores(conso
     console.wait_for_row(row["id"], name="second", attributes={"team": "web", "big": 1}, version=5)
 
 
-def test_the_history_shows_the_row_as_it_was_at_a_time(console, sql):
+@pytest.mark.parametrize("zone", ["local", "utc"])
+def test_the_history_shows_the_row_as_it_was_at_a_time(console, sql, zone):
+    console.page("Emulation.setTimezoneOverride", timezoneId="Asia/Seoul")
+    row = console.create(name="first", description=None)
+    # The input has whole seconds: change the row after the next one has begun.
+    at = datetime.fromisoformat(row["created_at"]).replace(microsecond=0) + timedelta(seconds=1)
+    while not sql("SELECT now() > %s", at)[0][0]:
+        time.sleep(0.05)
+    console.api("PATCH", f"{PROJECTS}/{row['id']}", {"name": "second", "description": "later"})
+    console.open(row["id"], "&view=history")
+    settings = json.dumps({"language": "en", "zone": zone})
+    console.page.run(f"localStorage.setItem('projectapp.console', {json.dumps(settings)})")
+    console.open(row["id"], "&view=history")
+    shown_zone = UTC if zone == "utc" else ZoneInfo("Asia/Seoul")
+    show_row_as_of(console.page, at.astimezone(shown_zone))
+    console.sees(".as-of-row", "first")
+    text = console.page.run("document.querySelector('.as-of-row').innerText")
+    assert "second" not in text
+    assert "later" not in text
+
+
+def test_the_history_says_that_there_was_no_row_at_a_time(console, sql):
+    sql("UPDATE histories SET starts_at = '2000-01-01'")  # before that a 410
     row = console.create(name="first")
     console.open(row["id"], "&view=history")
-    console.page.wait_for(".as-of input")
-    console.page.run("""(() => {
-      const input = document.querySelector(".as-of input");
-      input.value = "2001-01-01T00:00:00";
-      input.dispatchEvent(new Event("input", { bubbles: true }));
-    })()""")
-    console.click(".as-of .button")
-    console.page.wait_for(".as-of .field-error")
+    show_row_as_of(console.page, datetime(2001, 1, 1))
+    console.sees(".as-of .field-error", "The row did not exist at that time.")
     console.page.run("document.querySelector('.change button').click()")
     console.sees(".change .row-facts", "first")
+
+
+def show_row_as_of(page, at):
+    page.wait_for(".as-of input")
+    page.run(f"""(() => {{
+      const input = document.querySelector(".as-of input");
+      input.value = "{at:%Y-%m-%dT%H:%M:%S}";
+      input.dispatchEvent(new Event("input", {{ bubbles: true }}));
+    }})()""")
+    page.wait_for(".as-of .button", "click()")
 
 
 def test_a_deleted_row_says_so_and_can_be_restored(console):

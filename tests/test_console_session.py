@@ -259,7 +259,7 @@ def test_without_a_token_the_session_is_a_401(auth_client, problem):
 def test_with_auth_none_there_is_a_session_without_a_sign_in(client, problem):
     assert client.get(SESSION).json == {
         "caller": None,
-        "scopes": ["projects:all", "projects:read", "projects:write"],
+        "scopes": ["metrics:read", "projects:all", "projects:read", "projects:write"],
         "credential": "none",
         "expires_at": None,
     }

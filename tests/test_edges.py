@@ -434,7 +434,7 @@ def test_with_docs_off_the_docs_paths_look_like_unknown_paths(make_app, path, me
 def test_with_docs_off_the_root_does_not_link_to_them(make_app):
     client = make_app(DOCS="off").test_client()
     links = client.get("/").json["links"]
-    assert links.keys() == {"projects", "console", "health", "ready"}
+    assert links.keys() == {"projects", "console", "health", "ready", "metrics"}
     page = client.get("/", headers={"Accept": "text/html"}).text
     assert sorted(re.findall(r'href="(/[^"]*)"', page)) == sorted(links.values())
 

@@ -99,7 +99,7 @@ def ready() -> Response:
 @bp.get("/")
 @Endpoint(scope=None, responses={200: RootSchema()}, content_types=(JSON_TYPE, HTML))
 def root() -> Response:
-    """Show links to the resources, the console, the documentation and the health checks.
+    """Show links to the resources, the console, the documentation, health checks and metrics.
 
     A browser gets a page in English or Korean. Other clients get JSON.
     """

@@ -5,17 +5,9 @@ import { stringifyExact } from "./exact.js";
 import { resources } from "./schema.js";
 import { go } from "./store.js";
 import { formatNumber, formatTime, hasText, t } from "./texts.js";
+import { visibleLines, visibleText } from "./visible_text.js";
 
 const TIME = { dateStyle: "medium", timeStyle: "short" };
-// Characters that would be invisible, or would change the line.
-const VISIBLE = { "\n": "↵", "\r": "", "\t": "⇥" };
-
-/** Return a text as one line in which spaces at the edges and line breaks can be seen. */
-export function visibleText(text) {
-  if (/^ +$/.test(text)) return "␣".repeat(text.length);
-  return text.replace(/[\n\r\t]/g, (character) => VISIBLE[character]);
-}
-
 const none = () => html`<span class="muted">${t("none")}</span>`;
 const isNumber = (field) => field.type === "integer" || field.type === "number";
 export const isRightAligned = (field) => isNumber(field);
@@ -48,7 +40,7 @@ export function valueOf(field, value) {
       return html`<span class="flag">${String(value)}</span>`;
     default:
       if (value === "") return html`<span class="muted">""</span>`;
-      return html`<bdi class="text" title=${value}>${visibleText(value)}</bdi>`;
+      return html`<bdi class="text" title=${visibleLines(value)}>${visibleText(value)}</bdi>`;
   }
 }
 

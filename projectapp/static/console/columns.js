@@ -5,7 +5,7 @@ import { titleField } from "./schema.js";
 const WIDTHS = {
   title: 176,
   string: 128,
-  boolean: 80,
+  boolean: 96,
   enum: 96,
   timestamp: 192,
   uuid: 96,

@@ -1,29 +1,24 @@
 // The controls of a form: one for every type of field that a resource can declare.
 import { stringifyExact } from "./exact.js";
-import { InputError, countCodePoints, isJson, isText, sizesOf } from "./form_values.js";
+import { InputError, isJson, isText, sizesOf } from "./form_values.js";
 import { html, useEffect, useRef } from "./preact-htm.js";
 import { fieldLabel } from "./schema.js";
 import { settings, useStore } from "./store.js";
 import { t } from "./texts.js";
 import { Chip, Time } from "./ui.js";
+import { invisibleCodes, visibleLines } from "./visible_text.js";
 
 const MAX_LINE_CODE_POINTS = 255; // A longer text gets several lines.
-// Characters that show nothing, or that change the direction of the text after them.
-const INVISIBLE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/gu;
-const JOINER = /\p{Extended_Pictographic}\ufe0f?\u200d/gu; // Part of an emoji.
 
 const needsLines = (field, text) =>
   isJson(field) ||
   (isText(field) && (!(field.max_length <= MAX_LINE_CODE_POINTS) || /\n/.test(text ?? "")));
 
-const codeOf = (character) =>
-  "U+" + character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
-
 /** Return what a reader cannot see in a text: [] for an ordinary one. */
 export function invisibleParts(text) {
   if (text !== "" && text.trim() === "") return [t("field.only_spaces")];
-  const codes = new Set((text.replace(JOINER, "").match(INVISIBLE) ?? []).map(codeOf));
-  return codes.size ? [t("field.invisible", { codes: [...codes].slice(0, 4).join(", ") })] : [];
+  const codes = invisibleCodes(text);
+  return codes.length ? [t("field.invisible", { codes: codes.slice(0, 4).join(", ") })] : [];
 }
 
 function Size({ size: { key, size, limit } }) {
@@ -161,8 +156,6 @@ export function FieldInput({ field, input, original, error, isChanged, disabled,
   </div>`;
 }
 
-const MAX_SHOWN_SPACES = 20;
-
 /** A value as text that cannot be edited. null, "" and a text of spaces look different. */
 export function Value({ field, value }) {
   if (value === null || value === undefined) {
@@ -175,10 +168,6 @@ export function Value({ field, value }) {
     return html`<pre class="data code">${stringifyExact(value, 2)}</pre>`;
   }
   const text = String(value);
-  const hidden = invisibleParts(text);
-  const isOnlySpaces = text.trim() === "";
-  return html`<bdi class="data value-text">
-      ${isOnlySpaces ? "␣".repeat(Math.min(countCodePoints(text), MAX_SHOWN_SPACES)) : text}
-    </bdi>
-    ${hidden.map((part) => html` <span class="warning-text">${part}</span>`)}`;
+  return html`<bdi class="data value-text">${visibleLines(text)}</bdi>
+    ${invisibleParts(text).map((part) => html` <span class="warning-text">${part}</span>`)}`;
 }

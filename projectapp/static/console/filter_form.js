@@ -4,7 +4,7 @@ import { flagText } from "./cells.js";
 import { parseExact, stringifyExact } from "./exact.js";
 import { fieldLabel, fieldOf } from "./schema.js";
 import { settings } from "./store.js";
-import { formatTime, t } from "./texts.js";
+import { formatTime, t, timeOfInput } from "./texts.js";
 
 const RANGE = /^(.+)\[(gte|gt|lte|lt)\]$/;
 const SIGNS = { gte: "≥", gt: ">", lte: "≤", lt: "<" };
@@ -45,16 +45,13 @@ function valueText(group, value) {
   return isTime ? formatTime(value) : value;
 }
 
-/** Convert a time of the API to the value of an input in the zone of the settings, and back. */
+/** Return a time of the API as the value of an input in the zone of the settings. */
 function toInput(value) {
   const date = new Date(value);
   if (!value || Number.isNaN(date.getTime())) return "";
   const minutes = settings.get().zone === "utc" ? 0 : date.getTimezoneOffset();
   return new Date(date.getTime() - minutes * 60_000).toISOString().slice(0, 16);
 }
-
-const fromInput = (text) =>
-  new Date(settings.get().zone === "utc" ? `${text}Z` : text).toISOString();
 
 /** `onApply` gets the changes of the URL. */
 export function FilterForm({ group, state, onApply }) {
@@ -80,7 +77,7 @@ export function FilterForm({ group, state, onApply }) {
 
 function fromText(group, text) {
   if (text === "") return null;
-  if (group.type === "timestamp") return fromInput(text);
+  if (group.type === "timestamp") return timeOfInput(text);
   if (group.type !== "object") return text;
   const value = parseExact(text);
   if (value === null || typeof value !== "object" || Array.isArray(value)) {

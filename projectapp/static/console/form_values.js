@@ -17,7 +17,7 @@ const NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/;
 
 export const isJson = (field) => field.type === "object" || field.type === "array";
 export const isText = (field) => field.type === "string";
-export const countCodePoints = (text) => [...text].length;
+const countCodePoints = (text) => [...text].length;
 
 // A control shows every line break as \n. readInput puts the original ones back.
 const withPlainBreaks = (text) => text.replace(LINE_BREAK, "\n");

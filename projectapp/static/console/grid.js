@@ -2,7 +2,8 @@
 // few around them, are in the document.
 import { html, useLayoutEffect, useMemo, useRef, useState } from "./preact-htm.js";
 import { columnTemplate, fittingColumns } from "./columns.js";
-import { GapRow, HeaderCell, Row, SelectAll } from "./grid_rows.js";
+import { GapRow, Head, Row } from "./grid_rows.js";
+import { firstRow, ROW_PX, windowOf } from "./grid_window.js";
 import { useKeys } from "./keys.js";
 import {
   canLoadEnd,
@@ -20,19 +21,11 @@ import { clearSelection, selection, selectRows, toggleRow } from "./selection.js
 import { settings, useStore } from "./store.js";
 import { t } from "./texts.js";
 
-const ROW_PX = 32; // as in console.css
-const MAX_ROWS = 58; // in the document
-const STEP_ROWS = 4; // The rows in the document change after so many rows.
-const SPARE_ROWS = 4; // above the view, and at least as many under it
 const LOAD_AHEAD_ROWS = 40;
-const MAX_HEIGHT_PX = 8_000_000; // a browser ends an element at 17 to 33 million
 const CHECKBOX_PX = 40;
 
 // The place in the list outlives the grid, so that another view and back keeps it.
 const place = { key: null, top: 0, activeId: null, activeIndex: 0 };
-
-/** Return the first row in the document when this row is at the top of the view. */
-const firstRow = (top) => Math.max(0, Math.floor((top - SPARE_ROWS) / STEP_ROWS) * STEP_ROWS);
 
 export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
   const list = useStore(rows);
@@ -45,15 +38,7 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
   const anchor = useRef(null); // the row at the top of the view
 
   const count = countRows(list);
-  const contentPx = count * ROW_PX;
-  const heightPx = Math.min(contentPx, MAX_HEIGHT_PX);
-  const scale =
-    contentPx > heightPx ? (contentPx - view.height) / Math.max(1, heightPx - view.height) : 1;
-  const offsetPx = view.top * scale;
-  const top = Math.max(0, Math.min(count - 1, Math.floor(offsetPx / ROW_PX)));
-  const first = firstRow(top);
-  const rowsInView = Math.max(1, Math.floor(view.height / ROW_PX));
-  const last = Math.max(first, Math.min(count, first + Math.min(MAX_ROWS, rowsInView + 2 * SPARE_ROWS + STEP_ROWS)));
+  const { heightPx, scale, offsetPx, top, first, last, rowsInView } = windowOf(count, view);
   const gapIndex = hasGap(list) ? list.head.length : -1;
   const columnNames = columns.map(({ name }) => name).join();
   const [fields, template] = useMemo(() => {
@@ -214,6 +199,10 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
   const indexes = Array.from({ length: last - first }, (_, number) => first + number);
   const rowCount = list.total === null ? -1 : Math.max(list.total, count) + 1;
   const activeRow = rowAt(list, activeIndex);
+  const head = useMemo(
+    () => html`<${Head} ...${{ list, selected, resource, fields, sortKey, onSort }} />`,
+    [list, selected, resource, fields, sortKey, onSort, language],
+  );
   return html`<div
     ref=${grid}
     class=${`grid ${list.isStale ? "stale" : ""}`}
@@ -230,14 +219,7 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
       ? `row-${activeRow.id}`
       : undefined}
   >
-    <div role="rowgroup" class="grid-head">
-      <div role="row" class="grid-row" aria-rowindex="1">
-        <${SelectAll} list=${list} selected=${selected} />
-        ${fields.map(
-          (field) => html`<${HeaderCell} key=${field.name} ...${{ resource, field, sortKey, onSort }} />`,
-        )}
-      </div>
-    </div>
+    ${head}
     <div role="rowgroup" class="grid-body" ref=${body} onScroll=${onScroll} onClick=${onClick}>
       <div class="grid-space" role="presentation" style=${{ height: `${heightPx}px` }}>
         <div
@@ -251,7 +233,8 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
             const { id } = row;
             const states = { isActive: id === active.id, isOpen: id === openId, isSelected: selected.has(id) };
             const values = { row, index, place: placeOf(list, index), mark: list.marks.get(id) };
-            return html`<${Row} key=${id} ...${{ resource, fields, language, ...values, ...states }} />`;
+            // A row that comes into view takes over the elements of one that leaves it.
+            return html`<${Row} key=${index % (last - first)} ...${{ resource, fields, language, ...values, ...states }} />`;
           })}
         </div>
       </div>

@@ -1,11 +1,11 @@
 // The rows of the grid: its header, and a row of the list.
 import { Component, html } from "./preact-htm.js";
-import { cellValue, isRightAligned, visibleText } from "./cells.js";
+import { cellValue, isRightAligned } from "./cells.js";
 import { fieldLabel, titleOf } from "./schema.js";
 import { clearSelection, selectRows } from "./selection.js";
 import { t, zoneName } from "./texts.js";
 
-export function SelectAll({ list, selected }) {
+function SelectAll({ list, selected }) {
   const loaded = list.head.length + list.tail.length;
   const isAll = loaded > 0 && selected.size >= loaded;
   const toggle = () => (isAll ? clearSelection() : selectRows([...list.head, ...list.tail]));
@@ -14,16 +14,16 @@ export function SelectAll({ list, selected }) {
     <label title=${label}>
       <input
         type="checkbox"
-        aria-label=${label}
         checked=${isAll}
         indeterminate=${selected.size > 0 && !isAll}
         onChange=${toggle}
       />
+      <span class="hidden">${label}</span>
     </label>
   </div>`;
 }
 
-export function HeaderCell({ resource, field, sortKey, onSort }) {
+function HeaderCell({ resource, field, sortKey, onSort }) {
   const { name } = field;
   const isSorted = sortKey.replace(/^-/, "") === name;
   const isDescending = sortKey.startsWith("-");
@@ -40,6 +40,17 @@ export function HeaderCell({ resource, field, sortKey, onSort }) {
     <button type="button" class="sort" title=${t("list.sort", { field: fieldLabel(name) })} onClick=${() => onSort(next)}>
       ${fieldLabel(name)}${zone}<span class="arrow" aria-hidden="true">${isSorted ? (isDescending ? "↓" : "↑") : ""}</span>
     </button>
+  </div>`;
+}
+
+export function Head({ list, selected, resource, fields, sortKey, onSort }) {
+  return html`<div role="rowgroup" class="grid-head">
+    <div role="row" class="grid-row" aria-rowindex="1">
+      <${SelectAll} list=${list} selected=${selected} />
+      ${fields.map(
+        (field) => html`<${HeaderCell} key=${field.name} ...${{ resource, field, sortKey, onSort }} />`,
+      )}
+    </div>
   </div>`;
 }
 
@@ -75,7 +86,7 @@ export class Row extends Component {
           type="checkbox"
           tabindex="-1"
           checked=${isSelected}
-          aria-label=${visibleText(String(titleOf(resource, row))) || row.id}
+          aria-label=${titleOf(resource, row)}
         />
       </div>
       ${fields.map(

@@ -7,7 +7,7 @@ import { html, useEffect, useState } from "./preact-htm.js";
 import { deleteRow, readHistory, readRow, restoreRow, valuesOf } from "./row_requests.js";
 import { canWrite, fieldLabel, fieldOf, titleOf, writableFields } from "./schema.js";
 import { go, settings, useStore } from "./store.js";
-import { t } from "./texts.js";
+import { t, timeOfInput, zoneName } from "./texts.js";
 import { Banner, Button, Empty, ErrorText, Time } from "./ui.js";
 import { pushUndo } from "./undo.js";
 
@@ -131,18 +131,18 @@ function AsOf({ resource, id }) {
   const [answer, setAnswer] = useState(null); // {row, at} or {error}
   const show = async (event) => {
     event.preventDefault();
-    const at = new Date(time);
-    if (Number.isNaN(at.getTime())) return;
+    if (!time) return; // The input has no complete time.
+    const at = timeOfInput(time);
     try {
-      const { row } = await readRow(resource, id, { asOf: at.toISOString() });
-      setAnswer({ row, at: at.toISOString() });
+      const { row } = await readRow(resource, id, { asOf: at });
+      setAnswer({ row, at });
     } catch (error) {
       setAnswer({ error });
     }
   };
   return html`<form class="as-of" onSubmit=${show}>
     <label>
-      ${t("history.as_of")}
+      ${t("history.as_of")} (${zoneName()})
       <input class="input" type="datetime-local" step="1" value=${time} onInput=${(event) => setTime(event.target.value)} />
     </label>
     <button class="button">${t("history.show")}</button>

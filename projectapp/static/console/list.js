@@ -7,7 +7,7 @@ import { Grid } from "./grid.js";
 import { useKeys } from "./keys.js";
 import { Popover } from "./popover.js";
 import { countRows, openList, reload, retry, rows } from "./rows.js";
-import { canWrite, createPath, fieldLabel, titleField } from "./schema.js";
+import { canCreate, createPath, fieldLabel, titleField } from "./schema.js";
 import { selection } from "./selection.js";
 import { config, go, listQuery, useStore, useUrl } from "./store.js";
 import { addTexts, t } from "./texts.js";
@@ -39,7 +39,7 @@ export function List({ resource, label }) {
     }
   }, [resource, key]);
 
-  const mayCreate = canWrite(resource) && resource.create_path;
+  const mayCreate = canCreate(resource);
   const create = () => void go({ id: "new", view: null });
   useKeys({ n: () => (mayCreate ? create() : false) });
   useFocusAfterPanel(state.id);

@@ -8,7 +8,7 @@ import { useKeys } from "./keys.js";
 import { List } from "./list.js";
 import { Menu } from "./menu.js";
 import { Notices } from "./notices.js";
-import { canRead, canWrite, currentResource, curlCommand, resourceLabel, resources } from "./schema.js";
+import { canCreate, canRead, currentResource, curlCommand, resourceLabel, resources } from "./schema.js";
 import { loadSession, signIn, takeTokenFromUrl } from "./session.js";
 import { SignIn } from "./sign_in.js";
 import { changeSettings, config, settings, useStore, useUrl } from "./store.js";
@@ -154,7 +154,7 @@ function Frame({ isSigningIn }) {
         label: resourceLabel(item),
         run: () => go({ resource: item.name }, { reset: true }),
       })),
-    ...(canWrite(resource) && !resource.parent
+    ...(canCreate(resource)
       ? [
           {
             group: "do",

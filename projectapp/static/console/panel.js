@@ -1,4 +1,5 @@
 // The panel of one row: create, edit, delete, and its history.
+import { rememberRow } from "./commands.js";
 import { Conflict } from "./conflict.js";
 import { recreate, remove } from "./delete_actions.js";
 import { FieldInput, Value } from "./fields.js";
@@ -9,7 +10,7 @@ import { useKeys } from "./keys.js";
 import { Missing, PanelNotices } from "./panel_notices.js";
 import { ParentChoice } from "./parent_choice.js";
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./preact-htm.js";
-import { canWrite, currentResource, fieldLabel, resourceLabel, titleOf, writableFields } from "./schema.js";
+import { canCreate, canWrite, currentResource, fieldLabel, resourceLabel, titleOf, writableFields } from "./schema.js";
 import { guardUrl, useStore, useUrl } from "./store.js";
 import { addTexts, t } from "./texts.js";
 import texts from "./texts_panel.js";
@@ -62,7 +63,7 @@ export function Panel({ resource, id }) {
   const state = useStore(form.state);
   const isDirty = form.isDirty();
   const [leaving, setLeaving] = useLeavingGuard(form);
-  const mayWrite = canWrite(resource) && (form.isNew || resource.has.update);
+  const mayWrite = form.isNew ? canCreate(resource) : canWrite(resource) && resource.has.update;
   const isHistory = view === "history" && !form.isNew && resource.has.history;
   usePanelFocus(element);
   useEffect(() => {
@@ -102,6 +103,9 @@ export function Panel({ resource, id }) {
     : state.base
       ? titleOf(resource, state.base.row)
       : resourceLabel(resource);
+  useEffect(() => {
+    if (state.base) rememberRow({ resource: resource.name, id, title });
+  }, [id, state.base, title]);
   return html`<section
     class="panel"
     data-keys="panel"
@@ -110,7 +114,7 @@ export function Panel({ resource, id }) {
     aria-label=${title}
   >
     <header class="panel-head">
-      <h2><bdi class="data" title=${title}>${title.trim() === "" ? "␣" : title}</bdi></h2>
+      <h2><bdi class="data" title=${title}>${title}</bdi></h2>
       ${isDirty && html`<span class="unsaved">${t("panel.unsaved")}</span>`}
       <${Button} kind="quiet" icon="close" label=${t("close")} onClick=${close} />
     </header>

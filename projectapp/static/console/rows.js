@@ -53,7 +53,8 @@ export function placeOf(list, index) {
 
 /** Return the index of the row with this id, or -1. `hint` is where it was. */
 export function findIndex(list, id, hint = 0) {
-  if (id && rowAt(list, hint)?.id === id) return hint;
+  if (!id) return -1;
+  if (rowAt(list, hint)?.id === id) return hint;
   const index = list.head.findIndex((row) => row.id === id);
   if (index >= 0) return index;
   const tailIndex = list.tail.findIndex((row) => row.id === id);

@@ -2,6 +2,7 @@
 import { session } from "./api.js";
 import { config, listQuery } from "./store.js";
 import { hasText, t } from "./texts.js";
+import { visibleText } from "./visible_text.js";
 
 export const resources = config.resources;
 
@@ -21,9 +22,10 @@ export function titleField(resource) {
   return texts.find((field) => field.required) ?? texts.find((field) => !field.read_only);
 }
 
+/** Return the name of a row for people, in one line: its title, or its id if the title is empty. */
 export function titleOf(resource, row) {
   const field = titleField(resource);
-  return (field && row[field.name]) ?? row.id;
+  return visibleText(String((field && row[field.name]) ?? "")) || row.id;
 }
 
 const humanize = (name) => {
@@ -52,9 +54,13 @@ function hasScope(scope) {
   return state === "none" || !scopes || !scope || scopes.includes(scope);
 }
 
-/** May the caller read or write rows of the resource? Unknown counts as yes: the server decides. */
+/**
+ * May the caller read, write or create rows of the resource? Unknown counts as yes: the server
+ * decides. The scopes of a session are all that the caller has: RESOURCE:all includes the others.
+ */
 export const canRead = (resource) => hasScope(resource.scope_read);
 export const canWrite = (resource) => hasScope(resource.scope_write);
+export const canCreate = (resource) => canWrite(resource) && resource.create_path !== null;
 
 /** Return the curl command for the list that the page shows. */
 export function curlCommand(resource) {

@@ -1,7 +1,7 @@
 // The actions on the selected rows: the buttons, the question before a delete, progress and result.
 import { html, useState } from "./preact-htm.js";
 import { bulkStore, inverseOf, runAction } from "./bulk.js";
-import { flagText, visibleText } from "./cells.js";
+import { flagText } from "./cells.js";
 import { findRow } from "./rows.js";
 import { canWrite, fieldLabel, titleOf } from "./schema.js";
 import { clearSelection, selection } from "./selection.js";
@@ -90,7 +90,7 @@ async function startRun(resource, action, chosen) {
 function Names({ resource, list }) {
   return html`<ul class="names">
     ${list.slice(0, NAMES_SHOWN).map(
-      (row) => html`<li key=${row.id}><bdi>${visibleText(String(titleOf(resource, row)))}</bdi></li>`,
+      (row) => html`<li key=${row.id}><bdi>${titleOf(resource, row)}</bdi></li>`,
     )}
     ${list.length > NAMES_SHOWN &&
     html`<li class="muted">${t("selection.others", { count: list.length - NAMES_SHOWN })}</li>`}
@@ -129,7 +129,7 @@ function RunDialog({ run }) {
       <ul class="failures">
         ${failures.map(
           ({ row, error: reason }) => html`<li key=${row.id}>
-            <bdi>${visibleText(String(titleOf(resource, row)))}</bdi>
+            <bdi>${titleOf(resource, row)}</bdi>
             <${ErrorText} error=${{ status: reason.status, code: reason.code }} />
           </li>`,
         )}

@@ -54,6 +54,10 @@ export function formatTime(timestamp, options = { dateStyle: "medium", timeStyle
   return intlFormat("DateTimeFormat", language, { ...options, timeZone }).format(new Date(timestamp));
 }
 
+/** Return the time of the API for the value of an input in the zone of the settings. */
+export const timeOfInput = (text) =>
+  new Date(settings.get().zone === "utc" ? `${text}Z` : text).toISOString();
+
 /** Return the name of the zone in which times are shown, such as GMT+9. */
 export function zoneName(zone = settings.get().zone) {
   const { language } = settings.get();
