@@ -102,7 +102,8 @@ NAME = 'a"b\\번역\n{}%s'
 def test_line_without_a_record_is_the_same_as_with_one(
     auth_client, auth_headers, method, path, request
 ):
-    headers = {"X-Request-ID": "abc", **auth_headers(owner=NAME)}
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    headers = {"X-Request-ID": "abc", "traceparent": traceparent, **auth_headers(owner=NAME)}
     address = {"REMOTE_ADDR": 'unix:"'}
     lines, records = [], []
     make_record = logging.getLogRecordFactory()

@@ -23,8 +23,8 @@ class CompiledStatement:
     """A statement's SQL, the encoders of its parameters and the named tuple of its rows.
 
     Each execution must have the parameters `names`. `is_write` is True if the statement contains an
-    INSERT, UPDATE or DELETE. `summary` names its operations and tables. `sql` has
-    placeholders for the values.
+    INSERT, UPDATE or DELETE. `summary` names its operations and tables. `sql` has placeholders for
+    the values.
     """
 
     def __init__(self, statement: Any, dialect: Dialect, names: frozenset[str]) -> None:
