@@ -14,6 +14,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import (
+    NoOpTracer,
     Span,
     SpanKind,
     StatusCode,
@@ -113,6 +114,8 @@ class RequestSpans:
 
         A valid `traceparent` names its parent. Return None if OTEL_SDK_DISABLED is true.
         """
+        if isinstance(self._tracer, NoOpTracer):
+            return None
         carrier = {}
         if parse_traceparent(traceparent):
             carrier = {"traceparent": traceparent, "tracestate": tracestate}
@@ -120,8 +123,6 @@ class RequestSpans:
         span = self._tracer.start_span(
             name, parent, SpanKind.SERVER, attributes=attributes, start_time=start_time
         )
-        if not span.get_span_context().is_valid:
-            return None
         return RequestSpan(self._tracer, span, self._database)
 
 
