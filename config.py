@@ -82,6 +82,9 @@ class Config:
     # who may read `/metrics`: `on` is a caller with the scope `metrics:read` (with `AUTH=none`
     # anyone), `open` is anyone who can reach the port, `off` is nobody (`docs/monitoring.md`)
     METRICS: Annotated[str, choice("on", "open", "off")] = "on"
+    # `on`: requests and their statements are sent to an OpenTelemetry collector as spans
+    # (`docs/operations.md`); needs `pip install 'opentelemetry-exporter-otlp-proto-http~=1.45.2'`
+    TRACES: Annotated[bool, parse_on_off] = False
     # the largest request body, in bytes; a larger one gets a 413
     MAX_CONTENT_LENGTH: Annotated[int, integer_between(1, 2**29)] = 2**20
     # how many event streams, long polls and exports a worker holds; further ones get a 503
@@ -192,6 +195,11 @@ class Config:
         if self.RATE_LIMIT_REDIS_URL and find_spec("redis") is None:
             raise ConfigError(
                 "RATE_LIMIT_REDIS_URL needs the redis package: pip install 'redis~=8.1'"
+            )
+        if self.TRACES and not _has_package("opentelemetry.exporter.otlp.proto.http"):
+            raise ConfigError(
+                "TRACES needs the OpenTelemetry packages:"
+                " pip install 'opentelemetry-exporter-otlp-proto-http~=1.45.2'"
             )
         self._check_jwt()
         for inner, outer in TIMEOUT_ORDER:
@@ -314,6 +322,13 @@ def setting_source(name: str) -> tuple[str, str]:
         return "", ""
     is_in_file = read_dotenv(ROOT / ".env").get(name, "").strip() == text
     return text, ".env" if is_in_file else "the environment"
+
+
+def _has_package(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # a package that contains it
+        return False
 
 
 def _read_environment() -> Mapping[str, str]:

@@ -13,6 +13,7 @@ from projectapp.http import (
     problem_documents,
     prometheus,
     request_log,
+    request_spans,
     security_headers,
     trusted_proxies,
 )
@@ -37,6 +38,7 @@ def create_app(config: Config | None = None) -> Flask:
     # before_request hooks run in this order, after_request hooks in the reverse order. So the log
     # comes first: it measures the time of all hooks, and logs the final status.
     request_log.init_app(app)
+    request_spans.init_app(app)
     trusted_proxies.init_app(app)
     security_headers.init_app(app)
     cors.init_app(app)

@@ -7,9 +7,12 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from flask import Request, g, has_app_context, request
+
+if TYPE_CHECKING:
+    from projectapp.tracing.spans import RequestSpan
 
 # Faster than `request.path` and `g.state`: a proxy finds its object again for each attribute.
 current_request = cast(Callable[[], Request], request._get_current_object)  # type: ignore[attr-defined]
@@ -45,11 +48,12 @@ class Caller(NamedTuple):
 class RequestState:
     """The state of one request or one command. Times are seconds on the monotonic clock.
 
-    http/request_log.py sets the first four fields of a request. The comment of each other field
+    http/request_log.py sets the first five fields of a request. The comment of each other field
     names the module that writes it.
     """
 
     request_id: str | None = None
+    trace_id: str | None = None  # of a valid traceparent
     address: str | None = None  # of the client
     started_at: float = 0.0
     deadline: float = math.inf  # no statement starts after it
@@ -58,9 +62,16 @@ class RequestState:
     token_source: str | None = None  # auth/access.py: "cookie"; None for the Authorization header
     statement_prefix: str = ""  # auth/access.py: SQL to send in front of each statement
     prefix_was_sent: bool = False  # database/execution.py: a statement was executed
+    span: "RequestSpan | None" = None  # http/request_spans.py: if TRACES is on
     raw_body: Any = None  # http/request_data.py: the body as it was sent, serializable as JSON
     operation: str = ""  # resources/restore.py: "restore" if the request's changes are restores
     rate_limit: str | None = None  # rate_limit/limiter.py: the value of the RateLimit header
+
+    def trace_fields(self) -> dict[str, str]:
+        """Return the log fields `trace_id`, and `span_id` of the request's own span."""
+        if self.span:
+            return self.span.log_fields
+        return {"trace_id": self.trace_id} if self.trace_id else {}
 
     def caller_fields(self) -> dict[str, Any]:
         """Return the log fields `address` and, after authentication, `caller` and `credential`.

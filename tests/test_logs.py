@@ -14,7 +14,7 @@ import pytest
 
 from faults.processes import free_port
 from projectapp.http.log_lines import JsonFormatter, TextFormatter
-from projectapp.http.request_log import CommandFormatter, add_request_id, choose_formatter
+from projectapp.http.request_log import CommandFormatter, add_request_ids, choose_formatter
 from tests.conftest import PROJECTS
 from tests.test_serving import children
 
@@ -72,7 +72,7 @@ def json_log():
     """Log like a server with LOG_FORMAT=json: to one handler, without those of pytest."""
     handler = logging.StreamHandler(io.StringIO())
     handler.setFormatter(JsonFormatter())
-    handler.addFilter(add_request_id)
+    handler.addFilter(add_request_ids)
     handlers, level = logging.root.handlers, logging.root.level
     logging.root.handlers = [handler]
     logging.root.setLevel(logging.INFO)
@@ -102,7 +102,8 @@ NAME = 'a"b\\번역\n{}%s'
 def test_line_without_a_record_is_the_same_as_with_one(
     auth_client, auth_headers, method, path, request
 ):
-    headers = {"X-Request-ID": "abc", **auth_headers(owner=NAME)}
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    headers = {"X-Request-ID": "abc", "traceparent": traceparent, **auth_headers(owner=NAME)}
     address = {"REMOTE_ADDR": 'unix:"'}
     lines, records = [], []
     make_record = logging.getLogRecordFactory()
@@ -165,7 +166,7 @@ def test_request_whose_line_cannot_be_written_succeeds(client, capsys):
 def make_record(**attributes):
     record = logging.LogRecord("some.logger", logging.INFO, "", 1, "line %s\n2", ("1",), None)
     record.__dict__.update(attributes)
-    assert add_request_id(record)
+    assert add_request_ids(record)
     return record
 
 

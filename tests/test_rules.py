@@ -33,7 +33,7 @@ def imports(path):
 LAYERS = [
     *("__init__", "server", "doctor", "RESOURCE", "console", "bulk", "resources", "http", "auth"),
     *("rate_limit", "database", "devdb", "cli", "http_client", "strict_json", "request_state"),
-    *("problems", "metrics"),
+    *("problems", "metrics", "tracing"),
 ]
 
 
@@ -101,7 +101,9 @@ def test_each_field_of_the_request_state_is_written_by_the_module_that_its_comme
     source = (PACKAGE / "request_state.py").read_text()
     named = dict(re.findall(r"^    (\w+): .* = .*  # (\w+/\w+\.py)", source, re.M))
     fields = {field.name for field in dataclasses.fields(RequestState)}
-    assert fields - named.keys() == {"request_id", "address", "started_at", "deadline"}
+    assert fields - named.keys() == {
+        *("request_id", "trace_id", "address", "started_at", "deadline")
+    }
     written, at_creation = set(), set()
     for path in PACKAGE.rglob("*.py"):
         module = path.relative_to(PACKAGE).as_posix()
@@ -214,6 +216,7 @@ def test_a_production_server_imports_only_what_its_auth_method_needs(auth, expec
         check=True,
     )
     optional = {"sqlalchemy", "cryptography", "joserfc", "alembic", "flask_migrate", "redis"}
+    optional |= {"opentelemetry"}
     modules = {*result.stdout.split()}
     assert optional & modules == expected
     assert "projectapp.bulk.views" in modules

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Any
 
@@ -38,6 +39,8 @@ _TERMINATE_BACKEND = (
     .where(column("usename") == func.current_user(), column("datname") == func.current_database())
 )
 
+_NOT_TRACED = nullcontext()
+
 # Says who changes rows, for the triggers of migration 0014, until the end of the transaction.
 _SET_CHANGE_SOURCE = "SET LOCAL projectapp.change = %(change_source)s; "
 
@@ -60,10 +63,12 @@ def execute(
     database: Database = current_app.extensions["database"]
     if not isinstance(statement, CompiledStatement):
         statement = compile_statement(statement, database.engine.dialect, frozenset(parameters))
+    state = request_state()
     retry_deadline = time.monotonic() + database.statement_timeout / 2
     for is_last_try in (False, True):
         try:
-            row = _run(database, statement, parameters)
+            with state.span.trace_statement(statement) if state.span else _NOT_TRACED:
+                row = _run(database, state, statement, parameters)
         except DatabaseFault as fault:
             database.is_available = type(fault.problem) is not ServiceUnavailable
             if fault.is_answer_lost and resolve:
@@ -90,9 +95,13 @@ def write_repeatably(statement: Executable, parameters: Mapping[str, Any]) -> An
     return execute(statement, parameters, resolve)
 
 
-def _run(database: Database, statement: CompiledStatement, parameters: Mapping[str, Any]) -> Any:
+def _run(
+    database: Database,
+    state: RequestState,
+    statement: CompiledStatement,
+    parameters: Mapping[str, Any],
+) -> Any:
     sql, values = statement.bind_parameters(parameters)
-    state = request_state()
     prefix = state.statement_prefix
     if statement.is_write and state.caller:
         prefix += _SET_CHANGE_SOURCE

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import Executable
+from sqlalchemy import Executable, Table
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.visitors import iterate
@@ -23,15 +23,18 @@ class CompiledStatement:
     """A statement's SQL, the encoders of its parameters and the named tuple of its rows.
 
     Each execution must have the parameters `names`. `is_write` is True if the statement contains an
-    INSERT, UPDATE or DELETE.
+    INSERT, UPDATE or DELETE. `summary` names its operations and tables. `sql` has placeholders for
+    the values.
     """
 
     def __init__(self, statement: Any, dialect: Dialect, names: frozenset[str]) -> None:
         compiled = statement.compile(dialect=dialect, column_keys=[*names])
         columns = statement.exported_columns
-        self.is_write = any(isinstance(element, UpdateBase) for element in iterate(statement))
+        elements = [*iterate(statement)]
+        self.is_write = any(map(_is_write, elements))
+        self.summary = _summarize(elements)
         row: Any = namedtuple("Row", columns.keys(), rename=True)  # type: ignore[misc]
-        self._sql, self._make_row, self._dialect = str(compiled), row._make, dialect
+        self.sql, self._make_row, self._dialect = str(compiled), row._make, dialect
         self._types = [column.type for column in columns]
         self._decoders: dict[int, Callable[[Any], Any]] | None = None
         binds = compiled.binds
@@ -55,7 +58,7 @@ class CompiledStatement:
         if is_complete and not self._escaped_names:
             types = {name: bind.type for name, bind in binds.items()}
             self._prepared_form = build_prepared_form(
-                statement, self._sql, types, self._constants, dialect
+                statement, self.sql, types, self._constants, dialect
             )
 
     def bind_parameters(self, parameters: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -67,7 +70,7 @@ class CompiledStatement:
         for name, function in self._functions:
             values[name] = function()
         values |= self._constants
-        sql, encoders = self._sql, self._encoders
+        sql, encoders = self.sql, self._encoders
         if self._incomplete:
             state = self._incomplete.construct_expanded_state(values, escape_names=False)
             sql, values = state.statement, dict(state.parameters)
@@ -105,6 +108,21 @@ class CompiledStatement:
             for index, decode in self._decoders.items():
                 row[index] = decode(row[index])
         return self._make_row(row)
+
+
+def _summarize(elements: list[Any]) -> str:
+    """Return the writes with their tables, such as `UPDATE projects`; or SELECT and one table."""
+    writes = [
+        f"{element.__visit_name__.upper()} {element.table.name}"
+        for element in elements
+        if _is_write(element)
+    ]
+    tables = [element.name for element in elements if isinstance(element, Table)]
+    return " ".join(dict.fromkeys(writes)) or " ".join(["SELECT", *tables[:1]])
+
+
+def _is_write(element: Any) -> bool:
+    return isinstance(element, UpdateBase)
 
 
 @lru_cache(maxsize=256)  # a resource has about 15 statements

@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 FIELDS = ("request_id", "method", "path", "status", "ms")
+_TRACE_FIELDS = ("trace_id", "span_id")
 _EVENT_FIELDS = ("event", "reason", "caller", "credential", "token_source", "address")
+_EXTRA_FIELDS = (*FIELDS, *_TRACE_FIELDS, *_EVENT_FIELDS)
 
 
 class JsonFormatter(logging.Formatter):
@@ -19,7 +21,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         values = record.__dict__
-        fields = {name: values[name] for name in (*FIELDS, *_EVENT_FIELDS) if name in values}
+        fields = {name: values[name] for name in _EXTRA_FIELDS if name in values}
         if record.exc_info:
             fields["trace"] = self.formatException(record.exc_info)
         message = record.getMessage()
@@ -45,8 +47,10 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s%(request)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        request_id = record.__dict__.get("request_id")
-        record.request = f"  [{request_id}]" if request_id else ""
+        values = record.__dict__
+        request_id, trace_id = values.get("request_id"), values.get("trace_id")
+        trace = f" trace_id={trace_id}" if trace_id else ""
+        record.request = f"  [{request_id}{trace}]" if request_id else ""
         return super().format(record)
 
 

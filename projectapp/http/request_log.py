@@ -1,7 +1,7 @@
-"""Request ids, and one structured log line for each request.
+"""Request ids, trace ids, and one structured log line for each request.
 
 The request id is the client's `X-Request-ID` if it is valid, otherwise a new one. Every response
-contains it.
+contains it. The trace id is that of a valid `traceparent`, or of the request's span.
 """
 
 import logging
@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import click
 from flask import Flask, Response, current_app, has_request_context
@@ -22,6 +22,7 @@ from projectapp.request_state import (
     request_state,
     set_request_state,
 )
+from projectapp.tracing import parse_traceparent
 
 access_log = logging.getLogger("projectapp.access")
 
@@ -44,7 +45,7 @@ def init_app(app: Flask) -> None:
     # Under gunicorn this changes nothing: gunicorn.conf.py has installed a handler already.
     logging.basicConfig(handlers=[handler], level=level)
     for handler in logging.root.handlers:
-        handler.addFilter(add_request_id)
+        handler.addFilter(add_request_ids)
     # Otherwise Alembic logs its SQL dialect at each start.
     logging.getLogger("alembic.runtime").setLevel(level if level == "DEBUG" else "WARNING")
     app.before_request(_start_request)
@@ -53,24 +54,31 @@ def init_app(app: Flask) -> None:
 
 def choose_formatter(log_format: str) -> logging.Formatter:
     """Return the formatter for LOG_FORMAT, or in a command CommandFormatter."""
+    return CommandFormatter() if is_command() else make_formatter(log_format)
+
+
+def is_command() -> bool:
+    """Whether this process runs a command of `flask`, and is not a server."""
     context = click.get_current_context(silent=True)
-    if context and context.info_name != "run":  # `flask run` is a server
-        return CommandFormatter()
-    return make_formatter(log_format)
+    return context is not None and context.info_name != "run"  # `flask run` is a server
 
 
-def add_request_id(record: logging.LogRecord) -> bool:
-    """Add the id of the current request to a log record: a logging filter that drops no record."""
+def add_request_ids(record: logging.LogRecord) -> bool:
+    """Add the ids of the current request to a log record: a logging filter that drops no record."""
     if "request_id" not in record.__dict__:
-        record.request_id = request_state().request_id if has_request_context() else None
+        state = request_state() if has_request_context() else RequestState()
+        record.request_id = state.request_id
+        record.__dict__.update(state.trace_fields())
     return True
 
 
-def log_refusal(status: int, client_request_id: str) -> str:
+def log_refusal(status: int, client_request_id: str, traceparent: str) -> str:
     """Log a request that gunicorn refused before the application got it; return its request id."""
-    request_id = _choose_request_id(client_request_id)
-    _log_request(request_id, "-", "(unread)", status, 0)
-    return request_id
+    state = RequestState(
+        request_id=_choose_request_id(client_request_id), trace_id=parse_traceparent(traceparent)
+    )
+    _log_request(state.request_id, "-", "(unread)", status, 0, **state.trace_fields())
+    return cast(str, state.request_id)
 
 
 def _start_request() -> None:
@@ -82,6 +90,7 @@ def _start_request() -> None:
     set_request_state(
         RequestState(
             request_id=_choose_request_id(environ.get("HTTP_X_REQUEST_ID", "")),
+            trace_id=parse_traceparent(environ.get("HTTP_TRACEPARENT", "")),
             address=environ.get("REMOTE_ADDR"),
             started_at=started_at,
             deadline=started_at + current_app.config["REQUEST_TIMEOUT"],
@@ -99,15 +108,15 @@ def _finish_request(response: Response) -> Response:
     if not request.environ.get("projectapp.is_parked"):  # it will run again
         REQUEST_DURATION.observe(seconds, request.method, path, str(status))
         values = (state.request_id, request.method, path, status, round(seconds * 1000, 1))
-        _log_request(*values, **state.caller_fields())
+        _log_request(*values, **state.trace_fields(), **state.caller_fields())
     return response
 
 
-def _log_request(*values: Any, **caller_fields: Any) -> None:
+def _log_request(*values: Any, **more_fields: Any) -> None:
     """Log the values of FIELDS, if possible without a LogRecord, which would cost 20 us."""
     if not access_log.isEnabledFor(logging.INFO):
         return
-    fields = dict(zip(FIELDS, values, strict=True), **caller_fields)
+    fields = dict(zip(FIELDS, values, strict=True), **more_fields)
     if handler := _find_json_handler():
         message = _MESSAGE % values[1:]
         line = handler.formatter.format_line(
@@ -129,7 +138,7 @@ def _find_json_handler() -> Any:
         logger = logger.parent if logger.propagate else None
     is_plain = (
         [type(handler) for handler in handlers] == [logging.StreamHandler]
-        and handlers[0].filters == [add_request_id]
+        and handlers[0].filters == [add_request_ids]
         and handlers[0].level <= logging.INFO
         and hasattr(handlers[0].formatter, "format_line")
         and not access_log.filters

@@ -32,7 +32,8 @@ def write_problem(
     """
     head: bytes = getattr(sock, "head", b"").lstrip(b"\r\n")
     REQUESTS_REFUSED.increase(_REASON_BY_STATUS.get(status, "invalid_request"))
-    request_id = request_log.log_refusal(status, _header(head, b"x-request-id") or "")
+    client_ids = (_header(head, name) or "" for name in (b"x-request-id", b"traceparent"))
+    request_id = request_log.log_refusal(status, *client_ids)
     detail = _detail(status, head, settings, gunicorn_config)
     body = problems.problem_json(status, detail, request_id=request_id).encode()
     headers = {

@@ -74,7 +74,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        from projectapp import metrics
+        from projectapp import metrics, tracing
         from projectapp.metrics.definitions import WORKER_STARTS, WORKERS
         from projectapp.server.gunicorn_requests import GunicornRequest
         from projectapp.server.unparsed_responses import write_problem
@@ -96,6 +96,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.plain_requests = PlainRequests(self.cfg, settings, self.log.access_log_enabled)
         self.connections = ClientConnections(self, settings, self.plain_requests)
         self.request_threads = RequestThreads(self, settings, self.connections)
+        self.stop_tracing = tracing.stop
         submit = self.request_threads.submit
         self.streams = Streams(self, settings, self.connections, submit)
         metrics.sample_regularly("the threads", self.request_threads.sample)
@@ -130,6 +131,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         while self.connections.client_by_fd and time.monotonic() < deadline:
             self._run_turn([])
         self.request_threads.stop(deadline)
+        self.stop_tracing()
 
     def _run_turn(self, listeners: list[Any]) -> None:
         """Wait for a new client, a signal or the next turn. Do what is due."""
