@@ -11,7 +11,9 @@ export function createEventParser() {
   let idOfLastEvent = null;
   let data = [];
   function readLine(line, events) {
-    const [, name, value] = /^([^:]*):? ?(.*)$/.exec(line);
+    const colon = line.indexOf(":");
+    const name = colon < 0 ? line : line.slice(0, colon);
+    const value = colon < 0 ? "" : line.slice(colon + 1).replace(/^ /, "");
     if (name === "id") id = value;
     else if (name === "data") data.push(value);
     else if (line === "") {
