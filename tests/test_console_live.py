@@ -72,11 +72,10 @@ class Console:
 
     def metric_rows(self):
         """Return the shown numbers by name, and those of the text from which they come."""
-        script = (
-            "[Object.fromEntries([...document.querySelectorAll('.chart tr[data-name]')].map((row) =>"
-            " [row.dataset.name, row.querySelector('.chart-value').innerText])), window.metricsText]"
-        )
-        shown, text = self.page.run(script)
+        rows = "[...document.querySelectorAll('.chart tr[data-name]')]"
+        cell = "row.querySelector('.chart-value').innerText"
+        shown = f"Object.fromEntries({rows}.map((row) => [row.dataset.name, {cell}]))"
+        shown, text = self.page.run(f"[{shown}, window.metricsText]")
         return shown, Scrape(text or "")
 
 
@@ -193,7 +192,7 @@ def test_changes_while_the_server_is_away_appear_once_and_in_order(
         console.wait_for_titles("before")
     browser.wait_for(".live-dot.lost")
     for name in ("b", "c"):
-        sql(f"INSERT INTO projects (id, name) VALUES (gen_random_uuid(), '{name}')")
+        sql("INSERT INTO projects (id, name) VALUES (gen_random_uuid(), %s)", name)
     monkeypatch.setattr(conftest, "free_port", lambda: first.port)
     with serve() as console.server:
         browser.wait_for(FEED_IS_ON)
@@ -208,7 +207,7 @@ def test_a_feed_that_lost_changes_reads_the_list_again_and_says_so(browser, serv
         row = console.create("before")
         console.open()
         browser.wait_for(f"#row-{row['id']}")
-        sql("UPDATE projects SET name = 'during'")
+        console.write("PATCH", f"/{row['id']}", {"name": "changed"})
         browser.wait_for(".mark-changed")
         server.process.send_signal(signal.SIGHUP)  # It ends the streams of the old workers.
         browser.wait_until("window.hasSent410 === true")
