@@ -29,10 +29,10 @@ function pathOf(values, max) {
 }
 
 /**
- * Lines over time, and their table. `lines` are {label, values}; `format` writes a value; `times`
+ * Lines over time, and their table with the `title`. `lines` are {label, values}; `format` writes a value; `times`
  * are in ms. `columns` are {label, texts} that only the table has.
  */
-export function LineChart({ times, lines, format, columns = [] }) {
+export function LineChart({ title, times, lines, format, columns = [] }) {
   const max = Math.max(...lines.flatMap(({ values }) => values), 0);
   const write = (value) => (value === null ? t("charts.no_value") : format(value));
   const classOf = (index) => (index ? "chart-line second" : "chart-line");
@@ -57,8 +57,9 @@ export function LineChart({ times, lines, format, columns = [] }) {
     </ul>`}
     <details>
       <summary>${t("charts.table")}</summary>
-      <div class="chart-scroller" tabindex="0" role="group" aria-label=${t("charts.table")}>
+      <div class="chart-scroller" tabindex="0" role="group" aria-label=${title}>
         <table class="chart-table">
+          <caption class="hidden">${title}</caption>
           <thead>
             <tr>
               <th scope="col">${t("charts.time")}</th>
@@ -90,7 +91,11 @@ export function BarTable({ title, columns, rows, format }) {
   return html`<table class="chart-table">
     <caption class="hidden">${title}</caption>
     <thead class="hidden">
-      <tr><th scope="col">${columns[0]}</th><th scope="col">${columns[1]}</th></tr>
+      <tr>
+        <th scope="col">${columns[0]}</th>
+        <td aria-hidden="true"></td>
+        <th scope="col">${columns[1]}</th>
+      </tr>
     </thead>
     <tbody>
       ${rows.map(({ name, label, value, hasBar = true, max = largest, kind = "", write = format }) => {

@@ -111,6 +111,7 @@ function ServiceCharts({ samples }) {
   const now = (values, format) => (values.at(-1) === null ? t("charts.no_value") : format(values.at(-1)));
   return html`<${Chart} title=${t("charts.requests")} now=${now(rates, perSecond)}>
       <${LineChart}
+        title=${t("charts.requests")}
         times=${times}
         lines=${[{ label: t("charts.rate"), values: rates }]}
         columns=${[{ label: t("charts.count"), texts: totals.map(formatNumber) }]}
@@ -119,6 +120,7 @@ function ServiceCharts({ samples }) {
     <//>
     <${Chart} title=${t("charts.durations")} now=${`${now(medians, milliseconds)} · ${now(slow, milliseconds)}`}>
       <${LineChart}
+        title=${t("charts.durations")}
         times=${times}
         lines=${[
           { label: t("charts.p50"), values: medians },

@@ -9,9 +9,11 @@ import { fieldLabel, resourceLabel } from "./schema.js";
 import { go, useStore, useUrl } from "./store.js";
 import { addTexts, t } from "./texts.js";
 import texts from "./texts_live.js";
+import panelTexts from "./texts_panel.js";
 import { Banner, Button, Chip, Empty, Time } from "./ui.js";
 
 addTexts(texts);
+addTexts(panelTexts); // The history in the panel has the same words.
 
 const PAGE_ENTRIES = 50;
 const TOP_PIXELS = 8;
@@ -106,7 +108,7 @@ function Entry({ entry: { change, title, gapTime }, isOpen }) {
   const { operation, changed, id, at } = change;
   const isUpdate = operation === "update";
   return html`<li class=${isOpen ? "live-entry open" : "live-entry"}>
-    <${Chip} kind=${CHIP_KINDS[operation] ?? ""}>${t(`live.${operation}`)}<//>
+    <${Chip} kind=${CHIP_KINDS[operation] ?? ""}>${t(`history.${operation}`)}<//>
     <button
       type="button"
       class="live-title"

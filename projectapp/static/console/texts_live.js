@@ -14,10 +14,6 @@ export default {
     "live.lost_text": "변경을 받지 못하고 있습니다. 다시 연결되면 그동안의 변경이 빠짐없이 나타납니다.",
     "live.lagging_text": "변경이 늦게 도착할 수 있습니다. 다시 연결하고 있습니다.",
     "live.gap": "이 앞의 변경 일부는 남아 있지 않습니다. 목록을 다시 불러왔습니다.",
-    "live.create": "만듦",
-    "live.update": "바꿈",
-    "live.delete": "삭제함",
-    "live.restore": "복원함",
   },
   en: {
     "live.empty": "No changes yet",
@@ -33,9 +29,5 @@ export default {
     "live.lost_text": "Changes do not arrive. When the connection is back, all of them appear.",
     "live.lagging_text": "Changes may be late. The page is connecting again.",
     "live.gap": "Some earlier changes are not kept any more. The list was read again.",
-    "live.create": "Created",
-    "live.update": "Changed",
-    "live.delete": "Deleted",
-    "live.restore": "Restored",
   },
 };
