@@ -86,10 +86,10 @@ class ConsoleList:
         self.page("DOM.setFileInputFiles", files=[str(path)], **node)
 
     def requests(self, method="GET"):
-        """Return the URLs that the page has asked the API for."""
+        """Return the URLs that the page has asked the API for, without those of the feed."""
         events = (e["params"] for e in self.page.events if "requestWillBeSent" in e["method"])
         urls = (e["request"]["url"] for e in events if e.get("request", {}).get("method") == method)
-        return [url for url in urls if PROJECTS in url]
+        return [url for url in urls if PROJECTS in url and "/changes" not in url]
 
 
 SCREEN = {"width": 1440, "height": 900, "deviceScaleFactor": 1}
