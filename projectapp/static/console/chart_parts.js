@@ -58,8 +58,7 @@ export function LineChart({ title, times, lines, format, columns = [] }) {
     <details>
       <summary>${t("charts.table")}</summary>
       <div class="chart-scroller" tabindex="0" role="group" aria-label=${title}>
-        <table class="chart-table">
-          <caption class="hidden">${title}</caption>
+        <table class="chart-table" aria-label=${title}>
           <thead>
             <tr>
               <th scope="col">${t("charts.time")}</th>
@@ -88,14 +87,10 @@ export function LineChart({ title, times, lines, format, columns = [] }) {
  */
 export function BarTable({ title, columns, rows, format }) {
   const largest = Math.max(...rows.map(({ value }) => value ?? 0), 1);
-  return html`<table class="chart-table">
-    <caption class="hidden">${title}</caption>
-    <thead class="hidden">
-      <tr>
-        <th scope="col">${columns[0]}</th>
-        <td aria-hidden="true"></td>
-        <th scope="col">${columns[1]}</th>
-      </tr>
+  const header = (text) => html`<th scope="col"><span class="hidden">${text}</span></th>`;
+  return html`<table class="chart-table bars" aria-label=${title}>
+    <thead>
+      <tr>${header(columns[0])}<td aria-hidden="true"></td>${header(columns[1])}</tr>
     </thead>
     <tbody>
       ${rows.map(({ name, label, value, hasBar = true, max = largest, kind = "", write = format }) => {
