@@ -1,7 +1,7 @@
 // The newest changes of a resource, as the feed reports them. New ones move nothing that is being
 // read: they wait behind a button.
 import { html, useRef, useState } from "./preact-htm.js";
-import { session } from "./api.js";
+import { connection, session } from "./api.js";
 import { feed } from "./feed.js";
 import { feedLog } from "./feed_log.js";
 import { authorOf } from "./form_actions.js";
@@ -24,6 +24,7 @@ export function Live({ resource }) {
   const { state } = useStore(feed);
   const log = useStore(feedLog);
   const { caller } = useStore(session);
+  const isOnline = useStore(connection) === "online";
   const [isPaused, setPaused] = useState(false);
   const [onlyMine, setOnlyMine] = useState(false);
   const [heldNumber, setHeldNumber] = useState(null); // the newest entry that is shown; null: all
@@ -57,12 +58,19 @@ export function Live({ resource }) {
       <${Empty} title=${t("live.none")} text=${t("live.none_text", { resource: resourceLabel(resource) })} />
     </section>`;
   }
-  const isInterrupted = state === "lost" || state === "lagging";
+  // The page has a banner of its own while the server is away.
+  const isInterrupted = isOnline && (state === "lost" || state === "lagging");
   return html`<section class="live" aria-label=${t("view.live")}>
     <div class="toolbar">
       <span class="count">
         ${log.startTime && html`${t("live.since")} <${Time} value=${log.startTime} options=${{ timeStyle: "medium" }} />`}
       </span>
+      <div class="live-new" role="status">
+        ${newCount > 0 &&
+        html`<${Button} kind="primary" icon="up" onClick=${() => showNew(isPaused)}>
+          ${t("live.new", { count: newCount })}
+        <//>`}
+      </div>
       <div class="toolbar-actions">
         ${caller &&
         html`<label class="live-filter">
@@ -74,12 +82,6 @@ export function Live({ resource }) {
     </div>
     ${isInterrupted && html`<${Banner} kind="warning">${t(`live.${state}_text`)}<//>`}
     <div class="live-scroller" ref=${scroller} onScroll=${holdWhileReading} tabindex="-1">
-      <div class="live-new" role="status">
-        ${newCount > 0 &&
-        html`<${Button} kind="primary" icon="up" onClick=${() => showNew(isPaused)}>
-          ${t("live.new", { count: newCount })}
-        <//>`}
-      </div>
       ${shown.length === 0
         ? html`<${Empty} title=${t("live.empty")} text=${t(onlyMine ? "live.empty_mine" : "live.empty_text")} />`
         : html`<ol class="live-entries">
