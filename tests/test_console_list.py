@@ -69,7 +69,8 @@ class ConsoleList:
 
     def wait_for_names(self, *names):
         cells = f"document.querySelectorAll('{ROW} [role=gridcell]:nth-child(2)')"
-        shown = f"[...{cells}].map(e => e.textContent).join('|')"
+        name = "e.textContent.slice(e.querySelector('.mark')?.textContent.length ?? 0)"
+        shown = f"[...{cells}].map(e => {name}).join('|')"
         self.page.wait_until(f"{shown} === {json.dumps('|'.join(names))}")
 
     def wait_for_text(self, text, selector="body"):

@@ -4,6 +4,7 @@ import { isOwnRequest } from "./api.js";
 import { reportedChange } from "./form_state.js";
 import { markRow, reload, replaceRows, rows } from "./rows.js";
 import { titleOf } from "./schema.js";
+import { selection } from "./selection.js";
 import { createStore } from "./store.js";
 
 const MAX_ENTRIES = 500;
@@ -51,7 +52,8 @@ export function noteChanges(resource, changes) {
     // The response to a write of this page shows the row. It can come before or after the change.
     if (!loadedRows.has(id) || !(version > known.version) || isOwnRequest(change.request_id)) continue;
     newMarks.set(id, row ? "changed" : "deleted");
-    newRows.set(id, row ?? { ...known, version });
+    // A selected row keeps its version: an action on it then fails, as it was chosen before the change.
+    if (!selection.get().has(id)) newRows.set(id, row ?? { ...known, version });
   }
   addEntries(added);
   if (newRows.size) replaceRows([...newRows.values()]);
