@@ -69,7 +69,8 @@ class ConsoleList:
 
     def wait_for_names(self, *names):
         cells = f"document.querySelectorAll('{ROW} [role=gridcell]:nth-child(2)')"
-        shown = f"[...{cells}].map(e => e.textContent).join('|')"
+        name = "e.textContent.slice(e.querySelector('.mark')?.textContent.length ?? 0)"
+        shown = f"[...{cells}].map(e => {name}).join('|')"
         self.page.wait_until(f"{shown} === {json.dumps('|'.join(names))}")
 
     def wait_for_text(self, text, selector="body"):
@@ -86,10 +87,10 @@ class ConsoleList:
         self.page("DOM.setFileInputFiles", files=[str(path)], **node)
 
     def requests(self, method="GET"):
-        """Return the URLs that the page has asked the API for."""
+        """Return the URLs that the page has asked the API for, without those of the feed."""
         events = (e["params"] for e in self.page.events if "requestWillBeSent" in e["method"])
         urls = (e["request"]["url"] for e in events if e.get("request", {}).get("method") == method)
-        return [url for url in urls if PROJECTS in url]
+        return [url for url in urls if PROJECTS in url and "/changes" not in url]
 
 
 SCREEN = {"width": 1440, "height": 900, "deviceScaleFactor": 1}

@@ -360,9 +360,10 @@ def test_a_row_that_was_deleted_can_be_created_again_with_what_was_typed(console
     console.open(row["id"])
     console.type(NAME, "mine")
     assert console.api("DELETE", f"{PROJECTS}/{row['id']}")[0] == 204
-    console.click(SAVE)
+    console.page.wait_for(SAVE, "click()")  # The feed may have switched it off already.
     console.sees(".panel-notices", "Deleted since you opened it")
     assert console.value(NAME) == "mine"
+    console.page.wait_until(f"!document.querySelector('{SAVE}[aria-disabled=true]')")
     console.click_text(".panel-notices", "Create again")
     console.wait_for_row(row["id"], name="mine", attributes={"kept": 1})
 

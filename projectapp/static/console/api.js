@@ -84,6 +84,12 @@ export async function request(method, path, options = {}) {
 const isBusy = ({ status, retryAfterSeconds }) =>
   status === 429 || status === 503 || (status === 409 && retryAfterSeconds !== null);
 
+const pageId = crypto.getRandomValues(new Uint32Array(4)).join("-");
+let writes = 0;
+
+/** Did this page send the request with this id? The feed also reports its own writes. */
+export const isOwnRequest = (requestId) => Boolean(requestId?.startsWith(pageId));
+
 /** Send a request once, without waiting for anything. */
 export async function send(method, path, options = {}) {
   const { query, body, headers, signal, idempotencyKey, ifMatch, raw } = options;
@@ -93,6 +99,7 @@ export async function send(method, path, options = {}) {
   const all = new Headers(headers);
   if (idempotencyKey) all.set("Idempotency-Key", idempotencyKey);
   if (ifMatch) all.set("If-Match", ifMatch);
+  if (method !== "GET") all.set("X-Request-ID", `${pageId}-${++writes}`);
   const isText = typeof body === "string" || body instanceof Blob;
   if (body !== undefined && !all.has("Content-Type")) all.set("Content-Type", "application/json");
   const signals = [signal, raw ? null : AbortSignal.timeout(REQUEST_TIMEOUT_MS)].filter(Boolean);
@@ -130,7 +137,7 @@ function parseProblem(text) {
 }
 
 /** Resolve when the store has a value that `condition` accepts; reject when the signal aborts. */
-function untilStore(store, condition, signal) {
+export function untilStore(store, condition, signal) {
   return new Promise((resolve, reject) => {
     const end = () => {
       unsubscribe();

@@ -1,13 +1,33 @@
-// The texts of the live changes and the charts.
+// The texts of the live changes.
 export default {
   ko: {
     "live.empty": "아직 변경이 없습니다",
-    "live.empty_text": "누군가 저장하면 여기에 나타납니다.",
-    "charts.total": "행 수",
+    "live.empty_text": "누군가 저장하면 여기에 바로 나타납니다.",
+    "live.empty_mine": "내가 저장한 변경이 여기에 나타납니다.",
+    "live.none": "실시간 변경이 없습니다",
+    "live.none_text": "{resource}에는 변경 피드가 없습니다.",
+    "live.since": "시작:",
+    "live.only_mine": "내 변경만",
+    "live.pause": "일시 정지",
+    "live.new": "새 변경 {count}개",
+    "live.more": "더 보기",
+    "live.lost_text": "변경을 받지 못하고 있습니다. 다시 연결되면 그동안의 변경이 빠짐없이 나타납니다.",
+    "live.lagging_text": "변경이 늦게 도착할 수 있습니다. 다시 연결하고 있습니다.",
+    "live.gap": "이 앞의 변경 일부는 남아 있지 않습니다. 목록을 다시 불러왔습니다.",
   },
   en: {
     "live.empty": "No changes yet",
-    "live.empty_text": "They appear here when somebody saves.",
-    "charts.total": "Rows",
+    "live.empty_text": "They appear here as soon as somebody saves.",
+    "live.empty_mine": "Changes that you save appear here.",
+    "live.none": "No live changes",
+    "live.none_text": "{resource} has no feed of changes.",
+    "live.since": "Since",
+    "live.only_mine": "Only mine",
+    "live.pause": "Pause",
+    "live.new": { one: "{count} new change", other: "{count} new changes" },
+    "live.more": "Show more",
+    "live.lost_text": "Changes do not arrive. When the connection is back, all of them appear.",
+    "live.lagging_text": "Changes may be late. The page is connecting again.",
+    "live.gap": "Some earlier changes are not kept any more. The list was read again.",
   },
 };
