@@ -68,28 +68,21 @@ def kinds(kinds_app, rows_removed, sql):
     return kinds_app.test_client()
 
 
+def returned_items(response, status):
+    assert response.status_code == status, response.text
+    return response.json["items"]
+
+
 @pytest.fixture
 def create(kinds):
     """Create rows from items; return them."""
-
-    def post(path, items):
-        response = kinds.post(path, json=items)
-        assert response.status_code == 201, response.text
-        return response.json["items"]
-
-    return post
+    return lambda path, items: returned_items(kinds.post(path, json=items), 201)
 
 
 @pytest.fixture
 def change(kinds):
     """Change rows with items; return them."""
-
-    def patch(path, items):
-        response = kinds.patch(path, json=items)
-        assert response.status_code == 200, response.text
-        return response.json["items"]
-
-    return patch
+    return lambda path, items: returned_items(kinds.patch(path, json=items), 200)
 
 
 @pytest.mark.parametrize(

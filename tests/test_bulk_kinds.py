@@ -35,6 +35,7 @@ from tests.test_resource_kinds import (
     BookSchema,
     BoxSchema,
     ShelfSchema,
+    engine_of,
     rows_removed,  # noqa: F401 - a fixture
     tables,  # noqa: F401 - a fixture
 )
@@ -110,11 +111,7 @@ def add_route(bp, resource, schema, rule):
 
 @pytest.fixture(scope="module")
 def labels_table(app, direct_url):
-    engine = sa.create_engine(
-        "postgresql+psycopg2://",
-        creator=lambda: psycopg2.connect(**parameters_of(direct_url)),
-        poolclass=sa.NullPool,
-    )
+    engine = engine_of(direct_url)
     Base.metadata.create_all(engine)
     yield
     Base.metadata.drop_all(engine)

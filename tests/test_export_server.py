@@ -8,8 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from joserfc.jwk import OctKey
 
+from projectapp.auth.jwt import LEEWAY_SECONDS
 from tests.conftest import PROJECTS
+from tests.issuer import AUDIENCE, bearer, sign
 from tests.test_overload import count_sockets
 from tests.test_serving import children, until
 from tests.test_streams import EventStream, post
@@ -268,6 +271,20 @@ def test_export_of_a_revoked_token_ends_without_its_last_chunk(serve, sql, auth_
         sql("UPDATE api_tokens SET revoked_at = now() WHERE id = %s", revoked)
         check_incomplete(connection)
         assert read_rest(other_connection)[1]
+
+
+def test_export_whose_jwt_expires_ends_without_its_last_chunk(serve, sql):
+    sql(INSERT, ROWS)
+    settings = {"JWT_ISSUER": "https://issuer", "JWT_AUDIENCE": AUDIENCE, "JWT_SECRET": "s" * 32}
+    with serve(AUTH="jwt", **settings, **SETTINGS) as server, ExitStack() as stack:
+        expires_at = int(time.time()) + 8
+        claims = {"iss": "https://issuer", "aud": AUDIENCE, "sub": "ann"}
+        claims["exp"] = expires_at - LEEWAY_SECONDS
+        token = sign({"alg": "HS256"}, claims, OctKey.import_key("s" * 32))
+        header = f"Authorization: {bearer(token)['Authorization']}\r\n"
+        connection = begin_export(stack, server, request(header=header))
+        until(lambda: time.time() > expires_at)
+        check_incomplete(connection)
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGHUP])

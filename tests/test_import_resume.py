@@ -130,19 +130,24 @@ def test_import_killed_at_random_moments_continues_with_the_same_result(
 
 
 @pytest.fixture
-def run(make_app, proxy, path):
-    """Run the command through the proxy; return its exit status and its output."""
+def proxied_app(make_app, proxy):
     app = make_app(DATABASE_URL=proxy.url)
+    yield app
+    with app.app_context():
+        app.extensions["sqlalchemy"].engine.dispose()
+
+
+@pytest.fixture
+def run(proxied_app, path):
+    """Run the command through the proxy; return its exit status and its output."""
 
     def run_import(errors, *options):
         arguments = ["projects", "import", str(path), "--errors", str(errors), *options]
-        result = app.test_cli_runner().invoke(args=arguments)
+        result = proxied_app.test_cli_runner().invoke(args=arguments)
         assert not result.exception or isinstance(result.exception, SystemExit), result.exc_info
         return result.exit_code, result.stdout, result.stderr
 
-    yield run_import
-    with app.app_context():
-        app.extensions["sqlalchemy"].engine.dispose()
+    return run_import
 
 
 @pytest.mark.parametrize("is_pooler", [False, True], ids=["direct", "pooler"])
@@ -168,7 +173,10 @@ def test_lost_answers_of_the_database_have_no_effect(
 
 
 @pytest.mark.slow
-def test_import_continues_after_the_database_was_away(run, proxy, sql, expected, tmp_path):
+def test_import_continues_after_the_database_was_away(
+    run, proxied_app, proxy, sql, expected, tmp_path
+):
+    proxied_app.config["DATABASE_STATEMENT_TIMEOUT"] = 1  # how long a lost answer is looked for
     errors = tmp_path / "errors.ndjson"
     proxy.drop.extend([BATCH])
     proxy.before_reset = lambda: setattr(proxy, "refuses", True)
@@ -280,3 +288,14 @@ def test_import_whose_record_is_deleted_stops(run, proxy, sql, path, tmp_path):
     assert status == 1
     assert "The record of this import was deleted or reset while it was running." in err
     assert sql("SELECT count(*) FROM projects") == [(0,)]
+
+
+def test_import_that_another_process_has_begun_again_is_not_finished(run, proxy, sql, tmp_path):
+    def begin_again(query, choose_harm=proxy.choose_harm):
+        if FINISH in query:
+            sql("UPDATE imports SET processed_items = 0")
+        return choose_harm(query)
+
+    proxy.choose_harm = begin_again
+    assert run(tmp_path / "errors.ndjson")[0] == SOME_REJECTED
+    assert sql("SELECT processed_items, finished_at FROM imports") == [(0, None)]

@@ -174,14 +174,18 @@ def add_routes(bp: Blueprint, resource: Resource, schema: Any, query: Any, paren
         bp.add_url_rule(rule, endpoint=endpoint, view_func=view, methods=[method])
 
 
+def engine_of(url):
+    return sa.create_engine(
+        "postgresql+psycopg2://",
+        creator=lambda: psycopg2.connect(**parameters_of(url)),
+        poolclass=sa.NullPool,
+    )
+
+
 @pytest.fixture(scope="module")
 def tables(app, direct_url):
     """Create the tables of this file."""
-    engine = sa.create_engine(
-        "postgresql+psycopg2://",
-        creator=lambda: psycopg2.connect(**parameters_of(direct_url)),
-        poolclass=sa.NullPool,
-    )
+    engine = engine_of(direct_url)
     Base.metadata.create_all(engine)
     call_for_each_table(engine, "keep_history")
     yield

@@ -7,6 +7,7 @@ count the requests of each method. A writer changes the projects while they are 
 import json
 import random
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ LIST_PATH = "/api/v1/projects"
 SEOUL = timezone(timedelta(hours=9))
 
 
-class Backend:
+class Backend(ABC):
     """Projects in memory. The subclasses have the formats of the originals."""
 
     def __init__(self, seed: str = "") -> None:
@@ -32,8 +33,9 @@ class Backend:
         self.requests: Counter[str] = Counter()
         self.url = ""
 
+    @abstractmethod
     def now(self) -> str:
-        raise NotImplementedError
+        """Return the present time in the backend's format."""
 
     def create(self, name: Any, description: str | None = None, **members: Any) -> str:
         with self.lock:

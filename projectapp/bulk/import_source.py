@@ -169,9 +169,10 @@ class ImportFile:
         return self._json_items() if self.format == "json" else self._line_items()
 
     def _json_items(self) -> Iterator[SourceItem]:
-        for index, element in enumerate(self._json_elements()):
-            (raw_item,) = parse_lines([element])
-            yield SourceItem(raw_item._replace(place=index), element.decode())
+        elements: deque[bytes] = deque(maxlen=1)
+        for raw_item in parse_lines(_record(self._json_elements(), elements)):
+            place = raw_item.place - 1  # in an array from 0
+            yield SourceItem(raw_item._replace(place=place), elements[0].decode())
 
     def _json_elements(self) -> Iterator[bytes]:
         self._file.seek(0)

@@ -52,9 +52,11 @@ _is_import = _IMPORTS.c.id == sa.bindparam("import_id", type_=sa.Text)
 _FIND = sa.select(_IMPORTS).where(_is_import)
 _FINISH = (
     sa.update(_IMPORTS)
-    .where(_is_import, _IMPORTS.c.processed_items == sa.bindparam("first", type_=sa.BigInteger))
+    .where(
+        _is_import, _IMPORTS.c.processed_items == sa.bindparam("item_count", type_=sa.BigInteger)
+    )
     .values(finished_at=sa.func.coalesce(_IMPORTS.c.finished_at, sa.func.clock_timestamp()))
-    .returning(_IMPORTS)
+    .returning(_IMPORTS.c.id)
 )
 
 
@@ -93,9 +95,12 @@ def find_import(import_id: str) -> Row | None:
     return database.execute(_FIND, {"import_id": import_id})
 
 
-def finish_import(import_id: str, item_count: int) -> Row | None:
-    """Record the end of an import. Return None if it has not processed `item_count` items."""
-    return database.write_repeatably(_FINISH, {"import_id": import_id, "first": item_count})
+def finish_import(import_id: str, item_count: int) -> None:
+    """Record the end of an import, if `item_count` items are processed.
+
+    Another process may have begun it again.
+    """
+    database.write_repeatably(_FINISH, {"import_id": import_id, "item_count": item_count})
 
 
 def insert_batch(resource: Resource, keeps_ids: bool, parameters: dict[str, Any]) -> bool:

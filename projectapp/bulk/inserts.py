@@ -13,13 +13,14 @@ from projectapp.bulk.checks import find_invalid_items, name_items
 from projectapp.bulk.item_rows import column_values, encode_items, item_types, select_items
 from projectapp.bulk.items import Item
 from projectapp.database import Row
-from projectapp.problems import BadRequest, Conflict, OutcomeUnknown, ValidationFailed
+from projectapp.problems import BadRequest, Conflict, ValidationFailed
 from projectapp.resources.idempotency import (
     VERSION_OF_MANY,
     IdempotencyClaim,
     build_idempotent_insert,
     insert_idempotently,
 )
+from projectapp.resources.inserts import execute_insert
 from projectapp.resources.resource import Resource
 from projectapp.resources.writes import is_parent_visible
 
@@ -53,14 +54,7 @@ def insert_items(
                 lambda: is_parent_visible(resource, parent_id),
             )
         insert_statement, repeat = _insert_statements(resource)
-
-        def resolve() -> Row:
-            row = database.execute(repeat, parameters)
-            if not row:  # the parent may have been visible when the rows were inserted
-                raise OutcomeUnknown
-            return row
-
-        return database.execute(insert_statement, parameters, resolve), False
+        return execute_insert(insert_statement, repeat, parameters), False
     except (BadRequest, Conflict, ValidationFailed) as problem:
         invalid_items = find_invalid_items(resource, encoded_items)
         raise name_items(problem, items, invalid_items) from problem.__cause__

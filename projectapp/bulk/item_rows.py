@@ -13,7 +13,7 @@ from projectapp.bulk.items import Item
 from projectapp.resources.models import READ_ONLY
 from projectapp.resources.resource import Resource
 from projectapp.resources.subqueries import DIALECT
-from projectapp.resources.values import default_value, value_type
+from projectapp.resources.values import default_value, names_with_default, value_type
 
 _ITEMS = sa.bindparam("items", type_=sa.Text)
 
@@ -25,7 +25,7 @@ def encode_items(resource: Resource, items: Sequence[Item]) -> str:
     of the columns. Its member `default_names` lists the columns that get their defaults. An item
     without an id gets a new id; the new ids ascend in the order of the items.
     """
-    encoders, names_with_default = _encoders(resource), _names_with_default(resource)
+    encoders, default_names = _encoders(resource), names_with_default(resource)
     json_names = _json_names(resource)
     new_ids = sorted(database.uuid7() for _ in items)
     texts = []
@@ -34,8 +34,8 @@ def encode_items(resource: Resource, items: Sequence[Item]) -> str:
         for name, encode in encoders.items():
             if name in members:
                 members[name] = encode(members[name])
-        if not values.keys() >= names_with_default:
-            members["default_names"] = [*names_with_default - values.keys()]
+        if not values.keys() >= default_names:
+            members["default_names"] = [*default_names - values.keys()]
         text = _encode(members)
         if exact and (exact_names := json_names & exact.keys() & values.keys()):
             others = {name: members[name] for name in members.keys() - exact_names}
@@ -58,12 +58,6 @@ def _encoders(resource: Resource) -> dict[str, Any]:
         if not isinstance(element_type, sa.JSON):
             encoders[name] = type_.dialect_impl(DIALECT).bind_processor(DIALECT)
     return {name: encode for name, encode in encoders.items() if encode}
-
-
-@lru_cache
-def _names_with_default(resource: Resource) -> frozenset[str]:
-    columns = resource.table.c
-    return frozenset(name for name in resource.writable if columns[name].server_default is not None)
 
 
 @lru_cache

@@ -20,7 +20,13 @@ from projectapp.resources.idempotency import (
     insert_idempotently,
 )
 from projectapp.resources.resource import Resource
-from projectapp.resources.values import default_value, is_sent, new_value, value_parameters
+from projectapp.resources.values import (
+    default_value,
+    is_sent,
+    names_with_default,
+    new_value,
+    value_parameters,
+)
 from projectapp.resources.writes import is_parent_visible, result_columns
 
 
@@ -38,21 +44,29 @@ def insert_row(
     """
     parameters = value_parameters(resource, values)
     parameters |= {"id": database.uuid7(), "owner": auth.current_owner(), "parent_id": parent_id}
-    uses_defaults = not values.keys() >= _columns_with_default(resource)
+    uses_defaults = not values.keys() >= names_with_default(resource)
     if claim:
         statement = _idempotent_insert_statement(resource, uses_defaults)
         return insert_idempotently(
             statement, parameters, claim, lambda: is_parent_visible(resource, parent_id)
         )
-    insert_statement, repeat = _insert_statements(resource, uses_defaults)
+    return execute_insert(*_insert_statements(resource, uses_defaults), parameters), False
+
+
+def execute_insert(statement: Any, repeat: Any, parameters: Mapping[str, Any]) -> Row | None:
+    """Execute a statement that inserts rows with new ids; if its result is lost, execute `repeat`.
+
+    `repeat` inserts the same rows unless they are stored. Returns the row of the statement, or None
+    if the caller sees no parent. Raises OutcomeUnknown.
+    """
 
     def resolve() -> Row:
         row = database.execute(repeat, parameters)
-        if not row:  # the parent may have been visible when the row was inserted
+        if not row:  # the parent may have been visible when the rows were inserted
             raise OutcomeUnknown
         return row
 
-    return database.execute(insert_statement, parameters, resolve), False
+    return database.execute(statement, parameters, resolve)
 
 
 @lru_cache
@@ -78,13 +92,6 @@ def _idempotent_insert_statement(resource: Resource, uses_defaults: bool) -> sa.
         return sa.select(row.c.id, row.c.version, resource.as_json(row.c))
 
     return database.plan_once(build_idempotent_insert(resource.table, rows, select_response))
-
-
-@lru_cache
-def _columns_with_default(resource: Resource) -> frozenset[str]:
-    """Return the writable columns that have a default."""
-    columns = resource.table.c
-    return frozenset(name for name in resource.writable if columns[name].server_default is not None)
 
 
 def _new_row(resource: Resource, uses_defaults: bool) -> sa.Select[Any]:

@@ -5,6 +5,7 @@ One statement serves every selection of fields: it has a parameter for each writ
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -53,6 +54,13 @@ def default_value(column: sa.Column[Any]) -> sa.Cast[Any] | None:
     compiler: Any = DIALECT.ddl_compiler
     sql = compiler(DIALECT, None).get_column_default_string(column)
     return None if sql is None else sa.cast(sa.literal_column(sql), column.type)
+
+
+@lru_cache
+def names_with_default(resource: Resource) -> frozenset[str]:
+    """Return the names of the writable columns that have a default."""
+    columns = resource.table.c
+    return frozenset(name for name in resource.writable if columns[name].server_default is not None)
 
 
 def comparable(value: Any) -> Any:
