@@ -154,7 +154,11 @@ def test_the_cookie_does_not_count_for_a_request_of_another_origin(auth_client, 
     assert requests_with(auth_client, headers) == [401] * 6
 
 
-@pytest.mark.parametrize("header", ["", "Basic dXNlcjpwYXNz", f"Bearer {tokens.new_token()}"])
+@pytest.mark.parametrize(
+    "header",
+    ["", "Basic dXNlcjpwYXNz", f"Bearer {tokens.new_token()}"],
+    ids=["empty", "Basic", "Bearer"],
+)
 def test_the_cookie_does_not_count_beside_an_authorization_header(auth_client, make_token, header):
     headers = cookie(make_token(), Authorization=header)
     assert requests_with(auth_client, headers) == [401] * 6
