@@ -1,7 +1,8 @@
 """Chromium for tests, controlled by the DevTools protocol over a pipe.
 
-The fixture `browser` of conftest.py is the first page. Hosts in the domain `test` are this
-computer, for tests of origins that are not localhost.
+The tests of a file share one Chromium. Each test has a browser context of its own, with its own
+cookies and storage; the fixture `browser` of conftest.py is its first page. Hosts in the domain
+`test` are this computer, for tests of origins that are not localhost.
 """
 
 import json
@@ -27,6 +28,7 @@ class DevTools:
         self.process = process
         self.events: list[Any] = []
         self._message_id = 0
+        self._received = b""
 
     def send(self, method: str, session: dict[str, str], **params: Any) -> Any:
         """Send a command and return its result. Raises AssertionError if Chromium refuses it."""
@@ -35,12 +37,12 @@ class DevTools:
         self.process.stdin.write(json.dumps(message).encode() + b"\0")
         self.process.stdin.flush()
         while True:
-            data = b""
-            while not data.endswith(b"\0"):
-                byte = self.process.stdout.read(1)
-                assert byte, "Chromium has exited."
-                data += byte
-            answer = json.loads(data[:-1])
+            while b"\0" not in self._received:
+                data = self.process.stdout.read1(1 << 20)
+                assert data, "Chromium has exited."
+                self._received += data
+            message_text, _, self._received = self._received.partition(b"\0")
+            answer = json.loads(message_text)
             if answer.get("id") == self._message_id:
                 assert "error" not in answer, (method, params, answer)
                 return answer["result"]
@@ -50,9 +52,9 @@ class DevTools:
 class Page:
     """A tab. Calling it sends a command of the DevTools protocol."""
 
-    def __init__(self, devtools: DevTools) -> None:
-        self.devtools = devtools
-        target = devtools.send("Target.createTarget", {}, url="about:blank")
+    def __init__(self, devtools: DevTools, context: dict[str, str]) -> None:
+        self.devtools, self.context = devtools, context
+        target = devtools.send("Target.createTarget", {}, url="about:blank", **context)
         result = devtools.send("Target.attachToTarget", {}, flatten=True, **target)
         self._session = {"sessionId": result["sessionId"]}
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -63,7 +65,7 @@ class Page:
 
     def new_page(self) -> "Page":
         """Open another tab of the same browser: it has the same cookies."""
-        return Page(self.devtools)
+        return Page(self.devtools, self.context)
 
     @property
     def events(self) -> list[Any]:
@@ -102,7 +104,7 @@ class Page:
 
 
 @contextmanager
-def open_browser(user_data_dir: Path) -> Iterator[Page]:
+def open_browser(user_data_dir: Path) -> Iterator[DevTools]:
     """Start Chromium, and end it after the block. Without Chromium the test is skipped."""
     program = shutil.which("chromium") or pytest.skip("Chromium is not installed.")
     command = [
@@ -113,10 +115,24 @@ def open_browser(user_data_dir: Path) -> Iterator[Page]:
     ]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
-        timeout = threading.Timer(DEADLINE_SECONDS, process.kill)
-        timeout.start()
         try:
-            yield Page(DevTools(process))
+            yield DevTools(process)
         finally:
             process.kill()
-            timeout.cancel()
+
+
+@contextmanager
+def open_page(devtools: DevTools) -> Iterator[Page]:
+    """Open a page in a new browser context, and close the context after the block.
+
+    A test that Chromium does not answer for DEADLINE_SECONDS fails: Chromium is ended.
+    """
+    devtools.events.clear()
+    timeout = threading.Timer(DEADLINE_SECONDS, devtools.process.kill)
+    timeout.start()
+    try:
+        context = devtools.send("Target.createBrowserContext", {})
+        yield Page(devtools, context)
+        devtools.send("Target.disposeBrowserContext", {}, **context)
+    finally:
+        timeout.cancel()

@@ -27,7 +27,7 @@ from faults.processes import free_port
 from projectapp import add_commands, create_app, database
 from projectapp.auth import jwks_client, token_admin
 from projectapp.devdb import DevPostgres, find_binaries
-from tests.browser import Page, open_browser
+from tests.browser import DevTools, Page, open_browser, open_page
 from tests.issuer import Issuer
 
 PROJECTS = "/api/v1/projects"
@@ -369,10 +369,16 @@ def server(serve: Any) -> Iterator[GunicornServer]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevTools]:
+    with open_browser(tmp_path_factory.mktemp("browser")) as devtools:
+        yield devtools
+
+
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Page]:
+def browser(chromium: DevTools) -> Iterator[Page]:
     """A page of Chromium, which has no cookies."""
-    with open_browser(tmp_path / "browser") as page:
+    with open_page(chromium) as page:
         yield page
 
 

@@ -34,7 +34,7 @@ class ConsoleList:
     def __init__(self, page, server):
         self.page, self.server = page, server
         page("Emulation.setDeviceMetricsOverride", **{**SCREEN, "mobile": False})
-        page("Browser.setDownloadBehavior", behavior="deny")
+        page("Browser.setDownloadBehavior", behavior="deny", **page.context)
 
     def open(self, query=""):
         self.page.open(f"http://localhost:{self.server.port}/console?lang=en&{query}")
@@ -374,7 +374,8 @@ def test_a_search_clears_the_selection(console, make_project):
 def test_export_saves_what_the_list_shows(console, make_project, tmp_path):
     make_project(name="한글, 쉼표")
     make_project(name="Archived", is_active=False)
-    console.page("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    folder = {"downloadPath": str(tmp_path), **console.page.context}
+    console.page("Browser.setDownloadBehavior", behavior="allow", **folder)
     console.open("is_active=true")
     console.click("Export/Import")
     console.click("Export as CSV (Excel)")
