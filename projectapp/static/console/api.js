@@ -109,6 +109,7 @@ export async function send(method, path, options = {}) {
     response = await fetch(config.prefix + path + (parameters && "?" + parameters), {
       method,
       headers: all,
+      cache: "no-store", // Rows must not stay on the disk after the sign-out.
       body: body === undefined || isText ? body : stringifyExact(body),
       signal: AbortSignal.any(signals),
     });

@@ -77,7 +77,8 @@ async function failuresOf(resource, action, batch, error) {
     numbers.map(async (number) => {
       const row = batch[number];
       const current = await readRow(resource, row.id);
-      if (!current) {
+      if (current === undefined) return { row, error };
+      if (current === null) {
         removeRow(row.id);
         return { row, error: action.kind === "delete" ? null : error };
       }

@@ -105,7 +105,11 @@ async function sendCreate(form, body) {
   try {
     return { base: await createRow(resource, parentId, body, idempotencyKey), isEarlier: false };
   } catch (error) {
-    if (error.code === "idempotency_key_reused" && attempt !== null) {
+    if (error.code === "idempotency_key_reused") {
+      if (attempt === null) {
+        form.renewKey(); // A copy of this tab has used the key for its own text.
+        return sendCreate(form, body);
+      }
       return { base: await createRow(resource, parentId, attempt, idempotencyKey), isEarlier: true };
     }
     const isRefused = error.status >= 400 && error.status < 500 && error.status !== 409;

@@ -172,6 +172,11 @@ export function createForm(resource, id) {
     keepDraft();
   }
 
+  function renewKey() {
+    draftKeys = { idempotencyKey: makeIdempotencyKey(), attempt: null };
+    keepDraft();
+  }
+
   const unsubscribes = [
     reportedChange.subscribe(noteReport),
     writtenRow.subscribe(({ resource: name, base }) => {
@@ -186,7 +191,7 @@ export function createForm(resource, id) {
 
   return {
     ...{ resource, id, isNew, state, update, load, dispose, discard, rebase, keepDraft },
-    ...{ changedInputs, isDirty, readMine, setInput, setParent, setAttempt, noteNewestChange },
+    ...{ changedInputs, isDirty, readMine, setInput, setParent, setAttempt, renewKey, noteNewestChange },
     draftKeys: () => draftKeys,
   };
 }

@@ -9,8 +9,8 @@ import { List } from "./list.js";
 import { Menu } from "./menu.js";
 import { Notices } from "./notices.js";
 import { canCreate, canRead, currentResource, curlCommand, resourceLabel, resources } from "./schema.js";
-import { loadSession, signIn, takeTokenFromUrl } from "./session.js";
-import { SignIn } from "./sign_in.js";
+import { loadSession, signInByLink, takeTokenFromUrl } from "./session.js";
+import { OfferedSignIn, SignIn } from "./sign_in.js";
 import { changeSettings, config, settings, useStore, useUrl } from "./store.js";
 import { t } from "./texts.js";
 import { Boundary, Button, copyText, Empty, ErrorText, Keys, lazy, Link, toast, Toasts } from "./ui.js";
@@ -86,25 +86,29 @@ function Header({ resource, view, open, onPalette, onHelp }) {
 }
 
 function Work({ resource, view, id }) {
-  const { caller } = useStore(session);
-  const known = useRef({ caller, changes: 0 });
-  if (caller !== undefined && caller !== known.current.caller) {
-    const changes = known.current.changes + (known.current.caller === undefined ? 0 : 1);
-    known.current = { caller, changes };
+  const { caller, state } = useStore(session);
+  const known = useRef({ caller, changes: 0, panels: 0 });
+  const before = known.current;
+  if (caller !== undefined && caller !== before.caller) {
+    const change = before.caller === undefined ? 0 : 1;
+    const panels = before.panels + (before.state === "expired" ? 0 : change);
+    known.current = { caller, changes: before.changes + change, panels };
   }
+  known.current.state = state;
   if (!canRead(resource)) {
     const error = { status: 403, code: "insufficient_scope", scope: resource.scope_read };
     return html`<${Empty} title=${t("error.403")}><${ErrorText} error=${error} /><//>`;
   }
   const label = resourceLabel(resource);
-  // Another caller sees other rows. The panel stays: what was typed in it is not lost.
+  // Another caller sees other rows. The panel stays after an expired sign-in, because it is often the
+  // same person, with another token. What was typed in it is not lost.
   const key = `${resource.name} ${known.current.changes}`;
   return html`<div class=${id ? "work has-panel" : "work"}>
     ${view === "list" &&
     html`<${Boundary} key=${key}><${List} resource=${resource} label=${label} /><//>`}
     ${view === "live" && html`<${Live} key=${key} resource=${resource} label=${label} />`}
     ${view === "charts" && html`<${Charts} key=${key} resource=${resource} />`}
-    ${id && html`<${Panel} key=${`${resource.name} ${id}`} resource=${resource} id=${id} />`}
+    ${id && html`<${Panel} key=${`${resource.name} ${id} ${known.current.panels}`} resource=${resource} id=${id} />`}
   </div>`;
 }
 
@@ -117,7 +121,7 @@ function Frame({ isSigningIn }) {
   const label = resourceLabel(resource);
   const view = viewOf(state);
   // The screens do not wait for the answer to who is signed in: their requests do, if they must.
-  // Once they are mounted they stay, also under the dialog to sign in.
+  // Once they are mounted they stay, also under the dialog to sign in, except after a sign-out.
   const isOpen = ["open", "none"].includes(who.state);
   const [isMounted, setMounted] = useState(isOpen || !isSigningIn);
   if (isOpen && !isMounted) setMounted(true);
@@ -193,9 +197,10 @@ function Frame({ isSigningIn }) {
     <${Header} resource=${resource} view=${view} open=${isMounted} onPalette=${show("palette")} onHelp=${show("help")} />
     <main id="main" tabindex="-1">
       <${Notices} />
-      ${isMounted && html`<${Work} resource=${resource} view=${view} id=${state.id} />`}
+      ${isMounted && who.state !== "signed_out" && html`<${Work} resource=${resource} view=${view} id=${state.id} />`}
     </main>
     ${["expired", "signed_out"].includes(who.state) && html`<${SignIn} key="sign-in" />`}
+    <${OfferedSignIn} key="offered" />
     ${dialog === "palette" && html`<${Palette} key="palette" onClose=${show(null)} />`}
     ${dialog === "help" && html`<${Help} key="help" resource=${resource} onClose=${show(null)} />`}
     <${Toasts} />`;
@@ -212,7 +217,7 @@ addEventListener("unhandledrejection", (event) => {
 
 async function startSession(token) {
   try {
-    if (token && config.auth.length) await signIn(token);
+    if (token && config.auth.length) await signInByLink(token);
   } catch (error) {
     toast({ kind: "error", text: t("sign_in_failed"), error });
   }

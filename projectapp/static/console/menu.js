@@ -2,7 +2,7 @@
 import { html } from "./preact-htm.js";
 import { session } from "./api.js";
 import { signOut } from "./session.js";
-import { changeSettings, config, settings, useStore } from "./store.js";
+import { changeSettings, config, go, settings, useStore } from "./store.js";
 import { t, zoneName } from "./texts.js";
 import { Button, Chip, Icon, Time, toast } from "./ui.js";
 
@@ -29,6 +29,8 @@ function Choice({ name, choices }) {
 
 function Account({ who }) {
   async function leave() {
+    document.getElementById("menu").hidePopover();
+    if (!go({ id: null, view: null })) return; // A form with unsaved text asks first.
     try {
       await signOut();
       location.assign(location.pathname); // The data leaves the screen, too.

@@ -1,0 +1,230 @@
+"""Attacks on the console in Chromium: hostile data, links, other callers, and lost or double text."""
+
+import json
+import time
+
+import pytest
+
+from tests.conftest import PROJECTS
+
+pytestmark = pytest.mark.slow
+
+NAME, ATTRIBUTES, SAVE = "#field-name", "#field-attributes", ".panel-actions .primary"
+HOSTILE_NAMES = [
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "javascript:alert(1)//\u2028\u2029",
+    "\u202e\u2066abc",
+    "👩‍👩‍👧‍👦" * 18,
+    "{count} ${t} {{7*7}}",
+]
+# Names that every object of JavaScript inherits.
+INHERITED = '{"__proto__":{"polluted":1},"constructor":{"prototype":{"polluted":1}},"toString":null}'
+
+
+def token_of(headers):
+    return headers["Authorization"].removeprefix("Bearer ")
+
+
+def type_into(page, selector, text):
+    page.wait_for(selector, "focus()")
+    page.run("document.activeElement.select()")
+    page("Input.insertText", text=text)
+
+
+def click(page, selector):
+    page.wait_for(f"{selector}:not(:disabled)", "click()")
+
+
+def click_text(page, selector, text):
+    elements = f"[...document.querySelectorAll({json.dumps(selector)})]"
+    found = f"{elements}.find((e) => e.innerText.trim().startsWith({json.dumps(text)}))"
+    page.wait_until(f"!!{found}")
+    page.run(f"{found}.click()")
+
+
+def wait_for_text(page, selector, text):
+    found = f"document.querySelector({json.dumps(selector)})?.innerText"
+    page.wait_until(f"{found}?.includes({json.dumps(text)})")
+
+
+def caller_of(page):
+    return page.run("fetch('/console/session').then((r) => r.json()).then((s) => s.caller)")
+
+
+@pytest.fixture
+def protected(serve, sql):
+    """A service with tokens, and the URL of its console."""
+    with serve(AUTH="tokens") as server:
+        yield server, f"http://localhost:{server.port}/console?lang=en"
+
+
+def open_signed_in(page, url, headers, parameters=""):
+    page.open(f"{url}{parameters}#token={token_of(headers)}")
+    page.wait_until("!!document.querySelector('.list')")
+
+
+# Hostile data
+
+
+def test_hostile_names_are_shown_as_text_and_stay_what_they_are(browser, server, sql):
+    for name in HOSTILE_NAMES:
+        status, _, row = server.request("POST", PROJECTS, {"name": name, "description": name})
+        assert status == 201
+    url = f"http://localhost:{server.port}/console?lang=en"
+    browser.open(f"{url}&id={row['id']}&q=%3Cscript%3E&__proto__=x")
+    browser.open(f"{url}&id={row['id']}")
+    browser.wait_for(NAME)
+    browser.wait_until(f"document.querySelectorAll('[role=row]').length > {len(HOSTILE_NAMES)}")
+    type_into(browser, ATTRIBUTES, INHERITED)
+    click(browser, SAVE)
+    wait_for_text(browser, ".toast.success", "Saved")
+    browser.open(f"{url}&id={row['id']}&view=history")
+    wait_for_text(browser, ".change .diff", "__proto__")
+    stored = server.request("GET", f"{PROJECTS}/{row['id']}")[2]
+    assert stored["attributes"] == json.loads(INHERITED)
+    assert [name for (name,) in sql("SELECT name FROM projects ORDER BY id")] == HOSTILE_NAMES
+    assert browser.run("({}).polluted === undefined && !document.querySelector('.grid img')")
+    assert [e for e in browser.console_events() if e["method"] != "Log.entryAdded"] == []
+    violations = [e for e in browser.console_events() if "Content Security" in json.dumps(e)]
+    assert violations == []
+
+
+def test_a_change_below_an_inherited_name_keeps_all_others_and_is_in_the_history(
+    browser, server, sql
+):
+    body = {"name": "x", "attributes": {"a": 1}}
+    row = server.request("POST", PROJECTS, body)[2]
+    path = f"{PROJECTS}/{row['id']}"
+    for attributes in ({"__proto__": {}}, {"toString": 2}):
+        assert server.request("PATCH", path, {"attributes": attributes})[0] == 200
+    browser.open(f"http://localhost:{server.port}/console?lang=en&id={row['id']}&view=history")
+    browser.wait_until("document.querySelectorAll('.change').length === 3")
+    parts = browser.run("[...document.querySelectorAll('.diff-part')].map((e) => e.innerText)")
+    assert len(parts) == 2
+    assert "toString" in parts[0]
+    assert "native code" not in parts[0]
+    assert "__proto__" in parts[1]
+
+
+# Links and other callers
+
+
+def test_a_link_does_not_change_who_is_signed_in_without_a_click(browser, protected, auth_headers):
+    _, url = protected
+    alice, mallory = auth_headers("alice"), auth_headers("mallory")
+    open_signed_in(browser, url, alice)
+    browser.open(f"{url}&view=live#token={token_of(mallory)}")
+    wait_for_text(browser, "dialog", "You are signed in as alice. This link signs in as mallory.")
+    assert browser.run("location.hash") == ""
+    assert caller_of(browser) == "alice"
+    browser.run("document.activeElement.click()")  # the default: Stay alice
+    browser.wait_until("!document.querySelector('dialog')")
+    assert caller_of(browser) == "alice"
+    browser.run(f"location.hash = 'token={token_of(mallory)}'")
+    click(browser, "dialog .accept")
+    wait_for_text(browser, ".menu-button", "mallory")
+    assert caller_of(browser) == "mallory"
+    open_signed_in(browser, url, mallory, "&id=new")  # the same caller: no question
+    browser.wait_for(NAME)
+    assert browser.run("document.querySelector('dialog')") is None
+
+
+@pytest.mark.parametrize("fragment", ["%25", "%", "%EB%B2%88%EC%97%AD", "a%0Ab", "pja_x"])
+def test_a_link_with_something_else_than_a_token_says_so(browser, protected, fragment):
+    _, url = protected
+    browser.open(f"{url}#token={fragment}")
+    wait_for_text(browser, ".toast.error", "sign")
+    browser.wait_for("dialog.sign-in")
+    assert browser.run("location.hash") == ""
+    type_into(browser, "dialog input[type=password]", "번역")
+    click(browser, "dialog button[type=submit]")
+    wait_for_text(browser, "dialog [role=alert]", "does not accept this token")
+
+
+def test_after_a_sign_out_no_tab_shows_another_caller_what_was_typed(
+    browser, protected, auth_headers
+):
+    server, url = protected
+    alice, bob = auth_headers("alice"), auth_headers("bob", "projects:all")
+    row = server.request("POST", PROJECTS, {"name": "base"}, **alice)[2]
+    open_signed_in(browser, url, alice, f"&id={row['id']}")
+    other_tab = browser.new_page()
+    other_tab.open(f"{url}&id={row['id']}")
+    for page in (browser, other_tab):
+        type_into(page, NAME, "a secret")
+    # Signing out asks first what becomes of the text in this tab.
+    click(browser, ".menu-button")
+    click_text(browser, ".account button", "Sign out")
+    wait_for_text(browser, "dialog[open]", "unsaved changes")
+    assert caller_of(browser) == "alice"
+    click(browser, "dialog .danger")
+    browser.wait_until("!document.querySelector('.panel')")
+    click(browser, ".menu-button")
+    click_text(browser, ".account button", "Sign out")
+    for page in (browser, other_tab):
+        page.wait_for("dialog.sign-in")
+        page.wait_until("!document.querySelector('.panel, .list')")
+    assert browser.run("JSON.stringify(sessionStorage)") == "{}"
+    # Another caller, who can see the row, types nothing over alice's text and does not see it.
+    browser.open(f"{url}#token={token_of(bob)}")
+    other_tab.wait_until("document.querySelector('#field-name')?.value === 'base'")
+    type_into(other_tab, NAME, "by bob")
+    other_tab.run("document.querySelector('.menu-button').click()")
+    assert "secret" not in other_tab.run("document.body.innerText")
+    browser.open(f"{url}&view=live#token={token_of(alice)}")
+    click(browser, "dialog .accept")
+    other_tab.wait_until("document.querySelector('#field-name')?.value === 'a secret'")
+    wait_for_text(other_tab, ".panel-notices", "Your unsaved changes are back")
+
+
+def test_rows_are_not_in_the_cache_of_the_browser(browser, protected, auth_headers):
+    server, url = protected
+    alice = auth_headers("alice")
+    row = server.request("POST", PROJECTS, {"name": "base"}, **alice)[2]
+    open_signed_in(browser, url, alice, f"&id={row['id']}")
+    browser.wait_for(NAME)
+    script = "fetch('%s', {cache: 'only-if-cached', mode: 'same-origin'}).then(() => 1, () => 0)"
+    assert browser.run(script % f"{PROJECTS}/{row['id']}") == 0
+
+
+# Nothing is lost, and nothing is double
+
+
+def test_a_copied_tab_creates_its_own_row(browser, server, sql):
+    url = f"http://localhost:{server.port}/console?lang=en&id=new"
+    browser.open(url)
+    type_into(browser, NAME, "draft")
+    copied = browser.run("JSON.stringify(sessionStorage)")
+    tab = browser.new_page()
+    tab.open(f"http://localhost:{server.port}/health")
+    tab.run(f"Object.assign(sessionStorage, {copied})")
+    tab.open(url)
+    tab.wait_until(f"document.querySelector('{NAME}')?.value === 'draft'")
+    click(browser, SAVE)
+    wait_for_text(browser, ".toast.success", "Created: draft")
+    type_into(tab, NAME, "another text")
+    click(tab, SAVE)
+    wait_for_text(tab, ".toast.success", "Created: another text")
+    assert sql("SELECT name FROM projects ORDER BY id") == [("draft",), ("another text",)]
+
+
+def test_on_plain_http_a_file_is_imported(browser, serve, sql, tmp_path):
+    file = tmp_path / "projects.ndjson"
+    file.write_text('{"name": "a"}\n{"name": "b"}\n')
+    with serve() as server:
+        browser.open(f"http://console.test:{server.port}/console?lang=en")
+        assert browser.run("isSecureContext") is False
+        browser.wait_until("!!document.querySelector('.list')")
+        click_text(browser, "button", "Export/Import")
+        click_text(browser, "button", "Import a file")
+        browser.wait_for("dialog input[type=file]")
+        root = browser("DOM.getDocument")["root"]["nodeId"]
+        node = browser("DOM.querySelector", nodeId=root, selector="dialog input[type=file]")
+        browser("DOM.setFileInputFiles", files=[str(file)], nodeId=node["nodeId"])
+        click(browser, "dialog .primary")
+        wait_for_text(browser, "dialog [role=status]", "2")
+        end = time.monotonic() + 60
+        while sql("SELECT count(*) FROM projects") != [(2,)]:
+            assert time.monotonic() < end
+            time.sleep(0.1)
