@@ -1,4 +1,4 @@
-"""Attacks on the console in Chromium: hostile data, links, other callers, and lost or double text."""
+"""Attacks on the console in Chromium: hostile data, links, other callers, lost or double text."""
 
 import json
 import time
@@ -19,7 +19,9 @@ HOSTILE_NAMES = [
     "{count} ${t} {{7*7}}",
 ]
 # Names that every object of JavaScript inherits.
-INHERITED = '{"__proto__":{"polluted":1},"constructor":{"prototype":{"polluted":1}},"toString":null}'
+INHERITED = (
+    '{"__proto__":{"polluted":1},"constructor":{"prototype":{"polluted":1}},"toString":null}'
+)
 
 
 def token_of(headers):
@@ -130,14 +132,25 @@ def test_a_link_does_not_change_who_is_signed_in_without_a_click(browser, protec
     assert browser.run("document.querySelector('dialog')") is None
 
 
-@pytest.mark.parametrize("fragment", ["%25", "%", "%EB%B2%88%EC%97%AD", "a%0Ab", "pja_x"])
-def test_a_link_with_something_else_than_a_token_says_so(browser, protected, fragment):
+def test_the_path_of_the_page_with_two_slashes_makes_no_link_to_another_host(browser, server, sql):
+    browser.open(f"http://localhost:{server.port}//console?lang=en")
+    link = browser.wait_for(".views a[href*=live]", "href")
+    assert link == f"http://localhost:{server.port}/console?lang=en&view=live"
+    click(browser, ".views a[href*=live]")
+    browser.wait_until("location.pathname === '/console' && location.search.includes('live')")
+
+
+def test_a_link_with_something_else_than_a_token_says_so(browser, protected):
     _, url = protected
-    browser.open(f"{url}#token={fragment}")
-    wait_for_text(browser, ".toast.error", "sign")
-    browser.wait_for("dialog.sign-in")
-    assert browser.run("location.hash") == ""
-    type_into(browser, "dialog input[type=password]", "번역")
+    for number, fragment in enumerate(("%", "%EB%B2%88%EC%97%AD", "a%0Ab")):
+        browser.open(f"{url}&n={number}#token={fragment}")
+        wait_for_text(browser, ".toast.error", "This is no token.")
+        assert browser.run("location.hash") == ""
+    browser.open(f"{url}#token=pja_x")
+    wait_for_text(browser, ".toast.error", "Signing in failed.")
+    field = "dialog.sign-in input[type=password]"
+    browser.wait_until(f"document.activeElement === document.querySelector('{field}')")
+    type_into(browser, field, "번역")
     click(browser, "dialog button[type=submit]")
     wait_for_text(browser, "dialog [role=alert]", "does not accept this token")
 

@@ -1,7 +1,7 @@
 // Who is signed in. The token is in a cookie that no script can read; see docs/console.md.
 import { ApiError, loseSession, request, send, session } from "./api.js";
 import { removeDrafts } from "./drafts.js";
-import { config, createStore } from "./store.js";
+import { config, createStore, PAGE_PATH } from "./store.js";
 
 const PATH = "/console/session";
 const TOKEN_FRAGMENT = /^#token=(.+)$/;
@@ -20,7 +20,7 @@ otherTabs.onmessage = ({ data }) => {
 const endSession = () => session.set((current) => ({ ...current, state: "signed_out" }));
 
 function authorization(token) {
-  if (!TOKEN.test(token)) throw new ApiError("http", 400, { error: "invalid_request" });
+  if (!TOKEN.test(token)) throw new ApiError("http", 400, { error: "not_a_token" });
   return { Authorization: `Bearer ${token}` };
 }
 
@@ -78,7 +78,7 @@ export async function signOut() {
 export function takeTokenFromUrl() {
   const [, text] = TOKEN_FRAGMENT.exec(location.hash) ?? [];
   if (!text) return null;
-  history.replaceState(null, "", location.pathname + location.search);
+  history.replaceState(null, "", PAGE_PATH + location.search);
   try {
     return decodeURIComponent(text);
   } catch {
