@@ -241,3 +241,79 @@ def test_on_plain_http_a_file_is_imported(browser, serve, sql, tmp_path):
         while sql("SELECT count(*) FROM projects") != [(2,)]:
             assert time.monotonic() < end
             time.sleep(0.1)
+
+
+def test_a_row_whose_delete_failed_stays_if_it_cannot_be_read(browser, server, sql):
+    row = server.request("POST", PROJECTS, {"name": "x"})[2]
+    server.request("PATCH", f"{PROJECTS}/{row['id']}", {"name": "changed"})
+    browser.open(f"http://localhost:{server.port}/console?lang=en")
+    failures = browser.run(
+        """(async () => {
+          const folder = document.querySelector("script[type=module]").src.replace(/[^/]+$/, "");
+          const [{ runAction }, { resources }] = await Promise.all(
+            ["bulk.js", "schema.js"].map((name) => import(folder + name)));
+          const original = globalThis.fetch;
+          globalThis.fetch = (url, options) => options.method === "GET"
+            ? Promise.resolve(new Response("{}", { status: 500 })) : original(url, options);
+          const run = await runAction(resources[0], { kind: "delete" }, [ROW]);
+          return run.state.failures.map(({ error }) => error.status);
+        })()""".replace("ROW", json.dumps(row))
+    )
+    assert failures == [412]
+    assert sql("SELECT name FROM projects") == [("changed",)]
+
+
+def test_a_row_is_created_again_once_although_the_answer_was_lost(browser, server, sql):
+    row = server.request("POST", PROJECTS, {"name": "base"})[2]
+    browser.open(f"http://localhost:{server.port}/console?lang=en&id={row['id']}")
+    type_into(browser, NAME, "mine")
+    # A resource that cannot restore rows, and a network that loses an answer.
+    browser.run(
+        """(async () => {
+          const url = document.querySelector("script[type=module]").src;
+          const { resources } = await import(url.replace("main.js", "schema.js"));
+          resources[0].has.restore = false;
+          const original = globalThis.fetch;
+          globalThis.fetch = async (...parameters) => {
+            const response = await original(...parameters);
+            if (parameters[1]?.method !== "POST") return response;
+            globalThis.fetch = original;
+            throw new TypeError("Failed to fetch");
+          };
+        })()"""
+    )
+    assert server.request("DELETE", f"{PROJECTS}/{row['id']}")[0] == 204
+    click(browser, SAVE)
+    recreate = ".panel-notices .banner .primary"
+    click(browser, recreate)
+    wait_for_text(browser, ".panel-notices", "The server cannot be reached")
+    type_into(browser, NAME, "mine, and more")
+    click(browser, recreate)
+    browser.wait_until(f"!location.search.includes('{row['id']}')")
+    browser.wait_until(f"document.querySelector('{NAME}')?.value === 'mine, and more'")
+    assert sql("SELECT name FROM projects") == [("mine",)]
+
+
+def test_a_row_is_saved_behind_a_proxy_that_makes_tags_weak(browser, server, sql):
+    row = server.request("POST", PROJECTS, {"name": "base"})[2]
+    url = f"http://localhost:{server.port}/console?lang=en"
+    browser.open(url)
+    browser.run(
+        """(() => {
+          const original = globalThis.fetch;
+          globalThis.fetch = async (...parameters) => {
+            const response = await original(...parameters);
+            const headers = new Headers(response.headers);
+            if (headers.has("ETag")) headers.set("ETag", `W/${headers.get("ETag")}`);
+            return new Response(response.status === 204 ? null : response.body,
+              { status: response.status, headers });
+          };
+        })()"""
+    )
+    browser.wait_until("document.querySelectorAll('[role=row]').length > 1")
+    browser.run(f"history.pushState(null, '', '{url}&id={row['id']}'); history.back()")
+    browser.run("history.forward()")
+    type_into(browser, NAME, "mine")
+    click(browser, SAVE)
+    wait_for_text(browser, ".toast.success", "Saved: mine")
+    assert sql("SELECT name, version FROM projects") == [("mine", 2)]

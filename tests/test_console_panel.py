@@ -234,6 +234,8 @@ def test_an_administrator_with_projects_all_edits_the_row_of_another_caller(
     row = signed_in.create(name="base")
     token = auth_headers("root", "projects:all")["Authorization"].removeprefix("Bearer ")
     signed_in.page.open(f"{signed_in.origin}/console?lang=en&id={row['id']}#token={token}")
+    signed_in.click("dialog .accept")
+    signed_in.sees(".menu-button", "root")
     signed_in.type(NAME, "edited")
     signed_in.save()
     history = signed_in.api("GET", f"{PROJECTS}/{row['id']}/history")[2]["items"]

@@ -124,7 +124,9 @@ export async function send(method, path, options = {}) {
   if (response.ok) {
     const value = raw ? response : text && parseExact(text);
     const { status, headers: responseHeaders } = response;
-    return { status, body: value, etag: responseHeaders.get("ETag"), headers: responseHeaders };
+    // A proxy that compresses makes the tag weak, and a weak tag never matches If-Match.
+    const etag = responseHeaders.get("ETag")?.replace(/^W\//, "");
+    return { status, body: value, etag, headers: responseHeaders };
   }
   throw new ApiError("http", response.status, parseProblem(text), response.headers);
 }

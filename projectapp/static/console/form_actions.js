@@ -80,7 +80,7 @@ async function create(form) {
   const values = readValid(form);
   if (!values) return false;
   const { inputs } = form.state.get();
-  const { base, isEarlier } = await sendCreate(form, stringifyExact(values));
+  const { base, isEarlier } = await sendCreate(form, stringifyExact(values), form.state.get().parent?.id);
   keepRest(form, base, isEarlier ? {} : inputs);
   if (isListed(resource)) insertRow(base.row);
   const { id } = base.row;
@@ -97,9 +97,8 @@ async function create(form) {
 }
 
 /** Send a create. isEarlier: the row has the text of an earlier attempt, whose answer was lost. */
-async function sendCreate(form, body) {
+export async function sendCreate(form, body, parentId) {
   const { resource } = form;
-  const parentId = form.state.get().parent?.id;
   const { idempotencyKey, attempt } = form.draftKeys();
   if (attempt === null) form.setAttempt(body);
   try {
@@ -108,7 +107,7 @@ async function sendCreate(form, body) {
     if (error.code === "idempotency_key_reused") {
       if (attempt === null) {
         form.renewKey(); // A copy of this tab has used the key for its own text.
-        return sendCreate(form, body);
+        return sendCreate(form, body, parentId);
       }
       return { base: await createRow(resource, parentId, attempt, idempotencyKey), isEarlier: true };
     }
@@ -119,7 +118,7 @@ async function sendCreate(form, body) {
 }
 
 /** What was typed after the create was sent becomes the draft of the new row. */
-function keepRest({ resource, id, state }, base, sentInputs) {
+export function keepRest({ resource, id, state }, base, sentInputs) {
   const { inputs } = state.get();
   const initial = inputsOf(resource, base.row);
   const rest = writableFields(resource)
