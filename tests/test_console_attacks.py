@@ -191,6 +191,42 @@ def test_after_a_sign_out_no_tab_shows_another_caller_what_was_typed(
     wait_for_text(other_tab, ".panel-notices", "Your unsaved changes are back")
 
 
+def test_the_rows_and_the_import_of_a_caller_end_when_another_one_signs_in(
+    browser, protected, auth_headers, sql
+):
+    server, url = protected
+    alice, bob = auth_headers("alice"), auth_headers("bob")
+    server.request("POST", PROJECTS, {"name": "of alice alone"}, **alice)
+    open_signed_in(browser, url, alice)
+    wait_for_text(browser, "[role=grid]", "of alice alone")
+    # The server answers neither the first part of an import nor, after that, the list of bob.
+    browser.run(
+        """(async () => {
+          const folder = document.querySelector("script[type=module]").src.replace(/[^/]+$/, "");
+          const load = (name) => import(folder + name);
+          const [{ importFile }, { inspectFile }, { resources }] = await Promise.all(
+            ["import_run.js", "file_parts.js", "schema.js"].map(load));
+          const original = globalThis.fetch;
+          globalThis.fetch = async (url, options) => {
+            if (!url.startsWith("/api/")) return original(url, options);
+            await new Promise((resolve) => (globalThis.answer = resolve));
+            return original(url, options);
+          };
+          const lines = Array.from({ length: 1500 }, (_, n) => `{"name": "${n}"}\n`);
+          const source = await inspectFile(new File(lines, "x.ndjson"));
+          globalThis.run = importFile(resources[0], resources[0].path, source);
+        })()"""
+    )
+    browser.wait_until("!!globalThis.answer")
+    browser.run(f"globalThis.first = answer; location.hash = 'token={token_of(bob)}'")
+    click(browser, "dialog .accept")
+    wait_for_text(browser, ".menu-button", "bob")
+    assert "of alice alone" not in browser.run("document.body.innerText")
+    browser.run("first()")
+    assert browser.run("run.then((run) => run.state.phase)") == "stopped"
+    assert sql("SELECT count(*) FROM projects WHERE name = '1499'") == [(0,)]
+
+
 def test_rows_are_not_in_the_cache_of_the_browser(browser, protected, auth_headers):
     server, url = protected
     alice = auth_headers("alice")

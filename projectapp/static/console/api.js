@@ -34,6 +34,12 @@ export const loseSession = () =>
     state: current.state === "open" ? "expired" : current.state.replace("unknown", "signed_out"),
   }));
 
+/** Call `action` when another caller has signed in: nothing of the one before may stay. */
+export const onOtherCaller = (action) =>
+  session.subscribe((next, previous) => {
+    if (previous.caller !== undefined && next.caller !== previous.caller) action();
+  });
+
 // null, or {status, until (ms since 1970), retryNow()}: the reads that wait for Retry-After.
 export const waiting = createStore(null);
 
