@@ -52,13 +52,13 @@ export async function signIn(token) {
  */
 export async function signInByLink(token) {
   const headers = authorization(token);
-  let current = null;
-  try {
-    current = await readSession();
-  } catch (error) {
-    if (error.status !== 401) throw error;
-  }
-  const caller = current && (await readSession(headers)).caller;
+  const [current, { caller }] = await Promise.all([
+    readSession().catch((error) => {
+      if (error.status !== 401) throw error;
+      return null;
+    }),
+    readSession(headers),
+  ]);
   if (!current || caller === current.caller) return signIn(token);
   session.set({ ...current, state: "open" });
   return offeredSession.set({ caller, token });
