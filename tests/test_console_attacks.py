@@ -179,6 +179,9 @@ def test_after_a_sign_out_no_tab_shows_another_caller_what_was_typed(
         page.wait_for("dialog.sign-in")
         page.wait_until("!document.querySelector('.panel, .list')")
     assert browser.run("JSON.stringify(sessionStorage)") == "{}"
+    browser.run("history.back()")
+    browser.wait_for("dialog.sign-in")
+    assert "base" not in browser.run("document.body.innerText")
     # Another caller, who can see the row, types nothing over alice's text and does not see it.
     browser.open(f"{url}#token={token_of(bob)}")
     other_tab.wait_until("document.querySelector('#field-name')?.value === 'base'")
@@ -353,3 +356,25 @@ def test_a_row_is_saved_behind_a_proxy_that_makes_tags_weak(browser, server, sql
     click(browser, SAVE)
     wait_for_text(browser, ".toast.success", "Saved: mine")
     assert sql("SELECT name, version FROM projects") == [("mine", 2)]
+
+
+def test_text_that_was_discarded_on_leaving_comes_back_with_undo(browser, server, sql):
+    rows = [server.request("POST", PROJECTS, {"name": name})[2] for name in ("first", "second")]
+    url = f"http://localhost:{server.port}/console?lang=en&id="
+    browser.open(url + rows[0]["id"])
+    undo = ".toast.success .button.quiet:not(.icon-only)"
+    for is_open_again in (False, True):
+        type_into(browser, NAME, "typed")
+        click(browser, ".panel-head .icon-only")
+        click(browser, "dialog .danger")
+        browser.wait_until("!document.querySelector('.panel')")
+        if is_open_again:
+            browser.run("history.back()")
+            browser.wait_until(f"document.querySelector('{NAME}')?.value === 'first'")
+        click(browser, undo)
+        browser.wait_until(f"document.querySelector('{NAME}')?.value === 'typed'")
+        assert rows[0]["id"] in browser.run("location.search")
+    click(browser, SAVE)
+    wait_for_text(browser, ".toast.success", "typed")
+    browser.wait_until("Object.keys(sessionStorage).length === 0")
+    assert sql("SELECT name FROM projects ORDER BY id") == [("typed",), ("second",)]

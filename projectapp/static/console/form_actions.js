@@ -214,7 +214,13 @@ export function takeTheirs(form) {
 
 export function discard(form) {
   const bringBack = form.discard();
-  pushUndo({ label: t("panel.discarded"), run: async () => bringBack() });
+  const { resource, id } = form;
+  const run = async () => {
+    bringBack();
+    if (isListed(resource)) go({ id, view: null });
+    else go({ resource: resource.name, id }, { reset: true });
+  };
+  pushUndo({ label: t("panel.discarded"), run });
 }
 
 /** Remove a deleted row from the list, and close its panel. */

@@ -15,6 +15,9 @@ export const reportedChange = createStore(null);
 /** The newest write of this page outside of a form, such as an undo: {resource, base}. */
 export const writtenRow = createStore(null);
 
+/** The newest draft that an undo has brought back: {resource: its name, id}. */
+const restoredDraft = createStore(null);
+
 export const makeIdempotencyKey = () =>
   [...crypto.getRandomValues(new Uint8Array(16))] // randomUUID() needs HTTPS
     .map((byte) => byte.toString(16).padStart(2, "0"))
@@ -164,6 +167,7 @@ export function createForm(resource, id) {
       draftKeys = oldKeys;
       update({ inputs: { ...state.get().inputs, ...typed }, parent });
       keepDraft();
+      restoredDraft.set({ resource: resource.name, id });
     };
   }
 
@@ -179,6 +183,10 @@ export function createForm(resource, id) {
 
   const unsubscribes = [
     reportedChange.subscribe(noteReport),
+    // Of an earlier form of this row: its panel was closed.
+    restoredDraft.subscribe((draft) => {
+      if (draft.resource === resource.name && draft.id === id && !isDirty()) load();
+    }),
     writtenRow.subscribe(({ resource: name, base }) => {
       if (name === resource.name && base.row.id === id) rebase(base);
     }),
