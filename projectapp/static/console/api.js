@@ -34,10 +34,11 @@ export const loseSession = () =>
     state: current.state === "open" ? "expired" : current.state.replace("unknown", "signed_out"),
   }));
 
-/** Call `action` when another caller has signed in: nothing of the one before may stay. */
-export const onOtherCaller = (action) =>
+/** Call `action` after a sign-out, or when another caller has signed in: no data may stay. */
+export const onCallerEnd = (action) =>
   session.subscribe((next, previous) => {
-    if (previous.caller !== undefined && next.caller !== previous.caller) action();
+    const hasEnded = next.state === "signed_out" || next.caller !== previous.caller;
+    if (previous.caller !== undefined && hasEnded) action();
   });
 
 // null, or {status, until (ms since 1970), retryNow()}: the reads that wait for Retry-After.

@@ -1,5 +1,5 @@
 // Imports a file: part after part, each as one request that takes effect as a whole or not at all.
-import { onOtherCaller, request } from "./api.js";
+import { onCallerEnd, request } from "./api.js";
 import { FileError, makeBody, readParts, readRecords } from "./file_parts.js";
 import { makeIdempotencyKey } from "./form_state.js";
 import { itemErrors, Run } from "./run.js";
@@ -12,7 +12,7 @@ const STORAGE_PREFIX = "projectapp.import.";
 export const importStore = createStore(null);
 
 // The next part would be stored in the name of the other caller.
-onOtherCaller(() => {
+onCallerEnd(() => {
   importStore.get()?.stop();
   importStore.set(null);
 });

@@ -1,5 +1,5 @@
 // Undo of the last saves and deletes: a stack, a toast with a button, and Ctrl+Z.
-import { onOtherCaller } from "./api.js";
+import { onCallerEnd } from "./api.js";
 import { addTexts, t } from "./texts.js";
 import texts from "./texts_undo.js";
 import { toast } from "./ui.js";
@@ -55,4 +55,4 @@ export function undo() {
 }
 
 // Nobody undoes in the name of another caller.
-onOtherCaller(() => (steps.length = 0));
+onCallerEnd(() => (steps.length = 0));
