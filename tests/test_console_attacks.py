@@ -194,14 +194,17 @@ def test_after_a_sign_out_no_tab_shows_another_caller_what_was_typed(
     wait_for_text(other_tab, ".panel-notices", "Your unsaved changes are back")
 
 
-def test_the_rows_and_the_import_of_a_caller_end_when_another_one_signs_in(
+def test_rows_are_not_cached_and_end_with_the_imports_when_another_caller_signs_in(
     browser, protected, auth_headers, sql
 ):
     server, url = protected
     alice, bob = auth_headers("alice"), auth_headers("bob")
-    server.request("POST", PROJECTS, {"name": "of alice alone"}, **alice)
-    open_signed_in(browser, url, alice)
+    row = server.request("POST", PROJECTS, {"name": "of alice alone"}, **alice)[2]
+    open_signed_in(browser, url, alice, f"&id={row['id']}")
     wait_for_text(browser, "[role=grid]", "of alice alone")
+    browser.wait_for(NAME)
+    cached = "fetch('PATH', {cache: 'only-if-cached', mode: 'same-origin'}).then(() => 1, () => 0)"
+    assert browser.run(cached.replace("PATH", f"{PROJECTS}/{row['id']}")) == 0
     # The server answers neither the first part of an import nor, after that, the list of bob.
     browser.run(
         """(async () => {
@@ -228,16 +231,6 @@ def test_the_rows_and_the_import_of_a_caller_end_when_another_one_signs_in(
     browser.run("first()")
     assert browser.run("run.then((run) => run.state.phase)") == "stopped"
     assert sql("SELECT count(*) FROM projects WHERE name = '1499'") == [(0,)]
-
-
-def test_rows_are_not_in_the_cache_of_the_browser(browser, protected, auth_headers):
-    server, url = protected
-    alice = auth_headers("alice")
-    row = server.request("POST", PROJECTS, {"name": "base"}, **alice)[2]
-    open_signed_in(browser, url, alice, f"&id={row['id']}")
-    browser.wait_for(NAME)
-    script = "fetch('%s', {cache: 'only-if-cached', mode: 'same-origin'}).then(() => 1, () => 0)"
-    assert browser.run(script % f"{PROJECTS}/{row['id']}") == 0
 
 
 # Nothing is lost, and nothing is double
