@@ -1,4 +1,4 @@
-"""Measure the console in Chromium with 100 000 rows: its first load, a key press, scrolling, memory.
+"""Measure the console in Chromium with 100 000 rows: first load, key press, scrolling, memory.
 
 A first load has an empty cache, and a network that adds LATENCY_MS to each request. All other times
 are those of the page's main thread, without waiting.

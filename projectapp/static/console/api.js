@@ -198,7 +198,7 @@ function goOffline() {
 }
 
 /** Ask the server's health, which needs no sign-in and no database. */
-export async function probeServer() {
+async function probeServer() {
   clearTimeout(probe);
   probe = null;
   try {

@@ -4,11 +4,13 @@
 // the cursor that it knows.
 import { session } from "./api.js";
 import { parseExact } from "./exact.js";
-import { feed } from "./feed.js";
 import { noteChanges, noteGap, startLog } from "./feed_log.js";
 import { readFeed } from "./feed_reader.js";
 import { canRead, currentResource } from "./schema.js";
-import { config, url } from "./store.js";
+import { config, createStore, url } from "./store.js";
+
+/** The state of the feed: "off", "on", "lagging" or "lost". */
+export const feed = createStore({ state: "off" });
 
 // Tabs with another version of this page do not share its messages.
 const CHANNEL = `projectapp.feed ${config.prefix} ${config.version}`;

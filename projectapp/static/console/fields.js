@@ -15,7 +15,7 @@ const needsLines = (field, text) =>
   (isText(field) && (!(field.max_length <= MAX_LINE_CODE_POINTS) || /\n/.test(text ?? "")));
 
 /** Return what a reader cannot see in a text: [] for an ordinary one. */
-export function invisibleParts(text) {
+function invisibleParts(text) {
   if (text !== "" && text.trim() === "") return [t("field.only_spaces")];
   const codes = invisibleCodes(text);
   return codes.length ? [t("field.invisible", { codes: codes.slice(0, 4).join(", ") })] : [];

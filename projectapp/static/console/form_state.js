@@ -7,7 +7,7 @@ import { readNewestChange, readRow } from "./row_requests.js";
 import { writableFields } from "./schema.js";
 import { createStore } from "./store.js";
 
-export const NEW = "new";
+const NEW = "new";
 
 /** The newest change that the feed reported: {resource: its name, change}. */
 export const reportedChange = createStore(null);

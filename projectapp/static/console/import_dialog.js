@@ -7,11 +7,8 @@ import { reload } from "./rows.js";
 import { createPath, writableFields } from "./schema.js";
 import { Progress, RunButtons } from "./selection_bar.js";
 import { useStore } from "./store.js";
-import { addTexts, t } from "./texts.js";
-import panelTexts from "./texts_panel.js";
+import { t } from "./texts.js";
 import { Banner, Button, Dialog, ErrorText, Icon } from "./ui.js";
-
-addTexts(panelTexts); // those of ParentChoice
 
 const FAILURES_SHOWN = 100;
 const ACCEPTED = ".csv,.ndjson,.jsonl,.json,text/csv,application/json,application/x-ndjson";

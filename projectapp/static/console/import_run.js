@@ -1,6 +1,6 @@
 // Imports a file: part after part, each as one request that takes effect as a whole or not at all.
 import { request } from "./api.js";
-import { FileError, makeBody, readParts, readRecords } from "./file_parts.js";
+import { makeBody, readParts, readRecords } from "./file_parts.js";
 import { itemErrors, Run } from "./run.js";
 import { config, createStore } from "./store.js";
 
@@ -122,5 +122,3 @@ function failuresOf(records, recordByLine, error) {
   }
   return [...byRecord].map(([record, errors]) => ({ record, errors }));
 }
-
-export { FileError };

@@ -8,15 +8,10 @@ import { useKeys } from "./keys.js";
 import { Popover } from "./popover.js";
 import { countRows, openList, reload, retry, rows } from "./rows.js";
 import { canCreate, createPath, fieldLabel, titleField } from "./schema.js";
-import { selection } from "./selection.js";
+import { SelectionBar } from "./selection_bar.js";
 import { config, go, listQuery, useStore, useUrl } from "./store.js";
-import { addTexts, t } from "./texts.js";
-import texts from "./texts_list.js";
-import { Banner, Button, Empty, ErrorText, Icon, lazy, toast } from "./ui.js";
-
-addTexts(texts);
-
-const SelectionBar = lazy(() => import("./selection_bar.js"), "SelectionBar");
+import { t } from "./texts.js";
+import { Banner, Button, Empty, ErrorText, Icon, toast } from "./ui.js";
 
 /** Parameters that change how a list looks, and not which rows it has. */
 const SHAPE = ["sort", "fields"];
@@ -24,9 +19,6 @@ const SHAPE = ["sort", "fields"];
 export function List({ resource, label }) {
   const [state] = useUrl();
   const phase = useValueOf(rows, (list) => phaseOf(list, resource));
-  const hasSelection = useValueOf(selection, ({ size }) => size > 0);
-  const [wasSelected, setWasSelected] = useState(false);
-  if (hasSelection && !wasSelected) setWasSelected(true);
   const names = state.fields?.split(",") ?? defaultColumns(resource, seesAllOwners(resource));
   const columns = chosenColumns(resource, names);
   const query = { ...listQuery(state), fields: requestedFields(resource, columns).join(",") };
@@ -56,7 +48,7 @@ export function List({ resource, label }) {
         html`<${Button} kind="primary" icon="plus" onClick=${create}>${t("new")}<//>`}
       </div>
     </div>
-    ${wasSelected && html`<${SelectionBar} resource=${resource} />`}
+    <${SelectionBar} resource=${resource} />
     ${phase === "failed" && html`<${Failure} filters=${filters} />`}
     ${phase === "empty" && html`<${Nothing} ...${{ resource, label, filters, mayCreate, create }} />`}
     ${phase === "rows" &&

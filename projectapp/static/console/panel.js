@@ -12,11 +12,8 @@ import { ParentChoice } from "./parent_choice.js";
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./preact-htm.js";
 import { canCreate, canWrite, currentResource, fieldLabel, resourceLabel, titleOf, writableFields } from "./schema.js";
 import { guardUrl, useStore, useUrl } from "./store.js";
-import { addTexts, t } from "./texts.js";
-import texts from "./texts_panel.js";
+import { t } from "./texts.js";
 import { Button, Dialog, toast } from "./ui.js";
-
-addTexts(texts);
 
 /** Focus the panel while it opens, and what had the focus before when it closes. */
 function usePanelFocus(element) {

@@ -6,12 +6,9 @@ import { findRow } from "./rows.js";
 import { canWrite, fieldLabel, titleOf } from "./schema.js";
 import { clearSelection, selection } from "./selection.js";
 import { useStore } from "./store.js";
-import { addTexts, hasText, t } from "./texts.js";
-import panelTexts from "./texts_panel.js";
+import { hasText, t } from "./texts.js";
 import { Banner, Button, Dialog, ErrorText, toast } from "./ui.js";
 import { pushUndo } from "./undo.js";
-
-addTexts(panelTexts); // those of undo
 
 const NAMES_SHOWN = 5;
 

@@ -68,7 +68,6 @@ export default {
     stale: "서버가 새 버전으로 바뀌었습니다. 저장하지 않은 내용을 저장한 뒤 새로 고치세요.",
     reload: "새로 고침",
     screen_failed: "이 화면에 오류가 생겼습니다. 다른 화면에 입력한 내용은 그대로 남아 있습니다.",
-    module_failed: "화면의 일부를 불러오지 못했습니다. 페이지를 새로 고쳐 주세요.",
   },
   en: {
     skip: "Skip to the content",
@@ -138,6 +137,5 @@ export default {
     stale: "The server has a new version. Save your changes, then reload the page.",
     reload: "Reload",
     screen_failed: "This screen has failed. What you typed in other screens is still there.",
-    module_failed: "A part of the page could not be loaded. Reload the page.",
   },
 };

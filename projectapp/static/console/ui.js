@@ -12,9 +12,7 @@ const ICONS = {
   command: "M3 4.5 6.5 8 3 11.5M8.5 12H13",
   check: "M3 8.5 6.5 12 13 4.5",
   more: "M3.5 8h.01M8 8h.01M12.5 8h.01",
-  down: "M4 6l4 4 4-4",
   up: "M4 10l4-4 4 4",
-  left: "M10 4 6 8l4 4",
   right: "M6 4l4 4-4 4",
   trash: "M3 4.5h10M6.5 4V2.5h3V4M4.5 4.5l.5 9h6l.5-9",
   copy: "M5.5 5.5h8v8h-8zM3 10.5h-.5v-8h8V3",
@@ -225,26 +223,4 @@ export function Boundary({ children }) {
     <span>${t("screen_failed")} <span class="detail" lang="en">${error.message}</span></span>
     <${Button} onClick=${reset}>${t("retry")}<//>
   <//>`;
-}
-
-/**
- * Return a component that loads its module when it is shown first: lazy(() => import(FILE), NAME).
- * The first load stays small.
- */
-export function lazy(load, name) {
-  let component = null;
-  return function Lazy(props) {
-    const [, setState] = useState(null);
-    useEffect(() => {
-      if (component) return;
-      load().then(
-        (module) => {
-          component = module[name];
-          setState("loaded");
-        },
-        () => toast({ kind: "error", text: t("module_failed") }),
-      );
-    }, []);
-    return component && html`<${Boundary}><${component} ...${props} /><//>`;
-  };
 }
