@@ -65,7 +65,8 @@ def static(version: str, name: str) -> Response:
         response.headers["Cache-Control"] = f"public, max-age={_MAX_AGE_SECONDS}, immutable"
     else:
         response.headers["Cache-Control"] = "no-cache"
-    return response.make_conditional(request)
+    response.make_conditional(request)
+    return response
 
 
 def _page_config() -> dict[str, Any]:
