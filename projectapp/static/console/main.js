@@ -1,6 +1,6 @@
 // The frame of the console: the header, the views, the panel, and what covers them.
 import { html, render, useLayoutEffect, useRef, useState } from "./preact-htm.js";
-import { ApiError, session } from "./api.js";
+import { ApiError, isOpen, session } from "./api.js";
 import { Charts } from "./charts.js";
 import { useCommands } from "./commands.js";
 import { feed, followPage } from "./feed_tabs.js";
@@ -13,7 +13,7 @@ import { Menu } from "./menu.js";
 import { Notices } from "./notices.js";
 import { Palette } from "./palette.js";
 import { Panel } from "./panel.js";
-import { canCreate, canRead, currentResource, curlCommand, resourceLabel, resources } from "./schema.js";
+import { canCreate, canRead, currentResource, listCommand, resourceLabel, resources } from "./schema.js";
 import { loadSession, signIn, takeTokenFromUrl } from "./session.js";
 import { SignIn } from "./sign_in.js";
 import { changeSettings, config, settings, useStore, useUrl } from "./store.js";
@@ -119,9 +119,8 @@ function Frame({ isSigningIn }) {
   const view = viewOf(state);
   // The screens do not wait for the answer to who is signed in: their requests do, if they must.
   // Once they are mounted they stay, also under the dialog to sign in.
-  const isOpen = ["open", "none"].includes(who.state);
-  const [isMounted, setMounted] = useState(isOpen || !isSigningIn);
-  if (isOpen && !isMounted) setMounted(true);
+  const [isMounted, setMounted] = useState(isOpen(who) || !isSigningIn);
+  if (isOpen(who) && !isMounted) setMounted(true);
 
   useLayoutEffect(() => {
     const root = document.documentElement;
@@ -165,7 +164,7 @@ function Frame({ isSigningIn }) {
           },
         ]
       : []),
-    { group: "do", label: t("copy_curl"), run: () => copyText(curlCommand(resource)) },
+    { group: "do", label: t("copy_curl"), run: () => copyText(listCommand(resource)) },
     { group: "do", label: t("help"), keys: "?", run: show("help") },
     ...[
       ["ko", "한국어"],

@@ -7,10 +7,9 @@ import help from "./texts_help.js";
 import list from "./texts_list.js";
 import live from "./texts_live.js";
 import panel from "./texts_panel.js";
-import undo from "./texts_undo.js";
 
 const all = { ko: {}, en: {} };
-for (const { ko, en } of [charts, errors, frame, help, list, live, panel, undo]) {
+for (const { ko, en } of [charts, errors, frame, help, list, live, panel]) {
   Object.assign(all.ko, ko);
   Object.assign(all.en, en);
 }

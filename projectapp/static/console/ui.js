@@ -48,14 +48,14 @@ export function Button({ kind = "", icon, label, class: extra = "", children, ..
 }
 
 /** A link that changes the URL's state: a plain click stays in the page, others open a tab. */
-export function Link({ to, reset, children, ...rest }) {
+export function Link({ to, children, ...rest }) {
   const [state] = useUrl();
   const follow = (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     event.preventDefault();
-    go(to, { reset });
+    go(to);
   };
-  const target = { ...(reset ? {} : state), ...to };
+  const target = { ...state, ...to };
   const href = urlOf(Object.fromEntries(Object.entries(target).filter(([, value]) => value)));
   return html`<a href=${href} onClick=${follow} ...${rest}>${children}</a>`;
 }
@@ -108,14 +108,13 @@ let lastToastId = 0;
 
 /**
  * Show a message at the edge of the page. kind: "info", "success" or "error". An error stays until
- * it is closed. `action` is {label, run}: its button, such as Undo. Returns how to remove it.
+ * it is closed. `action` is {label, run}: its button, such as Undo.
  */
 export function toast({ kind = "info", text, action, error }) {
   const id = ++lastToastId;
   const remove = () => toasts.set((current) => current.filter((item) => item.id !== id));
   toasts.set((current) => [...current.slice(-4), { id, kind, text, action, error, remove }]);
   if (kind !== "error") setTimeout(remove, TOAST_MS);
-  return remove;
 }
 
 export function Toasts() {
@@ -165,14 +164,8 @@ export function Time({ value, options }) {
 }
 
 /** A small label. kind: "", "on", "off", "warning" or "none" (for null). */
-export function Chip({ kind = "", children, onRemove, removeLabel }) {
-  return html`<span class=${`chip ${kind}`}>
-    ${children}
-    ${onRemove &&
-    html`<button type="button" aria-label=${removeLabel} onClick=${onRemove}>
-      <${Icon} name="close" />
-    </button>`}
-  </span>`;
+export function Chip({ kind = "", children }) {
+  return html`<span class=${`chip ${kind}`}>${children}</span>`;
 }
 
 /** The text of an empty screen, with what to do next as children. */
@@ -214,6 +207,17 @@ export async function copyText(text) {
     toast({ kind: "error", text: t("copy_failed") });
   }
 }
+
+/** Let the browser save a file: `parts` are texts, bytes and Blobs. */
+export function saveFile(parts, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob(parts));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+export const focusList = () => document.querySelector("[role=grid]")?.focus({ preventScroll: true });
 
 /** A failure in one screen leaves the other screens, and what was typed in them, alone. */
 export function Boundary({ children }) {
