@@ -79,7 +79,7 @@ def _page_config() -> dict[str, Any]:
         "resources": describe_resources(current_app),
         "max_content_length": config["MAX_CONTENT_LENGTH"],
         "docs": config["DOCS"],
-        "metrics": any(rule.rule == "/metrics" for rule in current_app.url_map.iter_rules()),
+        "metrics": config["METRICS"] != "off",
     }
 
 
