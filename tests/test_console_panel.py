@@ -222,6 +222,8 @@ def test_a_reader_without_the_write_scope_cannot_edit(signed_in, auth_headers):
     row = signed_in.create()
     token = auth_headers(scopes="projects:read")["Authorization"].removeprefix("Bearer ")
     signed_in.page.open(f"{signed_in.origin}/console?lang=en&id={row['id']}#token={token}")
+    session = "fetch('/console/session').then((response) => response.json())"
+    signed_in.page.wait_until(f"{session}.then((value) => value.scopes.length === 1)")
     signed_in.page("Page.reload")
     signed_in.sees(".panel-notices", "projects:write")
     assert signed_in.page.wait_for(f"{NAME}:disabled")
@@ -234,6 +236,8 @@ def test_an_administrator_with_projects_all_edits_the_row_of_another_caller(
     row = signed_in.create(name="base")
     token = auth_headers("root", "projects:all")["Authorization"].removeprefix("Bearer ")
     signed_in.page.open(f"{signed_in.origin}/console?lang=en&id={row['id']}#token={token}")
+    signed_in.click("dialog .accept")
+    signed_in.sees(".menu-button", "root")
     signed_in.type(NAME, "edited")
     signed_in.save()
     history = signed_in.api("GET", f"{PROJECTS}/{row['id']}/history")[2]["items"]
