@@ -9,8 +9,8 @@ const WIDTHS = {
   enum: 96,
   timestamp: 192,
   uuid: 96,
-  integer: 80,
-  number: 88,
+  integer: 96,
+  number: 104,
   object: 160,
   array: 128,
 };
