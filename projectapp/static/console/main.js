@@ -13,7 +13,7 @@ import { loadSession, signIn, takeTokenFromUrl } from "./session.js";
 import { SignIn } from "./sign_in.js";
 import { changeSettings, config, settings, useStore, useUrl } from "./store.js";
 import { t } from "./texts.js";
-import { Boundary, Button, copyText, Empty, ErrorText, Keys, lazy, Link, toast, Toasts } from "./ui.js";
+import { Boundary, Button, copyText, Empty, Keys, lazy, Link, toast, Toasts } from "./ui.js";
 import { undo } from "./undo.js";
 
 const Panel = lazy(() => import("./panel.js"), "Panel");
@@ -93,8 +93,7 @@ function Work({ resource, view, id }) {
     known.current = { caller, changes };
   }
   if (!canRead(resource)) {
-    const error = { status: 403, code: "insufficient_scope", scope: resource.scope_read };
-    return html`<${Empty} title=${t("error.403")}><${ErrorText} error=${error} /><//>`;
+    return html`<${Empty} title=${t("error.403")} text=${t("error.scope", { scope: resource.scope_read })} />`;
   }
   const label = resourceLabel(resource);
   // Another caller sees other rows. The panel stays: what was typed in it is not lost.
