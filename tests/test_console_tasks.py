@@ -141,7 +141,7 @@ def test_a_task_with_a_field_of_each_type_is_created_in_a_project_that_is_chosen
 
 
 def check_times_in_utc(console, task):
-    """Another zone of the settings changes how times are written and entered, in a form and a filter."""
+    """Another zone changes how times are written and entered, in a form and in a filter."""
     query = f"lang=en&resource=tasks&id={task['id']}&created_at[gte]=2026-01-01T00:00:05Z"
     console.page.open(f"{console.origin}/console?{query}")
     console.sees("[data-field=due_at] label", "GMT+9")
