@@ -1,5 +1,6 @@
 // The columns of a list, from the declaration of its resource.
 import { session } from "./api.js";
+import { REM_PX } from "./grid_window.js";
 import { titleField } from "./schema.js";
 
 const WIDTHS_REM = {
@@ -44,8 +45,8 @@ export function chosenColumns(resource, names) {
 
 const isTitle = (resource, field) => field.name === titleField(resource)?.name;
 
-/** Return the columns that fit into a width in rem. The title always stays, then flags and times. */
-export function fittingColumns(resource, fields, widthRem) {
+/** Return the columns that fit into a width in px. The title always stays, then flags and times. */
+export function fittingColumns(resource, fields, widthPx) {
   const rank = ({ name, type }) => {
     if (name === titleField(resource)?.name) return 0;
     if (type === "boolean" || type === "enum") return 1;
@@ -53,7 +54,7 @@ export function fittingColumns(resource, fields, widthRem) {
     return name === "version" ? 4 : 3;
   };
   const chosen = new Set();
-  let leftRem = widthRem;
+  let leftRem = widthPx / REM_PX;
   for (const field of fields.toSorted((a, b) => rank(a) - rank(b))) {
     leftRem -= columnWidth(resource, field);
     if (leftRem < 0 && chosen.size) break;

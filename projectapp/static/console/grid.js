@@ -3,7 +3,7 @@
 import { html, useLayoutEffect, useMemo, useRef, useState } from "./preact-htm.js";
 import { columnTemplate, fittingColumns } from "./columns.js";
 import { GapRow, Head, Row } from "./grid_rows.js";
-import { firstRow, REM_PX, ROW_PX, windowOf } from "./grid_window.js";
+import { firstRow, ROW_PX, windowOf } from "./grid_window.js";
 import { useKeys } from "./keys.js";
 import {
   canLoadEnd,
@@ -42,7 +42,7 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
   const gapIndex = hasGap(list) ? list.head.length : -1;
   const columnNames = columns.map(({ name }) => name).join();
   const [fields, template] = useMemo(() => {
-    const fitting = fittingColumns(resource, columns, (view.width - CHECKBOX_PX) / REM_PX);
+    const fitting = fittingColumns(resource, columns, view.width - CHECKBOX_PX);
     return [fitting, `${CHECKBOX_PX}px ${columnTemplate(resource, fitting)}`];
   }, [resource, columnNames, view.width]);
   const activeIndex = findIndex(list, active.id, active.index);
