@@ -146,7 +146,7 @@ function AsOf({ resource, id }) {
   };
   return html`<form class="as-of" onSubmit=${show}>
     <label>
-      ${t("history.as_of")} (${zoneName()})
+      ${t("history.as_of")} <small class="zone">${zoneName()}</small>
       <input class="input" type="datetime-local" step="1" value=${time} onInput=${(event) => setTime(event.target.value)} />
     </label>
     <button class="button">${t("history.show")}</button>

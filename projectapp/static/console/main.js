@@ -18,7 +18,7 @@ import { loadSession, signInByLink, takeTokenFromUrl } from "./session.js";
 import { OfferedSignIn, SignIn } from "./sign_in.js";
 import { changeSettings, config, settings, useStore, useUrl } from "./store.js";
 import { t } from "./texts.js";
-import { Boundary, Button, copyText, Empty, ErrorText, Keys, Link, toast, Toasts } from "./ui.js";
+import { Boundary, Button, copyText, Empty, Keys, Link, toast, Toasts } from "./ui.js";
 import { undo } from "./undo.js";
 
 const VIEWS = ["list", "live", "charts"];
@@ -95,8 +95,7 @@ function Work({ resource, view, id }) {
   }
   known.current.state = state;
   if (!canRead(resource)) {
-    const error = { status: 403, code: "insufficient_scope", scope: resource.scope_read };
-    return html`<${Empty} title=${t("error.403")}><${ErrorText} error=${error} /><//>`;
+    return html`<${Empty} title=${t("error.403")} text=${t("error.scope", { scope: resource.scope_read })} />`;
   }
   const label = resourceLabel(resource);
   // Another caller sees other rows. The panel stays after an expired sign-in, because it is often the

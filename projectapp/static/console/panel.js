@@ -179,7 +179,7 @@ function RowForm({ form, state, isDirty, mayWrite, submit, hidden }) {
     </div>
     ${mayWrite &&
     html`<footer class="panel-actions">
-      <button class="button primary" disabled=${isDeleted} aria-disabled=${isSaving} title="Ctrl+S">
+      <button class="button primary" disabled=${isDeleted} aria-disabled=${isSaving || (!isDirty && !form.isNew)} title="Ctrl+S">
         ${t(isSaving ? "panel.saving" : form.isNew ? "panel.create" : "save")}
       </button>
       ${isDirty && html`<${Button} onClick=${() => discard(form)}>${t("panel.discard")}<//>`}
