@@ -28,6 +28,7 @@ from projectapp import add_commands, create_app, database
 from projectapp.auth import jwks_client, token_admin
 from projectapp.devdb import DevPostgres, find_binaries
 from tests.browser import DevTools, Page, open_browser, open_page
+from tests.console import Console
 from tests.issuer import Issuer
 
 PROJECTS = "/api/v1/projects"
@@ -380,6 +381,29 @@ def browser(chromium: DevTools) -> Iterator[Page]:
     """A page of Chromium, which has no cookies."""
     with open_page(chromium) as page:
         yield page
+
+
+@pytest.fixture
+def console(browser: Page, server: GunicornServer, sql: Any) -> Iterator[Console]:
+    """The console without a sign-in. It is not open yet."""
+    console = Console(browser, server)
+    yield console
+    assert console.errors() == []
+
+
+@pytest.fixture(scope="session")
+def tokens_server(serve: Any) -> Iterator[GunicornServer]:
+    with serve(AUTH="tokens", METRICS="open") as running:
+        yield running
+
+
+@pytest.fixture
+def signed_in(browser: Page, tokens_server: GunicornServer, auth_headers: Any) -> Iterator[Console]:
+    """The list of the console, in which alice has signed in."""
+    console = Console(browser, tokens_server)
+    console.sign_in(auth_headers())
+    yield console
+    assert console.errors() == []
 
 
 @pytest.fixture

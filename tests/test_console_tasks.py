@@ -11,7 +11,7 @@ import pytest
 
 import config
 from tests.conftest import PROJECTS, parameters_of, url_of
-from tests.test_console_panel import SAVE, UNDO, Console
+from tests.console import CTRL, SAVE, UNDO, Console
 from tests.test_extending import GUIDE, apply_diff, replace_text
 
 pytestmark = pytest.mark.slow
@@ -97,9 +97,9 @@ def open_tasks(console):
 def choose_project(console, text):
     """Search a project by a part of its name, and choose it with Enter."""
     console.type(PARENT, text)
-    console.sees("#parent-choices [aria-selected=true]", text)
-    console.press("Enter", "Enter")
-    console.sees("[data-field=parent] .parent-row", text)
+    console.wait_for_text(text, "#parent-choices [aria-selected=true]")
+    console.press("Enter")
+    console.wait_for_text(text, "[data-field=parent] .parent-row")
 
 
 def test_a_task_with_a_field_of_each_type_is_created_in_a_project_that_is_chosen_by_name(console):
@@ -107,10 +107,10 @@ def test_a_task_with_a_field_of_each_type_is_created_in_a_project_that_is_chosen
         assert console.api("POST", PROJECTS, {"name": name})[0] == 201
     project = console.api("GET", f"{PROJECTS}?name=Website")[2]["items"][0]
     open_tasks(console)
-    console.click_text(".empty", "New")
+    console.click_text("New", ".empty")
     console.page.wait_for(PARENT)
     console.click(SAVE)
-    console.sees("[data-field=parent] .field-error", "Choose")
+    console.wait_for_text("Choose", "[data-field=parent] .field-error")
     choose_project(console, "Webs")
     console.type("#field-title", "First task")
     console.page.wait_for("#field-is_done", "click()")
@@ -123,10 +123,10 @@ def test_a_task_with_a_field_of_each_type_is_created_in_a_project_that_is_chosen
     console.type("#field-labels", '["웹", "a b"]')
     console.type("#field-extra", '{"big": 12345678901234567890}')
     console.click(SAVE)
-    console.sees("[data-field=priority] .field-error", "integer")
+    console.wait_for_text("integer", "[data-field=priority] .field-error")
     console.type("#field-priority", "-2")
     console.save()
-    console.page.wait_until("new URLSearchParams(location.search).get('id')?.length === 36")
+    console.wait_for_id()
     [task] = console.api("GET", TASKS)[2]["items"]
     due_at = console.page.run("new Date('2027-01-31T09:30:15').toISOString()")
     assert {**task, "due_at": task["due_at"][:19]} == {
@@ -170,21 +170,21 @@ def test_a_field_of_each_type_can_be_changed_cleared_and_restored(console):
 def test_the_palette_creates_a_task_and_shows_the_rows_that_were_open(console):
     assert console.api("POST", PROJECTS, {"name": "\u202eWebsite"})[0] == 201
     open_tasks(console)
-    console.press("k", "KeyK", ctrl=True)
+    console.press("k", modifiers=CTRL)
     console.type("dialog.palette input", "tasks: new")
-    console.sees("dialog.palette [aria-selected=true]", "Tasks: new")
-    console.press("Enter", "Enter")
+    console.wait_for_text("Tasks: new", "dialog.palette [aria-selected=true]")
+    console.press("Enter")
     choose_project(console, "Website")
-    console.sees("[data-field=parent]", "⟦U+202E⟧Website")
+    console.wait_for_text("⟦U+202E⟧Website", "[data-field=parent]")
     console.type("#field-title", "First task")
     console.save()
-    console.page.wait_until("new URLSearchParams(location.search).get('id')?.length === 36")
+    console.wait_for_id()
     # The project of a task opens from the task, and the task again from the palette.
     console.click(".row-facts .link-button")
-    console.sees(".panel-head", "⟦U+202E⟧Website")
-    console.press("k", "KeyK", ctrl=True)
+    console.wait_for_text("⟦U+202E⟧Website", ".panel-head")
+    console.press("k", modifiers=CTRL)
     console.type("dialog.palette input", "first")
-    console.sees("dialog.palette [aria-selected=true]", "First task")
-    console.press("Enter", "Enter")
-    console.sees(".panel-head", "First task")
+    console.wait_for_text("First task", "dialog.palette [aria-selected=true]")
+    console.press("Enter")
+    console.wait_for_text("First task", ".panel-head")
     assert console.value("#field-title") == "First task"
