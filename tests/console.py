@@ -1,10 +1,11 @@
 """The console in a page of Chromium, with the actions of a user and a second client of its API."""
 
+import base64
 import json
 import time
+from contextlib import contextmanager
 
-from tests import conftest
-
+PROJECTS = "/api/v1/projects"
 GRID = '[role="grid"]'
 ROW = ".grid-body [role=row]"
 NAME, DESCRIPTION, ATTRIBUTES = "#field-name", "#field-description", "#field-attributes"
@@ -27,6 +28,7 @@ class Console:
         screen = {"width": 1440, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         page("Emulation.setDeviceMetricsOverride", **screen)
         page("Browser.setDownloadBehavior", behavior="deny", **page.context)
+        self._handled_requests = set()
 
     @property
     def origin(self):
@@ -40,7 +42,7 @@ class Console:
 
     def write(self, method, path="", body=None):
         """Send a write to projects, which must succeed, and return the row."""
-        status, _, row = self.api(method, f"{conftest.PROJECTS}{path}", body)
+        status, _, row = self.api(method, f"{PROJECTS}{path}", body)
         assert status in (200, 201, 204), row
         return row
 
@@ -55,12 +57,12 @@ class Console:
 
     def row(self, row_id):
         """Return the current values of a row; None if it does not exist."""
-        status, _, row = self.api("GET", f"{conftest.PROJECTS}/{row_id}")
+        status, _, row = self.api("GET", f"{PROJECTS}/{row_id}")
         return row if status == 200 else None
 
     def rows(self):
         """Return the first 100 rows by name."""
-        return self.api("GET", f"{conftest.PROJECTS}?page_size=100&sort=name")[2]["items"]
+        return self.api("GET", f"{PROJECTS}?page_size=100&sort=name")[2]["items"]
 
     def wait_for_row(self, row_id, **values):
         """Wait until the stored row has these values."""
@@ -213,7 +215,7 @@ class Console:
 
     def stored_text(self, row_id):
         """Return a row as the server sends it to the page, with the digits of all numbers."""
-        script = f"fetch('{conftest.PROJECTS}/{row_id}').then((response) => response.text())"
+        script = f"fetch('{PROJECTS}/{row_id}').then((response) => response.text())"
         return self.page.run(script)
 
     def storage(self):
@@ -223,7 +225,48 @@ class Console:
     def has_draft(self):
         return self.page.run("Object.keys(sessionStorage).length > 0")
 
-    # What the page sent
+    # Requests of the page
+
+    @contextmanager
+    def hold_requests(self, path):
+        """Hold the requests whose URL contains `path`, until the block ends."""
+        pattern = path.replace("?", "\\?")  # A question mark stands for any character.
+        self.page("Fetch.enable", patterns=[{"urlPattern": f"*{pattern}*"}])
+        yield
+        self.page("Fetch.disable")
+
+    def wait_for_held_request(self, method):
+        """Wait until a request of this method is held, and return its id. Others pass."""
+        end = time.monotonic() + WAIT_SECONDS
+        while True:
+            for event in self.page.events:
+                request_id = event["params"].get("requestId")
+                is_held = event["method"] == "Fetch.requestPaused"
+                if not is_held or request_id in self._handled_requests:
+                    continue
+                if event["params"]["request"]["method"] == method:
+                    return request_id
+                self._handled_requests.add(request_id)
+                self.page("Fetch.continueRequest", requestId=request_id)
+            assert time.monotonic() < end, method
+            self.page.devtools.send("Target.getTargets", {})  # It reads the next events.
+            time.sleep(0.02)
+
+    def answer(self, method, status, body=None, **headers):
+        """Answer a held request, as the server or a proxy in front of it could."""
+        request_id = self.wait_for_held_request(method)
+        self._handled_requests.add(request_id)
+        headers = {"X-Request-ID": "held-1", **headers}
+        fields = [{"name": k.replace("_", "-"), "value": v} for k, v in headers.items()]
+        text = base64.b64encode(json.dumps(body or {}).encode()).decode()
+        response = {"responseCode": status, "responseHeaders": fields, "body": text}
+        self.page("Fetch.fulfillRequest", requestId=request_id, **response)
+
+    def let_pass(self, method):
+        """Let a held request reach the server."""
+        request_id = self.wait_for_held_request(method)
+        self._handled_requests.add(request_id)
+        self.page("Fetch.continueRequest", requestId=request_id)
 
     def requests(self, method):
         """Return the requests of this method, with lower-case headers."""

@@ -6,7 +6,7 @@ import pytest
 
 from tests import conftest
 from tests.conftest import PROJECTS
-from tests.console import FEED_IS_ON, NAME, Console
+from tests.console import FEED_IS_ON, NAME, SAVE, Console
 from tests.prometheus import Scrape, until_sample
 from tests.test_serving import until
 from tests.test_worker import WITHOUT_EPOLL
@@ -21,15 +21,6 @@ window.fetch = async (url, options) => {
   const response = await fetchNow(url, options);
   if (url.endsWith("/metrics")) window.metricsText = await response.clone().text();
   return response;
-};
-"""
-# Answers the first stream that resumes as a server does that does not keep its changes any more.
-ANSWER_410_ONCE = """
-const fetchNow = window.fetch;
-window.fetch = (url, options) => {
-  if (window.hasSent410 || !options.headers.has("Last-Event-ID")) return fetchNow(url, options);
-  window.hasSent410 = true;
-  return Promise.resolve(new Response('{"error": "cursor_gone"}', { status: 410 }));
 };
 """
 
@@ -138,125 +129,131 @@ def test_the_filter_mine_shows_only_changes_of_the_caller(signed_in, auth_header
 # The connection
 
 
-def test_changes_while_the_server_is_away_appear_once_and_in_order(
+def test_a_restart_of_the_server_keeps_the_form_and_loses_no_change(
     browser, serve, sql, monkeypatch
 ):
     with serve() as first:
         console = Console(browser, first)
-        console.open("view=live", FEED_IS_ON)
-        console.create("before")
+        row = console.create("before")
+        console.open(f"id={row['id']}&view=live", FEED_IS_ON)
+        console.type(NAME, "mine")
+        console.change(row, description="theirs")
         wait_for_titles(console, "before")
     browser.wait_for(".live-dot.lost")
     for name in ("b", "c"):
         sql("INSERT INTO projects (id, name) VALUES (gen_random_uuid(), %s)", name)
+    console.click(SAVE)
+    console.wait_for_text("The server cannot be reached", ".panel-notices")
+    assert console.value(NAME) == "mine"
     monkeypatch.setattr(conftest, "free_port", lambda: first.port)
     with serve() as console.server:
         browser.wait_for(FEED_IS_ON)
-        console.create("after")
-        wait_for_titles(console, "after", "c", "b", "before")
+        wait_for_titles(console, "c", "b", "before")
+        assert console.value(NAME) == "mine"
+        console.save()
+        console.wait_for_row(row["id"], name="mine", description="theirs", version=3)
+        wait_for_titles(console, "mine", "c", "b", "before")
+    assert console.errors() == []
 
 
-def test_a_feed_that_lost_changes_reads_the_list_again_and_says_so(browser, serve, sql):
-    browser("Page.addScriptToEvaluateOnNewDocument", source=ANSWER_410_ONCE)
-    with serve() as server:
-        console = Console(browser, server)
-        row = console.create("before")
-        console.open("", FEED_IS_ON)
-        browser.wait_for(f"#row-{row['id']}")
+def test_a_feed_that_lost_changes_reads_the_list_again_and_says_so(console):
+    row = console.create("before")
+    cursor_gone = {"error": "cursor_gone"}
+    with console.hold_requests(f"{PROJECTS}/changes"):
+        console.open("", ".live-dot")
+        console.let_pass("GET")
+        console.page.wait_for(FEED_IS_ON)
+        console.page.wait_for(f"#row-{row['id']}")
         console.change(row, name="changed")
-        browser.wait_for(".mark-changed")
-        server.process.send_signal(signal.SIGHUP)  # It ends the streams of the old workers.
-        browser.wait_until("window.hasSent410 === true")
-        browser.wait_until("!document.querySelector('.mark-changed')")
-        browser.run("document.querySelector('.views a:nth-child(2)').click()")
-        console.wait_for_text("not kept any more", ".live-gap")
-        browser.wait_for(FEED_IS_ON)
-        console.create("after")
-        until(lambda: "after" in console.texts(".live-title"))
+        console.page.wait_for(".mark-changed")
+        # The stream of the old workers ends, and the server does not keep the changes since then.
+        console.server.process.send_signal(signal.SIGHUP)
+        console.answer("GET", 410, cursor_gone)
+        console.wait_until_gone(".mark-changed")
+        console.let_pass("GET")
+        console.page.wait_for(FEED_IS_ON)
+    console.click(".views a:nth-child(2)")
+    console.wait_for_text("not kept any more", ".live-gap")
+    console.create("after")
+    until(lambda: "after" in console.texts(".live-title"))
 
 
-def test_a_server_without_streams_is_asked_every_few_seconds(browser, serve, sql, tmp_path):
-    (tmp_path / "conf.py").write_text(WITHOUT_EPOLL)
-    with serve("-c", str(tmp_path / "conf.py")) as server:
-        console = Console(browser, server)
-        console.open("view=live", FEED_IS_ON)
-        console.create("a")
-        wait_for_titles(console, "a")
-        console.create("b")
-        wait_for_titles(console, "b", "a")
+@pytest.fixture(scope="module")
+def small_server(serve, tmp_path_factory):
+    """A server that keeps no streams open and has no metrics."""
+    path = tmp_path_factory.mktemp("small") / "conf.py"
+    path.write_text(WITHOUT_EPOLL)
+    with serve("-c", str(path), METRICS="off") as server:
+        yield server
 
 
-def test_eight_tabs_share_one_stream_and_go_on_when_its_tab_closes(browser, serve, sql):
-    with serve(METRICS="open") as server:
-        tabs = [Console(browser, server)]
-        tabs += [Console(browser.new_page(), server) for _ in range(TABS - 1)]
-        for tab in tabs:
-            tab.open("view=live", FEED_IS_ON)
-        streams = ("projectapp_streams", {"kind": "event_stream"})
-        until_sample(server, lambda n: n == 1, streams[0], **streams[1])
-        tabs[0].create("to all")
-        for tab in tabs:
-            wait_for_titles(tab, "to all")
-        browser("Page.close")  # The first tab was the first to ask for the lock.
-        tabs[0].create("to the others")
-        for tab in tabs[1:]:
-            wait_for_titles(tab, "to the others", "to all")
-            row_count = f"fetch('{PROJECTS}').then((r) => r.json()).then((page) => page.total)"
-            assert tab.page.run(row_count) == 2
-        until_sample(server, lambda n: n == 1, streams[0], **streams[1])
+def test_a_server_without_streams_is_asked_every_few_seconds(browser, small_server, sql):
+    console = Console(browser, small_server)
+    console.open("view=live", FEED_IS_ON)
+    console.create("a")
+    wait_for_titles(console, "a")
+    console.create("b")
+    wait_for_titles(console, "b", "a")
+
+
+def test_eight_tabs_share_one_stream_and_go_on_when_its_tab_closes(console):
+    tabs = [console, *(Console(console.page.new_page(), console.server) for _ in range(TABS - 1))]
+    for tab in tabs:
+        tab.open("view=live", FEED_IS_ON)
+    streams = ("projectapp_streams", {"kind": "event_stream"})
+    until_sample(console.server, lambda n: n == 1, streams[0], **streams[1])
+    console.create("to all")
+    for tab in tabs:
+        wait_for_titles(tab, "to all")
+    console.page("Page.close")  # The first tab was the first to ask for the lock.
+    console.create("to the others")
+    for tab in tabs[1:]:
+        wait_for_titles(tab, "to the others", "to all")
+        row_count = f"fetch('{PROJECTS}').then((r) => r.json()).then((page) => page.total)"
+        assert tab.page.run(row_count) == 2
+    until_sample(console.server, lambda n: n == 1, streams[0], **streams[1])
 
 
 # Charts
 
 
-def test_the_tables_of_the_charts_have_the_numbers_of_metrics(browser, serve, sql):
-    browser("Page.addScriptToEvaluateOnNewDocument", source=KEEP_METRICS)
-    with serve(METRICS="open") as server:
-        console = Console(browser, server)
-        console.create("a")
-        server.request("GET", "/missing")
-        console.open("view=charts", FEED_IS_ON)
-        browser.wait_for('.chart tr[data-name="404"] .chart-value')
+def test_the_tables_of_the_charts_have_the_numbers_of_metrics(console):
+    page = console.page
+    page("Page.addScriptToEvaluateOnNewDocument", source=KEEP_METRICS)
+    console.create("a")
+    console.api("GET", "/missing")
+    console.open("view=charts", '.chart tr[data-name="404"] .chart-value')
 
-        def is_equal():
-            shown, metrics = metric_rows(browser)
-            expected = {
-                "in_use": metrics.sum("projectapp_database_connections", state="in_use"),
-                "idle": metrics.sum("projectapp_database_connections", state="idle"),
-                "max": metrics.sum("projectapp_database_connections_max"),
-                "event_stream": metrics.sum("projectapp_streams", kind="event_stream"),
-                "streams_max": metrics.sum("projectapp_streams_max"),
-                **{
-                    status: metrics.sum(
-                        "projectapp_http_request_duration_seconds_count", status=status
-                    )
-                    for status in ("200", "201", "404")
-                },
-            }
-            numbers = {name: shown.get(name, "").replace(",", "") for name in expected}
-            is_right = numbers == {name: f"{value:.0f}" for name, value in expected.items()}
-            return is_right and expected["404"] >= 1 and shown["projects"] == "1"
+    def is_equal():
+        shown, metrics = metric_rows(page)
+        requests = "projectapp_http_request_duration_seconds_count"
+        expected = {
+            "in_use": metrics.sum("projectapp_database_connections", state="in_use"),
+            "idle": metrics.sum("projectapp_database_connections", state="idle"),
+            "max": metrics.sum("projectapp_database_connections_max"),
+            "event_stream": metrics.sum("projectapp_streams", kind="event_stream"),
+            "streams_max": metrics.sum("projectapp_streams_max"),
+            **{status: metrics.sum(requests, status=status) for status in ("200", "201", "404")},
+        }
+        numbers = {name: shown.get(name, "").replace(",", "") for name in expected}
+        is_right = numbers == {name: f"{value:.0f}" for name, value in expected.items()}
+        return is_right and expected["404"] >= 1 and shown["projects"] == "1"
 
-        until(is_equal)
-        browser.wait_for(".chart-plot path[d^=M]")
-        rate_rows = ".chart:first-child tbody td:nth-child(2)"
-        browser.wait_until(f"document.querySelectorAll('{rate_rows}').length >= 2")
+    until(is_equal)
+    page.wait_for(".chart-plot path[d^=M]")
+    rate_rows = ".chart:first-child tbody td:nth-child(2)"
+    page.wait_until(f"document.querySelectorAll('{rate_rows}').length >= 2")
 
 
-def test_charts_without_metrics_say_so_and_show_the_rows(browser, serve, sql):
-    with serve(METRICS="off") as server:
-        console = Console(browser, server)
-        console.create("a")
-        console.open("view=charts", FEED_IS_ON)
-        console.wait_for_text("METRICS=off", ".charts")
-        console.wait_for_texts('tr[data-name="projects"] .chart-value', "1")
+def test_charts_without_metrics_say_so_and_show_the_rows(browser, small_server, sql):
+    console = Console(browser, small_server)
+    console.create("a")
+    console.open("view=charts", FEED_IS_ON)
+    console.wait_for_text("METRICS=off", ".charts")
+    console.wait_for_texts('tr[data-name="projects"] .chart-value', "1")
 
 
-def test_charts_of_a_token_without_the_scope_name_the_scope(browser, serve, sql, auth_headers):
-    with serve(AUTH="tokens") as server:
-        token = auth_headers()["Authorization"].removeprefix("Bearer ")
-        console = Console(browser, server)
-        url = f"http://localhost:{server.port}/console?lang=en&view=charts#token={token}"
-        browser.open(url)
-        console.wait_for_text("metrics:read", ".charts")
-        console.wait_for_texts('tr[data-name="projects"] .chart-value', "0")
+def test_charts_of_a_token_without_the_scope_name_the_scope(signed_in):
+    signed_in.open("view=charts", ".charts")
+    signed_in.wait_for_text("metrics:read", ".charts")
+    signed_in.wait_for_texts('tr[data-name="projects"] .chart-value', "0")

@@ -7,9 +7,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tests import conftest
 from tests.conftest import PROJECTS
-from tests.console import ATTRIBUTES, CTRL, DESCRIPTION, NAME, SAVE, UNDO, Console
+from tests.console import ATTRIBUTES, CTRL, DESCRIPTION, NAME, SAVE, UNDO
 
 pytestmark = pytest.mark.slow
 
@@ -272,21 +271,6 @@ def test_an_expired_sign_in_keeps_the_form_and_saves_it_after_the_sign_in(
     assert not signed_in.has_draft()
 
 
-def test_a_restart_of_the_server_keeps_the_form(browser, serve, sql, monkeypatch):
-    with serve() as first:
-        console = Console(browser, first)
-        row = console.create(name="base")
-        console.open_row(row["id"])
-        console.type(NAME, "mine")
-    console.click(SAVE)
-    console.wait_for_text("The server cannot be reached", ".panel-notices")
-    assert console.value(NAME) == "mine"
-    monkeypatch.setattr(conftest, "free_port", lambda: first.port)
-    with serve() as console.server:
-        console.save()
-        console.wait_for_row(row["id"], name="mine")
-
-
 def test_a_reload_warns_and_brings_the_unsaved_text_back_without_a_token(signed_in):
     row = signed_in.create(name="base", attributes={"n": 1})
     page = signed_in.page
@@ -521,17 +505,3 @@ def test_the_keys_of_the_panel_open_edit_show_the_history_and_return_to_the_row(
     console.press("Escape")
     console.wait_until_gone(".panel")
     page.wait_until("document.activeElement.getAttribute('role') === 'grid'")
-
-
-def test_signing_out_removes_the_drafts(signed_in):
-    row = signed_in.create(name="base")
-    page = signed_in.page
-    signed_in.open_row(row["id"])
-    signed_in.type(NAME, "mine")
-    assert "mine" in page.run("JSON.stringify(sessionStorage)")
-    page.run(
-        "import(document.querySelector('script[type=module]').src.replace('main.js', 'session.js'))"
-        ".then((module) => module.signOut())"
-    )
-    page.wait_for("dialog.sign-in")
-    assert not signed_in.has_draft()

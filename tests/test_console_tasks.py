@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 
+import psycopg2
 import pytest
 
 import config
-from tests.conftest import PROJECTS, parameters_of, url_of
+from tests.conftest import PROJECTS, copy_application, parameters_of, url_of
 from tests.console import CTRL, SAVE, UNDO, Console
 from tests.test_extending import GUIDE, apply_diff, replace_text
 
@@ -37,14 +38,15 @@ FIELDS = """
 TICKET = "01900000-0000-7000-8000-000000000000"
 
 
-@pytest.fixture
-def tasks_app(app_copy, sql, direct_url):
-    """A copy of the application with tasks, and the URL of its migrated database."""
-    folder = app_copy / "projectapp" / "tasks"
+@pytest.fixture(scope="module")
+def tasks_server(serve, app, direct_url, tmp_path_factory):
+    """A server of a copy of the application with tasks, and the URL of its migrated database."""
+    copy = copy_application(tmp_path_factory.mktemp("tasks"))
+    folder = copy / "projectapp" / "tasks"
     if not folder.exists():
         shutil.copytree(config.ROOT / "examples" / "tasks", folder)
         for diff in re.findall(r"^```diff\n(.*?)^```", GUIDE, re.M | re.S):
-            apply_diff(app_copy / "projectapp" / "__init__.py", diff)
+            apply_diff(copy / "projectapp" / "__init__.py", diff)
     replace_text(folder / "models.py", "\n    search: Mapped", f"{COLUMNS}\n    search: Mapped")
     replace_text(
         folder / "models.py",
@@ -56,27 +58,35 @@ def tasks_app(app_copy, sql, direct_url):
     replace_text(folder / "schemas.py", "import Integer,", "import Integer, JSONObject,")
     replace_text(folder / "schemas.py", "import Length", "import Length, OneOf")
     name = f"test_console_tasks_{os.getpid()}"
-    sql(f"CREATE DATABASE {name}")
     url = url_of({**parameters_of(direct_url), "dbname": name})
     settings = config.Config.declared_settings()
     environ = {name: value for name, value in os.environ.items() if name not in settings}
     environ |= {"APP_ENV": "testing", "DATABASE_URL": url}
+    run_sql(direct_url, f"CREATE DATABASE {name}")
     for arguments in (("upgrade",), ("migrate", "-m", "create tasks"), ("upgrade",)):
         subprocess.run(
-            [sys.executable, "-m", "flask", "db", *arguments],
-            cwd=app_copy,
-            env=environ,
-            check=True,
+            [sys.executable, "-m", "flask", "db", *arguments], cwd=copy, env=environ, check=True
         )
-    yield app_copy, url
-    sql(f"DROP DATABASE {name} WITH (FORCE)")
+    with serve(cwd=copy, DATABASE_URL=url, MIGRATIONS_DATABASE_URL="") as server:
+        yield server, url
+    run_sql(direct_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def run_sql(url, statement):
+    connection = psycopg2.connect(**parameters_of(url))
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+    connection.close()
 
 
 @pytest.fixture
-def console(browser, serve, tasks_app):
-    folder, url = tasks_app
-    with serve(cwd=folder, DATABASE_URL=url, MIGRATIONS_DATABASE_URL="") as server:
-        yield Console(browser, server)
+def console(browser, tasks_server):
+    server, url = tasks_server
+    run_sql(url, "DELETE FROM tasks; DELETE FROM projects")
+    console = Console(browser, server)
+    yield console
+    assert console.errors() == []
 
 
 def set_value(console, selector, value):
