@@ -140,7 +140,7 @@ function FailedLine({ failure: { record, errors }, isDone, text, onChange }) {
       id=${id}
       class="input code"
       rows=${Math.min(4, text.split("\n").length)}
-      spellcheck="false"
+      spellcheck=${false}
       readonly=${!isDone}
       aria-describedby=${`${id}-errors`}
       value=${text}

@@ -54,7 +54,7 @@ export function SignIn() {
           class="input code"
           type="password"
           autocomplete="current-password"
-          spellcheck="false"
+          spellcheck=${false}
           data-autofocus
           aria-invalid=${message ? "true" : undefined}
           aria-describedby="sign-in-message"
