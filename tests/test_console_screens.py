@@ -208,6 +208,7 @@ class Walk(Console):
         self.page.run("document.querySelector(':popover-open').hidePopover()")
 
     def close_dialog(self):
+        self.page.wait_for("dialog:modal")
         self.press("Escape", "Escape")
         self.page.wait_until("!document.querySelector('dialog')")
 
