@@ -57,7 +57,7 @@ CHECK_NARROW = """
     return ![0.1, 0.5, 0.9].some((part) => {
       const x = left + part * (right - left);
       const hit = document.elementFromPoint(x, top + part * (bottom - top));
-      return hit && (area.contains(hit) || hit.contains(element) || hit.closest(".toast"));
+      return hit && (area.contains(hit) || hit.closest(".toast"));
     });
   };
   for (const element of controls.filter(({ tabIndex }) => tabIndex >= 0)) {
