@@ -13,8 +13,18 @@ TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 COLOR_RULES = ["color-contrast", "link-in-text-block"]
 MIN_TARGET_PX = 24  # WCAG 2.2, 2.5.8
 
+# axe cannot see which colour is behind the text of a dialog or a popover, because it knows no top
+# layer. So what is under them is hidden, if `hidesPage` is true.
 RUN_AXE = """
-axe.run({options}).then(({{ violations }}) =>
+((options, hidesPage) => {{
+  const sheet = new CSSStyleSheet();
+  const top = ":modal, :popover-open";
+  if (hidesPage && document.querySelector(top)) {{
+    sheet.replaceSync(`body {{ visibility: hidden }} ${{top}} {{ visibility: visible }}`);
+  }}
+  document.adoptedStyleSheets.push(sheet);
+  return axe.run(options).finally(() => document.adoptedStyleSheets.pop());
+}})({options}, {hides_page}).then(({{ violations }}) =>
   violations.flatMap(({{ id, nodes }}) =>
     nodes.map(({{ target, failureSummary: summary }}) => `${{id}}: ${{target}}: ${{summary}}`),
   ),
@@ -81,15 +91,23 @@ CHECK_NARROW = """
 """.replace("MIN_TARGET_PX", str(MIN_TARGET_PX))
 
 
-def run_axe(page: Page, rules: list[str] | None = None) -> list[str]:
-    """Return the violations of these rules, by default of all rules with TAGS."""
+def run_axe(page: Page) -> list[str]:
+    """Return the violations of all rules with TAGS that do not depend on colours."""
+    rules = {name: {"enabled": False} for name in COLOR_RULES}
+    return _run(page, hides_page=False, runOnly={"type": "tag", "values": TAGS}, rules=rules)
+
+
+def run_axe_on_colors(page: Page) -> list[str]:
+    """Return the violations of the rules that depend on colours."""
+    return _run(page, hides_page=True, runOnly={"type": "rule", "values": COLOR_RULES})
+
+
+def _run(page: Page, *, hides_page: bool, **options: Any) -> list[str]:
     if not page.run("'axe' in window"):
         page.run(read_axe())
-    run_only: dict[str, Any] = {"type": "tag", "values": TAGS}
-    if rules:
-        run_only = {"type": "rule", "values": rules}
-    options = {"runOnly": run_only, "resultTypes": ["violations"], "preload": False}
-    result: list[str] = page.run(RUN_AXE.format(options=json.dumps(options)))
+    options |= {"resultTypes": ["violations"], "preload": False}
+    script = RUN_AXE.format(options=json.dumps(options), hides_page=json.dumps(hides_page))
+    result: list[str] = page.run(script)
     return result
 
 

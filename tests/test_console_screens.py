@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import config
-from tests.accessibility import COLOR_RULES, check_narrow, run_axe
+from tests.accessibility import check_narrow, run_axe, run_axe_on_colors
 from tests.conftest import PROJECTS
 from tests.test_console_panel import ATTRIBUTES, DESCRIPTION, NAME, SAVE, Console
 
@@ -30,7 +30,7 @@ DOCUMENT_WIDTH = 1200  # wide pictures in documents, whose text stays readable t
 HEIGHTS = {1440: 900, DOCUMENT_WIDTH: 750, 360: 740}  # of pictures, by their width
 WIDE, NARROW = (1440, 900), (320, 640)
 WEBP_QUALITY = 70
-LANGUAGES = ("en", "ko")
+LANGUAGES, THEMES = ("en", "ko"), ("light", "dark")
 POPOVER = ".popover:popover-open"
 
 WRITER = "projects:read,projects:write,projects:all,metrics:read"
@@ -166,11 +166,11 @@ class Walk(Console):
         for language in LANGUAGES:
             if language != LANGUAGES[0]:
                 self.set_language(language)
-            for theme, rules in (("light", None), ("dark", COLOR_RULES)):
+            self.note(f"{screen}, {language}", run_axe(self.page))
+            for theme in THEMES:
                 self.set_theme(theme)
                 self.page.run(SETTLED)
-                where = f"{screen}, {language}, {theme}"
-                self.note(where, run_axe(self.page, rules))
+                self.note(f"{screen}, {language}, {theme}", run_axe_on_colors(self.page))
                 for width in HEIGHTS:
                     self.take_picture(f"{screen}-{language}-{theme}-{width}.webp", width)
         # These checks move the focus and scroll, so they come after all pictures.

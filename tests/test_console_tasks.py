@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import config
-from tests.accessibility import run_axe
+from tests.accessibility import run_axe, run_axe_on_colors
 from tests.conftest import PROJECTS, parameters_of, url_of
 from tests.test_console_panel import SAVE, UNDO, Console
 from tests.test_extending import GUIDE, apply_diff, replace_text
@@ -114,7 +114,7 @@ def test_a_task_with_a_field_of_each_type_is_created_in_a_project_that_is_chosen
     console.sees("[data-field=parent] .field-error", "Choose")
     console.type(PARENT, "Webs")
     console.sees("#parent-choices [aria-selected=true]", "Website")
-    assert run_axe(console.page) == []
+    assert run_axe(console.page) + run_axe_on_colors(console.page) == []
     choose_project(console, "Webs")
     console.type("#field-title", "First task")
     console.page.wait_for("#field-is_done", "click()")
@@ -128,7 +128,7 @@ def test_a_task_with_a_field_of_each_type_is_created_in_a_project_that_is_chosen
     console.type("#field-extra", '{"big": 12345678901234567890}')
     console.click(SAVE)
     console.sees("[data-field=priority] .field-error", "integer")
-    assert run_axe(console.page) == []
+    assert run_axe(console.page) + run_axe_on_colors(console.page) == []
     console.type("#field-priority", "-2")
     console.save()
     console.page.wait_until("new URLSearchParams(location.search).get('id')?.length === 36")

@@ -68,7 +68,7 @@ export function SignIn() {
     ${takesTokens &&
     !isAgain &&
     html`<p class="muted">${t("token_help")}</p>
-      <pre class="code" tabindex="0" aria-label=${t("token_help")}><code>${tokenCommand()}</code></pre>`}
+      <pre class="code" tabindex="0" role="group" aria-label=${t("token_help")}><code>${tokenCommand()}</code></pre>`}
     <p class="sign-in-foot">
       <span class="muted">projectapp ${config.version}</span>
       <${Button} kind="quiet" lang=${other} onClick=${() => changeSettings({ language: other })}>
