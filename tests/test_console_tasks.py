@@ -11,6 +11,7 @@ import psycopg2
 import pytest
 
 import config
+from tests.accessibility import run_axe, run_axe_on_colors
 from tests.conftest import PROJECTS, copy_application, parameters_of, url_of
 from tests.console import CTRL, SAVE, UNDO, Console
 from tests.test_extending import GUIDE, apply_diff, replace_text
@@ -122,6 +123,9 @@ def test_a_task_with_a_field_of_each_type_is_created_in_a_project_that_is_chosen
     console.page.wait_for(PARENT)
     console.click(SAVE)
     console.wait_for_text("Choose", "[data-field=parent] .field-error")
+    console.type(PARENT, "Webs")
+    console.wait_for_text("Website", "#parent-choices [aria-selected=true]")
+    assert run_axe(console.page) + run_axe_on_colors(console.page) == []
     choose_project(console, "Webs")
     console.type("#field-title", "First task")
     console.page.wait_for("#field-is_done", "click()")
@@ -135,6 +139,7 @@ def test_a_task_with_a_field_of_each_type_is_created_in_a_project_that_is_chosen
     console.type("#field-extra", '{"big": 12345678901234567890}')
     console.click(SAVE)
     console.wait_for_text("integer", "[data-field=priority] .field-error")
+    assert run_axe(console.page) + run_axe_on_colors(console.page) == []
     console.type("#field-priority", "-2")
     console.save()
     console.wait_for_id()

@@ -116,7 +116,7 @@ function valueInput(group, state, label) {
   if (group.type === "object") {
     return html`<label class="field">
       <span>${t("filter.contains", { field: label })}</span>
-      <textarea name=${group.name} rows="3" spellcheck="false" placeholder=${'{"team": "core"}'} value=${value} />
+      <textarea name=${group.name} rows="3" spellcheck=${false} placeholder=${'{"team": "core"}'} value=${value} />
     </label>`;
   }
   const isNumber = ["integer", "number"].includes(group.type);

@@ -99,7 +99,7 @@ export function Panel({ resource, id }) {
     ? t("new_row", { resource: resourceLabel(resource) })
     : state.base
       ? titleOf(resource, state.base.row)
-      : resourceLabel(resource);
+      : `${resourceLabel(resource)} ${id.slice(0, 8)}`;
   useEffect(() => {
     if (state.base) rememberRow({ resource: resource.name, id, title });
   }, [id, state.base, title]);
