@@ -4,7 +4,7 @@ import { InputError, isJson, isText, sizesOf } from "./form_values.js";
 import { html, useEffect, useRef } from "./preact-htm.js";
 import { fieldLabel } from "./schema.js";
 import { settings, useStore } from "./store.js";
-import { t } from "./texts.js";
+import { hasText, t } from "./texts.js";
 import { Chip, Time } from "./ui.js";
 import { invisibleCodes, visibleLines } from "./visible_text.js";
 
@@ -19,6 +19,12 @@ export function invisibleParts(text) {
   if (text !== "" && text.trim() === "") return [t("field.only_spaces")];
   const codes = invisibleCodes(text);
   return codes.length ? [t("field.invisible", { codes: codes.slice(0, 4).join(", ") })] : [];
+}
+
+/** What a field means: a text of the console, or the description in the API. */
+function Hint({ field: { name, description } }) {
+  const key = `hint.${name}`;
+  return hasText(key) ? html`<span>${t(key)}</span>` : html`<span lang="en">${description}</span>`;
 }
 
 function Size({ size: { key, size, limit } }) {
@@ -141,7 +147,7 @@ export function FieldInput({ field, input, original, error, isChanged, disabled,
       aria-describedby=${`${id}-hints${error ? ` ${id}-error` : ""}`}
     />
     <div class="field-hints" id=${`${id}-hints`}>
-      ${field.description && html`<span lang="en">${field.description}</span>`}
+      ${field.description && html`<${Hint} field=${field} />`}
       ${time && !Number.isNaN(time.getTime()) && html`<span class="data">${time.toISOString()} (UTC)</span>`}
       ${warnings.map((text) => html`<span class="warning-text">${text}</span>`)}
       ${sizes.length > 0 &&
@@ -151,7 +157,8 @@ export function FieldInput({ field, input, original, error, isChanged, disabled,
     html`<div class="field-error" id=${`${id}-error`} role="alert">
       ${error instanceof InputError
         ? t(`input.${error.key}`, error.values)
-        : error.map((text) => html`<p lang="en">${text}</p>`)}
+        : html`<p>${t("input.refused")}</p>
+            ${error.map((text) => html`<p lang="en">${text}</p>`)}`}
     </div>`}
   </div>`;
 }

@@ -2,7 +2,7 @@
 export default {
   ko: {
     "undo.done": "되돌렸습니다: {label}",
-    "undo.changed": "그사이 다시 바뀌어서 되돌리지 못했습니다: {label}",
+    "undo.changed": "그사이 다시 변경되어 되돌리지 못했습니다: {label}",
     "undo.failed": "되돌리지 못했습니다: {label}",
   },
   en: {
