@@ -1,14 +1,18 @@
 """The console's sign-in in Chromium: which pages can make the browser use its cookie."""
 
 import json
+import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+import config
 from faults.processes import free_port
 from projectapp.auth import session_cookie
 from tests.conftest import PROJECTS
+from tests.issuer import EC
 
 pytestmark = pytest.mark.slow
 
@@ -243,6 +247,43 @@ def test_on_plain_http_off_localhost_nobody_can_sign_in(service, browser, token)
     assert not browser.run("isSecureContext")
     assert fetch(browser, SESSION, "POST", Authorization=f"Bearer {token}") == 403
     assert browser("Network.getCookies", urls=[origin])["cookies"] == []
+
+
+def test_a_front_end_signs_its_user_in_as_the_page_of_identity_providers_says(
+    serve, issuer, other_origins, browser, sql
+):
+    guide = (config.ROOT / "docs" / "identity-providers.md").read_text()
+    blocks = re.findall(r"```js\n(.*?)```", guide, re.S)
+    [code] = [block for block in blocks if "/console" in block]
+    issuer.published_keys = {"signing-key": EC}
+    settings = {"JWT_ISSUER": f"{issuer.url}/auth/v1", "JWT_AUDIENCE": "authenticated"}
+    user = {"sub": "ann", "iss": settings["JWT_ISSUER"], "aud": settings["JWT_AUDIENCE"]}
+
+    def press_button():
+        """Run the code of the guide on the front end, and return the URL that it opens."""
+        user["exp"] = int(time.time()) + 3600
+        token = issuer.token("signing-key", "ES256", **user)
+        session = json.dumps({"data": {"session": {"access_token": token}}})
+        return browser.run(
+            f"(async () => {{ let opened; const open = (url) => {{ opened = url; }};"
+            f" const supabase = {{auth: {{getSession: async () => ({session})}}}};"
+            f" {code} return opened; }})()"
+        ).replace("https://YOUR_API", f"http://localhost:{server.port}")
+
+    with serve(**{**issuer.settings, **settings}) as server:
+        browser.open(other_origins[0])
+        console = browser.new_page()
+        console.open(press_button().replace("/console#", "/console?lang=en&id=new#"))
+        console.wait_for("#field-name", "focus()")
+        assert "token" not in console.run("location.href")
+        console("Input.insertText", text="Typed before the sign-in expired")
+        console("Network.clearBrowserCookies")  # as the browser does at the token's `exp`
+        console.run("document.querySelector('.panel-actions .primary').click()")
+        console.wait_for("dialog.sign-in")
+        browser.new_page().open(press_button())
+        console.wait_for(".toast.success")
+    rows = sql("SELECT name, owner FROM projects")
+    assert rows == [("Typed before the sign-in expired", "ann")]
 
 
 @pytest.mark.parametrize("prefix", ["", "/backend"])
