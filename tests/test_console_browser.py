@@ -114,6 +114,20 @@ def test_the_console_itself_reads_and_writes_by_the_cookie_which_no_script_can_r
     assert fetch(second, f"{PROJECTS}/{project_id}", "DELETE") == 204
 
 
+def test_a_sign_in_whose_cookie_the_browser_drops_shows_a_message(service, browser, token):
+    _, origin = service
+    browser.open(f"{origin}{CONSOLE}?lang=en")
+    browser.wait_for("dialog input[type=password]", f"value = '{token}'")
+    # The server's response, whose cookie the browser drops.
+    browser.run(
+        "{ const send = fetch; window.fetch = (url, options) => options.method === 'POST'"
+        " ? Promise.resolve(new Response(null, {status: 204})) : send(url, options); }"
+    )
+    browser.run("document.querySelector('dialog button[type=submit]').click()")
+    message = "document.querySelector('#sign-in-message').textContent"
+    browser.wait_until(f"{message}.includes('did not keep the cookie')")
+
+
 def test_signing_out_works_in_all_tabs(service, browser, token):
     _, origin = service
     sign_in(browser, origin, token)
