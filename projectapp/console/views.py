@@ -25,7 +25,7 @@ bp = Blueprint("console", __name__)
 
 FOLDER = Path(__file__).parents[1] / "static" / "console"
 _MAX_AGE_SECONDS = 365 * 24 * 3600
-# The system's table of types may have another one for .js, which a browser would refuse to run.
+# The system's table may have another type for .js, and a browser would refuse to run such a file.
 _CONTENT_TYPES = {".js": "text/javascript", ".css": "text/css"}
 _IMPORT = re.compile(r'^(?:import|export) (?:[^;"]*? from )?"\./([\w-]+\.js)";$', re.M)
 
@@ -63,8 +63,8 @@ def static(version: str, name: str) -> Response:
 
     The version is in the path, so the modules that a module imports by `./NAME` have it, too. A
     server of another release may get this request during a rollout. Its file is not cached.
-    With gzip a file has a third of its size. Compression may show its content to an attacker who
-    sees only sizes (BREACH), but nothing in it is secret.
+    With gzip a file has a third of its size. An attacker who sees the size of a compressed response
+    may find out what is in it (BREACH). These files have nothing secret.
     """
     is_current = version == _files_version()
     response = send_from_directory(
@@ -96,16 +96,16 @@ def _first_scripts(version: str) -> list[str]:
     The page loads all others when it needs them.
     """
     names: set[str] = set()
-    waiting = ["main.js"]
-    while waiting:
-        if (name := waiting.pop()) not in names:
+    pending = ["main.js"]
+    while pending:
+        if (name := pending.pop()) not in names:
             names.add(name)
-            waiting += _IMPORT.findall((FOLDER / name).read_text())
+            pending += _IMPORT.findall((FOLDER / name).read_text())
     return sorted(names)
 
 
 def _page_config() -> dict[str, Any]:
-    """Return what the page must know, as the JSON in its element `config`."""
+    """Return the content of the page's element `config`: the resources and some settings."""
     config = current_app.config
     return {
         "version": config["VERSION"],

@@ -16,7 +16,7 @@ addTexts(texts);
 addTexts(panelTexts); // The history in the panel has the same words.
 
 const PAGE_ENTRIES = 50;
-const TOP_PIXELS = 8;
+const TOP_PX = 8;
 const CHIP_KINDS = { create: "on", restore: "on", delete: "warning" };
 
 export function Live({ resource }) {
@@ -48,7 +48,7 @@ export function Live({ resource }) {
   };
   const holdWhileReading = (event) => {
     if (isPaused) return;
-    const isAtTop = event.currentTarget.scrollTop < TOP_PIXELS;
+    const isAtTop = event.currentTarget.scrollTop < TOP_PX;
     if (isAtTop) setHeldNumber(null);
     else if (heldNumber === null) setHeldNumber(newestNumber);
   };

@@ -11,7 +11,7 @@ const FINAL_STATUSES = [403, 404, 409, 410, 412]; // The same undo would fail ag
 const steps = [];
 
 /**
- * Tell that something was done, and offer to undo it. `label` says what was done; `run` undoes it
+ * Show that something was done, and offer to undo it. `label` says what was done; `run` undoes it
  * and may throw ApiError.
  */
 export function pushUndo({ label, run }) {
@@ -54,7 +54,7 @@ export function undo() {
   return true;
 }
 
-// Nobody undoes in the name of another caller.
+// Another caller must not undo these steps.
 session.subscribe((next, previous) => {
   if (previous.caller !== undefined && next.caller !== previous.caller) steps.length = 0;
 });
