@@ -101,8 +101,8 @@ class Slot:
         os.close(self._folder)
 
     def _grow(self) -> None:
-        # Zeros are written, to get the memory now. If there is none, this is an OSError. If only the
-        # size was set, the kernel would end the process at a later write (SIGBUS).
+        # Zeros are written to get the memory now. If there is none, this is an OSError. If only the
+        # size were set, the kernel would end the process at a later write (SIGBUS).
         size_bytes = os.fstat(self._file).st_size
         if os.pwrite(self._file, bytes(_GROWTH_BYTES), size_bytes) != _GROWTH_BYTES:
             os.ftruncate(self._file, size_bytes)
