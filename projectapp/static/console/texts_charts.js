@@ -1,7 +1,7 @@
 // The texts of the charts.
 export default {
   ko: {
-    "charts.off": "이 서버는 측정값을 기록하지 않으므로 항목 수만 표시합니다. 측정값을 보려면 METRICS=on으로 설정하세요.",
+    "charts.off": "이 서버는 측정값을 기록하지 않으므로(METRICS=off) 항목 수만 표시합니다. 측정값을 보려면 METRICS=on으로 설정하세요.",
     "charts.no_scope": "측정값을 보려면 metrics:read 권한이 있는 토큰으로 로그인하세요. 지금은 항목 수만 표시합니다.",
     "charts.table": "표로 보기",
     "charts.time": "시각",
@@ -39,7 +39,7 @@ export default {
     "charts.exactly": "{value}",
   },
   en: {
-    "charts.off": "This server records no metrics, so this page shows only the numbers of rows. To see more, set METRICS=on.",
+    "charts.off": "This server records no metrics (METRICS=off), so this page shows only the numbers of rows. To see more, set METRICS=on.",
     "charts.no_scope":
       "The metrics need a token with the scope metrics:read, so this page shows only the numbers of rows.",
     "charts.table": "Show as a table",
