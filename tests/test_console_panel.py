@@ -660,9 +660,6 @@ def test_signing_out_removes_the_drafts(signed_in):
     signed_in.open(row["id"])
     signed_in.type(NAME, "mine")
     assert "mine" in page.run("JSON.stringify(sessionStorage)")
-    page.run(
-        "import(document.querySelector('script[type=module]').src.replace('main.js', 'session.js'))"
-        ".then((module) => module.signOut())"
-    )
+    page.wait_for(".account button", "click()")
     page.wait_for("dialog.sign-in")
     assert page.run("JSON.stringify(sessionStorage)") == "{}"

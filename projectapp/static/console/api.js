@@ -27,6 +27,9 @@ export class ApiError extends Error {
 // session has {caller, scopes, credential, expires_at}.
 export const session = createStore({ state: config.auth.length ? "unknown" : "none" });
 
+/** May requests be sent now? Without authentication always. */
+export const isOpen = ({ state }) => state === "open" || state === "none";
+
 /** The server does not accept the sign-in any more. The page keeps the caller, to compare it. */
 export const loseSession = () =>
   session.set((current) => ({
@@ -84,7 +87,13 @@ export async function request(method, path, options = {}) {
 const isBusy = ({ status, retryAfterSeconds }) =>
   status === 429 || status === 503 || (status === 409 && retryAfterSeconds !== null);
 
-const pageId = crypto.getRandomValues(new Uint32Array(4)).join("-");
+/** Return 32 random hexadecimal digits, such as an Idempotency-Key. randomUUID() needs HTTPS. */
+export const makeRandomId = () =>
+  [...crypto.getRandomValues(new Uint8Array(16))]
+    .map((byte) => byte.toString(16).padStart(2, "0"))
+    .join("");
+
+const pageId = makeRandomId();
 let writes = 0;
 
 /** Did this page send the request with this id? The feed also reports its own writes. */
@@ -159,6 +168,19 @@ export function untilStore(store, condition, signal) {
   });
 }
 
+/** Add up to a quarter to a time, so that not all browsers come back at the same moment. */
+export const withJitter = (milliseconds) => milliseconds * (1 + Math.random() / 4);
+
+/** Resolve after a time, or when `isOver` becomes true; reject when the signal aborts. */
+export async function pause(milliseconds, signal, isOver = createStore(false)) {
+  const timer = setTimeout(() => isOver.set(true), milliseconds);
+  try {
+    await untilStore(isOver, Boolean, signal);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 const waits = new Set();
 
 function showWaits() {
@@ -170,18 +192,17 @@ function showWaits() {
 
 async function waitForRetry(error, attempt, signal) {
   const seconds = error.retryAfterSeconds ?? Math.min(2 ** attempt, MAX_BACKOFF_SECONDS);
-  // The jitter spreads the clients of a server that was away over a quarter of the time.
-  const delay = Math.max(seconds, 1) * (1 + Math.random() / 4) * 1000;
-  const released = createStore(false);
-  const timer = setTimeout(() => released.set(true), delay);
-  const wait = { status: error.status, until: Date.now() + delay };
-  wait.retryNow = () => released.set(true);
+  const delay = withJitter(Math.max(seconds, 1) * 1000);
+  const isOver = createStore(false);
+  const wait = {
+    ...{ status: error.status, until: Date.now() + delay },
+    retryNow: () => isOver.set(true),
+  };
   waits.add(wait);
   showWaits();
   try {
-    await untilStore(released, (value) => value, signal);
+    await pause(delay, signal, isOver);
   } finally {
-    clearTimeout(timer);
     waits.delete(wait);
     showWaits();
   }
@@ -198,7 +219,7 @@ function goOffline() {
 }
 
 /** Ask the server's health, which needs no sign-in and no database. */
-export async function probeServer() {
+async function probeServer() {
   clearTimeout(probe);
   probe = null;
   try {

@@ -19,7 +19,7 @@ export function flagText(field, value) {
 }
 
 /** Return the value of a field in one line. */
-export function valueOf(field, value) {
+function valueOf(field, value) {
   if (value === null || value === undefined) return none();
   switch (field.type) {
     case "boolean":

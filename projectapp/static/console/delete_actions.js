@@ -1,4 +1,5 @@
 // Deleting a row, and bringing a deleted row back.
+import { makeRandomId } from "./api.js";
 import { removeDraft } from "./drafts.js";
 import { stringifyExact } from "./exact.js";
 import {
@@ -10,7 +11,6 @@ import {
   saveChanges,
   showWrittenRow,
 } from "./form_actions.js";
-import { makeIdempotencyKey } from "./form_state.js";
 import { createRow, deleteRow, restoreRow, valuesOf } from "./row_requests.js";
 import { titleOf } from "./schema.js";
 import { go } from "./store.js";
@@ -78,7 +78,7 @@ export const recreate = (form) =>
     const values = readValid(form);
     if (!values) return false;
     const body = stringifyExact({ ...valuesOf(resource, row), ...values });
-    const base = await createRow(resource, row[resource.parent_field], body, makeIdempotencyKey());
+    const base = await createRow(resource, row[resource.parent_field], body, makeRandomId());
     removeDraft(resource, id);
     showWrittenRow(resource, base, { isNew: true });
     go({ id: base.row.id }, { push: false, force: true });

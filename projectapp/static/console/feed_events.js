@@ -5,7 +5,7 @@
  * Return a function that takes the next part of an event stream, and returns the events that it
  * completes: {id, data}. `data` is null for an event that only gives an id. A comment is no event.
  */
-export function createEventParser() {
+function createEventParser() {
   let rest = "";
   let id = null;
   let idOfLastEvent = null;

@@ -1,4 +1,5 @@
 // The controls of a form: one for every type of field that a resource can declare.
+import { flagText } from "./cells.js";
 import { stringifyExact } from "./exact.js";
 import { InputError, isJson, isText, sizesOf } from "./form_values.js";
 import { html, useEffect, useRef } from "./preact-htm.js";
@@ -15,7 +16,7 @@ const needsLines = (field, text) =>
   (isText(field) && (!(field.max_length <= MAX_LINE_CODE_POINTS) || /\n/.test(text ?? "")));
 
 /** Return what a reader cannot see in a text: [] for an ordinary one. */
-export function invisibleParts(text) {
+function invisibleParts(text) {
   if (text !== "" && text.trim() === "") return [t("field.only_spaces")];
   const codes = invisibleCodes(text);
   return codes.length ? [t("field.invisible", { codes: codes.slice(0, 4).join(", ") })] : [];
@@ -39,7 +40,7 @@ function Choices({ field, input, choices, onInput, ...rest }) {
   if (field.nullable) options.push(["", null]);
   const label = (value) => {
     if (value === null) return t("none");
-    return typeof value === "boolean" ? t(value ? "yes" : "no") : value;
+    return typeof value === "boolean" ? flagText(field, value) : value;
   };
   return html`<select
     ...${rest}
@@ -62,7 +63,7 @@ function Control({ field, input, onInput, ...rest }) {
         checked=${input}
         onChange=${(event) => onInput(event.target.checked)}
       />
-      <span>${t(input ? "yes" : "no")}</span>
+      <span>${flagText(field, input)}</span>
     </label>`;
   }
   if (field.type === "boolean" || field.type === "enum") {
@@ -169,7 +170,7 @@ export function Value({ field, value }) {
     return html`<${Chip} kind="none">${t("none")}<//>`;
   }
   if (value === "") return html`<${Chip} kind="none">${t("field.empty")}<//>`;
-  if (field.type === "boolean") return t(value ? "yes" : "no");
+  if (field.type === "boolean") return flagText(field, value);
   if (field.type === "timestamp" && Date.parse(value)) return html`<${Time} value=${value} />`;
   if (typeof value === "object" && isJson(field)) {
     return html`<pre class="data code">${stringifyExact(value, 2)}</pre>`;

@@ -17,7 +17,7 @@ const isPlainObject = (value) =>
   value !== null && typeof value === "object" && Object.getPrototypeOf(value) === Object.prototype;
 
 /** Return [{path, before, after}] of the parts that differ; a part that is absent is undefined. */
-export function differences(before, after, path = []) {
+function differences(before, after, path = []) {
   if (!isPlainObject(before) || !isPlainObject(after)) return [{ path: path.join("."), before, after }];
   return [...new Set([...Object.keys(before), ...Object.keys(after)])]
     .filter((name) => !isSameValue(before[name] ?? null, after[name] ?? null) || name in before !== name in after)

@@ -4,14 +4,11 @@ import { FileError, inspectFile } from "./file_parts.js";
 import { importFile, importRecords, importStore } from "./import_run.js";
 import { ParentChoice } from "./parent_choice.js";
 import { reload } from "./rows.js";
+import { Progress, RunButtons } from "./run.js";
 import { createPath, writableFields } from "./schema.js";
-import { Progress, RunButtons } from "./selection_bar.js";
 import { useStore } from "./store.js";
-import { addTexts, t } from "./texts.js";
-import panelTexts from "./texts_panel.js";
-import { Banner, Button, Dialog, ErrorText, Icon } from "./ui.js";
-
-addTexts(panelTexts); // those of ParentChoice
+import { t } from "./texts.js";
+import { Banner, Button, Dialog, ErrorText, Icon, saveFile } from "./ui.js";
 
 const FAILURES_SHOWN = 100;
 const ACCEPTED = ".csv,.ndjson,.jsonl,.json,text/csv,application/json,application/x-ndjson";
@@ -153,10 +150,7 @@ function FailedLine({ failure: { record, errors }, isDone, text, onChange }) {
 function saveFailures({ file, header, format }, failures) {
   const lines = failures.map(({ record }) => record.text);
   const text = (header === null ? lines : [header, ...lines]).join("\n") + "\n";
-  const link = document.createElement("a");
   // Excel reads UTF-8 only after a byte order mark.
-  link.href = URL.createObjectURL(new Blob([format === "csv" ? "\ufeff" : "", text]));
-  link.download = file.name.replace(/(\.\w+)?$/, `-errors.${format === "csv" ? "csv" : "ndjson"}`);
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  const isCsv = format === "csv";
+  saveFile([isCsv ? "\ufeff" : "", text], file.name.replace(/(\.\w+)?$/, `-errors.${isCsv ? "csv" : "ndjson"}`));
 }

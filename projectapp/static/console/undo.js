@@ -1,10 +1,7 @@
 // Undo of the last saves and deletes: a stack, a toast with a button, and Ctrl+Z.
 import { session } from "./api.js";
-import { addTexts, t } from "./texts.js";
-import texts from "./texts_undo.js";
+import { t } from "./texts.js";
 import { toast } from "./ui.js";
-
-addTexts(texts);
 
 const MAX_STEPS = 50;
 const FINAL_STATUSES = [403, 404, 409, 410, 412]; // The same undo would fail again.
