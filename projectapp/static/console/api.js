@@ -3,9 +3,9 @@ import { parseExact, stringifyExact } from "./exact.js";
 import { config, createStore } from "./store.js";
 
 /**
- * The answer was no success. kind "offline": there was no answer, and `status` is 0.
- * `details` has the messages by field, `scope` is what a 403 misses, and `retryAfterSeconds` is null
- * if the answer has none.
+ * A request failed. kind "offline": there was no response, and `status` is 0. `details` has the
+ * messages by field, `scope` is the scope that a 403 requires, and `retryAfterSeconds` is null if the
+ * response has no Retry-After.
  */
 export class ApiError extends Error {
   constructor(kind, status, problem = {}, headers = new Headers()) {
@@ -46,7 +46,7 @@ export const onOtherCaller = (action) =>
 // null, or {status, until (ms since 1970), retryNow()}: the reads that wait for Retry-After.
 export const waiting = createStore(null);
 
-// "online", or "offline" after a request without an answer, until the server answers again.
+// "online", or "offline" after a request without a response, until the server responds again.
 export const connection = createStore("online");
 
 // true as soon as the server has another version than this page.
@@ -58,7 +58,7 @@ const MAX_RETRIES = 20;
 
 /**
  * Send a request, and return {status, body, etag, headers}. With `raw: true`, body is the Response.
- * Throws ApiError. A GET waits while the server is busy (429, 503) or away, and then repeats itself.
+ * Throws ApiError. A GET waits while the server is busy (429, 503) or unreachable, then it is repeated.
  * A write with an Idempotency-Key waits while the server is busy. Every request waits for a sign-in
  * that it needs, except with `waitsForSignIn: false`. Abort `signal` to end the waiting.
  */
@@ -150,7 +150,7 @@ function parseProblem(text) {
   try {
     return Object(JSON.parse(text));
   } catch {
-    return {}; // The answer of a proxy in front of the service.
+    return {}; // The response of a proxy in front of the service.
   }
 }
 

@@ -46,11 +46,11 @@ function useHistory(resource, id, version) {
 }
 
 function Side({ kind, field, value }) {
-  const isPart = value === undefined;
+  const isAbsent = value === undefined;
   return html`<div class=${`diff-side ${kind}`}>
     <span class="diff-sign" aria-hidden="true">${kind === "before" ? "−" : "+"}</span>
     <span class="hidden">${t(`history.${kind}`)}</span>
-    ${isPart
+    ${isAbsent
       ? html`<span class="muted">${t("history.absent")}</span>`
       : html`<div class="diff-value"><${Value} field=${field} value=${value} /></div>`}
   </div>`;

@@ -18,7 +18,7 @@ export function ImportDialog({ resource, onClose }) {
   const run = useStore(importStore);
   useEffect(() => () => importStore.get() && isOver(importStore.get()) && importStore.set(null), []);
   const props = { resource, onClose };
-  // A run of another resource is shown with its own resource, so that nothing starts beside it.
+  // Only one import runs at a time: that of another resource is shown, too.
   return run ? html`<${RunDialog} key=${run} run=${run} ...${props} />` : html`<${FileDialog} ...${props} />`;
 }
 

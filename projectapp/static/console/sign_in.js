@@ -32,6 +32,10 @@ export function SignIn() {
     try {
       const { caller } = session.get();
       await signIn(token);
+      if (session.get().state !== "open") {
+        setMessage(t("cookie_refused"));
+        return setBusy(false);
+      }
       const next = session.get().caller;
       if (isAgain && caller !== next) toast({ text: t("other_caller", { caller: next }) });
     } catch (error) {
