@@ -1,9 +1,9 @@
 // Actions on the selected rows: set a field of all of them, delete them, or restore deleted ones.
 // Every write has the version that the list showed, so no change of another user is lost.
 import { onCallerEnd, request } from "./api.js";
-import { itemErrors, Run } from "./run.js";
+import { deleteRow, readRow, restoreRow } from "./row_requests.js";
 import { reload, removeRow, replaceRows } from "./rows.js";
-import { itemPath } from "./schema.js";
+import { itemErrors, Run } from "./run.js";
 import { selectOnly } from "./selection.js";
 import { createStore } from "./store.js";
 
@@ -62,11 +62,9 @@ async function sendBatch(resource, action, batch) {
   }
   const [{ id, version }] = batch;
   if (action.kind === "delete") {
-    await request("DELETE", itemPath(resource, id), { ifMatch: `"${version}"` });
+    await deleteRow(resource, id, `"${version}"`);
     removeRow(id);
-  } else {
-    await request("POST", `${itemPath(resource, id)}/restore`, { body: {} });
-  }
+  } else await restoreRow(resource, id);
 }
 
 /**
@@ -81,7 +79,7 @@ async function failuresOf(resource, action, batch, error) {
   return Promise.all(
     numbers.map(async (number) => {
       const row = batch[number];
-      const current = await readRow(resource, row.id);
+      const current = await readCurrent(resource, row.id);
       if (current === undefined) return { row, error };
       if (current === null) {
         removeRow(row.id);
@@ -98,9 +96,9 @@ async function failuresOf(resource, action, batch, error) {
 }
 
 /** Return the row as it is now; null if it does not exist, and undefined if that is unknown. */
-async function readRow(resource, id) {
+async function readCurrent(resource, id) {
   try {
-    return (await request("GET", itemPath(resource, id))).body;
+    return (await readRow(resource, id)).row;
   } catch (error) {
     return error.status === 404 ? null : undefined;
   }

@@ -21,7 +21,7 @@ import { pushUndo } from "./undo.js";
 
 export const MAX_MERGES = 5; // during one save, while others save all the time
 
-export const isListed = (resource) => currentResource(url.get()).name === resource.name;
+const isListed = (resource) => currentResource(url.get()).name === resource.name;
 const isOpen = (resource, id) => isListed(resource) && url.get().id === id;
 
 /** Return who made a change: the caller or, outside of the API, the database role. */

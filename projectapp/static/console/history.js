@@ -20,7 +20,7 @@ const isPlainObject = (value) =>
 const partOf = (object, name) => (Object.hasOwn(object, name) ? object[name] : undefined);
 
 /** Return [{path, before, after}] of the parts that differ; a part that is absent is undefined. */
-export function differences(before, after, path = []) {
+function differences(before, after, path = []) {
   if (!isPlainObject(before) || !isPlainObject(after)) return [{ path: path.join("."), before, after }];
   return [...new Set([...Object.keys(before), ...Object.keys(after)])]
     .map((name) => [name, partOf(before, name), partOf(after, name)])
@@ -46,11 +46,11 @@ function useHistory(resource, id, version) {
 }
 
 function Side({ kind, field, value }) {
-  const isPart = value === undefined;
+  const isAbsent = value === undefined;
   return html`<div class=${`diff-side ${kind}`}>
     <span class="diff-sign" aria-hidden="true">${kind === "before" ? "−" : "+"}</span>
     <span class="hidden">${t(`history.${kind}`)}</span>
-    ${isPart
+    ${isAbsent
       ? html`<span class="muted">${t("history.absent")}</span>`
       : html`<div class="diff-value"><${Value} field=${field} value=${value} /></div>`}
   </div>`;
@@ -146,7 +146,7 @@ function AsOf({ resource, id }) {
   };
   return html`<form class="as-of" onSubmit=${show}>
     <label>
-      ${t("history.as_of")} (${zoneName()})
+      ${t("history.as_of")} <small class="zone">${zoneName()}</small>
       <input class="input" type="datetime-local" step="1" value=${time} onInput=${(event) => setTime(event.target.value)} />
     </label>
     <button class="button">${t("history.show")}</button>

@@ -1,7 +1,6 @@
 // Imports a file: part after part, each as one request that takes effect as a whole or not at all.
-import { onCallerEnd, request } from "./api.js";
-import { FileError, makeBody, readParts, readRecords } from "./file_parts.js";
-import { makeIdempotencyKey } from "./form_state.js";
+import { makeRandomId, onCallerEnd, request } from "./api.js";
+import { makeBody, readParts, readRecords } from "./file_parts.js";
 import { itemErrors, Run } from "./run.js";
 import { config, createStore } from "./store.js";
 
@@ -32,7 +31,7 @@ export async function importFile(resource, path, source) {
 /** Import the corrected lines of an earlier run alone: records {line, text}. */
 export async function importRecords({ resource, path, source }, records) {
   const run = startRun(resource, path, source, records.length);
-  await sendRecords(run, records, makeIdempotencyKey());
+  await sendRecords(run, records, makeRandomId());
   return run;
 }
 
@@ -56,7 +55,7 @@ async function* withoutHeader(records, header) {
  */
 function importKey(path, { name, size, lastModified }) {
   const item = STORAGE_PREFIX + [path, name, size, lastModified].join("|");
-  let value = makeIdempotencyKey();
+  let value = makeRandomId();
   try {
     value = localStorage.getItem(item) ?? value;
     localStorage.setItem(item, value);
@@ -129,5 +128,3 @@ function failuresOf(records, recordByLine, error) {
   }
   return [...byRecord].map(([record, errors]) => ({ record, errors }));
 }
-
-export { FileError };

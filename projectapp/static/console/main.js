@@ -1,26 +1,25 @@
 // The frame of the console: the header, the views, the panel, and what covers them.
-import { html, render, useEffect, useLayoutEffect, useRef, useState } from "./preact-htm.js";
-import { ApiError, session } from "./api.js";
+import { html, render, useLayoutEffect, useRef, useState } from "./preact-htm.js";
+import { ApiError, isOpen, session } from "./api.js";
+import { Charts } from "./charts.js";
 import { useCommands } from "./commands.js";
-import { feed } from "./feed.js";
+import { feed, followPage } from "./feed_tabs.js";
 import { SearchBox } from "./filters.js";
+import { Help } from "./help.js";
 import { useKeys } from "./keys.js";
 import { List } from "./list.js";
+import { Live } from "./live.js";
 import { Menu } from "./menu.js";
 import { Notices } from "./notices.js";
-import { canCreate, canRead, currentResource, curlCommand, resourceLabel, resources } from "./schema.js";
+import { Palette } from "./palette.js";
+import { Panel } from "./panel.js";
+import { canCreate, canRead, currentResource, listCommand, resourceLabel, resources } from "./schema.js";
 import { loadSession, signInByLink, takeTokenFromUrl } from "./session.js";
 import { OfferedSignIn, SignIn } from "./sign_in.js";
 import { changeSettings, config, settings, useStore, useUrl } from "./store.js";
 import { t } from "./texts.js";
-import { Boundary, Button, copyText, Empty, ErrorText, Keys, lazy, Link, toast, Toasts } from "./ui.js";
+import { Boundary, Button, copyText, Empty, Keys, Link, toast, Toasts } from "./ui.js";
 import { undo } from "./undo.js";
-
-const Panel = lazy(() => import("./panel.js"), "Panel");
-const Live = lazy(() => import("./live.js"), "Live");
-const Charts = lazy(() => import("./charts.js"), "Charts");
-const Palette = lazy(() => import("./palette.js"), "Palette");
-const Help = lazy(() => import("./help.js"), "Help");
 
 const VIEWS = ["list", "live", "charts"];
 
@@ -96,19 +95,20 @@ function Work({ resource, view, id }) {
   }
   known.current.state = state;
   if (!canRead(resource)) {
-    const error = { status: 403, code: "insufficient_scope", scope: resource.scope_read };
-    return html`<${Empty} title=${t("error.403")}><${ErrorText} error=${error} /><//>`;
+    return html`<${Empty} title=${t("error.403")} text=${t("error.scope", { scope: resource.scope_read })} />`;
   }
   const label = resourceLabel(resource);
   // Another caller sees other rows. The panel stays after an expired sign-in, because it is often the
   // same person, with another token. What was typed in it is not lost.
   const key = `${resource.name} ${known.current.changes}`;
   return html`<div class=${id ? "work has-panel" : "work"}>
-    ${view === "list" &&
-    html`<${Boundary} key=${key}><${List} resource=${resource} label=${label} /><//>`}
-    ${view === "live" && html`<${Live} key=${key} resource=${resource} label=${label} />`}
-    ${view === "charts" && html`<${Charts} key=${key} resource=${resource} />`}
-    ${id && html`<${Panel} key=${`${resource.name} ${id} ${known.current.panels}`} resource=${resource} id=${id} />`}
+    <${Boundary} key=${`${view} ${key}`}>
+      ${view === "list" && html`<${List} resource=${resource} label=${label} />`}
+      ${view === "live" && html`<${Live} resource=${resource} />`}
+      ${view === "charts" && html`<${Charts} />`}
+    <//>
+    ${id &&
+    html`<${Boundary} key=${`${resource.name} ${id} ${known.current.panels}`}><${Panel} resource=${resource} id=${id} /><//>`}
   </div>`;
 }
 
@@ -122,9 +122,8 @@ function Frame({ isSigningIn }) {
   const view = viewOf(state);
   // The screens do not wait for the answer to who is signed in: their requests do, if they must.
   // Once they are mounted they stay, also under the dialog to sign in, except after a sign-out.
-  const isOpen = ["open", "none"].includes(who.state);
-  const [isMounted, setMounted] = useState(isOpen || !isSigningIn);
-  if (isOpen && !isMounted) setMounted(true);
+  const [isMounted, setMounted] = useState(isOpen(who) || !isSigningIn);
+  if (isOpen(who) && !isMounted) setMounted(true);
 
   useLayoutEffect(() => {
     const root = document.documentElement;
@@ -168,7 +167,7 @@ function Frame({ isSigningIn }) {
           },
         ]
       : []),
-    { group: "do", label: t("copy_curl"), run: () => copyText(curlCommand(resource)) },
+    { group: "do", label: t("copy_curl"), run: () => copyText(listCommand(resource)) },
     { group: "do", label: t("help"), keys: "?", run: show("help") },
     ...[
       ["ko", "한국어"],
@@ -227,6 +226,7 @@ async function startSession(token) {
 const firstToken = takeTokenFromUrl();
 render(html`<${Frame} isSigningIn=${Boolean(firstToken)} />`, document.getElementById("app"));
 startSession(firstToken);
+addEventListener("load", followPage); // The first load does not wait for the feed.
 // The URL with a token was opened in a tab that has this page already.
 addEventListener("hashchange", () => {
   const token = takeTokenFromUrl();

@@ -83,7 +83,7 @@ export function Menu({ onHelp }) {
         name="theme"
         choices=${{ auto: t("theme.auto"), light: t("theme.light"), dark: t("theme.dark") }}
       />
-      <${Choice} name="zone" choices=${{ local: t("zone.local", { zone: zoneName("local") }), utc: "UTC" }} />
+      <${Choice} name="zone" choices=${{ local: t("zone.local", { zone: zoneName({ zone: "local" }) }), utc: "UTC" }} />
       <label class="switch">
         <span>${t("letter_keys")}<small>${t("letter_keys_hint")}</small></span>
         <input

@@ -39,7 +39,10 @@ export async function loadSession() {
   }
 }
 
-/** Sign in with a token. Throws ApiError, with status 401 for a token that is not valid. */
+/**
+ * Sign in with a token. Throws ApiError, with status 401 for a token that is not valid. If the
+ * browser does not keep the cookie, the session is not open afterwards.
+ */
 export async function signIn(token) {
   await send("POST", PATH, { headers: authorization(token) });
   await loadSession();

@@ -32,6 +32,10 @@ export function SignIn() {
     try {
       const { caller } = session.get();
       await signIn(token);
+      if (session.get().state !== "open") {
+        setMessage(t("cookie_refused"));
+        return setBusy(false);
+      }
       const next = session.get().caller;
       if (isAgain && caller !== next) toast({ text: t("other_caller", { caller: next }) });
     } catch (error) {
@@ -54,7 +58,7 @@ export function SignIn() {
           class="input code"
           type="password"
           autocomplete="current-password"
-          spellcheck="false"
+          spellcheck=${false}
           data-autofocus
           aria-invalid=${message ? "true" : undefined}
           aria-describedby="sign-in-message"
@@ -68,7 +72,7 @@ export function SignIn() {
     ${takesTokens &&
     !isAgain &&
     html`<p class="muted">${t("token_help")}</p>
-      <pre class="code" tabindex="0" aria-label=${t("token_help")}><code>${tokenCommand()}</code></pre>`}
+      <pre class="code" tabindex="0" role="group" aria-label=${t("token_help")}><code>${tokenCommand().split(/(?<=,)/).map((part) => html`${part}<wbr />`)}</code></pre>`}
     <p class="sign-in-foot">
       <span class="muted">projectapp ${config.version}</span>
       <${Button} kind="quiet" lang=${other} onClick=${() => changeSettings({ language: other })}>

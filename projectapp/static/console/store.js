@@ -1,7 +1,7 @@
 // Stores, the settings of this browser, and the state in the URL.
 import { useEffect, useState } from "./preact-htm.js";
 
-// The server writes this block into the page; docs: projectapp/console/.
+// The server writes this block into the page: projectapp/console/views.py.
 export const config = JSON.parse(document.getElementById("config").textContent);
 
 /** Return a store: get(), set(value or function), subscribe(listener) -> unsubscribe. */
@@ -103,9 +103,9 @@ export function listQuery(state = url.get()) {
 let guard = null;
 
 /**
- * Ask `isFree(next)` before the URL changes. While a form is dirty it returns false for a URL that
- * would close the form, asks the user, and then calls go(..., {force: true}). Returns a function
- * that removes the guard.
+ * Call `isFree(next)` before the URL changes. If it returns false, the URL stays. A form with unsaved
+ * text does so for a URL that would close it, asks the user, and then calls go(..., {force: true}).
+ * Returns a function that removes the guard.
  */
 export function guardUrl(isFree) {
   guard = isFree;
