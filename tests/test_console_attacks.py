@@ -6,6 +6,7 @@ import time
 import pytest
 
 from tests.conftest import PROJECTS
+from tests.test_serving import until
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +49,16 @@ def click_text(page, selector, text):
 def wait_for_text(page, selector, text):
     found = f"document.querySelector({json.dumps(selector)})?.innerText"
     page.wait_until(f"{found}?.includes({json.dumps(text)})")
+
+
+def import_file(page, path):
+    click_text(page, "button", "Export/Import")
+    click_text(page, "button", "Import a file")
+    page.wait_for("dialog input[type=file]")
+    root = page("DOM.getDocument")["root"]["nodeId"]
+    node = page("DOM.querySelector", nodeId=root, selector="dialog input[type=file]")
+    page("DOM.setFileInputFiles", files=[str(path)], nodeId=node["nodeId"])
+    click(page, "dialog .primary")
 
 
 def caller_of(page):
@@ -195,7 +206,7 @@ def test_after_a_sign_out_no_tab_shows_another_caller_what_was_typed(
 
 
 def test_rows_are_not_cached_and_end_with_the_imports_when_another_caller_signs_in(
-    browser, protected, auth_headers, sql
+    browser, protected, auth_headers, sql, tmp_path
 ):
     server, url = protected
     alice, bob = auth_headers("alice"), auth_headers("bob")
@@ -205,32 +216,32 @@ def test_rows_are_not_cached_and_end_with_the_imports_when_another_caller_signs_
     browser.wait_for(NAME)
     cached = "fetch('PATH', {cache: 'only-if-cached', mode: 'same-origin'}).then(() => 1, () => 0)"
     assert browser.run(cached.replace("PATH", f"{PROJECTS}/{row['id']}")) == 0
+    click(browser, ".panel-head .icon-only")
     # The server answers neither the first part of an import nor, after that, the list of bob.
     browser.run(
-        """(async () => {
-          const folder = document.querySelector("script[type=module]").src.replace(/[^/]+$/, "");
-          const load = (name) => import(folder + name);
-          const [{ importFile }, { inspectFile }, { resources }] = await Promise.all(
-            ["import_run.js", "file_parts.js", "schema.js"].map(load));
+        """(() => {
           const original = globalThis.fetch;
+          globalThis.posts = 0;
           globalThis.fetch = async (url, options) => {
             if (!url.startsWith("/api/")) return original(url, options);
+            if (options.method === "POST") globalThis.posts++;
             await new Promise((resolve) => (globalThis.answer = resolve));
             return original(url, options);
           };
-          const lines = Array.from({ length: 1500 }, (_, n) => `{"name": "${n}"}\n`);
-          const source = await inspectFile(new File(lines, "x.ndjson"));
-          globalThis.run = importFile(resources[0], resources[0].path, source);
         })()"""
     )
-    browser.wait_until("!!globalThis.answer")
+    file = tmp_path / "projects.ndjson"
+    file.write_text("".join(f'{{"name": "{n}"}}\n' for n in range(1500)))
+    import_file(browser, file)
+    browser.wait_until("globalThis.posts === 1")
     browser.run(f"globalThis.first = answer; location.hash = 'token={token_of(bob)}'")
     click(browser, "dialog .accept")
     wait_for_text(browser, ".menu-button", "bob")
     assert "of alice alone" not in browser.run("document.body.innerText")
     browser.run("first()")
-    assert browser.run("run.then((run) => run.state.phase)") == "stopped"
-    assert sql("SELECT count(*) FROM projects WHERE name = '1499'") == [(0,)]
+    until(lambda: sql("SELECT count(*) FROM projects") == [(1001,)])
+    time.sleep(1)
+    assert browser.run("globalThis.posts") == 1
 
 
 # Nothing is lost, and nothing is double
@@ -261,50 +272,52 @@ def test_on_plain_http_a_file_is_imported(browser, serve, sql, tmp_path):
         browser.open(f"http://console.test:{server.port}/console?lang=en")
         assert browser.run("isSecureContext") is False
         browser.wait_until("!!document.querySelector('.list')")
-        click_text(browser, "button", "Export/Import")
-        click_text(browser, "button", "Import a file")
-        browser.wait_for("dialog input[type=file]")
-        root = browser("DOM.getDocument")["root"]["nodeId"]
-        node = browser("DOM.querySelector", nodeId=root, selector="dialog input[type=file]")
-        browser("DOM.setFileInputFiles", files=[str(file)], nodeId=node["nodeId"])
-        click(browser, "dialog .primary")
-        wait_for_text(browser, "dialog [role=status]", "2")
-        end = time.monotonic() + 60
-        while sql("SELECT count(*) FROM projects") != [(2,)]:
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        import_file(browser, file)
+        until(lambda: sql("SELECT count(*) FROM projects") == [(2,)])
 
 
 def test_a_row_whose_delete_failed_stays_if_it_cannot_be_read(browser, server, sql):
     row = server.request("POST", PROJECTS, {"name": "x"})[2]
-    server.request("PATCH", f"{PROJECTS}/{row['id']}", {"name": "changed"})
     browser.open(f"http://localhost:{server.port}/console?lang=en")
-    failures = browser.run(
-        """(async () => {
-          const folder = document.querySelector("script[type=module]").src.replace(/[^/]+$/, "");
-          const [{ runAction }, { resources }] = await Promise.all(
-            ["bulk.js", "schema.js"].map((name) => import(folder + name)));
+    wait_for_text(browser, "[role=grid]", "x")
+    browser.run("document.querySelector('[role=grid]').focus()")
+    for key in "jx":
+        browser(
+            "Input.dispatchKeyEvent", type="keyDown", key=key, code=f"Key{key.upper()}", text=key
+        )
+    wait_for_text(browser, ".selection", "1 selected")
+    server.request("PATCH", f"{PROJECTS}/{row['id']}", {"name": "changed"})
+    browser.run(
+        """(() => {
           const original = globalThis.fetch;
-          globalThis.fetch = (url, options) => options.method === "GET"
+          globalThis.fetch = (url, options) => options.method === "GET" && url.includes("ID")
             ? Promise.resolve(new Response("{}", { status: 500 })) : original(url, options);
-          const run = await runAction(resources[0], { kind: "delete" }, [ROW]);
-          return run.state.failures.map(({ error }) => error.status);
-        })()""".replace("ROW", json.dumps(row))
+        })()""".replace("ID", row["id"])
     )
-    assert failures == [412]
+    click_text(browser, ".selection button", "Delete")
+    click_text(browser, "dialog button", "Delete 1 row")
+    wait_for_text(browser, "dialog", "0 of 1 done, 1 failed")
+    wait_for_text(browser, "[role=grid]", "x")
     assert sql("SELECT name FROM projects") == [("changed",)]
 
 
 def test_a_row_is_created_again_once_although_the_answer_was_lost(browser, server, sql):
     row = server.request("POST", PROJECTS, {"name": "base"})[2]
+    # A resource that cannot restore rows, and a network that loses an answer.
+    browser(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="""
+          const parse = JSON.parse;
+          JSON.parse = (...parameters) => {
+            const value = parse(...parameters);
+            if (value?.resources) value.resources[0].has.restore = false;
+            return value;
+          };""",
+    )
     browser.open(f"http://localhost:{server.port}/console?lang=en&id={row['id']}")
     type_into(browser, NAME, "mine")
-    # A resource that cannot restore rows, and a network that loses an answer.
     browser.run(
-        """(async () => {
-          const url = document.querySelector("script[type=module]").src;
-          const { resources } = await import(url.replace("main.js", "schema.js"));
-          resources[0].has.restore = false;
+        """(() => {
           const original = globalThis.fetch;
           globalThis.fetch = async (...parameters) => {
             const response = await original(...parameters);
