@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -49,6 +50,19 @@ def click_text(page, selector, text):
 def wait_for_text(page, selector, text):
     found = f"document.querySelector({json.dumps(selector)})?.innerText"
     page.wait_until(f"{found}?.includes({json.dumps(text)})")
+
+
+@contextmanager
+def navigation(page):
+    """Wait until the page has loaded another document, which the block makes it do."""
+
+    def navigations():
+        page.devtools.send("Target.getTargets", {})  # a script would fail while the page changes
+        return sum(event["method"] == "Page.frameNavigated" for event in page.events)
+
+    before = navigations()
+    yield
+    until(lambda: navigations() > before)
 
 
 def import_file(page, path):
@@ -185,12 +199,14 @@ def test_after_a_sign_out_no_tab_shows_another_caller_what_was_typed(
     click(browser, "dialog .danger")
     browser.wait_until("!document.querySelector('.panel')")
     click(browser, ".menu-button")
-    click_text(browser, ".account button", "Sign out")
+    with navigation(browser):
+        click_text(browser, ".account button", "Sign out")
     for page in (browser, other_tab):
         page.wait_for("dialog.sign-in")
         page.wait_until("!document.querySelector('.panel, .list')")
     assert browser.run("JSON.stringify(sessionStorage)") == "{}"
-    browser.run("history.back()")
+    with navigation(browser):
+        browser.run("void setTimeout(() => history.back())")
     browser.wait_for("dialog.sign-in")
     assert "base" not in browser.run("document.body.innerText")
     # Another caller, who can see the row, types nothing over alice's text and does not see it.
