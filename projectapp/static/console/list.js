@@ -56,7 +56,6 @@ export function List({ resource, label }) {
         html`<${Button} kind="primary" icon="plus" onClick=${create}>${t("new")}<//>`}
       </div>
     </div>
-    ${wasSelected && html`<${SelectionBar} resource=${resource} />`}
     ${phase === "failed" && html`<${Failure} filters=${filters} />`}
     ${phase === "empty" && html`<${Nothing} ...${{ resource, label, filters, mayCreate, create }} />`}
     ${phase === "rows" &&
@@ -67,6 +66,7 @@ export function List({ resource, label }) {
       onSort=${(sort) => go({ sort })}
     />`}
     ${phase !== "failed" && html`<${LoadState} />`}
+    ${wasSelected && html`<${SelectionBar} resource=${resource} />`}
   </section>`;
 }
 
