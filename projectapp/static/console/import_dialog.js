@@ -141,7 +141,7 @@ function FailedLine({ failure: { record, errors }, isDone, text, onChange }) {
       id=${id}
       class="input code"
       rows=${Math.min(4, Math.max(text.split("\n").length, Math.ceil(text.length / LINE_CHARACTERS)))}
-      spellcheck="false"
+      spellcheck=${false}
       readonly=${!isDone}
       aria-describedby=${`${id}-errors`}
       value=${text}

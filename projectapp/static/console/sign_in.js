@@ -54,7 +54,7 @@ export function SignIn() {
           class="input code"
           type="password"
           autocomplete="current-password"
-          spellcheck="false"
+          spellcheck=${false}
           data-autofocus
           aria-invalid=${message ? "true" : undefined}
           aria-describedby="sign-in-message"
@@ -68,7 +68,7 @@ export function SignIn() {
     ${takesTokens &&
     !isAgain &&
     html`<p class="muted">${t("token_help")}</p>
-      <pre class="code" tabindex="0" aria-label=${t("token_help")}><code>${tokenCommand().split(/(?<=,)/).map((part) => html`${part}<wbr />`)}</code></pre>`}
+      <pre class="code" tabindex="0" role="group" aria-label=${t("token_help")}><code>${tokenCommand().split(/(?<=,)/).map((part) => html`${part}<wbr />`)}</code></pre>`}
     <p class="sign-in-foot">
       <span class="muted">projectapp ${config.version}</span>
       <${Button} kind="quiet" lang=${other} onClick=${() => changeSettings({ language: other })}>
