@@ -36,8 +36,8 @@ function pathOf(values, max) {
 }
 
 /**
- * Lines over time, and their table with the `title`. `lines` are {label, values}; `format` writes a value; `times`
- * are in ms. `columns` are {label, texts} that only the table has.
+ * Lines over time, and their table with the `title`. `lines` are {label, values}; `format` writes a
+ * value; `times` are in ms. `columns` are {label, texts} that only the table has.
  */
 export function LineChart({ title, times, lines, format, columns = [] }) {
   const max = scaleEnd(Math.max(...lines.flatMap(({ values }) => values), 0));

@@ -23,7 +23,7 @@ export function seesAllOwners(resource) {
   return state === "none" || Boolean(scopes?.includes(`${resource.name}:all`));
 }
 
-/** Return the names of the fields that a list shows if nobody has chosen others. */
+/** Return the names of the fields that a list shows if the URL names no others. */
 export function defaultColumns(resource, seesAllOwners) {
   const title = titleField(resource)?.name;
   return resource.fields

@@ -5,7 +5,7 @@ import { InputError, isJson, isText, sizesOf, timeInput } from "./form_values.js
 import { html, useEffect, useRef } from "./preact-htm.js";
 import { fieldLabel } from "./schema.js";
 import { settings, useStore } from "./store.js";
-import { LAST_INPUT_TIME, inputOfTime, t, timeOfInput, zoneName } from "./texts.js";
+import { LAST_INPUT_TIME, hasText, inputOfTime, t, timeOfInput, zoneName } from "./texts.js";
 import { Chip, Time } from "./ui.js";
 import { invisibleCodes, visibleLines } from "./visible_text.js";
 
@@ -16,10 +16,16 @@ const needsLines = (field, text) =>
   (isText(field) && (!(field.max_length <= MAX_LINE_CODE_POINTS) || /\n/.test(text ?? "")));
 
 /** Return what a reader cannot see in a text: [] for an ordinary one. */
-export function invisibleParts(text) {
+function invisibleParts(text) {
   if (text !== "" && text.trim() === "") return [t("field.only_spaces")];
   const codes = invisibleCodes(text);
   return codes.length ? [t("field.invisible", { codes: codes.slice(0, 4).join(", ") })] : [];
+}
+
+/** What a field means: a text of the console, or the description in the API. */
+function Hint({ field: { name, description } }) {
+  const key = `hint.${name}`;
+  return hasText(key) ? html`<span>${t(key)}</span>` : html`<span lang="en">${description}</span>`;
 }
 
 function Size({ size: { key, size, limit } }) {
@@ -34,7 +40,7 @@ function Choices({ field, input, choices, onInput, ...rest }) {
   if (field.nullable) options.push(["", null]);
   const label = (value) => {
     if (value === null) return t("none");
-    return typeof value === "boolean" ? t(value ? "yes" : "no") : value;
+    return typeof value === "boolean" ? flagText(field, value) : value;
   };
   return html`<select
     ...${rest}
@@ -57,7 +63,7 @@ function Control({ field, input, onInput, ...rest }) {
         checked=${input}
         onChange=${(event) => onInput(event.target.checked)}
       />
-      <span>${t(input ? "yes" : "no")}</span>
+      <span>${flagText(field, input)}</span>
     </label>`;
   }
   if (field.type === "boolean" || field.type === "enum") {
@@ -157,7 +163,7 @@ export function FieldInput({ field, input, original, error, isChanged, disabled,
       aria-describedby=${`${id}-hints${error ? ` ${id}-error` : ""}`}
     />
     <div class="field-hints" id=${`${id}-hints`}>
-      ${field.description && html`<span lang="en">${field.description}</span>`}
+      ${field.description && html`<${Hint} field=${field} />`}
       ${isTime && input && settings.get().zone !== "utc" && html`<span class="data">${input} (UTC)</span>`}
       ${warnings.map((text) => html`<span class="warning-text">${text}</span>`)}
       ${sizes.length > 0 &&
@@ -167,7 +173,8 @@ export function FieldInput({ field, input, original, error, isChanged, disabled,
     html`<div class="field-error" id=${`${id}-error`} role="alert">
       ${error instanceof InputError
         ? t(`input.${error.key}`, error.values)
-        : error.map((text) => html`<p lang="en">${text}</p>`)}
+        : html`<p>${t("input.refused")}</p>
+            ${error.map((text) => html`<p lang="en">${text}</p>`)}`}
     </div>`}
   </div>`;
 }

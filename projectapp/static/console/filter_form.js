@@ -1,7 +1,7 @@
 // One filter: its form, and its text in a chip. A range of a field is one filter with four names.
 import { html, useState } from "./preact-htm.js";
 import { flagText } from "./cells.js";
-import { parseExact, stringifyExact } from "./exact.js";
+import { JsonError, parseExact, stringifyExact } from "./exact.js";
 import { fieldLabel, fieldOf } from "./schema.js";
 import { LAST_INPUT_TIME, formatTime, inputOfTime, t, timeOfInput, zoneName } from "./texts.js";
 
@@ -55,7 +55,7 @@ export function FilterForm({ group, state, onApply }) {
       for (const [name, text] of Object.entries(values)) changes[name] = fromText(group, text);
       onApply(changes);
     } catch (reason) {
-      setError(reason instanceof SyntaxError ? `${t("filter.not_json")} ${reason.message}` : reason.message);
+      setError(errorText(reason));
     }
   };
   const label = fieldLabel(group.name);
@@ -66,13 +66,20 @@ export function FilterForm({ group, state, onApply }) {
   </form>`;
 }
 
+/** Return why a text is no value of the filter, in the language of the page. */
+function errorText(error) {
+  if (error instanceof JsonError) return t(`input.json_${error.reason}`, error);
+  // An incomplete time is a RangeError.
+  return t(error instanceof RangeError ? "input.timestamp" : "input.json_not_object");
+}
+
 function fromText(group, text) {
   if (text === "") return null;
   if (group.type === "timestamp") return timeOfInput(text);
   if (group.type !== "object") return text;
   const value = parseExact(text);
   if (value === null || typeof value !== "object" || Array.isArray(value)) {
-    throw new TypeError(t("filter.not_object"));
+    throw new TypeError("The JSON is not an object.");
   }
   return stringifyExact(value);
 }
@@ -116,7 +123,7 @@ function valueInput(group, state, label) {
   if (group.type === "object") {
     return html`<label class="field">
       <span>${t("filter.contains", { field: label })}</span>
-      <textarea name=${group.name} rows="3" spellcheck="false" placeholder=${'{"team": "core"}'} value=${value} />
+      <textarea name=${group.name} rows="3" spellcheck=${false} placeholder=${'{"team": "core"}'} value=${value} />
     </label>`;
   }
   const isNumber = ["integer", "number"].includes(group.type);

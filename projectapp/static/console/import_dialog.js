@@ -4,14 +4,11 @@ import { FileError, inspectFile } from "./file_parts.js";
 import { importFile, importRecords, importStore } from "./import_run.js";
 import { ParentChoice } from "./parent_choice.js";
 import { reload } from "./rows.js";
+import { Progress, RunButtons } from "./run.js";
 import { createPath, writableFields } from "./schema.js";
-import { Progress, RunButtons } from "./selection_bar.js";
 import { useStore } from "./store.js";
-import { addTexts, t } from "./texts.js";
-import panelTexts from "./texts_panel.js";
-import { Banner, Button, Dialog, ErrorText, Icon } from "./ui.js";
-
-addTexts(panelTexts); // those of ParentChoice
+import { t } from "./texts.js";
+import { Banner, Button, Dialog, ErrorText, Icon, saveFile } from "./ui.js";
 
 const FAILURES_SHOWN = 100;
 const LINE_CHARACTERS = 60; // about as many as an input shows in one line
@@ -21,7 +18,7 @@ export function ImportDialog({ resource, onClose }) {
   const run = useStore(importStore);
   useEffect(() => () => importStore.get() && isOver(importStore.get()) && importStore.set(null), []);
   const props = { resource, onClose };
-  // A run of another resource is shown with its own resource, so that nothing starts beside it.
+  // Only one import runs at a time: that of another resource is shown, too.
   return run ? html`<${RunDialog} key=${run} run=${run} ...${props} />` : html`<${FileDialog} ...${props} />`;
 }
 
@@ -154,10 +151,7 @@ function FailedLine({ failure: { record, errors }, isDone, text, onChange }) {
 function saveFailures({ file, header, format }, failures) {
   const lines = failures.map(({ record }) => record.text);
   const text = (header === null ? lines : [header, ...lines]).join("\n") + "\n";
-  const link = document.createElement("a");
   // Excel reads UTF-8 only after a byte order mark.
-  link.href = URL.createObjectURL(new Blob([format === "csv" ? "\ufeff" : "", text]));
-  link.download = file.name.replace(/(\.\w+)?$/, `-errors.${format === "csv" ? "csv" : "ndjson"}`);
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  const isCsv = format === "csv";
+  saveFile([isCsv ? "\ufeff" : "", text], file.name.replace(/(\.\w+)?$/, `-errors.${isCsv ? "csv" : "ndjson"}`));
 }

@@ -1,20 +1,18 @@
-// Every text of the console, in Korean and English. Each screen adds the texts of its own file.
+// Every text of the console, in Korean and English, and how numbers and times are written.
 import { settings } from "./store.js";
-import errorTexts from "./texts_errors.js";
-import frameTexts from "./texts_frame.js";
-import helpTexts from "./texts_help.js";
+import charts from "./texts_charts.js";
+import errors from "./texts_errors.js";
+import frame from "./texts_frame.js";
+import help from "./texts_help.js";
+import list from "./texts_list.js";
+import live from "./texts_live.js";
+import panel from "./texts_panel.js";
 
 const all = { ko: {}, en: {} };
-
-/** Add the texts of a screen: {ko: {key: text}, en: {key: text}}, with the same keys. */
-export function addTexts({ ko, en }) {
+for (const { ko, en } of [charts, errors, frame, help, list, live, panel]) {
   Object.assign(all.ko, ko);
   Object.assign(all.en, en);
 }
-
-addTexts(frameTexts);
-addTexts(errorTexts);
-addTexts(helpTexts);
 
 /**
  * Return the text of a key in the language of the page. {name} is replaced by values.name, and
