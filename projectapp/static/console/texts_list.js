@@ -39,7 +39,7 @@ export default {
     progress: "진행률",
     "run.stop": "중지",
     "run.continue": "계속",
-    "selection.count": "{count}개 선택",
+    "selection.count": "{count}개 선택됨",
     "selection.clear": "선택 해제",
     "selection.read_only": "변경할 권한이 없습니다.",
     "selection.others": "외 {count}개",
