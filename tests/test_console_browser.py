@@ -34,27 +34,35 @@ class EmptyPage(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def other_port():
-    """The port of a server of empty pages."""
+@pytest.fixture(scope="module")
+def other_origins():
+    """The origins of empty pages: the first is the same site as the service, the second is not."""
     with ThreadingHTTPServer(("127.0.0.1", free_port()), EmptyPage) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield server.server_port
+        yield [f"http://localhost:{server.server_port}", f"http://127.0.0.1:{server.server_port}"]
         server.shutdown()
 
 
-@pytest.fixture
-def other_origins(other_port):
-    """The origins of these pages: the first is the same site as the service, the second is not."""
-    return [f"http://localhost:{other_port}", f"http://127.0.0.1:{other_port}"]
-
-
-@pytest.fixture
-def service(serve, other_origins, sql):
+@pytest.fixture(scope="module")
+def service(serve, other_origins):
     """The service, which allows these origins (CORS), and its origin."""
     settings = {"AUTH": "tokens", "LOG_FORMAT": "json", "WEB_CONCURRENCY": "1"}
     with serve(ALLOWED_ORIGINS=",".join(other_origins), **settings) as server:
         yield server, f"http://localhost:{server.port}"
+
+
+@pytest.fixture
+def logged(service):
+    """Return the log lines of requests since the test began that have these values."""
+    server, _ = service
+    start = len(server.log.read_text())
+
+    def select(**values):
+        text = server.log.read_text()[start:]
+        lines = [json.loads(line) for line in text.splitlines() if line[:1] == "{"]
+        return [line for line in lines if values.items() <= line.items() and "status" in line]
+
+    return select
 
 
 @pytest.fixture
@@ -77,12 +85,6 @@ def sign_in(page, origin, token):
     page.open(f"{origin}{CONSOLE}")
     assert fetch(page, SESSION, "POST", Authorization=f"Bearer {token}") == 204
     assert fetch(page, SESSION) == 200
-
-
-def logged(server, **values):
-    """The log lines of requests with these values."""
-    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line[:1] == "{"]
-    return [line for line in lines if values.items() <= line.items() and "status" in line]
 
 
 def names(sql):
@@ -140,9 +142,9 @@ def test_signing_out_works_in_all_tabs(service, browser, token):
 
 
 def test_a_page_on_another_port_or_site_cannot_use_the_cookie_although_cors_allows_its_origin(
-    service, other_origins, browser, token, sql
+    service, other_origins, browser, token, sql, logged
 ):
-    server, origin = service
+    _, origin = service
     sign_in(browser, origin, token)
     other = browser.new_page()
     for number, other_origin in enumerate(other_origins):
@@ -159,23 +161,22 @@ def test_a_page_on_another_port_or_site_cannot_use_the_cookie_although_cors_allo
         assert names(sql) == ["Own"] * (number + 1)
     assert fetch(browser, SESSION) == 200
     # The same site got the cookie, and the service did not count it.
-    assert len(logged(server, status=401, method="POST")) == 2
-    assert not logged(server, status=401, token_source="cookie")  # noqa: S106
+    assert len(logged(status=401, method="POST")) == 2
+    assert not logged(status=401, token_source="cookie")  # noqa: S106
 
 
 def test_a_page_whose_origin_cors_does_not_allow_reads_nothing(
-    serve, other_origins, browser, token, sql
+    tokens_server, other_origins, browser, token, sql
 ):
-    with serve(AUTH="tokens") as server:
-        origin = f"http://localhost:{server.port}"
-        sign_in(browser, origin, token)
-        other = browser.new_page()
-        for other_origin in other_origins:
-            other.open(other_origin)
-            assert fetch(other, f"{origin}{PROJECTS}") == 0
-            assert fetch(other, f"{origin}{PROJECTS}", "POST", {"name": "Forged"}) == 0
-            assert fetch(other, f"{origin}{SESSION}", "DELETE") == 0
-        assert fetch(browser, SESSION) == 200
+    origin = f"http://localhost:{tokens_server.port}"
+    sign_in(browser, origin, token)
+    other = browser.new_page()
+    for other_origin in other_origins:
+        other.open(other_origin)
+        assert fetch(other, f"{origin}{PROJECTS}") == 0
+        assert fetch(other, f"{origin}{PROJECTS}", "POST", {"name": "Forged"}) == 0
+        assert fetch(other, f"{origin}{SESSION}", "DELETE") == 0
+    assert fetch(browser, SESSION) == 200
     assert names(sql) == []
 
 
@@ -207,8 +208,10 @@ def test_a_form_on_another_page_cannot_use_the_cookie(
     assert fetch(browser, SESSION) == 200
 
 
-def test_another_page_cannot_show_the_console_in_a_frame(service, other_origins, browser, token):
-    server, origin = service
+def test_another_page_cannot_show_the_console_in_a_frame(
+    service, other_origins, browser, token, logged
+):
+    _, origin = service
     sign_in(browser, origin, token)
     other = browser.new_page()
     frame = """new Promise(done => {{
@@ -229,7 +232,7 @@ def test_another_page_cannot_show_the_console_in_a_frame(service, other_origins,
             ]
             assert blocked, (other_origin, path, other.console_events())
             other.devtools.events.clear()
-    assert not logged(server, path=PROJECTS, status=200)
+    assert not logged(path=PROJECTS, status=200)
 
 
 def test_a_link_reads_data_from_the_console_and_from_no_other_page(
@@ -300,13 +303,15 @@ def test_a_front_end_signs_its_user_in_as_the_page_of_identity_providers_says(
     assert rows == [("Typed before the sign-in expired", "ann")]
 
 
-@pytest.mark.parametrize("prefix", ["", "/backend"])
-def test_the_page_loads_under_its_policy_and_only_versioned_files(serve, browser, prefix, sql):
-    with serve(SCRIPT_NAME=prefix) as server:
-        browser.open(f"http://localhost:{server.port}{prefix}{CONSOLE}")
+def test_under_a_prefix_the_page_loads_under_its_policy_and_only_versioned_files(
+    serve, browser, sql
+):
+    with serve(SCRIPT_NAME="/backend") as server:
+        browser.open(f"http://localhost:{server.port}/backend{CONSOLE}")
+        browser.wait_for(".list .empty")
         scripts = "performance.getEntriesByType('resource').map(e => new URL(e.name).pathname)"
         paths = browser.wait_until(f"({scripts}).some(p => p.endsWith('console.js')) && {scripts}")
     files = [path for path in paths if "/api/" not in path and not path.endswith(SESSION)]
-    assert [path for path in files if not path.startswith(f"{prefix}/console/files/")] == []
+    assert [path for path in files if not path.startswith("/backend/console/files/")] == []
     assert len({path.split("/")[-2] for path in files}) == 1
     assert browser.console_events() == []

@@ -23,10 +23,10 @@ from typing import NamedTuple
 
 from projectapp.metrics.folders import (
     PREFIX,
-    has_locked,
     open_folder,
     places,
     remove_unused_folders,
+    try_lock,
 )
 
 SCRATCH_NUMBERS = 15  # values go there if the file has no room for them
@@ -152,7 +152,7 @@ class SlotFiles:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
             file = os.open(str(number), flags, 0o600, dir_fd=folder)
             try:
-                if has_locked(file, fcntl.LOCK_EX):
+                if try_lock(file, fcntl.LOCK_EX):
                     return Slot(folder, file)
             except BaseException:
                 os.close(file)
@@ -177,7 +177,7 @@ class SlotFiles:
 def _read_file(name: str, folder: int) -> Iterator[tuple[Key, Sequence[float]]]:
     file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
     try:
-        is_running = not has_locked(file, fcntl.LOCK_SH)
+        is_running = not try_lock(file, fcntl.LOCK_SH)
         data = memoryview(os.pread(file, os.fstat(file).st_size, 0))
     finally:
         os.close(file)

@@ -37,6 +37,12 @@ export const loseSession = () =>
     state: current.state === "open" ? "expired" : current.state.replace("unknown", "signed_out"),
   }));
 
+/** Call `action` when another caller has signed in: nothing of the one before may stay. */
+export const onOtherCaller = (action) =>
+  session.subscribe((next, previous) => {
+    if (previous.caller !== undefined && next.caller !== previous.caller) action();
+  });
+
 // null, or {status, until (ms since 1970), retryNow()}: the reads that wait for Retry-After.
 export const waiting = createStore(null);
 
@@ -118,6 +124,7 @@ export async function send(method, path, options = {}) {
     response = await fetch(config.prefix + path + (parameters && "?" + parameters), {
       method,
       headers: all,
+      cache: "no-store", // Rows must not stay on the disk after the sign-out.
       body: body === undefined || isText ? body : stringifyExact(body),
       signal: AbortSignal.any(signals),
     });
@@ -132,7 +139,9 @@ export async function send(method, path, options = {}) {
   if (response.ok) {
     const value = raw ? response : text && parseExact(text);
     const { status, headers: responseHeaders } = response;
-    return { status, body: value, etag: responseHeaders.get("ETag"), headers: responseHeaders };
+    // A proxy that compresses makes the tag weak, and a weak tag never matches If-Match.
+    const etag = responseHeaders.get("ETag")?.replace(/^W\//, "");
+    return { status, body: value, etag, headers: responseHeaders };
   }
   throw new ApiError("http", response.status, parseProblem(text), response.headers);
 }

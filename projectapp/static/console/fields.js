@@ -1,11 +1,11 @@
 // The controls of a form: one for every type of field that a resource can declare.
 import { flagText } from "./cells.js";
 import { stringifyExact } from "./exact.js";
-import { InputError, isJson, isText, sizesOf } from "./form_values.js";
+import { InputError, isJson, isText, sizesOf, timeInput } from "./form_values.js";
 import { html, useEffect, useRef } from "./preact-htm.js";
 import { fieldLabel } from "./schema.js";
 import { settings, useStore } from "./store.js";
-import { hasText, t } from "./texts.js";
+import { LAST_INPUT_TIME, hasText, inputOfTime, t, timeOfInput, zoneName } from "./texts.js";
 import { Chip, Time } from "./ui.js";
 import { invisibleCodes, visibleLines } from "./visible_text.js";
 
@@ -88,7 +88,21 @@ function Control({ field, input, onInput, ...rest }) {
     const rows = Math.min(Math.max((input ?? "").split("\n").length + 1, isJson(field) ? 6 : 3), 16);
     return html`<textarea ...${shared} rows=${rows} class=${isJson(field) ? "input code" : "input"}></textarea>`;
   }
-  if (field.type === "timestamp") return html`<input ...${shared} class="input" type="datetime-local" step="1" />`;
+  if (field.type === "timestamp") {
+    const readTime = ({ target: { value } }) => {
+      const emptyInput = field.nullable ? null : "";
+      onInput(value === "" ? emptyInput : timeInput(timeOfInput(value)));
+    };
+    return html`<input
+      ...${shared}
+      value=${input ? inputOfTime(input) : ""}
+      class="input"
+      type="datetime-local"
+      step="1"
+      max=${LAST_INPUT_TIME}
+      onInput=${readTime}
+    />`;
+  }
   const isNumber = field.type === "integer" || field.type === "number";
   const mode = isNumber ? (field.type === "integer" ? "numeric" : "decimal") : undefined;
   return html`<input ...${shared} class="input" type="text" inputmode=${mode} />`;
@@ -126,11 +140,12 @@ export function FieldInput({ field, input, original, error, isChanged, disabled,
   const hasNullSwitch = field.nullable && field.type !== "boolean" && field.type !== "enum";
   const sizes = sizesOf(field, input, original);
   const warnings = isText(field) && input ? invisibleParts(input) : [];
-  const time = field.type === "timestamp" && input !== null ? new Date(input) : null;
+  const isTime = field.type === "timestamp";
+  const zone = isTime ? zoneName({ at: input }) : null;
   const isEmptyText = isText(field) && input === "";
   return html`<div class=${`field ${isChanged ? "changed" : ""} ${error ? "invalid" : ""}`} data-field=${field.name}>
     <div class="field-head">
-      <label for=${id}>${fieldLabel(field.name)}</label>
+      <label for=${id}>${fieldLabel(field.name)}${isTime && html` <small class="zone">${zone}</small>`}</label>
       ${field.required && html`<span class="required">${t("field.required")}</span>`}
       ${isChanged && html`<span class="changed-mark">${t("field.changed")}</span>`}
       <span class="spacer"></span>
@@ -149,7 +164,7 @@ export function FieldInput({ field, input, original, error, isChanged, disabled,
     />
     <div class="field-hints" id=${`${id}-hints`}>
       ${field.description && html`<${Hint} field=${field} />`}
-      ${time && !Number.isNaN(time.getTime()) && html`<span class="data">${time.toISOString()} (UTC)</span>`}
+      ${isTime && input && settings.get().zone !== "utc" && html`<span class="data">${input} (UTC)</span>`}
       ${warnings.map((text) => html`<span class="warning-text">${text}</span>`)}
       ${sizes.length > 0 &&
       html`<span class="sizes">${sizes.map((size) => html`<${Size} key=${size.key} size=${size} />`)}</span>`}

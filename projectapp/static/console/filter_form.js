@@ -3,8 +3,7 @@ import { html, useState } from "./preact-htm.js";
 import { flagText } from "./cells.js";
 import { JsonError, parseExact, stringifyExact } from "./exact.js";
 import { fieldLabel, fieldOf } from "./schema.js";
-import { settings } from "./store.js";
-import { formatTime, t, timeOfInput } from "./texts.js";
+import { LAST_INPUT_TIME, formatTime, inputOfTime, t, timeOfInput, zoneName } from "./texts.js";
 
 const RANGE = /^(.+)\[(gte|gt|lte|lt)\]$/;
 const SIGNS = { gte: "≥", gt: ">", lte: "≤", lt: "<" };
@@ -43,14 +42,6 @@ function valueText(group, value) {
   if (group.type === "boolean") return flagText(group, value === "true");
   const isTime = group.type === "timestamp" && !Number.isNaN(Date.parse(value));
   return isTime ? formatTime(value) : value;
-}
-
-/** Return a time of the API as the value of an input in the zone of the settings. */
-function toInput(value) {
-  const date = new Date(value);
-  if (!value || Number.isNaN(date.getTime())) return "";
-  const minutes = settings.get().zone === "utc" ? 0 : date.getTimezoneOffset();
-  return new Date(date.getTime() - minutes * 60_000).toISOString().slice(0, 16);
 }
 
 /** `onApply` gets the changes of the URL. */
@@ -102,12 +93,13 @@ function rangeInputs(group, state) {
     const name = `${group.name}[${operator}]`;
     const value = state[name] ?? "";
     return html`<label class="field" key=${name}>
-      <span>${t(key)}</span>
+      <span>${t(key)}${isTime && html` <small class="zone">${zoneName({ at: value })}</small>`}</span>
       <input
         name=${name}
         type=${isTime ? "datetime-local" : "number"}
-        step=${isTime ? undefined : "any"}
-        value=${isTime ? toInput(value) : value}
+        step=${isTime ? "1" : "any"}
+        max=${isTime ? LAST_INPUT_TIME : undefined}
+        value=${isTime ? inputOfTime(value) : value}
       />
     </label>`;
   });
@@ -131,7 +123,7 @@ function valueInput(group, state, label) {
   if (group.type === "object") {
     return html`<label class="field">
       <span>${t("filter.contains", { field: label })}</span>
-      <textarea name=${group.name} rows="3" spellcheck="false" placeholder=${'{"team": "core"}'} value=${value} />
+      <textarea name=${group.name} rows="3" spellcheck=${false} placeholder=${'{"team": "core"}'} value=${value} />
     </label>`;
   }
   const isNumber = ["integer", "number"].includes(group.type);

@@ -14,11 +14,11 @@ import { Notices } from "./notices.js";
 import { Palette } from "./palette.js";
 import { Panel } from "./panel.js";
 import { canCreate, canRead, currentResource, listCommand, resourceLabel, resources } from "./schema.js";
-import { loadSession, signIn, takeTokenFromUrl } from "./session.js";
-import { SignIn } from "./sign_in.js";
+import { loadSession, signInByLink, takeTokenFromUrl } from "./session.js";
+import { OfferedSignIn, SignIn } from "./sign_in.js";
 import { changeSettings, config, settings, useStore, useUrl } from "./store.js";
 import { t } from "./texts.js";
-import { Boundary, Button, copyText, Empty, ErrorText, Keys, Link, toast, Toasts } from "./ui.js";
+import { Boundary, Button, copyText, Empty, Keys, Link, toast, Toasts } from "./ui.js";
 import { undo } from "./undo.js";
 
 const VIEWS = ["list", "live", "charts"];
@@ -85,18 +85,21 @@ function Header({ resource, view, open, onPalette, onHelp }) {
 }
 
 function Work({ resource, view, id }) {
-  const { caller } = useStore(session);
-  const known = useRef({ caller, changes: 0 });
-  if (caller !== undefined && caller !== known.current.caller) {
-    const changes = known.current.changes + (known.current.caller === undefined ? 0 : 1);
-    known.current = { caller, changes };
+  const { caller, state } = useStore(session);
+  const known = useRef({ caller, changes: 0, panels: 0 });
+  const before = known.current;
+  if (caller !== undefined && caller !== before.caller) {
+    const change = before.caller === undefined ? 0 : 1;
+    const panels = before.panels + (before.state === "expired" ? 0 : change);
+    known.current = { caller, changes: before.changes + change, panels };
   }
+  known.current.state = state;
   if (!canRead(resource)) {
-    const error = { status: 403, code: "insufficient_scope", scope: resource.scope_read };
-    return html`<${Empty} title=${t("error.403")}><${ErrorText} error=${error} /><//>`;
+    return html`<${Empty} title=${t("error.403")} text=${t("error.scope", { scope: resource.scope_read })} />`;
   }
   const label = resourceLabel(resource);
-  // Another caller sees other rows. The panel stays: what was typed in it is not lost.
+  // Another caller sees other rows. The panel stays after an expired sign-in, because it is often the
+  // same person, with another token. What was typed in it is not lost.
   const key = `${resource.name} ${known.current.changes}`;
   return html`<div class=${id ? "work has-panel" : "work"}>
     <${Boundary} key=${`${view} ${key}`}>
@@ -105,7 +108,7 @@ function Work({ resource, view, id }) {
       ${view === "charts" && html`<${Charts} />`}
     <//>
     ${id &&
-    html`<${Boundary} key=${`${resource.name} ${id}`}><${Panel} resource=${resource} id=${id} /><//>`}
+    html`<${Boundary} key=${`${resource.name} ${id} ${known.current.panels}`}><${Panel} resource=${resource} id=${id} /><//>`}
   </div>`;
 }
 
@@ -118,7 +121,7 @@ function Frame({ isSigningIn }) {
   const label = resourceLabel(resource);
   const view = viewOf(state);
   // The screens do not wait for the answer to who is signed in: their requests do, if they must.
-  // Once they are mounted they stay, also under the dialog to sign in.
+  // Once they are mounted they stay, also under the dialog to sign in, except after a sign-out.
   const [isMounted, setMounted] = useState(isOpen(who) || !isSigningIn);
   if (isOpen(who) && !isMounted) setMounted(true);
 
@@ -193,9 +196,10 @@ function Frame({ isSigningIn }) {
     <${Header} resource=${resource} view=${view} open=${isMounted} onPalette=${show("palette")} onHelp=${show("help")} />
     <main id="main" tabindex="-1">
       <${Notices} />
-      ${isMounted && html`<${Work} resource=${resource} view=${view} id=${state.id} />`}
+      ${isMounted && who.state !== "signed_out" && html`<${Work} resource=${resource} view=${view} id=${state.id} />`}
     </main>
     ${["expired", "signed_out"].includes(who.state) && html`<${SignIn} key="sign-in" />`}
+    <${OfferedSignIn} key="offered" />
     ${dialog === "palette" && html`<${Palette} key="palette" onClose=${show(null)} />`}
     ${dialog === "help" && html`<${Help} key="help" resource=${resource} onClose=${show(null)} />`}
     <${Toasts} />`;
@@ -212,7 +216,7 @@ addEventListener("unhandledrejection", (event) => {
 
 async function startSession(token) {
   try {
-    if (token && config.auth.length) await signIn(token);
+    if (token && config.auth.length) await signInByLink(token);
   } catch (error) {
     toast({ kind: "error", text: t("sign_in_failed"), error });
   }

@@ -82,6 +82,9 @@ addEventListener("storage", (event) => {
 
 // --- The URL. Its parameters have the names of the API's parameters, and four are the console's.
 
+// Not location.pathname: after //console, a link to it would lead to a host with the name console.
+export const PAGE_PATH = `${config.prefix}/console`;
+
 const CONSOLE_PARAMETERS = ["resource", "view", "id", "lang"];
 
 function readUrl() {
@@ -113,7 +116,7 @@ export function guardUrl(isFree) {
 
 export function urlOf(state) {
   const text = new URLSearchParams(state).toString();
-  return location.pathname + (text && "?" + text);
+  return PAGE_PATH + (text && "?" + text);
 }
 
 /**
