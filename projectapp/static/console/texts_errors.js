@@ -74,7 +74,7 @@ export default {
     "error.409": "This conflicts with other data that is stored. Look at that data first.",
     "error.410": "The history does not reach back so far. Choose a later time or version.",
     "error.412": "Somebody else has changed it since you opened it. Look at its current values, then try again.",
-    "error.413": "The data is larger than the server accepts. Make it smaller.",
+    "error.413": "There is too much data: more than the server accepts. Make it smaller.",
     "error.415": "The server does not accept this format. Reload the page, then try again.",
     "error.422": "The same request key was used for other data. Look at what is stored, then try again.",
     "error.429": "Too many requests. Try again in a moment.",
