@@ -197,7 +197,7 @@ def test_a_token_that_is_refused_says_so_and_a_right_one_opens_the_list(
 ):
     console = Console(browser, tokens_server)
     console.open("", "dialog.sign-in")
-    console.wait_for_text("Sign in with an API token", "dialog")
+    console.wait_for_text("Sign in with a token", "dialog")
     for token, text in (
         ("", "Enter a token."),
         ("wrong", "The server does not accept this token."),
