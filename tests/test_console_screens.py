@@ -152,6 +152,9 @@ class Walk(Console):
     def visit(self, screen):
         """Check the screen that is shown, in all languages, themes and widths."""
         assert screen not in self.screens
+        # A dialog opens after it is in the document.
+        overlays = "[...document.querySelectorAll('dialog, :popover-open')]"
+        self.page.wait_until(f"{overlays}.every((element) => element.checkVisibility())")
         self.screens.append(screen)
         for language in LANGUAGES:
             if language != LANGUAGES[0]:
@@ -322,6 +325,7 @@ def show_list(walk, company, tmp_path):
     page.wait_for("dialog .failures")
     walk.visit("bulk-failures")
     walk.click("dialog .dialog-foot .primary")
+    walk.click(".selection .quiet")
     walk.close_toasts()
 
     walk.open_menu(".toolbar-actions", "Export/Import")
