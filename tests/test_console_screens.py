@@ -285,6 +285,7 @@ def test_no_screen_has_a_violation_and_the_documented_pictures_are_of_these_scre
         show_frame(walk)
         show_interruptions(walk, company, sql)
         show_other_callers(walk, company)
+        assert walk.errors() == []
     assert "\n".join(walk.failures) == ""
     assert walk.documented - walk.names == set()
 
