@@ -83,8 +83,9 @@ class Console:
         self.open(f"id={row_id}&{query}", f"{NAME}")
 
     def sign_in(self, headers, query="", wait_for=".list"):
-        """Load the console with the token of these headers in its URL."""
+        """End the sign-in, and load the console with the token of these headers in its URL."""
         self.headers = headers
+        self.page("Network.clearBrowserCookies")
         token = headers["Authorization"].removeprefix("Bearer ")
         self.page.open("about:blank")  # Otherwise another #fragment would load no page.
         self.page.open(f"{self.origin}/console?lang=en&{query}#token={token}")

@@ -225,7 +225,7 @@ def test_each_caller_gets_only_what_its_token_permits(
         scope = SCOPE_BY_ENDPOINT[rule.endpoint]
         path = rule.rule.replace("<uuid:project_id>", ids.get(id_kind, ""))
         path = path.replace("<path:filename>", "docs/show.js")
-        path = path.replace("<version>/<name>", "1/main.js")
+        path = path.replace("<version>/<name>", "1/console.js")
         case = f"{method} {path} ({id_kind}) by {caller}"
         before = all_projects(sql)
         with auth_client.open(

@@ -1,14 +1,18 @@
 """The console's sign-in in Chromium: which pages can make the browser use its cookie."""
 
 import json
+import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+import config
 from faults.processes import free_port
 from projectapp.auth import session_cookie
 from tests.conftest import PROJECTS
+from tests.issuer import EC
 
 pytestmark = pytest.mark.slow
 
@@ -110,6 +114,20 @@ def test_the_console_itself_reads_and_writes_by_the_cookie_which_no_script_can_r
     second = browser.new_page()
     second.open(f"{origin}{CONSOLE}?id={project_id}")
     assert fetch(second, f"{PROJECTS}/{project_id}", "DELETE") == 204
+
+
+def test_a_sign_in_whose_cookie_the_browser_drops_shows_a_message(service, browser, token):
+    _, origin = service
+    browser.open(f"{origin}{CONSOLE}?lang=en")
+    browser.wait_for("dialog input[type=password]", f"value = '{token}'")
+    # The server's response, whose cookie the browser drops.
+    browser.run(
+        "{ const send = fetch; window.fetch = (url, options) => options.method === 'POST'"
+        " ? Promise.resolve(new Response(null, {status: 204})) : send(url, options); }"
+    )
+    browser.run("document.querySelector('dialog button[type=submit]').click()")
+    message = "document.querySelector('#sign-in-message').textContent"
+    browser.wait_until(f"{message}.includes('did not keep the cookie')")
 
 
 def test_signing_out_works_in_all_tabs(service, browser, token):
@@ -248,6 +266,43 @@ def test_on_plain_http_off_localhost_nobody_can_sign_in(service, browser, token)
     assert browser("Network.getCookies", urls=[origin])["cookies"] == []
 
 
+def test_a_front_end_signs_its_user_in_as_the_page_of_identity_providers_says(
+    serve, issuer, other_origins, browser, sql
+):
+    guide = (config.ROOT / "docs" / "identity-providers.md").read_text()
+    blocks = re.findall(r"```js\n(.*?)```", guide, re.S)
+    [code] = [block for block in blocks if "/console" in block]
+    issuer.published_keys = {"signing-key": EC}
+    settings = {"JWT_ISSUER": f"{issuer.url}/auth/v1", "JWT_AUDIENCE": "authenticated"}
+    user = {"sub": "ann", "iss": settings["JWT_ISSUER"], "aud": settings["JWT_AUDIENCE"]}
+
+    def press_button():
+        """Run the code of the guide on the front end, and return the URL that it opens."""
+        user["exp"] = int(time.time()) + 3600
+        token = issuer.token("signing-key", "ES256", **user)
+        session = json.dumps({"data": {"session": {"access_token": token}}})
+        return browser.run(
+            f"(async () => {{ let opened; const open = (url) => {{ opened = url; }};"
+            f" const supabase = {{auth: {{getSession: async () => ({session})}}}};"
+            f" {code} return opened; }})()"
+        ).replace("https://YOUR_API", f"http://localhost:{server.port}")
+
+    with serve(**{**issuer.settings, **settings}) as server:
+        browser.open(other_origins[0])
+        console = browser.new_page()
+        console.open(press_button().replace("/console#", "/console?lang=en&id=new#"))
+        console.wait_for("#field-name", "focus()")
+        assert "token" not in console.run("location.href")
+        console("Input.insertText", text="Typed before the sign-in expired")
+        console("Network.clearBrowserCookies")  # as the browser does at the token's `exp`
+        console.run("document.querySelector('.panel-actions .primary').click()")
+        console.wait_for("dialog.sign-in")
+        browser.new_page().open(press_button())
+        console.wait_for(".toast.success")
+    rows = sql("SELECT name, owner FROM projects")
+    assert rows == [("Typed before the sign-in expired", "ann")]
+
+
 def test_under_a_prefix_the_page_loads_under_its_policy_and_only_versioned_files(
     serve, browser, sql
 ):
@@ -255,7 +310,7 @@ def test_under_a_prefix_the_page_loads_under_its_policy_and_only_versioned_files
         browser.open(f"http://localhost:{server.port}/backend{CONSOLE}")
         browser.wait_for(".list .empty")
         scripts = "performance.getEntriesByType('resource').map(e => new URL(e.name).pathname)"
-        paths = browser.wait_until(f"({scripts}).some(p => p.endsWith('main.js')) && {scripts}")
+        paths = browser.wait_until(f"({scripts}).some(p => p.endsWith('console.js')) && {scripts}")
     files = [path for path in paths if "/api/" not in path and not path.endswith(SESSION)]
     assert [path for path in files if not path.startswith("/backend/console/files/")] == []
     assert len({path.split("/")[-2] for path in files}) == 1

@@ -177,10 +177,11 @@ def test_an_invalid_json_filter_is_not_sent(console):
     console.open()
     console.click_text("Add filter", ".filters")
     console.click_text("Attributes", ".menu-list")
-    for text in ("{", "[1]"):
+    messages = {"{": "Line 1, column 2: a closing bracket", "[1]": "It must be a JSON object"}
+    for text, message in messages.items():
         console.page.wait_for(".filter-form textarea", f"value = '{text}'")
         console.click_text("Apply")
-        console.page.wait_for(".filter-form [role=alert]")
+        console.wait_for_text(message, ".filter-form [role=alert]")
     assert "attributes" not in console.page.run("location.search")
 
 

@@ -143,26 +143,30 @@ def test_each_file_is_served_under_the_prefix_with_a_version_and_a_long_cache(cl
     urls = file_urls(client.get(PAGE, environ_overrides=environ).text)
     [folder] = {url.rpartition("/")[0] for url in urls}
     assert re.fullmatch(rf"{prefix}/console/files/[0-9a-f]{{16}}", folder)
-    names = {path.name for path in views.FOLDER.iterdir()}
-    assert {"main.js", "list.js", "console.css"} < {url.rpartition("/")[2] for url in urls} < names
-    for name in names:
+    assert {url.rpartition("/")[2] for url in urls} == {"console.js", "console.css"}
+    types = {"console.js": "javascript", "console.css": "css", "LICENSES": "plain"}
+    for name, subtype in types.items():
         url = f"{folder}/{name}".removeprefix(prefix)
-        with client.get(url, environ_overrides=environ) as response:
-            assert response.status_code == 200
+        response = client.get(url, environ_overrides=environ)
+        assert response.status_code == 200
+        assert response.mimetype == f"text/{subtype}"
+        assert response.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+        if name != "console.js":
             assert response.data == (views.FOLDER / name).read_bytes()
-            assert response.headers["Cache-Control"] == "public, max-age=31536000, immutable"
-            expected = {"js": "text/javascript", "css": "text/css"}
-            assert response.mimetype == expected.get(name.rpartition(".")[2], "text/plain")
+        again = client.get(url, headers={"If-None-Match": response.headers["ETag"]})
+        assert (again.status_code, again.data) == (304, b"")
+        assert again.headers["Cache-Control"] == response.headers["Cache-Control"]
 
 
 def test_a_file_of_another_version_is_not_cached_for_long(client):
-    with client.get("/console/files/0123456789abcdef/main.js") as response:
-        assert response.status_code == 200
-        assert response.headers["Cache-Control"] == "no-cache"
+    response = client.get("/console/files/0123456789abcdef/console.js")
+    assert response.status_code == 200
+    assert response.headers["Cache-Control"] == "no-cache"
 
 
 @pytest.mark.parametrize(
-    "name", ["missing.js", "..", "../docs/show.js", "..%2fdocs%2fshow.js", "%2e%2e%2fdocs", ""]
+    "name",
+    ["missing.js", "main.js", "..", "../docs/show.js", "..%2fdocs%2fshow.js", "%2e%2e%2fdocs", ""],
 )
 def test_another_path_beside_the_files_gets_a_404(client, problem, name):
     problem(client.get(f"/console/files/1/{name}"), 404, "not_found")
@@ -176,7 +180,7 @@ def test_a_changed_file_has_another_url_without_a_restart(client, tmp_path, monk
     os.utime(folder / "main.js", (1, 1))
     assert file_urls(client.get(PAGE).text) == before  # as on another host
     with (folder / "main.js").open("a") as file:
-        file.write("// changed")
+        file.write("changed();\n")
     after = file_urls(client.get(PAGE).text)
     assert not {*before} & {*after}
     assert [url.rpartition("/")[2] for url in after] == [url.rpartition("/")[2] for url in before]

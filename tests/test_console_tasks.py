@@ -11,6 +11,7 @@ import psycopg2
 import pytest
 
 import config
+from tests.accessibility import run_axe, run_axe_on_colors
 from tests.conftest import PROJECTS, copy_application, parameters_of, url_of
 from tests.console import CTRL, SAVE, UNDO, Console
 from tests.test_extending import GUIDE, apply_diff, replace_text
@@ -113,6 +114,7 @@ def choose_project(console, text):
 
 
 def test_a_task_with_a_field_of_each_type_is_created_in_a_project_that_is_chosen_by_name(console):
+    console.page("Emulation.setTimezoneOverride", timezoneId="Asia/Seoul")
     for name in ("Website", "번역 프로젝트"):
         assert console.api("POST", PROJECTS, {"name": name})[0] == 201
     project = console.api("GET", f"{PROJECTS}?name=Website")[2]["items"][0]
@@ -121,6 +123,9 @@ def test_a_task_with_a_field_of_each_type_is_created_in_a_project_that_is_chosen
     console.page.wait_for(PARENT)
     console.click(SAVE)
     console.wait_for_text("Choose", "[data-field=parent] .field-error")
+    console.type(PARENT, "Webs")
+    console.wait_for_text("Website", "#parent-choices [aria-selected=true]")
+    assert run_axe(console.page) + run_axe_on_colors(console.page) == []
     choose_project(console, "Webs")
     console.type("#field-title", "First task")
     console.page.wait_for("#field-is_done", "click()")
@@ -134,18 +139,43 @@ def test_a_task_with_a_field_of_each_type_is_created_in_a_project_that_is_chosen
     console.type("#field-extra", '{"big": 12345678901234567890}')
     console.click(SAVE)
     console.wait_for_text("integer", "[data-field=priority] .field-error")
+    assert run_axe(console.page) + run_axe_on_colors(console.page) == []
     console.type("#field-priority", "-2")
     console.save()
     console.wait_for_id()
     [task] = console.api("GET", TASKS)[2]["items"]
-    due_at = console.page.run("new Date('2027-01-31T09:30:15').toISOString()")
-    assert {**task, "due_at": task["due_at"][:19]} == {
+    assert task == {
         **task,
         **{"project_id": project["id"], "title": "First task", "notes": None, "is_done": True},
-        **{"priority": -2, "due_at": due_at[:19], "kind": "wish", "is_billable": False},
+        **{"priority": -2, "kind": "wish", "is_billable": False},
+        **{"due_at": "2027-01-31T00:30:15.000000Z"},
         **{"estimate": 0.1, "ticket": TICKET, "labels": ["웹", "a b"]},
         **{"extra": {"big": 12345678901234567890}, "version": 1},
     }
+    check_times_in_utc(console, task)
+
+
+def check_times_in_utc(console, task):
+    """Another zone changes how times are written and entered, in a form and in a filter."""
+    query = f"lang=en&resource=tasks&id={task['id']}&created_at[gte]=2026-01-01T00:00:05Z"
+    console.page.open(f"{console.origin}/console?{query}")
+    console.sees("[data-field=due_at] label", "GMT+9")
+    assert console.value("#field-due_at") == "2027-01-31T09:30:15"
+    set_value(console, "#field-due_at", "2027-02-01T00:00:05")
+    console.page.run("[...document.querySelectorAll('input[name=zone]')].at(-1).click()")
+    console.sees("[data-field=due_at] label", "UTC")
+    assert console.value("#field-due_at") == "2027-01-31T15:00:05"
+    console.save()
+    stored = console.api("GET", f"{TASKS}/{task['id']}")[2]
+    assert stored["due_at"] == "2027-01-31T15:00:05.000000Z"
+    console.click(".filter-edit")
+    console.sees(".filter-form label", "UTC")
+    start = ".filter-form input"
+    assert console.value(start) == "2026-01-01T00:00:05"
+    set_value(console, start, "2026-01-02T09:00:00")
+    console.click(".filter-form .primary")
+    parameter = "new URLSearchParams(location.search).get('created_at[gte]')"
+    console.page.wait_until(f"{parameter} === '2026-01-02T09:00:00.000Z'")
 
 
 def test_a_field_of_each_type_can_be_changed_cleared_and_restored(console):

@@ -3,31 +3,21 @@
 import functools
 import gzip
 import hashlib
-import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from flask import (
-    Blueprint,
-    Response,
-    current_app,
-    render_template,
-    request,
-    send_from_directory,
-    url_for,
-)
+from flask import Blueprint, Response, current_app, render_template, request, url_for
 
 from projectapp.console.resources import describe_resources
+from projectapp.console.script import join_modules
 from projectapp.http.endpoint import HTML, Endpoint
 from projectapp.http.security_headers import content_security_policy
+from projectapp.problems import NotFound
 
 bp = Blueprint("console", __name__)
 
 FOLDER = Path(__file__).parents[1] / "static" / "console"
 _MAX_AGE_SECONDS = 365 * 24 * 3600
-# The system's table of types may have another one for .js, which a browser would refuse to run.
-_CONTENT_TYPES = {".js": "text/javascript", ".css": "text/css"}
-_IMPORT = re.compile(r'^(?:import|export) (?:[^;"]*? from )?"\./([\w-]+\.js)";$', re.M)
 
 
 @bp.get("/console")
@@ -37,14 +27,10 @@ def page() -> Response:
 
     The page itself has no data, so it needs no token.
     """
-    version = _files_version()
-    scripts = _first_scripts(version)
-    urls = {
-        name: url_for("console.static", version=version, name=name)
-        for name in (*scripts, "console.css")
-    }
+    version, files = _read_files()
+    urls = {name: url_for("console.static", version=version, name=name) for name in files}
     response = Response(
-        render_template("console.html", urls=urls, scripts=scripts, config=_page_config()),
+        render_template("console.html", urls=urls, config=_page_config()),
         headers=content_security_policy(script="'self'", style="'self'", connect="'self'"),
         mimetype=HTML,
     )
@@ -61,51 +47,30 @@ def page() -> Response:
 def static(version: str, name: str) -> Response:
     """Send a file of the page.
 
-    The version is in the path, so the modules that a module imports by `./NAME` have it, too. A
-    server of another release may get this request during a rollout. Its file is not cached.
-    With gzip a file has a third of its size. Compression may show its content to an attacker who
-    sees only sizes (BREACH), but nothing in it is secret.
+    The version is in the path. A server of another release may get this request during a rollout;
+    its file is not cached. With gzip a file has a third of its size. An attacker who sees the size
+    of a compressed response may find out what is in it (BREACH), but this is nothing secret.
     """
-    is_current = version == _files_version()
-    response = send_from_directory(
-        FOLDER,
-        name,
-        mimetype=_CONTENT_TYPES.get(Path(name).suffix, "text/plain"),
-        max_age=_MAX_AGE_SECONDS if is_current else None,
-    )
-    if is_current:
-        response.cache_control.immutable = True
+    current_version, files = _read_files()
+    if name not in files:
+        raise NotFound
+    file = files[name]
+    is_compressed = request.accept_encodings["gzip"] > 0
+    response = Response(file.compressed if is_compressed else file.content, mimetype=file.mimetype)
     response.vary.add("Accept-Encoding")
-    if response.status_code == 200 and request.accept_encodings["gzip"]:
-        response.direct_passthrough = False
-        response.set_data(_compress(response.get_data()))
+    response.set_etag(f"{current_version}-gzip" if is_compressed else current_version)
+    if is_compressed:
         response.content_encoding = "gzip"
-        response.set_etag(f"{response.get_etag()[0]}-gzip")
+    if version == current_version:
+        response.headers["Cache-Control"] = f"public, max-age={_MAX_AGE_SECONDS}, immutable"
+    else:
+        response.headers["Cache-Control"] = "no-cache"
+    response.make_conditional(request)
     return response
 
 
-@functools.lru_cache(maxsize=128)
-def _compress(content: bytes) -> bytes:
-    return gzip.compress(content, mtime=0)
-
-
-@functools.lru_cache(maxsize=1)
-def _first_scripts(version: str) -> list[str]:
-    """Return main.js and the modules that it imports, directly or through another one.
-
-    The page loads all others when it needs them.
-    """
-    names: set[str] = set()
-    waiting = ["main.js"]
-    while waiting:
-        if (name := waiting.pop()) not in names:
-            names.add(name)
-            waiting += _IMPORT.findall((FOLDER / name).read_text())
-    return sorted(names)
-
-
 def _page_config() -> dict[str, Any]:
-    """Return what the page must know, as the JSON in its element `config`."""
+    """Return the content of the page's element `config`: the resources and some settings."""
     config = current_app.config
     return {
         "version": config["VERSION"],
@@ -114,19 +79,33 @@ def _page_config() -> dict[str, Any]:
         "resources": describe_resources(current_app),
         "max_content_length": config["MAX_CONTENT_LENGTH"],
         "docs": config["DOCS"],
-        "metrics": any(rule.rule == "/metrics" for rule in current_app.url_map.iter_rules()),
+        "metrics": config["METRICS"] != "off",
     }
 
 
-def _files_version() -> str:
-    """Return a hash of the files, so that an edited file has another URL without a restart."""
-    paths = sorted(path for path in FOLDER.iterdir() if path.is_file())
-    return _hash_files(tuple((path, path.stat().st_mtime_ns) for path in paths))
+class _File(NamedTuple):
+    mimetype: str
+    content: bytes
+    compressed: bytes
+
+
+def _read_files() -> tuple[str, dict[str, _File]]:
+    """Return the files of the page by name, and their version.
+
+    An edited file has another version, so that a browser loads it without a restart.
+    """
+    return _make_files(FOLDER, sum(path.stat().st_mtime_ns for path in FOLDER.iterdir()))
 
 
 @functools.lru_cache(maxsize=1)
-def _hash_files(files: tuple[tuple[Path, int], ...]) -> str:
-    contents = b"".join(
-        path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest() for path, _ in files
-    )
-    return hashlib.sha256(contents).hexdigest()[:16]
+def _make_files(folder: Path, _times: int) -> tuple[str, dict[str, _File]]:
+    contents = {
+        "console.js": ("text/javascript", join_modules(folder).encode()),
+        "console.css": ("text/css", (folder / "console.css").read_bytes()),
+        "LICENSES": ("text/plain", (folder / "LICENSES").read_bytes()),
+    }
+    version = hashlib.sha256(repr(contents).encode()).hexdigest()[:16]
+    return version, {
+        name: _File(mimetype, content, gzip.compress(content, mtime=0))
+        for name, (mimetype, content) in contents.items()
+    }

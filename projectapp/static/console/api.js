@@ -3,9 +3,9 @@ import { parseExact, stringifyExact } from "./exact.js";
 import { config, createStore } from "./store.js";
 
 /**
- * The answer was no success. kind "offline": there was no answer, and `status` is 0.
- * `details` has the messages by field, `scope` is what a 403 misses, and `retryAfterSeconds` is null
- * if the answer has none.
+ * A request failed. kind "offline": there was no response, and `status` is 0. `details` has the
+ * messages by field, `scope` is the scope that a 403 requires, and `retryAfterSeconds` is null if the
+ * response has no Retry-After.
  */
 export class ApiError extends Error {
   constructor(kind, status, problem = {}, headers = new Headers()) {
@@ -27,6 +27,9 @@ export class ApiError extends Error {
 // session has {caller, scopes, credential, expires_at}.
 export const session = createStore({ state: config.auth.length ? "unknown" : "none" });
 
+/** May requests be sent now? Without authentication always. */
+export const isOpen = ({ state }) => state === "open" || state === "none";
+
 /** The server does not accept the sign-in any more. The page keeps the caller, to compare it. */
 export const loseSession = () =>
   session.set((current) => ({
@@ -34,10 +37,16 @@ export const loseSession = () =>
     state: current.state === "open" ? "expired" : current.state.replace("unknown", "signed_out"),
   }));
 
+/** Call `action` when another caller has signed in: nothing of the one before may stay. */
+export const onOtherCaller = (action) =>
+  session.subscribe((next, previous) => {
+    if (previous.caller !== undefined && next.caller !== previous.caller) action();
+  });
+
 // null, or {status, until (ms since 1970), retryNow()}: the reads that wait for Retry-After.
 export const waiting = createStore(null);
 
-// "online", or "offline" after a request without an answer, until the server answers again.
+// "online", or "offline" after a request without a response, until the server responds again.
 export const connection = createStore("online");
 
 // true as soon as the server has another version than this page.
@@ -49,7 +58,7 @@ const MAX_RETRIES = 20;
 
 /**
  * Send a request, and return {status, body, etag, headers}. With `raw: true`, body is the Response.
- * Throws ApiError. A GET waits while the server is busy (429, 503) or away, and then repeats itself.
+ * Throws ApiError. A GET waits while the server is busy (429, 503) or unreachable, then it is repeated.
  * A write with an Idempotency-Key waits while the server is busy. Every request waits for a sign-in
  * that it needs, except with `waitsForSignIn: false`. Abort `signal` to end the waiting.
  */
@@ -84,7 +93,13 @@ export async function request(method, path, options = {}) {
 const isBusy = ({ status, retryAfterSeconds }) =>
   status === 429 || status === 503 || (status === 409 && retryAfterSeconds !== null);
 
-const pageId = crypto.getRandomValues(new Uint32Array(4)).join("-");
+/** Return 32 random hexadecimal digits, such as an Idempotency-Key. randomUUID() needs HTTPS. */
+export const makeRandomId = () =>
+  [...crypto.getRandomValues(new Uint8Array(16))]
+    .map((byte) => byte.toString(16).padStart(2, "0"))
+    .join("");
+
+const pageId = makeRandomId();
 let writes = 0;
 
 /** Did this page send the request with this id? The feed also reports its own writes. */
@@ -109,6 +124,7 @@ export async function send(method, path, options = {}) {
     response = await fetch(config.prefix + path + (parameters && "?" + parameters), {
       method,
       headers: all,
+      cache: "no-store", // Rows must not stay on the disk after the sign-out.
       body: body === undefined || isText ? body : stringifyExact(body),
       signal: AbortSignal.any(signals),
     });
@@ -123,7 +139,9 @@ export async function send(method, path, options = {}) {
   if (response.ok) {
     const value = raw ? response : text && parseExact(text);
     const { status, headers: responseHeaders } = response;
-    return { status, body: value, etag: responseHeaders.get("ETag"), headers: responseHeaders };
+    // A proxy that compresses makes the tag weak, and a weak tag never matches If-Match.
+    const etag = responseHeaders.get("ETag")?.replace(/^W\//, "");
+    return { status, body: value, etag, headers: responseHeaders };
   }
   throw new ApiError("http", response.status, parseProblem(text), response.headers);
 }
@@ -132,7 +150,7 @@ function parseProblem(text) {
   try {
     return Object(JSON.parse(text));
   } catch {
-    return {}; // The answer of a proxy in front of the service.
+    return {}; // The response of a proxy in front of the service.
   }
 }
 
@@ -159,6 +177,19 @@ export function untilStore(store, condition, signal) {
   });
 }
 
+/** Add up to a quarter to a time, so that not all browsers come back at the same moment. */
+export const withJitter = (milliseconds) => milliseconds * (1 + Math.random() / 4);
+
+/** Resolve after a time, or when `isOver` becomes true; reject when the signal aborts. */
+export async function pause(milliseconds, signal, isOver = createStore(false)) {
+  const timer = setTimeout(() => isOver.set(true), milliseconds);
+  try {
+    await untilStore(isOver, Boolean, signal);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 const waits = new Set();
 
 function showWaits() {
@@ -170,18 +201,17 @@ function showWaits() {
 
 async function waitForRetry(error, attempt, signal) {
   const seconds = error.retryAfterSeconds ?? Math.min(2 ** attempt, MAX_BACKOFF_SECONDS);
-  // The jitter spreads the clients of a server that was away over a quarter of the time.
-  const delay = Math.max(seconds, 1) * (1 + Math.random() / 4) * 1000;
-  const released = createStore(false);
-  const timer = setTimeout(() => released.set(true), delay);
-  const wait = { status: error.status, until: Date.now() + delay };
-  wait.retryNow = () => released.set(true);
+  const delay = withJitter(Math.max(seconds, 1) * 1000);
+  const isOver = createStore(false);
+  const wait = {
+    ...{ status: error.status, until: Date.now() + delay },
+    retryNow: () => isOver.set(true),
+  };
   waits.add(wait);
   showWaits();
   try {
-    await untilStore(released, (value) => value, signal);
+    await pause(delay, signal, isOver);
   } finally {
-    clearTimeout(timer);
     waits.delete(wait);
     showWaits();
   }
@@ -198,7 +228,7 @@ function goOffline() {
 }
 
 /** Ask the server's health, which needs no sign-in and no database. */
-export async function probeServer() {
+async function probeServer() {
   clearTimeout(probe);
   probe = null;
   try {

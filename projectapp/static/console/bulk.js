@@ -1,9 +1,9 @@
 // Actions on the selected rows: set a field of all of them, delete them, or restore deleted ones.
 // Every write has the version that the list showed, so no change of another user is lost.
-import { request } from "./api.js";
-import { itemErrors, Run } from "./run.js";
+import { onOtherCaller, request } from "./api.js";
+import { deleteRow, readRow, restoreRow } from "./row_requests.js";
 import { reload, removeRow, replaceRows } from "./rows.js";
-import { itemPath } from "./schema.js";
+import { itemErrors, Run } from "./run.js";
 import { selectOnly } from "./selection.js";
 import { createStore } from "./store.js";
 
@@ -11,6 +11,11 @@ const BATCH_ROWS = 100; // one request: small enough to show progress and to sto
 
 /** The current run, or null. */
 export const bulkStore = createStore(null);
+
+onOtherCaller(() => {
+  bulkStore.get()?.stop();
+  bulkStore.set(null);
+});
 
 /**
  * Run an action on rows: {kind: "set", field, value}, {kind: "delete"} or {kind: "restore"}.
@@ -41,7 +46,7 @@ export async function runAction(resource, action, rows) {
     }
     run.update({ done: rows.length - queue.length });
   }
-  selectOnly([...run.state.failures.map(({ row }) => row), ...queue]);
+  if (bulkStore.get() === run) selectOnly([...run.state.failures.map(({ row }) => row), ...queue]);
   run.finish();
   if (action.kind === "restore") reload();
   return run;
@@ -57,11 +62,9 @@ async function sendBatch(resource, action, batch) {
   }
   const [{ id, version }] = batch;
   if (action.kind === "delete") {
-    await request("DELETE", itemPath(resource, id), { ifMatch: `"${version}"` });
+    await deleteRow(resource, id, `"${version}"`);
     removeRow(id);
-  } else {
-    await request("POST", `${itemPath(resource, id)}/restore`, { body: {} });
-  }
+  } else await restoreRow(resource, id);
 }
 
 /**
@@ -76,8 +79,9 @@ async function failuresOf(resource, action, batch, error) {
   return Promise.all(
     numbers.map(async (number) => {
       const row = batch[number];
-      const current = await readRow(resource, row.id);
-      if (!current) {
+      const current = await readCurrent(resource, row.id);
+      if (current === undefined) return { row, error };
+      if (current === null) {
         removeRow(row.id);
         return { row, error: action.kind === "delete" ? null : error };
       }
@@ -92,9 +96,9 @@ async function failuresOf(resource, action, batch, error) {
 }
 
 /** Return the row as it is now; null if it does not exist, and undefined if that is unknown. */
-async function readRow(resource, id) {
+async function readCurrent(resource, id) {
   try {
-    return (await request("GET", itemPath(resource, id))).body;
+    return (await readRow(resource, id)).row;
   } catch (error) {
     return error.status === 404 ? null : undefined;
   }

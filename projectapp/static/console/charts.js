@@ -6,11 +6,8 @@ import { BarTable, Chart, LineChart } from "./chart_parts.js";
 import { growth, parseMetrics, quantileOf, sumOf, sumsBy } from "./metrics.js";
 import { canRead, resourceLabel, resources } from "./schema.js";
 import { config, settings, useStore } from "./store.js";
-import { addTexts, formatNumber, t } from "./texts.js";
-import texts from "./texts_charts.js";
+import { formatNumber, t } from "./texts.js";
 import { Banner, Button, ErrorText } from "./ui.js";
-
-addTexts(texts);
 
 const SAMPLE_SECONDS = 5;
 const MAX_SAMPLES = 61; // five minutes

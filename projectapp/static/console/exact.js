@@ -1,7 +1,7 @@
 // JSON whose numbers keep their digits. JSON.parse would change 12345678901234567890 and 1.0.
 
 // A number that JavaScript would write with other digits.
-export class ExactNumber {
+class ExactNumber {
   constructor(text) {
     this.text = text;
   }

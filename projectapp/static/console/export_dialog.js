@@ -1,12 +1,12 @@
-// Downloads all rows that match the search and the filters of the list. A download that ends before
-// its end is no file.
+// Downloads all rows that match the search and the filters of the list. A download that ends too early
+// is not saved.
 import { html, useEffect, useState } from "./preact-htm.js";
 import { ApiError, request } from "./api.js";
 import { rows as loadedRows } from "./rows.js";
+import { Progress } from "./run.js";
 import { listQuery, url, useStore } from "./store.js";
 import { formatNumber, t } from "./texts.js";
-import { Banner, Button, Dialog, ErrorText } from "./ui.js";
-import { Progress } from "./selection_bar.js";
+import { Banner, Button, Dialog, ErrorText, saveFile } from "./ui.js";
 
 const BLOB_BYTES = 2 ** 23; // larger pieces leave the memory of the page
 const QUOTE = '"'.charCodeAt(0);
@@ -23,7 +23,7 @@ export function ExportDialog({ resource, filters, format, onClose }) {
     const show = (changes) => signal.aborted || setState((current) => ({ ...current, ...changes }));
     download(resource, filters, format, signal, show).then(
       (parts) => {
-        save(parts, `${resource.name}-${new Date().toISOString().slice(0, 10)}.${format}`);
+        saveFile(parts, `${resource.name}-${new Date().toISOString().slice(0, 10)}.${format}`);
         show({ phase: "finished" });
       },
       (error) => show({ phase: "failed", error }),
@@ -81,12 +81,4 @@ async function download(resource, filters, format, signal, show) {
     show({ rows: Math.max(0, rows), bytes });
   }
   return [...blobs, ...pieces];
-}
-
-function save(parts, name) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob(parts));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }

@@ -1,12 +1,11 @@
-// The menu for files: export of the current view, and import of a file. The dialogs load on demand.
+// The menu for files: export of the current view, and import of a file.
 import { html, useState } from "./preact-htm.js";
+import { ExportDialog } from "./export_dialog.js";
+import { ImportDialog } from "./import_dialog.js";
 import { Popover } from "./popover.js";
 import { canWrite } from "./schema.js";
 import { t } from "./texts.js";
-import { Icon, lazy } from "./ui.js";
-
-const ExportDialog = lazy(() => import("./export_dialog.js"), "ExportDialog");
-const ImportDialog = lazy(() => import("./import_dialog.js"), "ImportDialog");
+import { Icon } from "./ui.js";
 
 export function ExportImport({ resource, filters }) {
   const [dialog, setDialog] = useState(null); // "csv", "ndjson", "import" or null

@@ -1,11 +1,11 @@
-// Server-sent events (HTML standard, 9.2) from a response of fetch. EventSource tells no status and
-// no Retry-After.
+// Server-sent events (HTML standard, 9.2) from a response of fetch. EventSource gives neither
+// the status nor Retry-After.
 
 /**
  * Return a function that takes the next part of an event stream, and returns the events that it
  * completes: {id, data}. `data` is null for an event that only gives an id. A comment is no event.
  */
-export function createEventParser() {
+function createEventParser() {
   let rest = "";
   let id = null;
   let idOfLastEvent = null;

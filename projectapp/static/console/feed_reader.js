@@ -1,5 +1,15 @@
-// Reads the feed of a resource without an end: an event stream, or a page every few seconds.
-import { ApiError, connection, loseSession, send, session, untilStore } from "./api.js";
+// Reads the feed of a resource until it is stopped: an event stream, or a page every few seconds.
+import {
+  ApiError,
+  connection,
+  isOpen,
+  loseSession,
+  pause,
+  send,
+  session,
+  untilStore,
+  withJitter,
+} from "./api.js";
 import { stringifyExact } from "./exact.js";
 import { readEvents } from "./feed_events.js";
 
@@ -11,25 +21,6 @@ const MAX_RECONNECT_MS = 30_000;
 const LAGGING_MS = 20_000;
 const LOST_MS = 45_000;
 const CHECK_MS = 5000;
-
-const isSignedIn = ({ state }) => state === "open" || state === "none";
-
-/** Resolve after a time, up to a quarter later: not all browsers come back at the same moment. */
-function pause(milliseconds, signal) {
-  return new Promise((resolve, reject) => {
-    signal.throwIfAborted();
-    const end = () => {
-      clearTimeout(timer);
-      reject(signal.reason);
-    };
-    const resume = () => {
-      signal.removeEventListener("abort", end);
-      resolve();
-    };
-    const timer = setTimeout(resume, milliseconds * (1 + Math.random() / 4));
-    signal.addEventListener("abort", end, { once: true });
-  });
-}
 
 /**
  * Follow the feed of a resource until the signal aborts, or until the caller may not read it.
@@ -56,7 +47,7 @@ export async function readFeed({ resource, cursor, canStream, signal, publish })
       if (silence > LOST_MS) abort.abort();
       else if (silence > LAGGING_MS) publish({ state: "lagging", cursor });
     }, CHECK_MS);
-    const endWithSession = session.subscribe((value) => isSignedIn(value) || abort.abort());
+    const endWithSession = session.subscribe((value) => isOpen(value) || abort.abort());
     const headers = { Accept: "text/event-stream", ...(cursor && { "Last-Event-ID": cursor }) };
     try {
       const { body: response } = await send("GET", path, {
@@ -84,7 +75,7 @@ export async function readFeed({ resource, cursor, canStream, signal, publish })
       note([...texts.map((data) => ({ id: null, data })), { id: body.next_cursor, data: null }]);
       hasMore = body.has_more;
     }
-    await pause(POLL_MS, signal);
+    await pause(withJitter(POLL_MS), signal);
   }
 
   /** Decide what follows an error. Returns how many ms to wait, or null to give up. */
@@ -109,13 +100,13 @@ export async function readFeed({ resource, cursor, canStream, signal, publish })
 
   while (!signal.aborted) {
     let delay = RECONNECT_MS;
-    if (!isSignedIn(session.get())) publish({ state: "off", cursor });
-    await untilStore(session, isSignedIn, signal);
+    if (!isOpen(session.get())) publish({ state: "off", cursor });
+    await untilStore(session, isOpen, signal);
     await untilStore(connection, (value) => value === "online", signal);
     try {
       if (isStream) {
         await stream();
-        publish({ state: "lagging", cursor }); // It has ended: the server stops, or checks the token.
+        publish({ state: "lagging", cursor }); // The server ended it: it stops, or the token has expired.
       } else {
         await poll();
         delay = 0;
@@ -127,6 +118,6 @@ export async function readFeed({ resource, cursor, canStream, signal, publish })
       // After a time without an answer, the page asks the server's health until it is there again.
       if (error instanceof ApiError && error.kind === "offline") delay /= 4;
     }
-    await pause(delay, signal);
+    await pause(withJitter(delay), signal);
   }
 }

@@ -2,13 +2,15 @@
 // server, so a stream in each tab would leave none for requests. The tab that holds a lock reads,
 // and sends the changes to the others. When it closes, the next tab gets the lock, and continues at
 // the cursor that it knows.
-import { session } from "./api.js";
+import { isOpen, session } from "./api.js";
 import { parseExact } from "./exact.js";
-import { feed } from "./feed.js";
 import { noteChanges, noteGap, startLog } from "./feed_log.js";
 import { readFeed } from "./feed_reader.js";
 import { canRead, currentResource } from "./schema.js";
-import { config, url } from "./store.js";
+import { config, createStore, url } from "./store.js";
+
+/** The state of the feed: "off", "on", "lagging" or "lost". */
+export const feed = createStore({ state: "off" });
 
 // Tabs with another version of this page do not share its messages.
 const CHANNEL = `projectapp.feed ${config.prefix} ${config.version}`;
@@ -25,8 +27,8 @@ export function followPage() {
 }
 
 function follow() {
-  const { state, caller = null } = session.get();
-  if (state !== "open" && state !== "none") return; // The reader waits until it is open again.
+  if (!isOpen(session.get())) return; // The reader waits until it is open again.
+  const { caller = null } = session.get();
   const resource = currentResource(url.get());
   const key = JSON.stringify([resource.name, caller]);
   if (subscription?.key === key) return;
@@ -77,7 +79,7 @@ channel.onmessage = ({ data: message }) => {
   }
 };
 
-/** Take what the reader says, in every tab. */
+/** Apply a message of the reader, in every tab. */
 function receive({ state, cursor, texts = [], hasGap }) {
   const { resource } = subscription;
   subscription.cursor = cursor;

@@ -7,7 +7,7 @@ import { seesAllOwners } from "./columns.js";
 import { fieldLabel } from "./schema.js";
 import { go, useUrl } from "./store.js";
 import { t } from "./texts.js";
-import { Icon } from "./ui.js";
+import { focusList, Icon } from "./ui.js";
 
 const SEARCH_DELAY_MS = 150;
 const SEARCHABLE = /\S{2}/; // The API needs a word of two or more characters.
@@ -52,7 +52,7 @@ export function SearchBox({ resource }) {
   const onKeyDown = (event) => {
     if (event.key !== "ArrowDown" || event.isComposing) return;
     event.preventDefault();
-    document.querySelector('[role="grid"]')?.focus();
+    focusList();
   };
   if (!resource.search) return null;
   return html`<form

@@ -1,13 +1,13 @@
 // The state of one form: what it began with, and what was typed. Only the user's own actions change
 // an input. form_actions.js has the actions that write to the server.
-import { session } from "./api.js";
+import { isOpen, makeRandomId, session, untilStore } from "./api.js";
 import { readDraft, removeDraft, writeDraft } from "./drafts.js";
 import { defaultInputs, inputsOf, isChanged, readChanges } from "./form_values.js";
 import { readNewestChange, readRow } from "./row_requests.js";
 import { writableFields } from "./schema.js";
 import { createStore } from "./store.js";
 
-export const NEW = "new";
+const NEW = "new";
 
 /** The newest change that the feed reported: {resource: its name, change}. */
 export const reportedChange = createStore(null);
@@ -15,23 +15,8 @@ export const reportedChange = createStore(null);
 /** The newest write of this page outside of a form, such as an undo: {resource, base}. */
 export const writtenRow = createStore(null);
 
-export const makeIdempotencyKey = () =>
-  [...crypto.getRandomValues(new Uint8Array(16))] // randomUUID() needs HTTPS
-    .map((byte) => byte.toString(16).padStart(2, "0"))
-    .join("");
-
-/** A draft belongs to a caller, so the caller must be known first. */
-function waitForSession() {
-  const isKnown = ({ state }) => state === "open" || state === "none";
-  if (isKnown(session.get())) return Promise.resolve();
-  return new Promise((resolve) => {
-    const unsubscribe = session.subscribe((value) => {
-      if (!isKnown(value)) return;
-      unsubscribe();
-      resolve();
-    });
-  });
-}
+/** The newest draft that an undo has brought back: {resource: its name, id}. */
+const restoredDraft = createStore(null);
 
 /**
  * Return the form of a row, or of a new one for the id NEW. Its store `state` has
@@ -58,7 +43,7 @@ export function createForm(resource, id) {
     draftTime: null,
   });
   const update = (changes) => state.set((current) => ({ ...current, ...changes }));
-  let draftKeys = { idempotencyKey: makeIdempotencyKey(), attempt: null };
+  let draftKeys = { idempotencyKey: makeRandomId(), attempt: null };
 
   function changedInputs() {
     const { inputs, initial } = state.get();
@@ -86,7 +71,7 @@ export function createForm(resource, id) {
   async function load() {
     update({ status: "loading", problem: null });
     try {
-      await waitForSession();
+      await untilStore(session, isOpen, signal); // A draft belongs to a caller.
       const base = isNew ? null : await readRow(resource, id, { signal });
       const draft = readDraft(resource, id);
       show(draft?.base ?? base, draft);
@@ -157,13 +142,14 @@ export function createForm(resource, id) {
     const { initial, parent } = state.get();
     const typed = changedInputs();
     const oldKeys = draftKeys;
-    draftKeys = { idempotencyKey: makeIdempotencyKey(), attempt: null };
+    draftKeys = { idempotencyKey: makeRandomId(), attempt: null };
     update({ inputs: initial, parent: null, errors: {}, problem: null, draftTime: null });
     keepDraft();
     return () => {
       draftKeys = oldKeys;
       update({ inputs: { ...state.get().inputs, ...typed }, parent });
       keepDraft();
+      restoredDraft.set({ resource: resource.name, id });
     };
   }
 
@@ -172,8 +158,17 @@ export function createForm(resource, id) {
     keepDraft();
   }
 
+  function renewKey() {
+    draftKeys = { idempotencyKey: makeRandomId(), attempt: null };
+    keepDraft();
+  }
+
   const unsubscribes = [
     reportedChange.subscribe(noteReport),
+    // Of an earlier form of this row: its panel was closed.
+    restoredDraft.subscribe((draft) => {
+      if (draft.resource === resource.name && draft.id === id && !isDirty()) load();
+    }),
     writtenRow.subscribe(({ resource: name, base }) => {
       if (name === resource.name && base.row.id === id) rebase(base);
     }),
@@ -186,7 +181,7 @@ export function createForm(resource, id) {
 
   return {
     ...{ resource, id, isNew, state, update, load, dispose, discard, rebase, keepDraft },
-    ...{ changedInputs, isDirty, readMine, setInput, setParent, setAttempt, noteNewestChange },
+    ...{ changedInputs, isDirty, readMine, setInput, setParent, setAttempt, renewKey, noteNewestChange },
     draftKeys: () => draftKeys,
   };
 }

@@ -22,18 +22,15 @@ const countCodePoints = (text) => [...text].length;
 // A control shows every line break as \n. readInput puts the original ones back.
 const withPlainBreaks = (text) => text.replace(LINE_BREAK, "\n");
 
-function localTime(value) {
-  const time = new Date(value);
-  const local = new Date(time.getTime() - time.getTimezoneOffset() * 60_000);
-  return local.toISOString().slice(0, 19);
-}
+// A time is an input in UTC and in seconds: it stays the same time in another zone of the settings.
+export const timeInput = (value) => `${new Date(value).toISOString().slice(0, 19)}Z`;
 
 // Return what the control shows for a value.
-export function toInput(field, value) {
+function toInput(field, value) {
   if (value === null || value === undefined) return null;
   if (field.type === "boolean") return value;
   if (isJson(field)) return stringifyExact(value, 2);
-  if (field.type === "timestamp") return localTime(value);
+  if (field.type === "timestamp") return timeInput(value);
   return withPlainBreaks(String(value));
 }
 
@@ -61,7 +58,7 @@ export function defaultInputs(resource) {
 
 // Return `text` with the line breaks of `original` wherever nothing was edited. The rest gets the
 // first line break of the original, or \n.
-export function restoreLineBreaks(text, original) {
+function restoreLineBreaks(text, original) {
   const breaks = original.match(LINE_BREAK) ?? [];
   const lines = text.split("\n");
   const originalLines = original.split(LINE_BREAK);
@@ -105,7 +102,7 @@ function readJson(field, input) {
 }
 
 // Return the value of an input. `original` is the value that the form began with. Throws InputError.
-export function readInput(field, input, original) {
+function readInput(field, input, original) {
   if (input === null || field.type === "boolean") return input;
   if (isJson(field)) return readJson(field, input);
   if (isText(field)) return restoreLineBreaks(input, original ?? "");

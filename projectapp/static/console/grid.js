@@ -2,7 +2,7 @@
 // few around them, are in the document.
 import { html, useLayoutEffect, useMemo, useRef, useState } from "./preact-htm.js";
 import { columnTemplate, fittingColumns } from "./columns.js";
-import { GapRow, Head, Row } from "./grid_rows.js";
+import { createRowRenderer, GapRow, Head } from "./grid_rows.js";
 import { firstRow, ROW_PX, windowOf } from "./grid_window.js";
 import { useKeys } from "./keys.js";
 import {
@@ -30,7 +30,7 @@ const place = { key: null, top: 0, activeId: null, activeIndex: 0 };
 export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
   const list = useStore(rows);
   const selected = useStore(selection);
-  const language = useStore(settings);
+  const preferences = useStore(settings);
   const [view, setView] = useState({ top: place.top, height: 600, width: 1000 });
   const [active, setActive] = useState({ id: place.activeId, index: place.activeIndex });
   const grid = useRef();
@@ -45,6 +45,7 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
     const fitting = fittingColumns(resource, columns, view.width - CHECKBOX_PX);
     return [fitting, `${CHECKBOX_PX}px ${columnTemplate(resource, fitting)}`];
   }, [resource, columnNames, view.width]);
+  const renderRow = useMemo(createRowRenderer, []);
   const activeIndex = findIndex(list, active.id, active.index);
 
   const scrollTo = (index) => {
@@ -201,7 +202,7 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
   const activeRow = rowAt(list, activeIndex);
   const head = useMemo(
     () => html`<${Head} ...${{ list, selected, resource, fields, sortKey, onSort }} />`,
-    [list, selected, resource, fields, sortKey, onSort, language],
+    [list, selected, resource, fields, sortKey, onSort, preferences],
   );
   return html`<div
     ref=${grid}
@@ -234,7 +235,7 @@ export function Grid({ resource, columns, openId, onOpen, onSort, sortKey }) {
             const states = { isActive: id === active.id, isOpen: id === openId, isSelected: selected.has(id) };
             const values = { row, index, place: placeOf(list, index), mark: list.marks.get(id) };
             // A row that comes into view takes over the elements of one that leaves it.
-            return html`<${Row} key=${index % (last - first)} ...${{ resource, fields, language, ...values, ...states }} />`;
+            return renderRow(index % (last - first), { resource, fields, preferences, ...values, ...states });
           })}
         </div>
       </div>

@@ -1,5 +1,5 @@
 // The rows of the grid: its header, and a row of the list.
-import { Component, html } from "./preact-htm.js";
+import { html } from "./preact-htm.js";
 import { cellValue, isRightAligned } from "./cells.js";
 import { fieldLabel, titleOf } from "./schema.js";
 import { clearSelection, selectRows } from "./selection.js";
@@ -62,43 +62,51 @@ export function GapRow({ list, columns }) {
   </div>`;
 }
 
-const ROW_PROPS = ["row", "index", "place", "mark", "isActive", "isSelected", "isOpen", "fields", "language"];
+/**
+ * Return a function that renders a row. It returns the same element again while nothing that the row
+ * shows has changed: Preact then skips the row. A component that skips itself would not do, because
+ * Preact takes it out of the document and puts it back whenever rows before it have moved.
+ */
+export function createRowRenderer() {
+  const rendered = new Map(); // {props, element} by key
+  return (key, props) => {
+    const last = rendered.get(key);
+    if (last && Object.keys(props).every((name) => props[name] === last.props[name])) return last.element;
+    const element = renderRow(key, props);
+    rendered.set(key, { props, element });
+    return element;
+  };
+}
 
-/** A row is rendered again only if something that it shows has changed. */
-export class Row extends Component {
-  shouldComponentUpdate(next) {
-    return ROW_PROPS.some((name) => next[name] !== this.props[name]);
-  }
-
-  render({ resource, fields, row, index, place, mark, isActive, isSelected, isOpen }) {
-    const state = `${isActive ? "active" : ""} ${isSelected ? "selected" : ""} ${isOpen ? "open" : ""}`;
-    return html`<div
-      role="row"
-      id=${`row-${row.id}`}
-      class=${`grid-row ${state} ${mark ? `mark-${mark}` : ""}`}
-      data-index=${index}
-      aria-rowindex=${place + 2}
-      aria-selected=${isSelected ? "true" : "false"}
-      aria-current=${isOpen ? "true" : undefined}
-    >
-      <div role="gridcell" class="cell select">
-        <input
-          type="checkbox"
-          tabindex="-1"
-          checked=${isSelected}
-          aria-label=${titleOf(resource, row)}
-        />
-      </div>
-      ${fields.map(
-        (field, number) => html`<div
-          role="gridcell"
-          class=${`cell ${isRightAligned(field) ? "right" : ""} type-${field.type}`}
-          key=${field.name}
-        >
-          ${number === 0 && mark && html`<span class="mark">${t(`list.mark.${mark}`)}</span>`}
-          ${cellValue(resource, field, row)}
-        </div>`,
-      )}
-    </div>`;
-  }
+function renderRow(key, { resource, fields, row, index, place, mark, isActive, isSelected, isOpen }) {
+  const state = `${isActive ? "active" : ""} ${isSelected ? "selected" : ""} ${isOpen ? "open" : ""}`;
+  return html`<div
+    key=${key}
+    role="row"
+    id=${`row-${row.id}`}
+    class=${`grid-row ${state} ${mark ? `mark-${mark}` : ""}`}
+    data-index=${index}
+    aria-rowindex=${place + 2}
+    aria-selected=${isSelected ? "true" : "false"}
+    aria-current=${isOpen ? "true" : undefined}
+  >
+    <div role="gridcell" class="cell select">
+      <input
+        type="checkbox"
+        tabindex="-1"
+        checked=${isSelected}
+        aria-label=${titleOf(resource, row)}
+      />
+    </div>
+    ${fields.map(
+      (field, number) => html`<div
+        role="gridcell"
+        class=${`cell ${isRightAligned(field) ? "right" : ""} type-${field.type}`}
+        key=${field.name}
+      >
+        ${number === 0 && mark && html`<span class="mark">${t(`list.mark.${mark}`)}</span>`}
+        ${cellValue(resource, field, row)}
+      </div>`,
+    )}
+  </div>`;
 }

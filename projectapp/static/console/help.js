@@ -1,6 +1,6 @@
 // The list of all keys, and how to do the same with the API.
 import { html } from "./preact-htm.js";
-import { curlCommand } from "./schema.js";
+import { listCommand } from "./schema.js";
 import { config } from "./store.js";
 import { t } from "./texts.js";
 import { Dialog, Keys } from "./ui.js";
@@ -49,7 +49,7 @@ export function Help({ resource, onClose }) {
       </section>`,
     )}
     <h3>${t("help_api")}</h3>
-    <pre class="code" tabindex="0" aria-label=${t("help_api")}><code>${curlCommand(resource)}</code></pre>
+    <pre class="code" tabindex="0" role="group" aria-label=${t("help_api")}><code>${listCommand(resource)}</code></pre>
     ${config.docs && html`<p><a href=${`${config.prefix}/docs`}>${t("docs")}</a></p>`}
   <//>`;
 }

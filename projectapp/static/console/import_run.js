@@ -1,6 +1,6 @@
 // Imports a file: part after part, each as one request that takes effect as a whole or not at all.
-import { request } from "./api.js";
-import { FileError, makeBody, readParts, readRecords } from "./file_parts.js";
+import { makeRandomId, onOtherCaller, request } from "./api.js";
+import { makeBody, readParts, readRecords } from "./file_parts.js";
 import { itemErrors, Run } from "./run.js";
 import { config, createStore } from "./store.js";
 
@@ -9,6 +9,12 @@ const STORAGE_PREFIX = "projectapp.import.";
 
 /** The current run, or null. */
 export const importStore = createStore(null);
+
+// The next part would be stored in the name of the other caller.
+onOtherCaller(() => {
+  importStore.get()?.stop();
+  importStore.set(null);
+});
 
 /**
  * Import the records of a file into the collection at `path`. `source` is what inspectFile returned.
@@ -25,7 +31,7 @@ export async function importFile(resource, path, source) {
 /** Import the corrected lines of an earlier run alone: records {line, text}. */
 export async function importRecords({ resource, path, source }, records) {
   const run = startRun(resource, path, source, records.length);
-  await sendRecords(run, records, crypto.randomUUID());
+  await sendRecords(run, records, makeRandomId());
   return run;
 }
 
@@ -49,7 +55,7 @@ async function* withoutHeader(records, header) {
  */
 function importKey(path, { name, size, lastModified }) {
   const item = STORAGE_PREFIX + [path, name, size, lastModified].join("|");
-  let value = crypto.randomUUID();
+  let value = makeRandomId();
   try {
     value = localStorage.getItem(item) ?? value;
     localStorage.setItem(item, value);
@@ -122,5 +128,3 @@ function failuresOf(records, recordByLine, error) {
   }
   return [...byRecord].map(([record, errors]) => ({ record, errors }));
 }
-
-export { FileError };

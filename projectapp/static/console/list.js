@@ -7,16 +7,11 @@ import { Grid } from "./grid.js";
 import { useKeys } from "./keys.js";
 import { Popover } from "./popover.js";
 import { countRows, openList, reload, retry, rows } from "./rows.js";
-import { canCreate, createPath, fieldLabel, titleField } from "./schema.js";
-import { selection } from "./selection.js";
-import { config, go, listQuery, useStore, useUrl } from "./store.js";
-import { addTexts, t } from "./texts.js";
-import texts from "./texts_list.js";
-import { Banner, Button, Empty, ErrorText, Icon, lazy, toast } from "./ui.js";
-
-addTexts(texts);
-
-const SelectionBar = lazy(() => import("./selection_bar.js"), "SelectionBar");
+import { canCreate, createCommand, fieldLabel, titleField } from "./schema.js";
+import { SelectionBar } from "./selection_bar.js";
+import { go, listQuery, useStore, useUrl } from "./store.js";
+import { t } from "./texts.js";
+import { Banner, Button, copyText, Empty, ErrorText, focusList, Icon } from "./ui.js";
 
 /** Parameters that change how a list looks, and not which rows it has. */
 const SHAPE = ["sort", "fields"];
@@ -24,9 +19,6 @@ const SHAPE = ["sort", "fields"];
 export function List({ resource, label }) {
   const [state] = useUrl();
   const phase = useValueOf(rows, (list) => phaseOf(list, resource));
-  const hasSelection = useValueOf(selection, ({ size }) => size > 0);
-  const [wasSelected, setWasSelected] = useState(false);
-  if (hasSelection && !wasSelected) setWasSelected(true);
   const names = state.fields?.split(",") ?? defaultColumns(resource, seesAllOwners(resource));
   const columns = chosenColumns(resource, names);
   const query = { ...listQuery(state), fields: requestedFields(resource, columns).join(",") };
@@ -56,7 +48,7 @@ export function List({ resource, label }) {
         html`<${Button} kind="primary" icon="plus" onClick=${create}>${t("new")}<//>`}
       </div>
     </div>
-    ${wasSelected && html`<${SelectionBar} resource=${resource} />`}
+    <${SelectionBar} resource=${resource} />
     ${phase === "failed" && html`<${Failure} filters=${filters} />`}
     ${phase === "empty" && html`<${Nothing} ...${{ resource, label, filters, mayCreate, create }} />`}
     ${phase === "rows" &&
@@ -105,7 +97,7 @@ function useFocusAfterPanel(id) {
     if (!hasClosed) return;
     const { activeElement } = document;
     const isLost = !activeElement || activeElement === document.body || !activeElement.isConnected;
-    if (isLost) document.querySelector('[role="grid"]')?.focus({ preventScroll: true });
+    if (isLost) focusList();
   }, [id]);
 }
 
@@ -160,26 +152,13 @@ function Nothing({ resource, label, filters, mayCreate, create }) {
   if (!mayCreate) {
     return html`<${Empty} title=${t("list.empty", { resource: label })} text=${t("list.empty_read_only")} />`;
   }
-  const command = curlCreate(resource);
-  const copy = async () => {
-    await navigator.clipboard.writeText(command);
-    toast({ kind: "success", text: t("copied") });
-  };
+  const command = createCommand(resource);
   return html`<${Empty} title=${t("list.empty", { resource: label })} text=${t("list.empty_text")}>
     <${Button} kind="primary" icon="plus" onClick=${create}>${t("new")}<//>
     <p>${t("list.empty_curl")}</p>
-    <pre class="code" tabindex="0" aria-label="curl">${command}</pre>
-    <${Button} kind="quiet" icon="copy" onClick=${copy}>${t("copy")}<//>
+    <pre class="code" tabindex="0" role="group" aria-label="curl">${command}</pre>
+    <${Button} kind="quiet" icon="copy" onClick=${() => copyText(command)}>${t("copy")}<//>
   <//>`;
-}
-
-function curlCreate(resource) {
-  const title = titleField(resource);
-  const body = JSON.stringify(title ? { [title.name]: t("list.example") } : {});
-  const url = location.origin + config.prefix + createPath(resource, `${resource.parent ?? ""}_id`);
-  const lines = [`curl ${url}`, "-H 'Content-Type: application/json'", `-d '${body}'`];
-  if (config.auth.length) lines.splice(1, 0, '-H "Authorization: Bearer $TOKEN"');
-  return lines.join(" \\\n  ");
 }
 
 /** Which fields are columns: in the URL, so that a link shows the same. */

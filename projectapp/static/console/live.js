@@ -2,21 +2,16 @@
 // read: they wait behind a button.
 import { html, useRef, useState } from "./preact-htm.js";
 import { connection, session } from "./api.js";
-import { feed } from "./feed.js";
+import { feed } from "./feed_tabs.js";
 import { feedLog } from "./feed_log.js";
 import { authorOf } from "./form_actions.js";
 import { fieldLabel, resourceLabel } from "./schema.js";
 import { go, useStore, useUrl } from "./store.js";
-import { addTexts, t } from "./texts.js";
-import texts from "./texts_live.js";
-import panelTexts from "./texts_panel.js";
+import { t } from "./texts.js";
 import { Banner, Button, Chip, Empty, Time } from "./ui.js";
 
-addTexts(texts);
-addTexts(panelTexts); // The history in the panel has the same words.
-
 const PAGE_ENTRIES = 50;
-const TOP_PIXELS = 8;
+const TOP_PX = 8;
 const CHIP_KINDS = { create: "on", restore: "on", delete: "warning" };
 
 export function Live({ resource }) {
@@ -48,7 +43,7 @@ export function Live({ resource }) {
   };
   const holdWhileReading = (event) => {
     if (isPaused) return;
-    const isAtTop = event.currentTarget.scrollTop < TOP_PIXELS;
+    const isAtTop = event.currentTarget.scrollTop < TOP_PX;
     if (isAtTop) setHeldNumber(null);
     else if (heldNumber === null) setHeldNumber(newestNumber);
   };

@@ -1,26 +1,25 @@
 // The frame of the console: the header, the views, the panel, and what covers them.
-import { html, render, useEffect, useLayoutEffect, useRef, useState } from "./preact-htm.js";
-import { ApiError, session } from "./api.js";
+import { html, render, useLayoutEffect, useRef, useState } from "./preact-htm.js";
+import { ApiError, isOpen, session } from "./api.js";
+import { Charts } from "./charts.js";
 import { useCommands } from "./commands.js";
-import { feed } from "./feed.js";
+import { feed, followPage } from "./feed_tabs.js";
 import { SearchBox } from "./filters.js";
+import { Help } from "./help.js";
 import { useKeys } from "./keys.js";
 import { List } from "./list.js";
+import { Live } from "./live.js";
 import { Menu } from "./menu.js";
 import { Notices } from "./notices.js";
-import { canCreate, canRead, currentResource, curlCommand, resourceLabel, resources } from "./schema.js";
-import { loadSession, signIn, takeTokenFromUrl } from "./session.js";
-import { SignIn } from "./sign_in.js";
+import { Palette } from "./palette.js";
+import { Panel } from "./panel.js";
+import { canCreate, canRead, currentResource, listCommand, resourceLabel, resources } from "./schema.js";
+import { loadSession, signInByLink, takeTokenFromUrl } from "./session.js";
+import { OfferedSignIn, SignIn } from "./sign_in.js";
 import { changeSettings, config, settings, useStore, useUrl } from "./store.js";
 import { t } from "./texts.js";
-import { Boundary, Button, copyText, Empty, ErrorText, Keys, lazy, Link, toast, Toasts } from "./ui.js";
+import { Boundary, Button, copyText, Empty, Keys, Link, toast, Toasts } from "./ui.js";
 import { undo } from "./undo.js";
-
-const Panel = lazy(() => import("./panel.js"), "Panel");
-const Live = lazy(() => import("./live.js"), "Live");
-const Charts = lazy(() => import("./charts.js"), "Charts");
-const Palette = lazy(() => import("./palette.js"), "Palette");
-const Help = lazy(() => import("./help.js"), "Help");
 
 const VIEWS = ["list", "live", "charts"];
 
@@ -86,25 +85,30 @@ function Header({ resource, view, open, onPalette, onHelp }) {
 }
 
 function Work({ resource, view, id }) {
-  const { caller } = useStore(session);
-  const known = useRef({ caller, changes: 0 });
-  if (caller !== undefined && caller !== known.current.caller) {
-    const changes = known.current.changes + (known.current.caller === undefined ? 0 : 1);
-    known.current = { caller, changes };
+  const { caller, state } = useStore(session);
+  const known = useRef({ caller, changes: 0, panels: 0 });
+  const before = known.current;
+  if (caller !== undefined && caller !== before.caller) {
+    const change = before.caller === undefined ? 0 : 1;
+    const panels = before.panels + (before.state === "expired" ? 0 : change);
+    known.current = { caller, changes: before.changes + change, panels };
   }
+  known.current.state = state;
   if (!canRead(resource)) {
-    const error = { status: 403, code: "insufficient_scope", scope: resource.scope_read };
-    return html`<${Empty} title=${t("error.403")}><${ErrorText} error=${error} /><//>`;
+    return html`<${Empty} title=${t("error.403")} text=${t("error.scope", { scope: resource.scope_read })} />`;
   }
   const label = resourceLabel(resource);
-  // Another caller sees other rows. The panel stays: what was typed in it is not lost.
+  // Another caller sees other rows. The panel stays after an expired sign-in, because it is often the
+  // same person, with another token. What was typed in it is not lost.
   const key = `${resource.name} ${known.current.changes}`;
   return html`<div class=${id ? "work has-panel" : "work"}>
-    ${view === "list" &&
-    html`<${Boundary} key=${key}><${List} resource=${resource} label=${label} /><//>`}
-    ${view === "live" && html`<${Live} key=${key} resource=${resource} label=${label} />`}
-    ${view === "charts" && html`<${Charts} key=${key} resource=${resource} />`}
-    ${id && html`<${Panel} key=${`${resource.name} ${id}`} resource=${resource} id=${id} />`}
+    <${Boundary} key=${`${view} ${key}`}>
+      ${view === "list" && html`<${List} resource=${resource} label=${label} />`}
+      ${view === "live" && html`<${Live} resource=${resource} />`}
+      ${view === "charts" && html`<${Charts} />`}
+    <//>
+    ${id &&
+    html`<${Boundary} key=${`${resource.name} ${id} ${known.current.panels}`}><${Panel} resource=${resource} id=${id} /><//>`}
   </div>`;
 }
 
@@ -117,10 +121,9 @@ function Frame({ isSigningIn }) {
   const label = resourceLabel(resource);
   const view = viewOf(state);
   // The screens do not wait for the answer to who is signed in: their requests do, if they must.
-  // Once they are mounted they stay, also under the dialog to sign in.
-  const isOpen = ["open", "none"].includes(who.state);
-  const [isMounted, setMounted] = useState(isOpen || !isSigningIn);
-  if (isOpen && !isMounted) setMounted(true);
+  // Once they are mounted they stay, also under the dialog to sign in, except after a sign-out.
+  const [isMounted, setMounted] = useState(isOpen(who) || !isSigningIn);
+  if (isOpen(who) && !isMounted) setMounted(true);
 
   useLayoutEffect(() => {
     const root = document.documentElement;
@@ -164,7 +167,7 @@ function Frame({ isSigningIn }) {
           },
         ]
       : []),
-    { group: "do", label: t("copy_curl"), run: () => copyText(curlCommand(resource)) },
+    { group: "do", label: t("copy_curl"), run: () => copyText(listCommand(resource)) },
     { group: "do", label: t("help"), keys: "?", run: show("help") },
     ...[
       ["ko", "한국어"],
@@ -193,9 +196,10 @@ function Frame({ isSigningIn }) {
     <${Header} resource=${resource} view=${view} open=${isMounted} onPalette=${show("palette")} onHelp=${show("help")} />
     <main id="main" tabindex="-1">
       <${Notices} />
-      ${isMounted && html`<${Work} resource=${resource} view=${view} id=${state.id} />`}
+      ${isMounted && who.state !== "signed_out" && html`<${Work} resource=${resource} view=${view} id=${state.id} />`}
     </main>
     ${["expired", "signed_out"].includes(who.state) && html`<${SignIn} key="sign-in" />`}
+    <${OfferedSignIn} key="offered" />
     ${dialog === "palette" && html`<${Palette} key="palette" onClose=${show(null)} />`}
     ${dialog === "help" && html`<${Help} key="help" resource=${resource} onClose=${show(null)} />`}
     <${Toasts} />`;
@@ -212,7 +216,7 @@ addEventListener("unhandledrejection", (event) => {
 
 async function startSession(token) {
   try {
-    if (token && config.auth.length) await signIn(token);
+    if (token && config.auth.length) await signInByLink(token);
   } catch (error) {
     toast({ kind: "error", text: t("sign_in_failed"), error });
   }
@@ -222,6 +226,7 @@ async function startSession(token) {
 const firstToken = takeTokenFromUrl();
 render(html`<${Frame} isSigningIn=${Boolean(firstToken)} />`, document.getElementById("app"));
 startSession(firstToken);
+addEventListener("load", followPage); // The first load does not wait for the feed.
 // The URL with a token was opened in a tab that has this page already.
 addEventListener("hashchange", () => {
   const token = takeTokenFromUrl();

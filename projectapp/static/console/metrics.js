@@ -22,11 +22,9 @@ export function parseMetrics(text) {
   return samples;
 }
 
-/** Return the sum of the values of a metric, of the samples whose labels `isCounted` accepts. */
-export function sumOf(samples, name, isCounted = () => true) {
-  const counted = (samples[name] ?? []).filter(({ labels }) => isCounted(labels));
-  return counted.reduce((sum, { value }) => sum + value, 0);
-}
+/** Return the sum of the values of a metric. */
+export const sumOf = (samples, name) =>
+  (samples[name] ?? []).reduce((sum, { value }) => sum + value, 0);
 
 /** Return the sums of the values of a metric by a label: a Map in the order of its values. */
 export function sumsBy(samples, name, label) {

@@ -12,11 +12,8 @@ import { ParentChoice } from "./parent_choice.js";
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./preact-htm.js";
 import { canCreate, canWrite, currentResource, fieldLabel, resourceLabel, titleOf, writableFields } from "./schema.js";
 import { guardUrl, useStore, useUrl } from "./store.js";
-import { addTexts, t } from "./texts.js";
-import texts from "./texts_panel.js";
-import { Button, Dialog, toast } from "./ui.js";
-
-addTexts(texts);
+import { t } from "./texts.js";
+import { Button, copyText, Dialog, focusList, toast } from "./ui.js";
 
 /**
  * Focus the panel while it opens, and what had the focus before when it closes. The panel also gets
@@ -36,8 +33,8 @@ function usePanelFocus(element) {
       const { activeElement } = document;
       if (activeElement !== document.body && !element.current.contains(activeElement)) return;
       const isUsable = opener?.isConnected && opener !== document.body;
-      const list = document.querySelector("[role=grid]");
-      (isUsable ? opener : list)?.focus({ preventScroll: true });
+      if (isUsable) opener.focus({ preventScroll: true });
+      else focusList();
     };
   }, []);
 }
@@ -111,7 +108,7 @@ export function Panel({ resource, id }) {
     ? t("new_row", { resource: resourceLabel(resource) })
     : state.base
       ? titleOf(resource, state.base.row)
-      : resourceLabel(resource);
+      : `${resourceLabel(resource)} ${id.slice(0, 8)}`;
   useEffect(() => {
     if (state.base) rememberRow({ resource: resource.name, id, title });
   }, [id, state.base, title]);
@@ -191,7 +188,7 @@ function RowForm({ form, state, isDirty, mayWrite, submit, hidden }) {
     </div>
     ${mayWrite &&
     html`<footer class="panel-actions">
-      <button class="button primary" disabled=${isDeleted} aria-disabled=${isSaving} title="Ctrl+S">
+      <button class="button primary" disabled=${isDeleted} aria-disabled=${isSaving || (!isDirty && !form.isNew)} title="Ctrl+S">
         ${t(isSaving ? "panel.saving" : form.isNew ? "panel.create" : "save")}
       </button>
       ${isDirty && html`<${Button} onClick=${() => discard(form)}>${t("panel.discard")}<//>`}
@@ -207,14 +204,10 @@ function RowForm({ form, state, isDirty, mayWrite, submit, hidden }) {
 /** The fields that the service writes. */
 function RowFacts({ resource, row }) {
   const [, go] = useUrl();
-  const copyId = async () => {
-    await navigator.clipboard.writeText(row.id);
-    toast({ kind: "success", text: t("copied") });
-  };
   const value = (field) => {
     if (field.name === "id") {
       return html`<code class="data">${row.id}</code> ${navigator.clipboard &&
-        html`<${Button} kind="quiet" icon="copy" label=${t("panel.copy_id")} onClick=${copyId} />`}`;
+        html`<${Button} kind="quiet" icon="copy" label=${t("panel.copy_id")} onClick=${() => copyText(row.id)} />`}`;
     }
     if (field.name === resource.parent_field) {
       const open = () => go({ resource: resource.parent, id: row[field.name] }, { reset: true });

@@ -1,6 +1,9 @@
 // A run of many requests: an action on selected rows, or an import. It has progress, can be stopped,
 // and pauses after an error until the user continues.
+import { html } from "./preact-htm.js";
 import { createStore } from "./store.js";
+import { t } from "./texts.js";
+import { Button } from "./ui.js";
 
 export class Run {
   /** `state` has what the screen of the run shows. */
@@ -56,4 +59,15 @@ export function itemErrors(error) {
     items.set(Number(number), errors);
   }
   return items;
+}
+
+export function Progress({ done, total }) {
+  return html`<progress max=${Math.max(1, total)} value=${done} aria-label=${t("progress")} />`;
+}
+
+/** The buttons of a run that is not over. */
+export function RunButtons({ run, phase }) {
+  return html`<${Button} disabled=${phase === "stopping"} onClick=${() => run.stop()}>${t("run.stop")}<//>
+    ${phase === "paused" &&
+    html`<${Button} kind="primary" onClick=${() => run.continue()}>${t("run.continue")}<//>`}`;
 }

@@ -62,10 +62,22 @@ export const canRead = (resource) => hasScope(resource.scope_read);
 export const canWrite = (resource) => hasScope(resource.scope_write);
 export const canCreate = (resource) => canWrite(resource) && resource.create_path !== null;
 
+const curl = (path, ...options) => {
+  const address = (location.origin + config.prefix + path).replaceAll("'", "%27");
+  const header = config.auth.length ? ['-H "Authorization: Bearer $TOKEN"'] : [];
+  return [`curl '${address}'`, ...header, ...options].join(" \\\n  ");
+};
+
 /** Return the curl command for the list that the page shows. */
-export function curlCommand(resource) {
+export function listCommand(resource) {
   const query = new URLSearchParams(listQuery()).toString();
-  const address = location.origin + config.prefix + resource.path + (query && `?${query}`);
-  const header = config.auth.length ? ` -H "Authorization: Bearer $TOKEN"` : "";
-  return `curl '${address.replaceAll("'", "%27")}'${header}`;
+  return curl(resource.path + (query && `?${query}`));
+}
+
+/** Return the curl command that creates an example of a row. */
+export function createCommand(resource) {
+  const title = titleField(resource);
+  const body = JSON.stringify(title ? { [title.name]: t("list.example") } : {});
+  const path = createPath(resource, resource.parent_field ?? "");
+  return curl(path, "-H 'Content-Type: application/json'", `-d '${body}'`);
 }

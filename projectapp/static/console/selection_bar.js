@@ -3,15 +3,13 @@ import { html, useState } from "./preact-htm.js";
 import { bulkStore, inverseOf, runAction } from "./bulk.js";
 import { flagText } from "./cells.js";
 import { findRow } from "./rows.js";
+import { Progress, RunButtons } from "./run.js";
 import { canWrite, fieldLabel, titleOf } from "./schema.js";
 import { clearSelection, selection } from "./selection.js";
 import { useStore } from "./store.js";
-import { addTexts, hasText, t } from "./texts.js";
-import panelTexts from "./texts_panel.js";
-import { Banner, Button, Dialog, ErrorText, toast } from "./ui.js";
+import { hasText, t } from "./texts.js";
+import { Banner, Button, Dialog, ErrorText, focusList, toast } from "./ui.js";
 import { pushUndo } from "./undo.js";
-
-addTexts(panelTexts); // those of undo
 
 const NAMES_SHOWN = 5;
 
@@ -22,7 +20,7 @@ export function SelectionBar({ resource }) {
   const chosen = [...selected.values()];
   const clear = () => {
     clearSelection();
-    focusGrid();
+    focusList();
   };
   const start = (action) => {
     setAsking(false);
@@ -70,8 +68,6 @@ function actionText(field, value) {
   return t("action.set", { field: fieldLabel(field.name), value: flagText(field, value) });
 }
 
-const focusGrid = () => document.querySelector('[role="grid"]')?.focus({ preventScroll: true });
-
 /** Start a run, and offer to undo what it has changed: these rows, with their new versions. */
 async function startRun(resource, action, chosen) {
   const run = await runAction(resource, action, chosen);
@@ -84,7 +80,7 @@ async function startRun(resource, action, chosen) {
   } else if (changed.length) toast({ kind: "success", text });
   if (failures.length || phase === "stopped") return;
   bulkStore.set(null);
-  focusGrid();
+  focusList();
 }
 
 function Names({ resource, list }) {
@@ -136,15 +132,4 @@ function RunDialog({ run }) {
       </ul>
       ${isOver && html`<p class="muted">${t("bulk.still_selected")}</p>`}`}
   <//>`;
-}
-
-export function Progress({ done, total }) {
-  return html`<progress max=${Math.max(1, total)} value=${done} aria-label=${t("progress")} />`;
-}
-
-/** The buttons of a run that is not over. */
-export function RunButtons({ run, phase }) {
-  return html`<${Button} disabled=${phase === "stopping"} onClick=${() => run.stop()}>${t("run.stop")}<//>
-    ${phase === "paused" &&
-    html`<${Button} kind="primary" onClick=${() => run.continue()}>${t("run.continue")}<//>`}`;
 }

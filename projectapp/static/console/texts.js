@@ -1,20 +1,18 @@
-// Every text of the console, in Korean and English. Each screen adds the texts of its own file.
+// Every text of the console, in Korean and English, and how numbers and times are written.
 import { settings } from "./store.js";
-import errorTexts from "./texts_errors.js";
-import frameTexts from "./texts_frame.js";
-import helpTexts from "./texts_help.js";
+import charts from "./texts_charts.js";
+import errors from "./texts_errors.js";
+import frame from "./texts_frame.js";
+import help from "./texts_help.js";
+import list from "./texts_list.js";
+import live from "./texts_live.js";
+import panel from "./texts_panel.js";
 
 const all = { ko: {}, en: {} };
-
-/** Add the texts of a screen: {ko: {key: text}, en: {key: text}}, with the same keys. */
-export function addTexts({ ko, en }) {
+for (const { ko, en } of [charts, errors, frame, help, list, live, panel]) {
   Object.assign(all.ko, ko);
   Object.assign(all.en, en);
 }
-
-addTexts(frameTexts);
-addTexts(errorTexts);
-addTexts(helpTexts);
 
 /**
  * Return the text of a key in the language of the page. {name} is replaced by values.name, and
@@ -54,14 +52,25 @@ export function formatTime(timestamp, options = { dateStyle: "medium", timeStyle
   return intlFormat("DateTimeFormat", language, { ...options, timeZone }).format(new Date(timestamp));
 }
 
+/** The last time of an input: with it, a browser takes years of four digits only. */
+export const LAST_INPUT_TIME = "9999-12-31T23:59:59";
+
 /** Return the time of the API for the value of an input in the zone of the settings. */
 export const timeOfInput = (text) =>
   new Date(settings.get().zone === "utc" ? `${text}Z` : text).toISOString();
 
-/** Return the name of the zone in which times are shown, such as GMT+9. */
-export function zoneName(zone = settings.get().zone) {
+/** Return a time of the API as the value of an input, in the zone of the settings and in seconds. */
+export function inputOfTime(timestamp) {
+  const time = new Date(timestamp);
+  if (Number.isNaN(time.getTime())) return "";
+  const offsetMinutes = settings.get().zone === "utc" ? 0 : time.getTimezoneOffset();
+  return new Date(time.getTime() - offsetMinutes * 60_000).toISOString().slice(0, 19);
+}
+
+/** Return the name of the zone in which times are shown, such as GMT+9: at a time of the API, or now. */
+export function zoneName({ zone = settings.get().zone, at } = {}) {
   const { language } = settings.get();
   if (zone === "utc") return "UTC";
   const format = intlFormat("DateTimeFormat", language, { timeZoneName: "short" });
-  return format.formatToParts().find((part) => part.type === "timeZoneName").value;
+  return format.formatToParts(Date.parse(at) || undefined).find((part) => part.type === "timeZoneName").value;
 }

@@ -12,9 +12,7 @@ const ICONS = {
   command: "M3 4.5 6.5 8 3 11.5M8.5 12H13",
   check: "M3 8.5 6.5 12 13 4.5",
   more: "M3.5 8h.01M8 8h.01M12.5 8h.01",
-  down: "M4 6l4 4 4-4",
   up: "M4 10l4-4 4 4",
-  left: "M10 4 6 8l4 4",
   right: "M6 4l4 4-4 4",
   trash: "M3 4.5h10M6.5 4V2.5h3V4M4.5 4.5l.5 9h6l.5-9",
   copy: "M5.5 5.5h8v8h-8zM3 10.5h-.5v-8h8V3",
@@ -50,22 +48,22 @@ export function Button({ kind = "", icon, label, class: extra = "", children, ..
 }
 
 /** A link that changes the URL's state: a plain click stays in the page, others open a tab. */
-export function Link({ to, reset, children, ...rest }) {
+export function Link({ to, children, ...rest }) {
   const [state] = useUrl();
   const follow = (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     event.preventDefault();
-    go(to, { reset });
+    go(to);
   };
-  const target = { ...(reset ? {} : state), ...to };
+  const target = { ...state, ...to };
   const href = urlOf(Object.fromEntries(Object.entries(target).filter(([, value]) => value)));
   return html`<a href=${href} onClick=${follow} ...${rest}>${children}</a>`;
 }
 
 /**
- * A modal dialog. The focus goes to the control with data-autofocus, else to the title, and in the end
- * returns to where it was. onClose is called by Escape and the cross;
- * without it the dialog cannot be left.
+ * A modal dialog. The focus goes to the control with data-autofocus, else to the title, and returns to
+ * where it was when the dialog closes. Escape and the cross call onClose. Without onClose the user
+ * cannot close the dialog.
  */
 export function Dialog({ title, onClose, class: extra = "", footer, children }) {
   const element = useRef();
@@ -110,14 +108,13 @@ let lastToastId = 0;
 
 /**
  * Show a message at the edge of the page. kind: "info", "success" or "error". An error stays until
- * it is closed. `action` is {label, run}: its button, such as Undo. Returns how to remove it.
+ * it is closed. `action` is {label, run}: its button, such as Undo.
  */
 export function toast({ kind = "info", text, action, error }) {
   const id = ++lastToastId;
   const remove = () => toasts.set((current) => current.filter((item) => item.id !== id));
   toasts.set((current) => [...current.slice(-4), { id, kind, text, action, error, remove }]);
   if (kind !== "error") setTimeout(remove, TOAST_MS);
-  return remove;
 }
 
 export function Toasts() {
@@ -167,14 +164,8 @@ export function Time({ value, options }) {
 }
 
 /** A small label. kind: "", "on", "off", "warning" or "none" (for null). */
-export function Chip({ kind = "", children, onRemove, removeLabel }) {
-  return html`<span class=${`chip ${kind}`}>
-    ${children}
-    ${onRemove &&
-    html`<button type="button" aria-label=${removeLabel} onClick=${onRemove}>
-      <${Icon} name="close" />
-    </button>`}
-  </span>`;
+export function Chip({ kind = "", children }) {
+  return html`<span class=${`chip ${kind}`}>${children}</span>`;
 }
 
 /** The text of an empty screen, with what to do next as children. */
@@ -217,7 +208,18 @@ export async function copyText(text) {
   }
 }
 
-/** A failure in one screen leaves the other screens, and what was typed in them, alone. */
+/** Let the browser save a file: `parts` are texts, bytes and Blobs. */
+export function saveFile(parts, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob(parts));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+export const focusList = () => document.querySelector("[role=grid]")?.focus({ preventScroll: true });
+
+/** A failure in one screen does not affect the other screens and what was typed in them. */
 export function Boundary({ children }) {
   const [error, reset] = useErrorBoundary();
   if (!error) return children;
@@ -225,26 +227,4 @@ export function Boundary({ children }) {
     <span>${t("screen_failed")} <span class="detail" lang="en">${error.message}</span></span>
     <${Button} onClick=${reset}>${t("retry")}<//>
   <//>`;
-}
-
-/**
- * Return a component that loads its module when it is shown first: lazy(() => import(FILE), NAME).
- * The first load stays small.
- */
-export function lazy(load, name) {
-  let component = null;
-  return function Lazy(props) {
-    const [, setState] = useState(null);
-    useEffect(() => {
-      if (component) return;
-      load().then(
-        (module) => {
-          component = module[name];
-          setState("loaded");
-        },
-        () => toast({ kind: "error", text: t("module_failed") }),
-      );
-    }, []);
-    return component && html`<${Boundary}><${component} ...${props} /><//>`;
-  };
 }

@@ -1,17 +1,14 @@
 // Undo of the last saves and deletes: a stack, a toast with a button, and Ctrl+Z.
-import { session } from "./api.js";
-import { addTexts, t } from "./texts.js";
-import texts from "./texts_undo.js";
+import { onOtherCaller } from "./api.js";
+import { t } from "./texts.js";
 import { toast } from "./ui.js";
-
-addTexts(texts);
 
 const MAX_STEPS = 50;
 const FINAL_STATUSES = [403, 404, 409, 410, 412]; // The same undo would fail again.
 const steps = [];
 
 /**
- * Tell that something was done, and offer to undo it. `label` says what was done; `run` undoes it
+ * Show that something was done, and offer to undo it. `label` says what was done; `run` undoes it
  * and may throw ApiError.
  */
 export function pushUndo({ label, run }) {
@@ -54,7 +51,5 @@ export function undo() {
   return true;
 }
 
-// Nobody undoes in the name of another caller.
-session.subscribe((next, previous) => {
-  if (previous.caller !== undefined && next.caller !== previous.caller) steps.length = 0;
-});
+// Another caller must not undo these steps.
+onOtherCaller(() => (steps.length = 0));
