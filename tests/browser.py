@@ -94,9 +94,8 @@ class Page:
     def wait_for(self, selector: str, then: str = "tagName") -> Any:
         """Wait until an element matches the selector, then return the value of element.`then`."""
         element = f"document.querySelector({json.dumps(selector)})"
-        # One script, because the element may be replaced before a second one.
-        [value] = self.wait_until(f"((element) => element && [element.{then}])({element})")
-        return value
+        self.wait_until(f"!!{element}")
+        return self.run(f"{element}.{then}")
 
     def console_events(self) -> list[Any]:
         """Return what the page wrote to its console, with its errors and CSP violations."""

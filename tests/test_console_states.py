@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import PROJECTS
-from tests.console import FEED_IS_ON, NAME, ROW, SAVE, Console
+from tests.console import FEED_IS_ON, NAME, SAVE, Console
 from tests.test_console_files import TEXT_FILES, texts_of
 
 pytestmark = pytest.mark.slow
@@ -206,19 +206,3 @@ def test_a_token_that_is_refused_says_so_and_a_right_one_opens_the_list(
     console.page.wait_for(".list .empty")
     assert not console.has("dialog")
     assert console.errors() == []
-
-
-def test_signing_out_in_one_tab_asks_all_tabs_to_sign_in_and_removes_what_was_typed(signed_in):
-    row = signed_in.create("base")
-    signed_in.open_row(row["id"])
-    signed_in.type(NAME, "mine")
-    assert signed_in.has_draft()
-    tab = Console(signed_in.page.new_page(), signed_in.server)
-    tab.open()
-    tab.click(".menu-button")
-    tab.click_text("Sign out")
-    for console in (tab, signed_in):
-        console.page.wait_for("dialog.sign-in")
-        assert not console.has_draft()
-        assert not console.has(f"{NAME}, {ROW}")
-    assert signed_in.page("Network.getCookies", urls=[signed_in.origin])["cookies"] == []
