@@ -654,6 +654,22 @@ def test_the_keys_of_the_panel_open_edit_show_the_history_and_return_to_the_row(
     page.wait_until("document.activeElement.getAttribute('role') === 'grid'")
 
 
+def test_another_caller_who_signs_in_does_not_see_the_rows_of_the_first_one(
+    signed_in, auth_headers
+):
+    signed_in.create(name="of alice")
+    page = signed_in.page
+    page.wait_for(".grid-body [role=row]")
+    authorization = auth_headers("bob")["Authorization"]
+    page.run(
+        "fetch('/console/session', {method: 'POST',"
+        f" headers: {{Authorization: {authorization!r}}}}})"
+        ".then(() => new BroadcastChannel('projectapp').postMessage('session'))"
+    )
+    page.wait_for(".list .empty")
+    assert "of alice" not in page.run("document.body.textContent")
+
+
 def test_signing_out_removes_the_drafts(signed_in):
     row = signed_in.create(name="base")
     page = signed_in.page
@@ -661,5 +677,8 @@ def test_signing_out_removes_the_drafts(signed_in):
     signed_in.type(NAME, "mine")
     assert "mine" in page.run("JSON.stringify(sessionStorage)")
     page.wait_for(".account button", "click()")
+    while not any(e["method"] == "Page.javascriptDialogOpening" for e in page.events):
+        page("Browser.getVersion")
+    page("Page.handleJavaScriptDialog", accept=False)  # The form has unsaved text.
     page.wait_for("dialog.sign-in")
     assert page.run("JSON.stringify(sessionStorage)") == "{}"

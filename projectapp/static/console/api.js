@@ -27,6 +27,14 @@ export class ApiError extends Error {
 // session has {caller, scopes, credential, expires_at}.
 export const session = createStore({ state: config.auth.length ? "unknown" : "none" });
 
+/** Rises when another caller has signed in, who may not see what the page kept of the one before. */
+export const callerNumber = createStore(0);
+
+session.subscribe((next, previous) => {
+  const isOther = previous.caller !== undefined && next.caller !== previous.caller;
+  if (isOther) callerNumber.set((number) => number + 1);
+});
+
 /** May requests be sent now? Without authentication always. */
 export const isOpen = ({ state }) => state === "open" || state === "none";
 

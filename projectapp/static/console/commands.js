@@ -1,6 +1,6 @@
 // What the palette offers: the commands of the screens, and the rows that were opened last.
 import { useEffect, useRef } from "./preact-htm.js";
-import { session } from "./api.js";
+import { callerNumber } from "./api.js";
 import { createStore } from "./store.js";
 
 const RECENT_ROWS = 8;
@@ -28,7 +28,4 @@ export function rememberRow(row) {
   });
 }
 
-// Another caller may not see these rows.
-session.subscribe((next, previous) => {
-  if (previous.caller !== undefined && next.caller !== previous.caller) recentRows.set([]);
-});
+callerNumber.subscribe(() => recentRows.set([]));

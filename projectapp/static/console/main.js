@@ -1,6 +1,6 @@
 // The frame of the console: the header, the views, the panel, and what covers them.
-import { html, render, useLayoutEffect, useRef, useState } from "./preact-htm.js";
-import { ApiError, isOpen, session } from "./api.js";
+import { html, render, useLayoutEffect, useState } from "./preact-htm.js";
+import { ApiError, callerNumber, isOpen, session } from "./api.js";
 import { Charts } from "./charts.js";
 import { useCommands } from "./commands.js";
 import { feed, followPage } from "./feed_tabs.js";
@@ -85,21 +85,17 @@ function Header({ resource, view, open, onPalette, onHelp }) {
 }
 
 function Work({ resource, view, id }) {
-  const { caller } = useStore(session);
-  const known = useRef({ caller, changes: 0 });
-  if (caller !== undefined && caller !== known.current.caller) {
-    const changes = known.current.changes + (known.current.caller === undefined ? 0 : 1);
-    known.current = { caller, changes };
-  }
+  useStore(session); // the scopes
+  const number = useStore(callerNumber);
   if (!canRead(resource)) {
     const error = { status: 403, code: "insufficient_scope", scope: resource.scope_read };
     return html`<${Empty} title=${t("error.403")}><${ErrorText} error=${error} /><//>`;
   }
   const label = resourceLabel(resource);
   // Another caller sees other rows. The panel stays: what was typed in it is not lost.
-  const key = `${resource.name} ${known.current.changes}`;
+  const key = `${view} ${resource.name} ${number}`;
   return html`<div class=${id ? "work has-panel" : "work"}>
-    <${Boundary} key=${`${view} ${key}`}>
+    <${Boundary} key=${key}>
       ${view === "list" && html`<${List} resource=${resource} label=${label} />`}
       ${view === "live" && html`<${Live} resource=${resource} />`}
       ${view === "charts" && html`<${Charts} />`}

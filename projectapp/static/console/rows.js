@@ -3,7 +3,7 @@
 //
 // `head` has the rows from the first one on. `tail` has the rows before the last one: End reads the
 // list in the reverse sort. Between both is a gap until one of them reaches the other.
-import { request } from "./api.js";
+import { callerNumber, request } from "./api.js";
 import { clearSelection, refreshSelected, unselect } from "./selection.js";
 import { createStore } from "./store.js";
 
@@ -30,6 +30,13 @@ export const rows = createStore(EMPTY);
 let abort = new AbortController();
 let loadedIds = new Set();
 let tailIds = new Set();
+
+// Another caller sees other rows.
+callerNumber.subscribe(() => {
+  abort.abort();
+  clearSelection();
+  rows.set(EMPTY);
+});
 
 const update = (changes) => rows.set({ ...rows.get(), ...changes });
 

@@ -1,5 +1,5 @@
 // Undo of the last saves and deletes: a stack, a toast with a button, and Ctrl+Z.
-import { session } from "./api.js";
+import { callerNumber } from "./api.js";
 import { t } from "./texts.js";
 import { toast } from "./ui.js";
 
@@ -52,6 +52,4 @@ export function undo() {
 }
 
 // Nobody undoes in the name of another caller.
-session.subscribe((next, previous) => {
-  if (previous.caller !== undefined && next.caller !== previous.caller) steps.length = 0;
-});
+callerNumber.subscribe(() => steps.splice(0));
