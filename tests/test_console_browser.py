@@ -254,4 +254,5 @@ def test_the_page_loads_under_its_policy_and_only_versioned_files(serve, browser
     files = [path for path in paths if "/api/" not in path and not path.endswith(SESSION)]
     assert [path for path in files if not path.startswith(f"{prefix}/console/files/")] == []
     assert len({path.split("/")[-2] for path in files}) == 1
+    assert browser.run("document.querySelector('#app > p')") is None  # it says that it is loading
     assert browser.console_events() == []

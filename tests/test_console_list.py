@@ -113,7 +113,7 @@ def test_an_empty_list_says_how_to_create_the_first_row(console):
     console.open()
     assert "There are no Projects yet" in console.texts(".empty")[0]
     command = console.texts(".empty pre")[0]
-    assert command.startswith(f"curl http://localhost:{console.server.port}{PROJECTS} ")
+    assert command.startswith(f"curl 'http://localhost:{console.server.port}{PROJECTS}' ")
     console.click("New", ".empty")
     assert console.page.run("location.search") == "?lang=en&id=new"
 

@@ -222,6 +222,7 @@ def test_a_reader_without_the_write_scope_cannot_edit(signed_in, auth_headers):
     row = signed_in.create()
     token = auth_headers(scopes="projects:read")["Authorization"].removeprefix("Bearer ")
     signed_in.page.open(f"{signed_in.origin}/console?lang=en&id={row['id']}#token={token}")
+    signed_in.sees(".panel-notices", "projects:write")
     signed_in.page("Page.reload")
     signed_in.sees(".panel-notices", "projects:write")
     assert signed_in.page.wait_for(f"{NAME}:disabled")

@@ -216,7 +216,9 @@ async function startSession(token) {
 }
 
 const firstToken = takeTokenFromUrl();
-render(html`<${Frame} isSigningIn=${Boolean(firstToken)} />`, document.getElementById("app"));
+const app = document.getElementById("app");
+app.replaceChildren(); // It said that the page is loading.
+render(html`<${Frame} isSigningIn=${Boolean(firstToken)} />`, app);
 startSession(firstToken);
 addEventListener("load", followPage); // The first load does not wait for the feed.
 // The URL with a token was opened in a tab that has this page already.
