@@ -21,7 +21,7 @@ from bench.workers import FILL, PORT, migrate, request_rate, start_gunicorn, sto
 from projectapp.devdb import DevPostgres  # noqa: E402
 
 ROUNDS, SECONDS = 20, 2
-# The second "off" shows how much luck is in the figures.
+# The second "off" shows the noise.
 MODES = {"on": "on", "off": "off", "off again": "off"}
 
 
@@ -60,7 +60,7 @@ def main() -> None:
         for process, _ in services.values():
             stop(process)
         server.release()
-    print("| METRICS | us a request | more | requests a second | rate (5..95 %) |")
+    print("| METRICS | CPU us a request | more | requests a second | rate (5..95 %) |")
     print("|---|---|---|---|---|")
     for name, pairs in results.items():
         more = statistics.median(a[0] - b[0] for a, b in zip(pairs, results["off"], strict=True))

@@ -19,7 +19,7 @@ from projectapp.http import (
 )
 from projectapp.http.application import Application
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 
 def create_app(config: Config | None = None) -> Flask:

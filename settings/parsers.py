@@ -15,7 +15,9 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
-_OWN_PATHS = ("/api", "/docs", "/health", "/ready", "/metrics", "/static", "/openapi.json")
+_OWN_PATHS = (
+    *("/api", "/console", "/docs", "/health", "/ready", "/metrics", "/static", "/openapi.json"),
+)
 
 
 def integer_between(low: int, high: int) -> Callable[[str], int]:

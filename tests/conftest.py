@@ -28,9 +28,8 @@ from projectapp import add_commands, create_app, database
 from projectapp.auth import jwks_client, token_admin
 from projectapp.devdb import DevPostgres, find_binaries
 from tests.browser import DevTools, Page, open_browser, open_page
+from tests.console import PROJECTS, Console
 from tests.issuer import Issuer
-
-PROJECTS = "/api/v1/projects"
 
 # No timeout may end a request on a busy machine, except in a test of timeouts. Such a test sets one
 # of these, and then the others have their defaults.
@@ -352,15 +351,20 @@ def serve(app: Flask, database_url: str, tmp_path_factory: pytest.TempPathFactor
     return run_server
 
 
-@pytest.fixture
-def app_copy(tmp_path: Path) -> Path:
-    """A copy of the files that serving needs, for tests that write a `.env` or change a file."""
-    copy = tmp_path / "app"
+def copy_application(folder: Path) -> Path:
+    """Copy the files that serving needs to folder / "app", and return it."""
+    copy = folder / "app"
     for name in ("projectapp", "settings", "migrations"):
         shutil.copytree(config.ROOT / name, copy / name)
     for name in ("config.py", "gunicorn.conf.py", "wsgi.py"):
         shutil.copy2(config.ROOT / name, copy)
     return copy
+
+
+@pytest.fixture
+def app_copy(tmp_path: Path) -> Path:
+    """A copy of the application, for tests that write a `.env` or change a file."""
+    return copy_application(tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -380,6 +384,29 @@ def browser(chromium: DevTools) -> Iterator[Page]:
     """A page of Chromium, which has no cookies."""
     with open_page(chromium) as page:
         yield page
+
+
+@pytest.fixture
+def console(browser: Page, server: GunicornServer, sql: Any) -> Iterator[Console]:
+    """The console without a sign-in. It is not open yet."""
+    console = Console(browser, server)
+    yield console
+    assert console.errors() == []
+
+
+@pytest.fixture(scope="session")
+def tokens_server(serve: Any) -> Iterator[GunicornServer]:
+    with serve(AUTH="tokens") as running:
+        yield running
+
+
+@pytest.fixture
+def signed_in(browser: Page, tokens_server: GunicornServer, auth_headers: Any) -> Iterator[Console]:
+    """The list of the console, in which alice has signed in."""
+    console = Console(browser, tokens_server)
+    console.sign_in(auth_headers())
+    yield console
+    assert console.errors() == []
 
 
 @pytest.fixture

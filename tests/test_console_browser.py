@@ -1,14 +1,18 @@
 """The console's sign-in in Chromium: which pages can make the browser use its cookie."""
 
 import json
+import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+import config
 from faults.processes import free_port
 from projectapp.auth import session_cookie
 from tests.conftest import PROJECTS
+from tests.issuer import EC
 
 pytestmark = pytest.mark.slow
 
@@ -30,27 +34,35 @@ class EmptyPage(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def other_port():
-    """The port of a server of empty pages."""
+@pytest.fixture(scope="module")
+def other_origins():
+    """The origins of empty pages: the first is the same site as the service, the second is not."""
     with ThreadingHTTPServer(("127.0.0.1", free_port()), EmptyPage) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield server.server_port
+        yield [f"http://localhost:{server.server_port}", f"http://127.0.0.1:{server.server_port}"]
         server.shutdown()
 
 
-@pytest.fixture
-def other_origins(other_port):
-    """The origins of these pages: the first is the same site as the service, the second is not."""
-    return [f"http://localhost:{other_port}", f"http://127.0.0.1:{other_port}"]
-
-
-@pytest.fixture
-def service(serve, other_origins, sql):
+@pytest.fixture(scope="module")
+def service(serve, other_origins):
     """The service, which allows these origins (CORS), and its origin."""
     settings = {"AUTH": "tokens", "LOG_FORMAT": "json", "WEB_CONCURRENCY": "1"}
     with serve(ALLOWED_ORIGINS=",".join(other_origins), **settings) as server:
         yield server, f"http://localhost:{server.port}"
+
+
+@pytest.fixture
+def logged(service):
+    """Return the log lines of requests since the test began that have these values."""
+    server, _ = service
+    start = len(server.log.read_text())
+
+    def select(**values):
+        text = server.log.read_text()[start:]
+        lines = [json.loads(line) for line in text.splitlines() if line[:1] == "{"]
+        return [line for line in lines if values.items() <= line.items() and "status" in line]
+
+    return select
 
 
 @pytest.fixture
@@ -73,12 +85,6 @@ def sign_in(page, origin, token):
     page.open(f"{origin}{CONSOLE}")
     assert fetch(page, SESSION, "POST", Authorization=f"Bearer {token}") == 204
     assert fetch(page, SESSION) == 200
-
-
-def logged(server, **values):
-    """The log lines of requests with these values."""
-    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line[:1] == "{"]
-    return [line for line in lines if values.items() <= line.items() and "status" in line]
 
 
 def names(sql):
@@ -110,6 +116,20 @@ def test_the_console_itself_reads_and_writes_by_the_cookie_which_no_script_can_r
     assert fetch(second, f"{PROJECTS}/{project_id}", "DELETE") == 204
 
 
+def test_a_sign_in_whose_cookie_the_browser_drops_shows_a_message(service, browser, token):
+    _, origin = service
+    browser.open(f"{origin}{CONSOLE}?lang=en")
+    browser.wait_for("dialog input[type=password]", f"value = '{token}'")
+    # The server's response, whose cookie the browser drops.
+    browser.run(
+        "{ const send = fetch; window.fetch = (url, options) => options.method === 'POST'"
+        " ? Promise.resolve(new Response(null, {status: 204})) : send(url, options); }"
+    )
+    browser.run("document.querySelector('dialog button[type=submit]').click()")
+    message = "document.querySelector('#sign-in-message').textContent"
+    browser.wait_until(f"{message}.includes('did not keep the cookie')")
+
+
 def test_signing_out_works_in_all_tabs(service, browser, token):
     _, origin = service
     sign_in(browser, origin, token)
@@ -122,9 +142,9 @@ def test_signing_out_works_in_all_tabs(service, browser, token):
 
 
 def test_a_page_on_another_port_or_site_cannot_use_the_cookie_although_cors_allows_its_origin(
-    service, other_origins, browser, token, sql
+    service, other_origins, browser, token, sql, logged
 ):
-    server, origin = service
+    _, origin = service
     sign_in(browser, origin, token)
     other = browser.new_page()
     for number, other_origin in enumerate(other_origins):
@@ -141,23 +161,22 @@ def test_a_page_on_another_port_or_site_cannot_use_the_cookie_although_cors_allo
         assert names(sql) == ["Own"] * (number + 1)
     assert fetch(browser, SESSION) == 200
     # The same site got the cookie, and the service did not count it.
-    assert len(logged(server, status=401, method="POST")) == 2
-    assert not logged(server, status=401, token_source="cookie")  # noqa: S106
+    assert len(logged(status=401, method="POST")) == 2
+    assert not logged(status=401, token_source="cookie")  # noqa: S106
 
 
 def test_a_page_whose_origin_cors_does_not_allow_reads_nothing(
-    serve, other_origins, browser, token, sql
+    tokens_server, other_origins, browser, token, sql
 ):
-    with serve(AUTH="tokens") as server:
-        origin = f"http://localhost:{server.port}"
-        sign_in(browser, origin, token)
-        other = browser.new_page()
-        for other_origin in other_origins:
-            other.open(other_origin)
-            assert fetch(other, f"{origin}{PROJECTS}") == 0
-            assert fetch(other, f"{origin}{PROJECTS}", "POST", {"name": "Forged"}) == 0
-            assert fetch(other, f"{origin}{SESSION}", "DELETE") == 0
-        assert fetch(browser, SESSION) == 200
+    origin = f"http://localhost:{tokens_server.port}"
+    sign_in(browser, origin, token)
+    other = browser.new_page()
+    for other_origin in other_origins:
+        other.open(other_origin)
+        assert fetch(other, f"{origin}{PROJECTS}") == 0
+        assert fetch(other, f"{origin}{PROJECTS}", "POST", {"name": "Forged"}) == 0
+        assert fetch(other, f"{origin}{SESSION}", "DELETE") == 0
+    assert fetch(browser, SESSION) == 200
     assert names(sql) == []
 
 
@@ -189,8 +208,10 @@ def test_a_form_on_another_page_cannot_use_the_cookie(
     assert fetch(browser, SESSION) == 200
 
 
-def test_another_page_cannot_show_the_console_in_a_frame(service, other_origins, browser, token):
-    server, origin = service
+def test_another_page_cannot_show_the_console_in_a_frame(
+    service, other_origins, browser, token, logged
+):
+    _, origin = service
     sign_in(browser, origin, token)
     other = browser.new_page()
     frame = """new Promise(done => {{
@@ -211,7 +232,7 @@ def test_another_page_cannot_show_the_console_in_a_frame(service, other_origins,
             ]
             assert blocked, (other_origin, path, other.console_events())
             other.devtools.events.clear()
-    assert not logged(server, path=PROJECTS, status=200)
+    assert not logged(path=PROJECTS, status=200)
 
 
 def test_a_link_reads_data_from_the_console_and_from_no_other_page(
@@ -245,15 +266,54 @@ def test_on_plain_http_off_localhost_nobody_can_sign_in(service, browser, token)
     assert browser("Network.getCookies", urls=[origin])["cookies"] == []
 
 
-@pytest.mark.parametrize("prefix", ["", "/backend"])
-def test_the_page_loads_under_its_policy_and_only_versioned_files(serve, browser, prefix, sql):
-    with serve(SCRIPT_NAME=prefix) as server:
-        browser.open(f"http://localhost:{server.port}{prefix}{CONSOLE}")
+def test_a_front_end_signs_its_user_in_as_the_page_of_identity_providers_says(
+    serve, issuer, other_origins, browser, sql
+):
+    guide = (config.ROOT / "docs" / "identity-providers.md").read_text()
+    blocks = re.findall(r"```js\n(.*?)```", guide, re.S)
+    [code] = [block for block in blocks if "/console" in block]
+    issuer.published_keys = {"signing-key": EC}
+    settings = {"JWT_ISSUER": f"{issuer.url}/auth/v1", "JWT_AUDIENCE": "authenticated"}
+    user = {"sub": "ann", "iss": settings["JWT_ISSUER"], "aud": settings["JWT_AUDIENCE"]}
+
+    def press_button():
+        """Run the code of the guide on the front end, and return the URL that it opens."""
+        user["exp"] = int(time.time()) + 3600
+        token = issuer.token("signing-key", "ES256", **user)
+        session = json.dumps({"data": {"session": {"access_token": token}}})
+        return browser.run(
+            f"(async () => {{ let opened; const open = (url) => {{ opened = url; }};"
+            f" const supabase = {{auth: {{getSession: async () => ({session})}}}};"
+            f" {code} return opened; }})()"
+        ).replace("https://YOUR_API", f"http://localhost:{server.port}")
+
+    with serve(**{**issuer.settings, **settings}) as server:
+        browser.open(other_origins[0])
+        console = browser.new_page()
+        console.open(press_button().replace("/console#", "/console?lang=en&id=new#"))
+        console.wait_for("#field-name", "focus()")
+        assert "token" not in console.run("location.href")
+        console("Input.insertText", text="Typed before the sign-in expired")
+        console("Network.clearBrowserCookies")  # as the browser does at the token's `exp`
+        console.run("document.querySelector('.panel-actions .primary').click()")
+        console.wait_for("dialog.sign-in")
+        browser.new_page().open(press_button())
+        console.wait_for(".toast.success")
+    rows = sql("SELECT name, owner FROM projects")
+    assert rows == [("Typed before the sign-in expired", "ann")]
+
+
+def test_under_a_prefix_the_page_loads_under_its_policy_and_only_versioned_files(
+    serve, browser, sql
+):
+    with serve(SCRIPT_NAME="/backend") as server:
+        browser.open(f"http://localhost:{server.port}/backend{CONSOLE}")
+        browser.wait_for(".list .empty")
         scripts = "performance.getEntriesByType('resource').map(e => new URL(e.name).pathname)"
         browser.wait_until("!document.querySelector('#app > p')")  # It says that it is loading.
         paths = browser.run(scripts)
     assert any(path.endswith("/console.js") for path in paths)
     files = [path for path in paths if "/api/" not in path and not path.endswith(SESSION)]
-    assert [path for path in files if not path.startswith(f"{prefix}/console/files/")] == []
+    assert [path for path in files if not path.startswith("/backend/console/files/")] == []
     assert len({path.split("/")[-2] for path in files}) == 1
     assert browser.console_events() == []

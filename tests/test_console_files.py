@@ -137,6 +137,19 @@ def test_no_module_knows_a_resource_or_one_of_its_own_fields(client):
             assert set(re.findall(r"\w+", path.read_text())) & names == set(), path.name
 
 
+@pytest.mark.parametrize("path", TEXT_FILES, ids=lambda path: path.name)
+def test_korean_texts_are_korean_and_no_particle_depends_on_an_inserted_value(path):
+    for key, korean in texts_of(path)["ko"].items():
+        for form in forms(korean):
+            own_words = re.sub(r"\{\w+\}", "", form)
+            assert re.search("[가-힣]", form) or not re.search(r"[A-Za-z]{3}", own_words), key
+            assert not re.search(r"\((?:으|가|를|는|와|이)\)", form), key
+            assert not re.search(
+                r"\}[\"”’]?(?:은|는|이|가|을|를|과|와|으로|로)(?=[\s.,:)]|$)", form
+            ), key
+            assert "주세요" not in form, key  # requests end in -하세요
+
+
 def test_no_key_is_in_two_files():
     keys = [key for path in TEXT_FILES for key in texts_of(path)["en"]]
     assert sorted(keys) == sorted(set(keys))

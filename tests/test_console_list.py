@@ -7,11 +7,10 @@ import time
 import pytest
 
 from tests.conftest import PROJECTS
+from tests.console import CTRL, ROW, SHIFT
 
 pytestmark = pytest.mark.slow
 
-GRID = '[role="grid"]'
-ROW = ".grid-body [role=row]"
 MAX_ROWS = 60
 MANY_ROWS = 100_000
 # "번역" on a Korean keyboard: the texts that the input method composes, one after the other.
@@ -21,92 +20,6 @@ INSERT INTO projects (id, name, description, is_active)
 SELECT gen_random_uuid(), 'Project ' || n, 'Row ' || n, n %% 5 > 0
 FROM generate_series(1, %s) AS n
 """
-KEY_CODES = {
-    **{"ArrowDown": 40, "ArrowUp": 38, "End": 35, "Home": 36, "Enter": 13, "Escape": 27},
-    **{" ": 32, "PageDown": 34},
-}
-SHIFT = 8
-
-
-class ConsoleList:
-    """The list in a page of Chromium."""
-
-    def __init__(self, page, server):
-        self.page, self.server = page, server
-        page("Emulation.setDeviceMetricsOverride", **{**SCREEN, "mobile": False})
-        page("Browser.setDownloadBehavior", behavior="deny", **page.context)
-
-    def open(self, query=""):
-        self.page.open(f"http://localhost:{self.server.port}/console?lang=en&{query}")
-        self.page.wait_for(f"{ROW}, .empty")
-
-    def press(self, *keys, modifiers=0):
-        for key in keys:
-            event = {"key": key, "code": key, "modifiers": modifiers}
-            event["windowsVirtualKeyCode"] = KEY_CODES.get(key, 0)
-            text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
-            self.page("Input.dispatchKeyEvent", type="keyDown", text=text, **event)
-            self.page("Input.dispatchKeyEvent", type="keyUp", **event)
-
-    def focus(self, selector=GRID):
-        self.page.wait_for(selector, "focus()")
-
-    def click(self, text, within="body"):
-        """Click the button with this text."""
-        find = (
-            f"[...document.querySelectorAll({json.dumps(within + ' button')})]"
-            f".find(b => b.textContent.trim() === {json.dumps(text)} && !b.disabled)"
-        )
-        self.page.wait_until(f"!!{find}")
-        self.page.run(f"{find}.click()")
-
-    def texts(self, selector):
-        script = f"[...document.querySelectorAll({json.dumps(selector)})].map(e => e.textContent)"
-        return self.page.run(script)
-
-    def names(self):
-        return self.texts(f"{ROW} [role=gridcell]:nth-child(2)")
-
-    def wait_for_names(self, *names):
-        cells = f"document.querySelectorAll('{ROW} [role=gridcell]:nth-child(2)')"
-        name = "e.textContent.slice(e.querySelector('.mark')?.textContent.length ?? 0)"
-        shown = f"[...{cells}].map(e => {name}).join('|')"
-        self.page.wait_until(f"{shown} === {json.dumps('|'.join(names))}")
-
-    def wait_for_text(self, text, selector="body"):
-        element = f"document.querySelector({json.dumps(selector)})"
-        self.page.wait_until(f"{element}?.innerText.includes({json.dumps(text)})")
-
-    def choose_file(self, path):
-        self.click("Export/Import")
-        self.click("Import a file")
-        self.page.wait_for(".drop input")
-        self.page("DOM.enable")
-        root = self.page("DOM.getDocument")["root"]["nodeId"]
-        node = self.page("DOM.querySelector", nodeId=root, selector=".drop input")
-        self.page("DOM.setFileInputFiles", files=[str(path)], **node)
-
-    def requests(self, method="GET"):
-        """Return the URLs that the page has asked the API for, without those of the feed."""
-        events = (e["params"] for e in self.page.events if "requestWillBeSent" in e["method"])
-        urls = (e["request"]["url"] for e in events if e.get("request", {}).get("method") == method)
-        return [url for url in urls if PROJECTS in url and "/changes" not in url]
-
-
-SCREEN = {"width": 1440, "height": 900, "deviceScaleFactor": 1}
-
-
-@pytest.fixture
-def console(browser, server, sql):
-    console = ConsoleList(browser, server)
-    yield console
-    # Chromium writes each answer with an error status to the console.
-    events = [event["params"].get("entry", event) for event in browser.console_events()]
-    assert [event for event in events if event.get("source") != "network"] == []
-
-
-def all_projects(client, query=""):
-    return client.get(f"{PROJECTS}?page_size=100&sort=name{query}").json["items"]
 
 
 def test_an_empty_list_says_how_to_create_the_first_row(console):
@@ -114,27 +27,25 @@ def test_an_empty_list_says_how_to_create_the_first_row(console):
     assert "There are no Projects yet" in console.texts(".empty")[0]
     command = console.texts(".empty pre")[0]
     assert command.startswith(f"curl 'http://localhost:{console.server.port}{PROJECTS}' ")
-    console.click("New", ".empty")
+    console.click_text("New", ".empty")
     assert console.page.run("location.search") == "?lang=en&id=new"
 
 
-def test_names_with_characters_that_nobody_would_see_are_visible_and_so_is_null(
-    console, make_project
-):
+def test_names_with_characters_that_nobody_would_see_are_visible_and_so_is_null(console):
     names = {"   ": "␣␣␣", "a\nb\tc": "a↵b⇥c", "<b>bold</b>": "<b>bold</b>", "x" * 200: "x" * 200}
     names |= {"\u202ecba": "⟦U+202E⟧cba", "abc\u200b": "abc⟦U+200B⟧", "\u3164": "⟦U+3164⟧"}
     names |= {"👩🏽\u200d💻": "👩🏽\u200d💻"}  # one emoji
     for name in names:
-        make_project(name=name)
+        console.create(name)
     console.open("sort=name&fields=name,description")
-    assert sorted(console.names()) == sorted(names.values())
+    assert sorted(console.texts(f"{ROW} [role=gridcell]:nth-child(2)")) == sorted(names.values())
     assert set(console.texts(f"{ROW} [role=gridcell]:nth-child(3)")) == {"none"}
-    assert console.page.run("document.documentElement.scrollWidth") == SCREEN["width"]
+    assert console.page.run("document.documentElement.scrollWidth") == 1440
 
 
-def test_search_finds_korean_text_while_its_last_syllable_is_composed(console, make_project):
-    make_project(name="번역")
-    make_project(name="Other")
+def test_search_finds_korean_text_while_its_last_syllable_is_composed(console):
+    console.create("번역")
+    console.create("Other")
     console.open()
     console.focus(".search input")
     for text in COMPOSED_TEXTS:
@@ -149,9 +60,9 @@ def test_search_finds_korean_text_while_its_last_syllable_is_composed(console, m
     assert console.texts(".count") == ["1 row"]
 
 
-def test_typing_a_search_makes_one_entry_in_the_history(console, make_project):
-    make_project(name="Alpha")
-    make_project(name="Beta")
+def test_typing_a_search_makes_one_entry_in_the_history(console):
+    console.create("Alpha")
+    console.create("Beta")
     console.open("sort=name")
     entries = console.page.run("history.length")
     console.focus(".search input")
@@ -164,41 +75,41 @@ def test_typing_a_search_makes_one_entry_in_the_history(console, make_project):
     assert console.page.run("document.querySelector('.search input').value") == ""
 
 
-def test_a_search_without_a_match_offers_to_clear_it(console, make_project):
-    make_project(name="Alpha")
+def test_a_search_without_a_match_offers_to_clear_it(console):
+    console.create("Alpha")
     console.open("q=nothing&is_active=true")
     assert "Nothing matches" in console.texts(".empty")[0]
-    console.click("Clear search and filters")
+    console.click_text("Clear search and filters")
     console.wait_for_names("Alpha")
     assert console.page.run("location.search") == "?lang=en"
 
 
-def test_an_unknown_filter_in_the_url_is_an_error_with_a_way_out(console, make_project):
-    make_project(name="Alpha")
+def test_an_unknown_filter_in_the_url_is_an_error_with_a_way_out(console):
+    console.create("Alpha")
     console.open("colour=red")
     assert "colour" in console.texts(".empty .detail")[0]
-    console.click("Clear search and filters")
+    console.click_text("Clear search and filters")
     console.wait_for_names("Alpha")
 
 
-def test_filters_of_each_type_are_in_the_url_and_in_the_request(console, make_project):
-    make_project(name="Core", attributes={"team": "core"})
-    make_project(name="Web", attributes={"team": "web"}, is_active=False)
+def test_filters_of_each_type_are_in_the_url_and_in_the_request(console):
+    console.create("Core", attributes={"team": "core"})
+    console.create("Web", attributes={"team": "web"}, is_active=False)
     console.open("sort=name")
-    console.click("Add filter", ".filters")
-    console.click("Attributes", ".menu-list")
+    console.click_text("Add filter", ".filters")
+    console.click_text("Attributes", ".menu-list")
     console.page.wait_for(".filter-form textarea", 'value = \'{"team": "web"}\'')
-    console.click("Apply")
+    console.click_text("Apply")
     console.wait_for_names("Web")
-    console.click("Add filter", ".filters")
-    console.click("Created", ".menu-list")
+    console.click_text("Add filter", ".filters")
+    console.click_text("Created", ".menu-list")
     console.page.wait_for(".filter-form input", "value = '2020-01-31T00:00'")
-    console.click("Apply")
+    console.click_text("Apply")
     console.page.wait_until("location.search.includes('created_at')")
-    console.click("Add filter", ".filters")
-    console.click("Active", ".menu-list")
+    console.click_text("Add filter", ".filters")
+    console.click_text("Active", ".menu-list")
     console.page.wait_for(".filter-form select", "value = 'true'")
-    console.click("Apply")
+    console.click_text("Apply")
     console.page.wait_for(".empty")
     parameters = console.page.run("[...new URLSearchParams(location.search)].map(p => p.join('='))")
     assert {'attributes={"team":"web"}', "is_active=true"} < {*parameters}
@@ -207,21 +118,22 @@ def test_filters_of_each_type_are_in_the_url_and_in_the_request(console, make_pr
     console.wait_for_names("Web")
 
 
-def test_an_invalid_json_filter_is_not_sent(console, make_project):
-    make_project()
+def test_an_invalid_json_filter_is_not_sent(console):
+    console.create()
     console.open()
-    console.click("Add filter", ".filters")
-    console.click("Attributes", ".menu-list")
-    for text in ("{", "[1]"):
+    console.click_text("Add filter", ".filters")
+    console.click_text("Attributes", ".menu-list")
+    messages = {"{": "Line 1, column 2: a closing bracket", "[1]": "It must be a JSON object"}
+    for text, message in messages.items():
         console.page.wait_for(".filter-form textarea", f"value = '{text}'")
-        console.click("Apply")
-        console.page.wait_for(".filter-form [role=alert]")
+        console.click_text("Apply")
+        console.wait_for_text(message, ".filter-form [role=alert]")
     assert "attributes" not in console.page.run("location.search")
 
 
-def test_a_header_sorts_the_list_and_says_so(console, make_project):
+def test_a_header_sorts_the_list_and_says_so(console):
     for name in ("Beta", "Alpha"):
-        make_project(name=name)
+        console.create(name)
     console.open()
     console.wait_for_names("Alpha", "Beta")  # the newest first
     header = ".grid-head [role=columnheader]:nth-child(2)"
@@ -288,9 +200,9 @@ def test_end_and_home_jump_over_the_rows_that_are_not_loaded(console, sql):
     assert names == [row[0] for row in sql("SELECT name FROM projects ORDER BY name, id")]
 
 
-def test_the_keys_move_select_and_open(console, make_project):
+def test_the_keys_move_select_and_open(console):
     for name in ("C", "B", "A"):
-        make_project(name=name)
+        console.create(name)
     console.open("sort=name")
     console.focus()
     console.press("j", "j", "k", "x", "ArrowDown", " ")
@@ -304,63 +216,61 @@ def test_the_keys_move_select_and_open(console, make_project):
     assert console.texts(f"{ROW}[aria-current] bdi") == ["A"]
 
 
-def test_archiving_selected_rows_changes_these_and_can_be_undone(console, client, make_project):
+def test_archiving_selected_rows_changes_these_and_can_be_undone(console):
     for name in ("A", "B", "C"):
-        make_project(name=name)
+        console.create(name)
     console.open("sort=name")
     console.focus()
     console.press("j", "x", "j", "x")
     console.wait_for_text("2 selected", ".selection")
-    console.click("Archive")
+    console.click_text("Archive")
     console.wait_for_text("2 rows were changed.")
-    projects = all_projects(client)
+    projects = console.rows()
     assert [(p["is_active"], p["version"]) for p in projects] == [(False, 2), (False, 2), (True, 1)]
-    console.click("Undo")
+    console.click_text("Undo")
     console.wait_for_text("Undone: 2 rows were changed.")
-    assert [p["is_active"] for p in all_projects(client)] == [True] * 3
+    assert [p["is_active"] for p in console.rows()] == [True] * 3
 
 
-def test_a_row_that_somebody_changed_is_not_archived_and_the_others_are(
-    console, client, make_project
-):
-    ids = [make_project(name=f"P{n:02}")["id"] for n in range(50)]
+def test_a_row_that_somebody_changed_is_not_archived_and_the_others_are(console):
+    rows = [console.create(f"P{n:02}") for n in range(50)]
     console.open("sort=name")
     console.focus()
     console.page.wait_for(".grid-head input", "click()")
     console.wait_for_text("50 selected", ".selection")
-    client.patch(f"{PROJECTS}/{ids[7]}", json={"name": "P07 changed"})
-    console.click("Archive")
+    console.change(rows[7], name="P07 changed")
+    console.click_text("Archive")
     console.wait_for_text("49 of 50 done, 1 failed")
     assert console.texts(".failures bdi") == ["P07 changed"]
-    assert [p["id"] for p in all_projects(client) if p["is_active"]] == [ids[7]]
-    console.click("Close", ".dialog-foot")
+    assert [p["id"] for p in console.rows() if p["is_active"]] == [rows[7]["id"]]
+    console.click_text("Close", ".dialog-foot")
     console.wait_for_text("1 selected", ".selection")
-    console.click("Archive")  # now with the version that the list shows
+    console.click_text("Archive")  # now with the version that the list shows
     console.wait_for_text("1 row was changed.")
-    assert not any(p["is_active"] for p in all_projects(client))
+    assert not any(p["is_active"] for p in console.rows())
 
 
-def test_deleting_selected_rows_asks_first_and_keeps_a_changed_row(console, client, make_project):
-    ids = [make_project(name=name)["id"] for name in ("A", "B", "C")]
+def test_deleting_selected_rows_asks_first_and_keeps_a_changed_row(console):
+    rows = [console.create(name) for name in ("A", "B", "C")]
     console.open("sort=name")
     console.focus()
     console.press("j", "x", "j", "x")
     console.wait_for_text("2 selected", ".selection")
-    client.patch(f"{PROJECTS}/{ids[1]}", json={"name": "B2"})
-    console.click("Delete", ".selection")
-    console.click("Delete 2 rows")
+    console.change(rows[1], name="B2")
+    console.click_text("Delete", ".selection")
+    console.click_text("Delete 2 rows")
     console.wait_for_text("1 of 2 done, 1 failed")
-    assert [p["name"] for p in all_projects(client)] == ["B2", "C"]
-    console.click("Close", ".dialog-foot")
+    assert [p["name"] for p in console.rows()] == ["B2", "C"]
+    console.click_text("Close", ".dialog-foot")
     console.wait_for_names("B2", "C")
     console.page.run("document.activeElement.blur()")
-    console.press("z", modifiers=2)
+    console.press("z", modifiers=CTRL)
     console.wait_for_names("A", "B2", "C")
 
 
-def test_a_search_clears_the_selection(console, make_project):
+def test_a_search_clears_the_selection(console):
     for name in ("Alpha", "Beta"):
-        make_project(name=name)
+        console.create(name)
     console.open("sort=name")
     console.focus()
     console.press("j", "x")
@@ -371,15 +281,15 @@ def test_a_search_clears_the_selection(console, make_project):
     assert console.page.run("document.querySelector('.selection').hidden")
 
 
-def test_export_saves_what_the_list_shows(console, make_project, tmp_path):
-    make_project(name="한글, 쉼표")
-    make_project(name="Archived", is_active=False)
+def test_export_saves_what_the_list_shows(console, tmp_path):
+    console.create("한글, 쉼표")
+    console.create("Archived", is_active=False)
     folder = {"downloadPath": str(tmp_path), **console.page.context}
     console.page("Browser.setDownloadBehavior", behavior="allow", **folder)
     console.open("is_active=true")
-    console.click("Export/Import")
-    console.click("Export as CSV (Excel)")
-    console.wait_for_text("1 rows were saved")
+    console.click_text("Export/Import")
+    console.click_text("Export as CSV (Excel)")
+    console.wait_for_text("1 row was saved")
     end = time.monotonic() + 60
     while not (files := [*tmp_path.glob("projects-*.csv")]):
         assert time.monotonic() < end
@@ -390,8 +300,8 @@ def test_export_saves_what_the_list_shows(console, make_project, tmp_path):
     assert "Archived" not in text
 
 
-def test_an_export_that_ends_too_early_is_no_file(console, make_project):
-    make_project()
+def test_an_export_that_ends_too_early_is_no_file(console):
+    console.create()
     console.open()
     # The body of the answer breaks off after its first bytes.
     console.page.run(
@@ -411,13 +321,13 @@ def test_an_export_that_ends_too_early_is_no_file(console, make_project):
           };
         })()"""
     )
-    console.click("Export/Import")
-    console.click("Export as NDJSON")
+    console.click_text("Export/Import")
+    console.click_text("Export as NDJSON")
     console.wait_for_text("The download ended too early, so no file was saved.")
 
 
 def test_import_reports_errors_by_line_and_imports_the_corrected_lines_alone(
-    console, client, sql, tmp_path
+    console, sql, tmp_path
 ):
     lines = [json.dumps({"name": f"P{n:04}"}) for n in range(2500)]
     lines[1500] = '{"name": ""}'
@@ -426,7 +336,7 @@ def test_import_reports_errors_by_line_and_imports_the_corrected_lines_alone(
     path.write_text("\n".join(lines) + "\n")
     console.open()
     console.choose_file(path)
-    console.click("Import 2,500 rows")
+    console.click_text("Import 2,500 rows")
     console.wait_for_text("2,498 of 2,500 rows were imported, 2 have errors.")
     assert console.texts(".failures label") == ["Row 1501", "Row 1502"]
     assert sql("SELECT count(*) FROM projects") == [(2498,)]
@@ -436,10 +346,10 @@ def test_import_reports_errors_by_line_and_imports_the_corrected_lines_alone(
         ".dispatchEvent(new Event('input', {bubbles: true}))"
     )
     console.page.wait_for(".failures textarea", script)
-    console.click("Import 1 corrected row")
+    console.click_text("Import 1 corrected row")
     console.wait_for_text("1 of 1 rows were imported, 0 have errors.")
     assert sql("SELECT count(*) FROM projects") == [(2499,)]
-    assert client.get(f"{PROJECTS}?name=Corrected").json["total"] == 1
+    assert console.api("GET", f"{PROJECTS}?name=Corrected")[2]["total"] == 1
 
 
 def test_import_that_the_page_did_not_finish_stores_no_row_twice(console, sql, tmp_path):
@@ -459,12 +369,12 @@ def test_import_that_the_page_did_not_finish_stores_no_row_twice(console, sql, t
         })()"""
     )
     console.choose_file(path)
-    console.click("Import 1,500 rows")
+    console.click_text("Import 1,500 rows")
     console.wait_for_text("Continue sends this part again.")
     assert sql("SELECT count(*) FROM projects") == [(1000,)]
     console.open()
     console.choose_file(path)
-    console.click("Import 1,500 rows")
+    console.click_text("Import 1,500 rows")
     console.wait_for_text("1,500 of 1,500 rows were imported, 0 have errors.")
     assert "1,000 of them were stored by an earlier, interrupted import." in (
         console.page.wait_for("dialog", "innerText")
@@ -473,9 +383,9 @@ def test_import_that_the_page_did_not_finish_stores_no_row_twice(console, sql, t
     assert names == {f'Name "{n}"\nsecond line' for n in range(1500)}
     assert sql("SELECT count(*) FROM projects") == [(1500,)]
     # A complete import can be repeated on purpose.
-    console.click("Close", ".dialog-foot")
+    console.click_text("Close", ".dialog-foot")
     console.choose_file(path)
-    console.click("Import 1,500 rows")
+    console.click_text("Import 1,500 rows")
     console.wait_for_text("1,500 of 1,500 rows were imported, 0 have errors.")
     assert sql("SELECT count(*) FROM projects") == [(3000,)]
 
@@ -485,7 +395,7 @@ def test_import_of_a_json_array_keeps_all_digits(console, sql, tmp_path):
     path.write_text('[{"name": "Big",\n "attributes": {"n": 12345678901234567890, "f": 1.0}}]')
     console.open()
     console.choose_file(path)
-    console.click("Import 1 row")
+    console.click_text("Import 1 row")
     console.wait_for_text("1 of 1 rows were imported")
     [(text,)] = sql("SELECT attributes::text FROM projects")
     assert "12345678901234567890" in text
@@ -498,6 +408,6 @@ def test_import_reads_korean_csv_that_is_not_utf_8(console, sql, tmp_path):
     console.open()
     console.choose_file(path)
     console.wait_for_text("EUC-KR")
-    console.click("Import 1 row")
+    console.click_text("Import 1 row")
     console.wait_for_text("1 of 1 rows were imported")
     assert sql("SELECT name FROM projects") == [("번역",)]

@@ -227,8 +227,10 @@ def test_with_script_name_a_path_outside_it_gets_a_404(client_under_backend):
         *(
             "/api",
             "/api/v1/projects",
+            "/console",
             "/docs/",
             "/health",
+            "/metrics",
             "/openapi.json",
         ),  # a proxy may remove it
     ],

@@ -157,6 +157,23 @@ def test_an_old_folder_is_removed_only_when_no_process_has_a_slot_in_it():
         os.utime(path, (0, 0))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="Only root can make a folder of another user.")
+def test_an_old_folder_of_another_user_is_not_removed():
+    folder = SHARED_MEMORY / f"projectapp-metrics-{os.geteuid()}-8-of-another-user"
+    folder.mkdir()
+    try:
+        (folder / "0").touch()
+        os.chown(folder, 12345, -1)
+        os.utime(folder, (0, 0))
+        SlotFiles(7, f"test of folders {os.getpid()}").take().close()
+        assert [path.name for path in folder.iterdir()] == ["0"]
+    finally:
+        (folder / "0").unlink()
+        folder.rmdir()
+    for path in SHARED_MEMORY.glob(f"projectapp-metrics-{os.geteuid()}-7-*"):
+        os.utime(path, (0, 0))
+
+
 # The worker cannot make a file longer: as if the file system were full.
 FULL = """
 exec(open("gunicorn.conf.py").read())

@@ -17,7 +17,7 @@ _WILDCARD_ADDRESSES = {"0.0.0.0": "localhost", "::": "localhost"}  # noqa: S104
 )
 @with_appcontext
 def console_command(url: str | None) -> None:
-    """Print the URL of the console, which signs in with a token from the standard input.
+    """Print the URL of the console. With a token in the standard input, the URL signs in.
 
     The token is in the part of the URL after #, which a browser sends to no server:
 
@@ -42,5 +42,5 @@ def console_command(url: str | None) -> None:
         return
     if not re.fullmatch(r"[A-Za-z0-9\-._~+/]+=*", token):
         raise click.ClickException("The standard input must be one token, and nothing else.")
-    click.echo("Open this URL once. It contains the token, so show it to nobody:", err=True)
+    click.echo("Open this URL. It contains the token, so keep it secret:", err=True)
     click.echo(f"{url}#token={token}")

@@ -131,6 +131,7 @@ def _query_parameters(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parent_in(create_path: str) -> tuple[str, str | None]:
+    """Return the path of the parent's collection, and the field with the parent's id."""
     parts = re.fullmatch(r"(.*)/\{(\w+)\}/\w+", create_path)
     return (parts[1], parts[2]) if parts else ("", None)
 
@@ -145,7 +146,7 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def _endpoint(app: Flask, path: str, method: str) -> Endpoint:
-    """Return the declaration of a view: the document has no scopes with AUTH=none."""
+    """Return the declaration of a view. It has a scope with AUTH=none, too, unlike the document."""
     for rule in app.url_map.iter_rules():
         if path_template(rule) == path and method.upper() in (rule.methods or ()):
             view: Any = app.view_functions[rule.endpoint]

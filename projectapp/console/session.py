@@ -31,14 +31,15 @@ class SessionSchema(Schema):
 def create_session() -> Response:
     """Sign in to the console.
 
-    The request has the token in its Authorization header. The response sets it as a cookie, for as
-    long as the token is valid, at most 12 hours. Only the console itself can send this request.
+    The request has the token in its Authorization header. The response sets the token as a cookie,
+    which lasts as long as the token is valid, at most 12 hours. Only the console itself can send
+    this request.
     """
     _require_same_origin()
     if not current_app.config["AUTH"]:
         raise BadRequest("AUTH=none: there is no sign-in.")
     with auth.authorize(None):
-        token = auth.read_bearer_token()  # a cookie cannot prolong itself
+        token = auth.read_bearer_token()  # not from the cookie, which must not extend its own life
         if len(token) > session_cookie.MAX_TOKEN_LENGTH:
             raise BadRequest(
                 f"The token has {len(token)} characters, but a browser keeps a cookie of at most"

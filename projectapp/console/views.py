@@ -48,8 +48,8 @@ def static(version: str, name: str) -> Response:
     """Send a file of the page.
 
     The version is in the path. A server of another release may get this request during a rollout;
-    its file is not cached. With gzip a file has a third of its size. Compression may show its
-    content to an attacker who sees only sizes (BREACH), but nothing in it is secret.
+    its file is not cached. With gzip a file has a third of its size. An attacker who sees the size
+    of a compressed response may find out what is in it (BREACH), but this is nothing secret.
     """
     current_version, files = _read_files()
     if name not in files:
@@ -70,7 +70,7 @@ def static(version: str, name: str) -> Response:
 
 
 def _page_config() -> dict[str, Any]:
-    """Return what the page must know, as the JSON in its element `config`."""
+    """Return the content of the page's element `config`: the resources and some settings."""
     config = current_app.config
     return {
         "version": config["VERSION"],

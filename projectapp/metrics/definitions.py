@@ -89,13 +89,13 @@ DATABASE_WAIT = Histogram(
 )
 STATEMENT_DURATION = Histogram(
     "projectapp_database_statement_duration_seconds",
-    "The time of the statements of requests, from sending them to their answer.",
+    "The time of the statements of requests, from sending a statement to its result.",
     {"kind": ("read", "write")},
 )
 STATEMENTS_RETRIED = Counter(
     "projectapp_statements_retried_total",
-    "Statements that were executed a second time, after a failed connect or a deadlock, or to get"
-    " a lost answer that only reads.",
+    "Statements that were executed a second time, after a failed connect or a deadlock, or because"
+    " the answer to a read was lost.",
 )
 LOST_ANSWERS = Counter(
     "projectapp_lost_answers_total",
@@ -152,7 +152,7 @@ _counted_cpu_seconds = 0.0
 def _count_cpu_time() -> None:
     global _counted_cpu_seconds
     seconds = time.process_time()
-    # It is less in a process that was forked.
+    # A forked process counts its time from 0.
     CPU_SECONDS.increase(by=seconds - min(_counted_cpu_seconds, seconds))
     _counted_cpu_seconds = seconds
 

@@ -54,8 +54,10 @@ def remove_unused_folders(place: Path) -> None:
         with suppress(OSError):
             folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
-                is_old = time.time() > os.fstat(folder).st_mtime + _UNUSED_SECONDS
-                if is_old and has_locked(folder, fcntl.LOCK_EX):
+                status = os.fstat(folder)
+                is_own = status.st_uid == os.geteuid()  # another user may choose any name
+                is_old = time.time() > status.st_mtime + _UNUSED_SECONDS
+                if is_own and is_old and try_lock(folder, fcntl.LOCK_EX):
                     for name in os.listdir(folder):
                         os.unlink(name, dir_fd=folder)
                     path.rmdir()
@@ -63,8 +65,8 @@ def remove_unused_folders(place: Path) -> None:
                 os.close(folder)
 
 
-def has_locked(file: int, kind: int) -> bool:
-    """Lock a file or a folder until it is closed; return False if another process has a lock."""
+def try_lock(file: int, kind: int) -> bool:
+    """Lock a file or a folder until it is closed. Return False if another process has a lock."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:

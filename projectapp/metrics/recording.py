@@ -30,8 +30,8 @@ all_metrics: dict[str, "Metric"] = {}  # by name, in the order of `definitions`
 class Metric:
     """A number with labels. Each label has its possible values, or None if they are not fixed.
 
-    Values that are not fixed must come from a small set, and never from a client. Another value
-    than the possible ones counts as `other`.
+    Values that are not fixed must come from a small set, and never from a client. A value that is
+    not a possible one counts as `other`.
     """
 
     name: str
@@ -128,7 +128,7 @@ class _Process:
                 try:
                     self.slot = self.files.take()
                     threading.Thread(target=self._sample, name="metrics", daemon=True).start()
-                except (OSError, RuntimeError) as error:  # also: the system has no thread left
+                except (OSError, RuntimeError) as error:  # RuntimeError: no thread could start
                     self.files = None
                     log.warning("There are no metrics. They need /dev/shm or TMPDIR: %s", error)
             return self.slot

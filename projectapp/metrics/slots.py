@@ -23,16 +23,16 @@ from typing import NamedTuple
 
 from projectapp.metrics.folders import (
     PREFIX,
-    has_locked,
     open_folder,
     places,
     remove_unused_folders,
+    try_lock,
 )
 
-SCRATCH_NUMBERS = 15  # where the values go for which the file has no room
+SCRATCH_NUMBERS = 15  # values go there if the file has no room for them
 _FIRST_ENTRY = 1 + SCRATCH_NUMBERS
 _GROWTH_BYTES = 2**15
-# What reading a file raises that is empty or damaged.
+# What reading an empty or damaged file raises.
 _NO_ENTRIES = (ArithmeticError, LookupError, TypeError, ValueError)
 
 
@@ -58,7 +58,7 @@ class Slot:
             self._open_map(os.fstat(file).st_size)
             for key, position, size in _entries(self.values):
                 self._positions[key, size] = position
-                if key.kind == "gauge":  # it was true for the last process
+                if key.kind == "gauge":  # its value was that of the last process
                     self.values[position] = 0
         except _NO_ENTRIES:
             self._positions.clear()
@@ -82,7 +82,8 @@ class Slot:
         values = self.values
         values[start], values[start + 1] = key_numbers, size
         values.cast("B")[8 * (start + 2) : 8 * position] = text.ljust(8 * key_numbers)
-        for index in range(position, position + size):  # a process may have died here
+        # A process that died here may have left values.
+        for index in range(position, position + size):
             values[index] = 0
         values[0] = position + size  # last, so that a reader never sees half of an entry
         self._positions[key, size] = position
@@ -95,13 +96,13 @@ class Slot:
     def close(self) -> None:
         """Let another process have the slot."""
         self.values.release()
-        self._map.close()  # it has a copy of the file descriptor
+        self._map.close()  # its copy of the file descriptor would keep the lock
         os.close(self._file)
         os.close(self._folder)
 
     def _grow(self) -> None:
-        # Written, because a file that only has a size would get its memory later. If there is none
-        # then, the kernel ends the process (SIGBUS). Here it is an OSError.
+        # Zeros are written to get the memory now. If there is none, this is an OSError. If only the
+        # size were set, the kernel would end the process at a later write (SIGBUS).
         size_bytes = os.fstat(self._file).st_size
         if os.pwrite(self._file, bytes(_GROWTH_BYTES), size_bytes) != _GROWTH_BYTES:
             os.ftruncate(self._file, size_bytes)
@@ -151,7 +152,7 @@ class SlotFiles:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
             file = os.open(str(number), flags, 0o600, dir_fd=folder)
             try:
-                if has_locked(file, fcntl.LOCK_EX):
+                if try_lock(file, fcntl.LOCK_EX):
                     return Slot(folder, file)
             except BaseException:
                 os.close(file)
@@ -176,7 +177,7 @@ class SlotFiles:
 def _read_file(name: str, folder: int) -> Iterator[tuple[Key, Sequence[float]]]:
     file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
     try:
-        is_running = not has_locked(file, fcntl.LOCK_SH)
+        is_running = not try_lock(file, fcntl.LOCK_SH)
         data = memoryview(os.pread(file, os.fstat(file).st_size, 0))
     finally:
         os.close(file)

@@ -5,6 +5,7 @@ database clients. The SDK reads the environment variables OTEL_*. A span has no 
 and no error message of the database, which may quote values.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
@@ -103,6 +104,8 @@ class RequestSpans:
         # The provider restarts its thread after a fork, and ends at the exit of the process.
         provider = TracerProvider(resource=resource)
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        # Its warnings quote the tracestate, so a client could write into the log.
+        logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
         shut_down_at_stop(provider.shutdown)
         self._tracer = provider.get_tracer("projectapp", version)
         self._database: Attributes = {"db.system.name": "postgresql", **database}

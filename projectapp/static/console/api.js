@@ -3,9 +3,9 @@ import { parseExact, stringifyExact } from "./exact.js";
 import { config, createStore } from "./store.js";
 
 /**
- * The answer was no success. kind "offline": there was no answer, and `status` is 0.
- * `details` has the messages by field, `scope` is what a 403 misses, and `retryAfterSeconds` is null
- * if the answer has none.
+ * A request failed. kind "offline": there was no response, and `status` is 0. `details` has the
+ * messages by field, `scope` is the scope that a 403 requires, and `retryAfterSeconds` is null if the
+ * response has no Retry-After.
  */
 export class ApiError extends Error {
   constructor(kind, status, problem = {}, headers = new Headers()) {
@@ -27,14 +27,6 @@ export class ApiError extends Error {
 // session has {caller, scopes, credential, expires_at}.
 export const session = createStore({ state: config.auth.length ? "unknown" : "none" });
 
-/** Rises when another caller has signed in, who may not see what the page kept of the one before. */
-export const callerNumber = createStore(0);
-
-session.subscribe((next, previous) => {
-  const isOther = previous.caller !== undefined && next.caller !== previous.caller;
-  if (isOther) callerNumber.set((number) => number + 1);
-});
-
 /** May requests be sent now? Without authentication always. */
 export const isOpen = ({ state }) => state === "open" || state === "none";
 
@@ -45,10 +37,19 @@ export const loseSession = () =>
     state: current.state === "open" ? "expired" : current.state.replace("unknown", "signed_out"),
   }));
 
+/**
+ * Call `action` when another caller has signed in: nothing of the one before may stay. It gets the
+ * session before.
+ */
+export const onOtherCaller = (action) =>
+  session.subscribe((next, previous) => {
+    if (previous.caller !== undefined && next.caller !== previous.caller) action(previous);
+  });
+
 // null, or {status, until (ms since 1970), retryNow()}: the reads that wait for Retry-After.
 export const waiting = createStore(null);
 
-// "online", or "offline" after a request without an answer, until the server answers again.
+// "online", or "offline" after a request without a response, until the server responds again.
 export const connection = createStore("online");
 
 // true as soon as the server has another version than this page.
@@ -60,7 +61,7 @@ const MAX_RETRIES = 20;
 
 /**
  * Send a request, and return {status, body, etag, headers}. With `raw: true`, body is the Response.
- * Throws ApiError. A GET waits while the server is busy (429, 503) or away, and then repeats itself.
+ * Throws ApiError. A GET waits while the server is busy (429, 503) or unreachable, then it is repeated.
  * A write with an Idempotency-Key waits while the server is busy. Every request waits for a sign-in
  * that it needs, except with `waitsForSignIn: false`. Abort `signal` to end the waiting.
  */
@@ -126,6 +127,7 @@ export async function send(method, path, options = {}) {
     response = await fetch(config.prefix + path + (parameters && "?" + parameters), {
       method,
       headers: all,
+      cache: "no-store", // Rows must not stay on the disk after the sign-out.
       body: body === undefined || isText ? body : stringifyExact(body),
       signal: AbortSignal.any(signals),
     });
@@ -140,7 +142,9 @@ export async function send(method, path, options = {}) {
   if (response.ok) {
     const value = raw ? response : text && parseExact(text);
     const { status, headers: responseHeaders } = response;
-    return { status, body: value, etag: responseHeaders.get("ETag"), headers: responseHeaders };
+    // A proxy that compresses makes the tag weak, and a weak tag never matches If-Match.
+    const etag = responseHeaders.get("ETag")?.replace(/^W\//, "");
+    return { status, body: value, etag, headers: responseHeaders };
   }
   throw new ApiError("http", response.status, parseProblem(text), response.headers);
 }
@@ -149,7 +153,7 @@ function parseProblem(text) {
   try {
     return Object(JSON.parse(text));
   } catch {
-    return {}; // The answer of a proxy in front of the service.
+    return {}; // The response of a proxy in front of the service.
   }
 }
 

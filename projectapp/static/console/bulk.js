@@ -1,6 +1,6 @@
 // Actions on the selected rows: set a field of all of them, delete them, or restore deleted ones.
 // Every write has the version that the list showed, so no change of another user is lost.
-import { request } from "./api.js";
+import { onOtherCaller, request } from "./api.js";
 import { deleteRow, readRow, restoreRow } from "./row_requests.js";
 import { reload, removeRow, replaceRows } from "./rows.js";
 import { itemErrors, Run } from "./run.js";
@@ -11,6 +11,11 @@ const BATCH_ROWS = 100; // one request: small enough to show progress and to sto
 
 /** The current run, or null. */
 export const bulkStore = createStore(null);
+
+onOtherCaller(() => {
+  bulkStore.get()?.stop();
+  bulkStore.set(null);
+});
 
 /**
  * Run an action on rows: {kind: "set", field, value}, {kind: "delete"} or {kind: "restore"}.
@@ -41,7 +46,7 @@ export async function runAction(resource, action, rows) {
     }
     run.update({ done: rows.length - queue.length });
   }
-  selectOnly([...run.state.failures.map(({ row }) => row), ...queue]);
+  if (bulkStore.get() === run) selectOnly([...run.state.failures.map(({ row }) => row), ...queue]);
   run.finish();
   if (action.kind === "restore") reload();
   return run;
@@ -75,7 +80,8 @@ async function failuresOf(resource, action, batch, error) {
     numbers.map(async (number) => {
       const row = batch[number];
       const current = await readCurrent(resource, row.id);
-      if (!current) {
+      if (current === undefined) return { row, error };
+      if (current === null) {
         removeRow(row.id);
         return { row, error: action.kind === "delete" ? null : error };
       }

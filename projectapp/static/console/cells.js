@@ -1,5 +1,5 @@
-// How a list shows the value of a field, whatever its type is. A value is never cut in the data: the
-// title of the cell has all of it.
+// How a list shows the value of a field of any type. A cell may be too narrow for its value: the title
+// has the whole value.
 import { html } from "./preact-htm.js";
 import { stringifyExact } from "./exact.js";
 import { resources } from "./schema.js";

@@ -6,12 +6,19 @@ import { formatTime, t } from "./texts.js";
 const TIME = { timeStyle: "medium" };
 const WIDTH = 100;
 const HEIGHT = 100;
+const MIN_BAR_PERCENT = 2; // so that one request out of many is visible
 
 export function Chart({ title, now, children }) {
   return html`<section class="chart">
     <h2>${title}</h2>
     ${now !== undefined && html`<p class="chart-now">${now}</p>`} ${children}
   </section>`;
+}
+
+/** Return the end of a scale that has readable numbers: 1, 2 or 5 and zeros. */
+function scaleEnd(largest) {
+  const unit = 10 ** Math.floor(Math.log10(largest || 1));
+  return [1, 2, 5, 10].find((digit) => digit * unit >= largest) * unit;
 }
 
 /** Return the path of a line. A null is a gap in it. */
@@ -29,23 +36,23 @@ function pathOf(values, max) {
 }
 
 /**
- * Lines over time, and their table with the `title`. `lines` are {label, values}; `format` writes a value; `times`
- * are in ms. `columns` are {label, texts} that only the table has.
+ * Lines over time, and their table with the `title`. `lines` are {label, values}; `format` writes a
+ * value; `times` are in ms. `columns` are {label, texts} that only the table has.
  */
 export function LineChart({ title, times, lines, format, columns = [] }) {
-  const max = Math.max(...lines.flatMap(({ values }) => values), 0);
+  const max = scaleEnd(Math.max(...lines.flatMap(({ values }) => values), 0));
   const write = (value) => (value === null ? t("charts.no_value") : format(value));
   const classOf = (index) => (index ? "chart-line second" : "chart-line");
   if (times.length < 2) return html`<p class="muted">${t("charts.measuring")}</p>`;
   return html`<div class="chart-plot" aria-hidden="true">
+      <div class="chart-scale">${[max, max / 2, 0].map((value) => html`<span key=${value}>${format(value)}</span>`)}</div>
       <svg viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} preserveAspectRatio="none">
-        ${max > 0 &&
-        lines.map(({ values }, index) => html`<path key=${index} class=${classOf(index)} d=${pathOf(values, max)} />`)}
+        <path class="chart-lines" d=${`M0 0H${WIDTH}M0 ${HEIGHT / 2}H${WIDTH}M0 ${HEIGHT}H${WIDTH}`} />
+        ${lines.map(({ values }, index) => html`<path key=${index} class=${classOf(index)} d=${pathOf(values, max)} />`)}
       </svg>
-      <span class="chart-max">${format(max)}</span>
-    </div>
-    <div class="chart-times" aria-hidden="true">
-      <span>${formatTime(times[0], TIME)}</span><span>${formatTime(times.at(-1), TIME)}</span>
+      <div class="chart-times">
+        <span>${formatTime(times[0], TIME)}</span><span>${formatTime(times.at(-1), TIME)}</span>
+      </div>
     </div>
     ${lines.length > 1 &&
     html`<ul class="chart-legend" aria-hidden="true">
@@ -94,12 +101,13 @@ export function BarTable({ title, columns, rows, format }) {
     </thead>
     <tbody>
       ${rows.map(({ name, label, value, hasBar = true, max = largest, kind = "", write = format }) => {
-        const width = hasBar && value && max ? Math.min(100, (100 * value) / max) : 0;
+        const width = value && max ? Math.min(100, Math.max(MIN_BAR_PERCENT, (100 * value) / max)) : 0;
         return html`<tr key=${name} data-name=${name}>
-          <th scope="row">${label}</th>
-          <td class="chart-bar" aria-hidden="true">
-            ${hasBar && html`<svg><rect class=${kind} width=${`${width}%`} height="100%" /></svg>`}
-          </td>
+          <th scope="row" colspan=${hasBar ? 1 : 2}>${label}</th>
+          ${hasBar &&
+          html`<td class="chart-bar" aria-hidden="true">
+            <svg><rect class=${kind} width=${`${width}%`} height="100%" /></svg>
+          </td>`}
           <td class="chart-value">${value === null ? "" : write(value)}</td>
         </tr>`;
       })}

@@ -1,18 +1,19 @@
 // The columns of a list, from the declaration of its resource.
 import { session } from "./api.js";
+import { REM_PX } from "./grid_window.js";
 import { titleField } from "./schema.js";
 
-const WIDTHS = {
-  title: 176,
-  string: 128,
-  boolean: 96,
-  enum: 96,
-  timestamp: 192,
-  uuid: 96,
-  integer: 80,
-  number: 88,
-  object: 160,
-  array: 128,
+const WIDTHS_REM = {
+  title: 11,
+  string: 8,
+  boolean: 6,
+  enum: 6,
+  timestamp: 12,
+  uuid: 6,
+  integer: 6,
+  number: 6.5,
+  object: 10,
+  array: 8,
 };
 const LONG_TEXT = 255; // code points; a field with more is not a column from the start
 
@@ -22,7 +23,7 @@ export function seesAllOwners(resource) {
   return state === "none" || Boolean(scopes?.includes(`${resource.name}:all`));
 }
 
-/** Return the names of the fields that a list shows if nobody has chosen others. */
+/** Return the names of the fields that a list shows if the URL names no others. */
 export function defaultColumns(resource, seesAllOwners) {
   const title = titleField(resource)?.name;
   return resource.fields
@@ -45,7 +46,7 @@ export function chosenColumns(resource, names) {
 const isTitle = (resource, field) => field.name === titleField(resource)?.name;
 
 /** Return the columns that fit into a width in px. The title always stays, then flags and times. */
-export function fittingColumns(resource, fields, width) {
+export function fittingColumns(resource, fields, widthPx) {
   const rank = ({ name, type }) => {
     if (name === titleField(resource)?.name) return 0;
     if (type === "boolean" || type === "enum") return 1;
@@ -53,25 +54,25 @@ export function fittingColumns(resource, fields, width) {
     return name === "version" ? 4 : 3;
   };
   const chosen = new Set();
-  let left = width;
+  let leftRem = widthPx / REM_PX;
   for (const field of fields.toSorted((a, b) => rank(a) - rank(b))) {
-    left -= columnWidth(resource, field);
-    if (left < 0 && chosen.size) break;
+    leftRem -= columnWidth(resource, field);
+    if (leftRem < 0 && chosen.size) break;
     chosen.add(field);
   }
   return fields.filter((field) => chosen.has(field));
 }
 
 const columnWidth = (resource, field) =>
-  isTitle(resource, field) ? WIDTHS.title : (WIDTHS[field.type] ?? WIDTHS.string);
+  isTitle(resource, field) ? WIDTHS_REM.title : (WIDTHS_REM[field.type] ?? WIDTHS_REM.string);
 
 /** Return the widths of columns for CSS: texts share the space that is left. */
 export function columnTemplate(resource, fields) {
   return fields
     .map((field) => {
       const width = columnWidth(resource, field);
-      if (isTitle(resource, field)) return `minmax(${width}px, 3fr)`;
-      return field.type === "string" ? `minmax(${width}px, 1fr)` : `${width}px`;
+      if (isTitle(resource, field)) return `minmax(${width}rem, 3fr)`;
+      return field.type === "string" ? `minmax(${width}rem, 1fr)` : `${width}rem`;
     })
     .join(" ");
 }

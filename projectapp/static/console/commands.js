@@ -1,6 +1,6 @@
 // What the palette offers: the commands of the screens, and the rows that were opened last.
 import { useEffect, useRef } from "./preact-htm.js";
-import { callerNumber } from "./api.js";
+import { onOtherCaller } from "./api.js";
 import { createStore } from "./store.js";
 
 const RECENT_ROWS = 8;
@@ -28,4 +28,5 @@ export function rememberRow(row) {
   });
 }
 
-callerNumber.subscribe(() => recentRows.set([]));
+// Another caller may not see these rows.
+onOtherCaller(() => recentRows.set([]));

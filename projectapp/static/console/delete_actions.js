@@ -1,17 +1,17 @@
 // Deleting a row, and bringing a deleted row back.
-import { makeRandomId } from "./api.js";
-import { removeDraft } from "./drafts.js";
 import { stringifyExact } from "./exact.js";
 import {
   MAX_MERGES,
   hideRow,
+  keepRest,
   readValid,
   reconcile,
   run,
   saveChanges,
+  sendCreate,
   showWrittenRow,
 } from "./form_actions.js";
-import { createRow, deleteRow, restoreRow, valuesOf } from "./row_requests.js";
+import { deleteRow, restoreRow, valuesOf } from "./row_requests.js";
 import { titleOf } from "./schema.js";
 import { go } from "./store.js";
 import { t } from "./texts.js";
@@ -74,13 +74,14 @@ export const recreate = (form) =>
       await restoreDeleted(resource, id); // The form goes on with the restored row.
       return saveChanges(form, MAX_MERGES);
     }
-    const { row } = form.state.get().base;
+    const { inputs, base: old } = form.state.get();
     const values = readValid(form);
     if (!values) return false;
-    const body = stringifyExact({ ...valuesOf(resource, row), ...values });
-    const base = await createRow(resource, row[resource.parent_field], body, makeRandomId());
-    removeDraft(resource, id);
+    const body = stringifyExact({ ...valuesOf(resource, old.row), ...values });
+    const parentId = old.row[resource.parent_field];
+    const { base, isEarlier } = await sendCreate(form, body, parentId);
+    keepRest(form, base, isEarlier ? {} : inputs);
     showWrittenRow(resource, base, { isNew: true });
     go({ id: base.row.id }, { push: false, force: true });
-    return true;
+    return !isEarlier;
   });

@@ -1,19 +1,22 @@
 // Unsaved text survives a reload: it is kept in the sessionStorage of the tab until it is saved or
-// discarded. A draft has the inputs of a form and the row it began with, never a token.
+// discarded. A draft has the inputs of a form and the row it began with, never a token. Each caller
+// has drafts of their own: after another one has signed in, they are neither shown nor replaced.
 import { session } from "./api.js";
 import { parseExact, stringifyExact } from "./exact.js";
 import { config } from "./store.js";
 
 const PREFIX = `projectapp.draft ${config.prefix} `;
-const keyOf = (resource, id) => `${PREFIX}${resource.name} ${id}`;
-const currentCaller = () => session.get().caller ?? null;
+const keyOf = (resource, id) => {
+  const { caller = null } = session.get();
+  return PREFIX + JSON.stringify([resource.name, id, caller]);
+};
 
 /**
  * Keep {inputs, base, idempotencyKey, attempt, parent} of a form. `base` is null for a new row.
  * Returns false if the browser's storage is blocked or full.
  */
 export function writeDraft(resource, id, draft) {
-  const text = stringifyExact({ ...draft, at: new Date().toISOString(), caller: currentCaller() });
+  const text = stringifyExact({ ...draft, at: new Date().toISOString() });
   try {
     sessionStorage.setItem(keyOf(resource, id), text);
     return true;
@@ -22,11 +25,10 @@ export function writeDraft(resource, id, draft) {
   }
 }
 
-/** Return the draft of a form with the time `at`, or null. Another caller's draft is not shown. */
+/** Return the draft of a form with the time `at`, or null. */
 export function readDraft(resource, id) {
   try {
-    const draft = parseExact(sessionStorage.getItem(keyOf(resource, id)) ?? "null");
-    return draft?.caller === currentCaller() ? draft : null;
+    return parseExact(sessionStorage.getItem(keyOf(resource, id)) ?? "null");
   } catch {
     return null;
   }
@@ -40,7 +42,8 @@ export function removeDraft(resource, id) {
   }
 }
 
-function removeAllDrafts() {
+/** Remove the drafts of this tab, for the sign-out. An expired sign-in keeps them. */
+export function removeDrafts() {
   try {
     for (const key of Object.keys(sessionStorage)) {
       if (key.startsWith(PREFIX)) sessionStorage.removeItem(key);
@@ -49,8 +52,3 @@ function removeAllDrafts() {
     // Without storage there is no draft.
   }
 }
-
-// Signing out removes all drafts. An expired sign-in keeps them.
-session.subscribe((next, previous) => {
-  if (previous.state === "open" && next.state === "signed_out") removeAllDrafts();
-});

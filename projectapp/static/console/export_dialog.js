@@ -1,5 +1,5 @@
-// Downloads all rows that match the search and the filters of the list. A download that ends before
-// its end is no file.
+// Downloads all rows that match the search and the filters of the list. A download that ends too early
+// is not saved.
 import { html, useEffect, useState } from "./preact-htm.js";
 import { ApiError, request } from "./api.js";
 import { rows as loadedRows } from "./rows.js";

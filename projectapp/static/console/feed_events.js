@@ -1,5 +1,5 @@
-// Server-sent events (HTML standard, 9.2) from a response of fetch. EventSource tells no status and
-// no Retry-After.
+// Server-sent events (HTML standard, 9.2) from a response of fetch. EventSource gives neither
+// the status nor Retry-After.
 
 /**
  * Return a function that takes the next part of an event stream, and returns the events that it

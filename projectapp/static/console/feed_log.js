@@ -30,7 +30,7 @@ function addEntries(added) {
   }));
 }
 
-/** Note the next changes of the feed, in its order. A change twice does no harm. */
+/** Note the next changes of the feed, in its order. A change may come twice. */
 export function noteChanges(resource, changes) {
   const list = rows.get();
   const isListed = list.resource?.name === resource.name;

@@ -1,4 +1,4 @@
-// Reads the feed of a resource without an end: an event stream, or a page every few seconds.
+// Reads the feed of a resource until it is stopped: an event stream, or a page every few seconds.
 import {
   ApiError,
   connection,
@@ -106,7 +106,7 @@ export async function readFeed({ resource, cursor, canStream, signal, publish })
     try {
       if (isStream) {
         await stream();
-        publish({ state: "lagging", cursor }); // It has ended: the server stops, or checks the token.
+        publish({ state: "lagging", cursor }); // The server ended it: it stops, or the token has expired.
       } else {
         await poll();
         delay = 0;

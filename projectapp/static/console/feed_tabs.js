@@ -79,7 +79,7 @@ channel.onmessage = ({ data: message }) => {
   }
 };
 
-/** Take what the reader says, in every tab. */
+/** Apply a message of the reader, in every tab. */
 function receive({ state, cursor, texts = [], hasGap }) {
   const { resource } = subscription;
   subscription.cursor = cursor;

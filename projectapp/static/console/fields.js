@@ -1,11 +1,11 @@
 // The controls of a form: one for every type of field that a resource can declare.
 import { flagText } from "./cells.js";
 import { stringifyExact } from "./exact.js";
-import { InputError, isJson, isText, sizesOf } from "./form_values.js";
+import { InputError, isJson, isText, sizesOf, timeInput } from "./form_values.js";
 import { html, useEffect, useRef } from "./preact-htm.js";
 import { fieldLabel } from "./schema.js";
 import { settings, useStore } from "./store.js";
-import { t } from "./texts.js";
+import { LAST_INPUT_TIME, hasText, inputOfTime, t, timeOfInput, zoneName } from "./texts.js";
 import { Chip, Time } from "./ui.js";
 import { invisibleCodes, visibleLines } from "./visible_text.js";
 
@@ -20,6 +20,12 @@ function invisibleParts(text) {
   if (text !== "" && text.trim() === "") return [t("field.only_spaces")];
   const codes = invisibleCodes(text);
   return codes.length ? [t("field.invisible", { codes: codes.slice(0, 4).join(", ") })] : [];
+}
+
+/** What a field means: a text of the console, or the description in the API. */
+function Hint({ field: { name, description } }) {
+  const key = `hint.${name}`;
+  return hasText(key) ? html`<span>${t(key)}</span>` : html`<span lang="en">${description}</span>`;
 }
 
 function Size({ size: { key, size, limit } }) {
@@ -82,7 +88,21 @@ function Control({ field, input, onInput, ...rest }) {
     const rows = Math.min(Math.max((input ?? "").split("\n").length + 1, isJson(field) ? 6 : 3), 16);
     return html`<textarea ...${shared} rows=${rows} class=${isJson(field) ? "input code" : "input"}></textarea>`;
   }
-  if (field.type === "timestamp") return html`<input ...${shared} class="input" type="datetime-local" step="1" />`;
+  if (field.type === "timestamp") {
+    const readTime = ({ target: { value } }) => {
+      const emptyInput = field.nullable ? null : "";
+      onInput(value === "" ? emptyInput : timeInput(timeOfInput(value)));
+    };
+    return html`<input
+      ...${shared}
+      value=${input ? inputOfTime(input) : ""}
+      class="input"
+      type="datetime-local"
+      step="1"
+      max=${LAST_INPUT_TIME}
+      onInput=${readTime}
+    />`;
+  }
   const isNumber = field.type === "integer" || field.type === "number";
   const mode = isNumber ? (field.type === "integer" ? "numeric" : "decimal") : undefined;
   return html`<input ...${shared} class="input" type="text" inputmode=${mode} />`;
@@ -120,11 +140,12 @@ export function FieldInput({ field, input, original, error, isChanged, disabled,
   const hasNullSwitch = field.nullable && field.type !== "boolean" && field.type !== "enum";
   const sizes = sizesOf(field, input, original);
   const warnings = isText(field) && input ? invisibleParts(input) : [];
-  const time = field.type === "timestamp" && input !== null ? new Date(input) : null;
+  const isTime = field.type === "timestamp";
+  const zone = isTime ? zoneName({ at: input }) : null;
   const isEmptyText = isText(field) && input === "";
   return html`<div class=${`field ${isChanged ? "changed" : ""} ${error ? "invalid" : ""}`} data-field=${field.name}>
     <div class="field-head">
-      <label for=${id}>${fieldLabel(field.name)}</label>
+      <label for=${id}>${fieldLabel(field.name)}${isTime && html` <small class="zone">${zone}</small>`}</label>
       ${field.required && html`<span class="required">${t("field.required")}</span>`}
       ${isChanged && html`<span class="changed-mark">${t("field.changed")}</span>`}
       <span class="spacer"></span>
@@ -142,8 +163,8 @@ export function FieldInput({ field, input, original, error, isChanged, disabled,
       aria-describedby=${`${id}-hints${error ? ` ${id}-error` : ""}`}
     />
     <div class="field-hints" id=${`${id}-hints`}>
-      ${field.description && html`<span lang="en">${field.description}</span>`}
-      ${time && !Number.isNaN(time.getTime()) && html`<span class="data">${time.toISOString()} (UTC)</span>`}
+      ${field.description && html`<${Hint} field=${field} />`}
+      ${isTime && input && settings.get().zone !== "utc" && html`<span class="data">${input} (UTC)</span>`}
       ${warnings.map((text) => html`<span class="warning-text">${text}</span>`)}
       ${sizes.length > 0 &&
       html`<span class="sizes">${sizes.map((size) => html`<${Size} key=${size.key} size=${size} />`)}</span>`}
@@ -152,7 +173,8 @@ export function FieldInput({ field, input, original, error, isChanged, disabled,
     html`<div class="field-error" id=${`${id}-error`} role="alert">
       ${error instanceof InputError
         ? t(`input.${error.key}`, error.values)
-        : error.map((text) => html`<p lang="en">${text}</p>`)}
+        : html`<p>${t("input.refused")}</p>
+            ${error.map((text) => html`<p lang="en">${text}</p>`)}`}
     </div>`}
   </div>`;
 }

@@ -1,10 +1,9 @@
 // One filter: its form, and its text in a chip. A range of a field is one filter with four names.
 import { html, useState } from "./preact-htm.js";
 import { flagText } from "./cells.js";
-import { parseExact, stringifyExact } from "./exact.js";
+import { JsonError, parseExact, stringifyExact } from "./exact.js";
 import { fieldLabel, fieldOf } from "./schema.js";
-import { settings } from "./store.js";
-import { formatTime, t, timeOfInput } from "./texts.js";
+import { LAST_INPUT_TIME, formatTime, inputOfTime, t, timeOfInput, zoneName } from "./texts.js";
 
 const RANGE = /^(.+)\[(gte|gt|lte|lt)\]$/;
 const SIGNS = { gte: "≥", gt: ">", lte: "≤", lt: "<" };
@@ -45,14 +44,6 @@ function valueText(group, value) {
   return isTime ? formatTime(value) : value;
 }
 
-/** Return a time of the API as the value of an input in the zone of the settings. */
-function toInput(value) {
-  const date = new Date(value);
-  if (!value || Number.isNaN(date.getTime())) return "";
-  const minutes = settings.get().zone === "utc" ? 0 : date.getTimezoneOffset();
-  return new Date(date.getTime() - minutes * 60_000).toISOString().slice(0, 16);
-}
-
 /** `onApply` gets the changes of the URL. */
 export function FilterForm({ group, state, onApply }) {
   const [error, setError] = useState(null);
@@ -64,7 +55,7 @@ export function FilterForm({ group, state, onApply }) {
       for (const [name, text] of Object.entries(values)) changes[name] = fromText(group, text);
       onApply(changes);
     } catch (reason) {
-      setError(reason instanceof SyntaxError ? `${t("filter.not_json")} ${reason.message}` : reason.message);
+      setError(errorText(reason));
     }
   };
   const label = fieldLabel(group.name);
@@ -75,13 +66,20 @@ export function FilterForm({ group, state, onApply }) {
   </form>`;
 }
 
+/** Return why a text is no value of the filter, in the language of the page. */
+function errorText(error) {
+  if (error instanceof JsonError) return t(`input.json_${error.reason}`, error);
+  // An incomplete time is a RangeError.
+  return t(error instanceof RangeError ? "input.timestamp" : "input.json_not_object");
+}
+
 function fromText(group, text) {
   if (text === "") return null;
   if (group.type === "timestamp") return timeOfInput(text);
   if (group.type !== "object") return text;
   const value = parseExact(text);
   if (value === null || typeof value !== "object" || Array.isArray(value)) {
-    throw new TypeError(t("filter.not_object"));
+    throw new TypeError("The JSON is not an object.");
   }
   return stringifyExact(value);
 }
@@ -95,12 +93,13 @@ function rangeInputs(group, state) {
     const name = `${group.name}[${operator}]`;
     const value = state[name] ?? "";
     return html`<label class="field" key=${name}>
-      <span>${t(key)}</span>
+      <span>${t(key)}${isTime && html` <small class="zone">${zoneName({ at: value })}</small>`}</span>
       <input
         name=${name}
         type=${isTime ? "datetime-local" : "number"}
-        step=${isTime ? undefined : "any"}
-        value=${isTime ? toInput(value) : value}
+        step=${isTime ? "1" : "any"}
+        max=${isTime ? LAST_INPUT_TIME : undefined}
+        value=${isTime ? inputOfTime(value) : value}
       />
     </label>`;
   });
@@ -124,7 +123,7 @@ function valueInput(group, state, label) {
   if (group.type === "object") {
     return html`<label class="field">
       <span>${t("filter.contains", { field: label })}</span>
-      <textarea name=${group.name} rows="3" spellcheck="false" placeholder=${'{"team": "core"}'} value=${value} />
+      <textarea name=${group.name} rows="3" spellcheck=${false} placeholder=${'{"team": "core"}'} value=${value} />
     </label>`;
   }
   const isNumber = ["integer", "number"].includes(group.type);

@@ -80,7 +80,7 @@ async function create(form) {
   const values = readValid(form);
   if (!values) return false;
   const { inputs } = form.state.get();
-  const { base, isEarlier } = await sendCreate(form, stringifyExact(values));
+  const { base, isEarlier } = await sendCreate(form, stringifyExact(values), form.state.get().parent?.id);
   keepRest(form, base, isEarlier ? {} : inputs);
   if (isListed(resource)) insertRow(base.row);
   const { id } = base.row;
@@ -97,15 +97,18 @@ async function create(form) {
 }
 
 /** Send a create. isEarlier: the row has the text of an earlier attempt, whose answer was lost. */
-async function sendCreate(form, body) {
+export async function sendCreate(form, body, parentId) {
   const { resource } = form;
-  const parentId = form.state.get().parent?.id;
   const { idempotencyKey, attempt } = form.draftKeys();
   if (attempt === null) form.setAttempt(body);
   try {
     return { base: await createRow(resource, parentId, body, idempotencyKey), isEarlier: false };
   } catch (error) {
-    if (error.code === "idempotency_key_reused" && attempt !== null) {
+    if (error.code === "idempotency_key_reused") {
+      if (attempt === null) {
+        form.renewKey(); // A copy of this tab has used the key for its own text.
+        return sendCreate(form, body, parentId);
+      }
       return { base: await createRow(resource, parentId, attempt, idempotencyKey), isEarlier: true };
     }
     const isRefused = error.status >= 400 && error.status < 500 && error.status !== 409;
@@ -115,7 +118,7 @@ async function sendCreate(form, body) {
 }
 
 /** What was typed after the create was sent becomes the draft of the new row. */
-function keepRest({ resource, id, state }, base, sentInputs) {
+export function keepRest({ resource, id, state }, base, sentInputs) {
   const { inputs } = state.get();
   const initial = inputsOf(resource, base.row);
   const rest = writableFields(resource)
@@ -211,7 +214,13 @@ export function takeTheirs(form) {
 
 export function discard(form) {
   const bringBack = form.discard();
-  pushUndo({ label: t("panel.discarded"), run: async () => bringBack() });
+  const { resource, id } = form;
+  const run = async () => {
+    bringBack();
+    if (isListed(resource)) go({ id, view: null });
+    else go({ resource: resource.name, id }, { reset: true });
+  };
+  pushUndo({ label: t("panel.discarded"), run });
 }
 
 /** Remove a deleted row from the list, and close its panel. */

@@ -15,6 +15,9 @@ export const reportedChange = createStore(null);
 /** The newest write of this page outside of a form, such as an undo: {resource, base}. */
 export const writtenRow = createStore(null);
 
+/** The newest draft that an undo has brought back: {resource: its name, id}. */
+const restoredDraft = createStore(null);
+
 /**
  * Return the form of a row, or of a new one for the id NEW. Its store `state` has
  *   status     "loading", "ready", "missing" (there is no such row) or "failed" (see `problem`)
@@ -146,6 +149,7 @@ export function createForm(resource, id) {
       draftKeys = oldKeys;
       update({ inputs: { ...state.get().inputs, ...typed }, parent });
       keepDraft();
+      restoredDraft.set({ resource: resource.name, id });
     };
   }
 
@@ -154,8 +158,17 @@ export function createForm(resource, id) {
     keepDraft();
   }
 
+  function renewKey() {
+    draftKeys = { idempotencyKey: makeRandomId(), attempt: null };
+    keepDraft();
+  }
+
   const unsubscribes = [
     reportedChange.subscribe(noteReport),
+    // Of an earlier form of this row: its panel was closed.
+    restoredDraft.subscribe((draft) => {
+      if (draft.resource === resource.name && draft.id === id && !isDirty()) load();
+    }),
     writtenRow.subscribe(({ resource: name, base }) => {
       if (name === resource.name && base.row.id === id) rebase(base);
     }),
@@ -168,7 +181,7 @@ export function createForm(resource, id) {
 
   return {
     ...{ resource, id, isNew, state, update, load, dispose, discard, rebase, keepDraft },
-    ...{ changedInputs, isDirty, readMine, setInput, setParent, setAttempt, noteNewestChange },
+    ...{ changedInputs, isDirty, readMine, setInput, setParent, setAttempt, renewKey, noteNewestChange },
     draftKeys: () => draftKeys,
   };
 }

@@ -22,18 +22,15 @@ const countCodePoints = (text) => [...text].length;
 // A control shows every line break as \n. readInput puts the original ones back.
 const withPlainBreaks = (text) => text.replace(LINE_BREAK, "\n");
 
-function localTime(value) {
-  const time = new Date(value);
-  const local = new Date(time.getTime() - time.getTimezoneOffset() * 60_000);
-  return local.toISOString().slice(0, 19);
-}
+// A time is an input in UTC and in seconds: it stays the same time in another zone of the settings.
+export const timeInput = (value) => `${new Date(value).toISOString().slice(0, 19)}Z`;
 
 // Return what the control shows for a value.
 function toInput(field, value) {
   if (value === null || value === undefined) return null;
   if (field.type === "boolean") return value;
   if (isJson(field)) return stringifyExact(value, 2);
-  if (field.type === "timestamp") return localTime(value);
+  if (field.type === "timestamp") return timeInput(value);
   return withPlainBreaks(String(value));
 }
 

@@ -1,5 +1,7 @@
 // Which rows of the grid are in the document, for a place of its scroll area.
-export const ROW_PX = 32; // as in console.css
+/** The unit rem in px: larger if the browser is set to larger text. */
+export const REM_PX = parseFloat(getComputedStyle(document.documentElement).fontSize);
+export const ROW_PX = 2 * REM_PX; // as in console.css
 
 const MAX_ROWS = 58; // in the document
 const STEP_ROWS = 4; // The rows in the document change after so many rows.

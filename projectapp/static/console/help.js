@@ -49,7 +49,7 @@ export function Help({ resource, onClose }) {
       </section>`,
     )}
     <h3>${t("help_api")}</h3>
-    <pre class="code" tabindex="0" aria-label=${t("help_api")}><code>${listCommand(resource)}</code></pre>
+    <pre class="code" tabindex="0" role="group" aria-label=${t("help_api")}><code>${listCommand(resource)}</code></pre>
     ${config.docs && html`<p><a href=${`${config.prefix}/docs`}>${t("docs")}</a></p>`}
   <//>`;
 }

@@ -16,12 +16,16 @@ const PAGE_CHANGES = 20;
 const isPlainObject = (value) =>
   value !== null && typeof value === "object" && Object.getPrototypeOf(value) === Object.prototype;
 
+// Every object has a `toString`, but only some JSON has this name.
+const partOf = (object, name) => (Object.hasOwn(object, name) ? object[name] : undefined);
+
 /** Return [{path, before, after}] of the parts that differ; a part that is absent is undefined. */
 function differences(before, after, path = []) {
   if (!isPlainObject(before) || !isPlainObject(after)) return [{ path: path.join("."), before, after }];
   return [...new Set([...Object.keys(before), ...Object.keys(after)])]
-    .filter((name) => !isSameValue(before[name] ?? null, after[name] ?? null) || name in before !== name in after)
-    .flatMap((name) => differences(before[name], after[name], [...path, name]));
+    .map((name) => [name, partOf(before, name), partOf(after, name)])
+    .filter(([, old, now]) => (old === undefined) !== (now === undefined) || !isSameValue(old, now))
+    .flatMap(([name, old, now]) => differences(old, now, [...path, name]));
 }
 
 /** Load pages of the history. Returns {items, hasMore, error, loadMore}. */
@@ -42,11 +46,11 @@ function useHistory(resource, id, version) {
 }
 
 function Side({ kind, field, value }) {
-  const isPart = value === undefined;
+  const isAbsent = value === undefined;
   return html`<div class=${`diff-side ${kind}`}>
     <span class="diff-sign" aria-hidden="true">${kind === "before" ? "−" : "+"}</span>
     <span class="hidden">${t(`history.${kind}`)}</span>
-    ${isPart
+    ${isAbsent
       ? html`<span class="muted">${t("history.absent")}</span>`
       : html`<div class="diff-value"><${Value} field=${field} value=${value} /></div>`}
   </div>`;
@@ -142,7 +146,7 @@ function AsOf({ resource, id }) {
   };
   return html`<form class="as-of" onSubmit=${show}>
     <label>
-      ${t("history.as_of")} (${zoneName()})
+      ${t("history.as_of")} <small class="zone">${zoneName()}</small>
       <input class="input" type="datetime-local" step="1" value=${time} onInput=${(event) => setTime(event.target.value)} />
     </label>
     <button class="button">${t("history.show")}</button>

@@ -11,13 +11,14 @@ import { t } from "./texts.js";
 import { Banner, Button, Dialog, ErrorText, Icon, saveFile } from "./ui.js";
 
 const FAILURES_SHOWN = 100;
+const LINE_CHARACTERS = 60; // about as many as an input shows in one line
 const ACCEPTED = ".csv,.ndjson,.jsonl,.json,text/csv,application/json,application/x-ndjson";
 
 export function ImportDialog({ resource, onClose }) {
   const run = useStore(importStore);
   useEffect(() => () => importStore.get() && isOver(importStore.get()) && importStore.set(null), []);
   const props = { resource, onClose };
-  // A run of another resource is shown with its own resource, so that nothing starts beside it.
+  // Only one import runs at a time: that of another resource is shown, too.
   return run ? html`<${RunDialog} key=${run} run=${run} ...${props} />` : html`<${FileDialog} ...${props} />`;
 }
 
@@ -92,10 +93,10 @@ function RunDialog({ run, onClose }) {
   const footer = isDone
     ? html`${failures.length > 0 &&
         html`<${Button} icon="download" onClick=${() => saveFailures(source, failures)}>${t("import.save_failures")}<//>
-          <${Button} disabled=${!corrected.length} onClick=${again}>
+          <${Button} kind=${corrected.length ? "primary" : ""} disabled=${!corrected.length} onClick=${again}>
             ${t("import.again", { count: corrected.length })}
           <//>`}
-        <${Button} kind="primary" onClick=${close}>${t("close")}<//>`
+        <${Button} kind=${corrected.length ? "" : "primary"} onClick=${close}>${t("close")}<//>`
     : html`<${RunButtons} run=${run} phase=${phase} />`;
   return html`<${Dialog} title=${t("files.import")} class="wide-dialog" onClose=${isDone ? close : undefined} footer=${footer}>
     <p class="file-name"><bdi>${source.file.name}</bdi></p>
@@ -136,8 +137,8 @@ function FailedLine({ failure: { record, errors }, isDone, text, onChange }) {
     <textarea
       id=${id}
       class="input code"
-      rows=${Math.min(4, text.split("\n").length)}
-      spellcheck="false"
+      rows=${Math.min(4, Math.max(text.split("\n").length, Math.ceil(text.length / LINE_CHARACTERS)))}
+      spellcheck=${false}
       readonly=${!isDone}
       aria-describedby=${`${id}-errors`}
       value=${text}

@@ -1,5 +1,5 @@
 // Imports a file: part after part, each as one request that takes effect as a whole or not at all.
-import { makeRandomId, request } from "./api.js";
+import { makeRandomId, onOtherCaller, request } from "./api.js";
 import { makeBody, readParts, readRecords } from "./file_parts.js";
 import { itemErrors, Run } from "./run.js";
 import { config, createStore } from "./store.js";
@@ -9,6 +9,12 @@ const STORAGE_PREFIX = "projectapp.import.";
 
 /** The current run, or null. */
 export const importStore = createStore(null);
+
+// The next part would be stored in the name of the other caller.
+onOtherCaller(() => {
+  importStore.get()?.stop();
+  importStore.set(null);
+});
 
 /**
  * Import the records of a file into the collection at `path`. `source` is what inspectFile returned.

@@ -60,8 +60,9 @@ const hasSequence = (keys, first) => Object.keys(keys).some((name) => name.start
 /**
  * Handle keys while the component is mounted: {"j": handler, "Ctrl+s": ..., "g l": ...}. A handler
  * gets the event; it returns false to leave the key to others. Scope "global" is the whole page,
- * "dialog" an open dialog or popover, which keeps all other keys away, and every other scope an element with this name in data-keys. In a text
- * field only Escape and keys with Ctrl are handled, unless inText is true.
+ * "dialog" is an open dialog or popover (then no other scope gets keys), and any other scope is the
+ * element with this name in data-keys. In a text field only Escape and keys with Ctrl are handled,
+ * unless inText is true.
  */
 export function useKeys(keys, { scope = "global", inText = false } = {}) {
   const layer = useRef();

@@ -156,7 +156,7 @@ function Nothing({ resource, label, filters, mayCreate, create }) {
   return html`<${Empty} title=${t("list.empty", { resource: label })} text=${t("list.empty_text")}>
     <${Button} kind="primary" icon="plus" onClick=${create}>${t("new")}<//>
     <p>${t("list.empty_curl")}</p>
-    <pre class="code" tabindex="0" aria-label="curl">${command}</pre>
+    <pre class="code" tabindex="0" role="group" aria-label="curl">${command}</pre>
     <${Button} kind="quiet" icon="copy" onClick=${() => copyText(command)}>${t("copy")}<//>
   <//>`;
 }

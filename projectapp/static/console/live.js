@@ -11,7 +11,7 @@ import { t } from "./texts.js";
 import { Banner, Button, Chip, Empty, Time } from "./ui.js";
 
 const PAGE_ENTRIES = 50;
-const TOP_PIXELS = 8;
+const TOP_PX = 8;
 const CHIP_KINDS = { create: "on", restore: "on", delete: "warning" };
 
 export function Live({ resource }) {
@@ -43,7 +43,7 @@ export function Live({ resource }) {
   };
   const holdWhileReading = (event) => {
     if (isPaused) return;
-    const isAtTop = event.currentTarget.scrollTop < TOP_PIXELS;
+    const isAtTop = event.currentTarget.scrollTop < TOP_PX;
     if (isAtTop) setHeldNumber(null);
     else if (heldNumber === null) setHeldNumber(newestNumber);
   };

@@ -1,6 +1,6 @@
 // The frame of the console: the header, the views, the panel, and what covers them.
 import { html, render, useLayoutEffect, useState } from "./preact-htm.js";
-import { ApiError, callerNumber, isOpen, session } from "./api.js";
+import { ApiError, isOpen, onOtherCaller, session } from "./api.js";
 import { Charts } from "./charts.js";
 import { useCommands } from "./commands.js";
 import { feed, followPage } from "./feed_tabs.js";
@@ -14,11 +14,11 @@ import { Notices } from "./notices.js";
 import { Palette } from "./palette.js";
 import { Panel } from "./panel.js";
 import { canCreate, canRead, currentResource, listCommand, resourceLabel, resources } from "./schema.js";
-import { loadSession, signIn, takeTokenFromUrl } from "./session.js";
-import { SignIn } from "./sign_in.js";
-import { changeSettings, config, settings, useStore, useUrl } from "./store.js";
+import { loadSession, signInByLink, takeTokenFromUrl } from "./session.js";
+import { OfferedSignIn, SignIn } from "./sign_in.js";
+import { changeSettings, config, createStore, settings, useStore, useUrl } from "./store.js";
 import { t } from "./texts.js";
-import { Boundary, Button, copyText, Empty, ErrorText, Keys, Link, toast, Toasts } from "./ui.js";
+import { Boundary, Button, copyText, Empty, Keys, Link, toast, Toasts } from "./ui.js";
 import { undo } from "./undo.js";
 
 const VIEWS = ["list", "live", "charts"];
@@ -84,24 +84,31 @@ function Header({ resource, view, open, onPalette, onHelp }) {
   </header>`;
 }
 
+// Another caller sees other rows: the view and the panel then begin anew. After an expired sign-in the
+// panel stays, because it is often the same person with another token: what was typed is not lost.
+const screenNumbers = createStore({ view: 0, panel: 0 });
+onOtherCaller(({ state }) =>
+  screenNumbers.set(({ view, panel }) => ({
+    view: view + 1,
+    panel: state === "expired" ? panel : panel + 1,
+  })),
+);
+
 function Work({ resource, view, id }) {
   useStore(session); // the scopes
-  const number = useStore(callerNumber);
+  const numbers = useStore(screenNumbers);
   if (!canRead(resource)) {
-    const error = { status: 403, code: "insufficient_scope", scope: resource.scope_read };
-    return html`<${Empty} title=${t("error.403")}><${ErrorText} error=${error} /><//>`;
+    return html`<${Empty} title=${t("error.403")} text=${t("error.scope", { scope: resource.scope_read })} />`;
   }
   const label = resourceLabel(resource);
-  // Another caller sees other rows. The panel stays: what was typed in it is not lost.
-  const key = `${view} ${resource.name} ${number}`;
   return html`<div class=${id ? "work has-panel" : "work"}>
-    <${Boundary} key=${key}>
+    <${Boundary} key=${`${view} ${resource.name} ${numbers.view}`}>
       ${view === "list" && html`<${List} resource=${resource} label=${label} />`}
       ${view === "live" && html`<${Live} resource=${resource} />`}
       ${view === "charts" && html`<${Charts} />`}
     <//>
     ${id &&
-    html`<${Boundary} key=${`${resource.name} ${id}`}><${Panel} resource=${resource} id=${id} /><//>`}
+    html`<${Boundary} key=${`${resource.name} ${id} ${numbers.panel}`}><${Panel} resource=${resource} id=${id} /><//>`}
   </div>`;
 }
 
@@ -114,7 +121,7 @@ function Frame({ isSigningIn }) {
   const label = resourceLabel(resource);
   const view = viewOf(state);
   // The screens do not wait for the answer to who is signed in: their requests do, if they must.
-  // Once they are mounted they stay, also under the dialog to sign in.
+  // Once they are mounted they stay, also under the dialog to sign in, except after a sign-out.
   const [isMounted, setMounted] = useState(isOpen(who) || !isSigningIn);
   if (isOpen(who) && !isMounted) setMounted(true);
 
@@ -189,9 +196,10 @@ function Frame({ isSigningIn }) {
     <${Header} resource=${resource} view=${view} open=${isMounted} onPalette=${show("palette")} onHelp=${show("help")} />
     <main id="main" tabindex="-1">
       <${Notices} />
-      ${isMounted && html`<${Work} resource=${resource} view=${view} id=${state.id} />`}
+      ${isMounted && who.state !== "signed_out" && html`<${Work} resource=${resource} view=${view} id=${state.id} />`}
     </main>
     ${["expired", "signed_out"].includes(who.state) && html`<${SignIn} key="sign-in" />`}
+    <${OfferedSignIn} key="offered" />
     ${dialog === "palette" && html`<${Palette} key="palette" onClose=${show(null)} />`}
     ${dialog === "help" && html`<${Help} key="help" resource=${resource} onClose=${show(null)} />`}
     <${Toasts} />`;
@@ -208,7 +216,7 @@ addEventListener("unhandledrejection", (event) => {
 
 async function startSession(token) {
   try {
-    if (token && config.auth.length) await signIn(token);
+    if (token && config.auth.length) await signInByLink(token);
   } catch (error) {
     toast({ kind: "error", text: t("sign_in_failed"), error });
   }

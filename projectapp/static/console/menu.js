@@ -2,7 +2,7 @@
 import { html } from "./preact-htm.js";
 import { session } from "./api.js";
 import { signOut } from "./session.js";
-import { changeSettings, config, settings, useStore } from "./store.js";
+import { changeSettings, config, go, PAGE_PATH, settings, useStore } from "./store.js";
 import { t, zoneName } from "./texts.js";
 import { Button, Chip, Icon, Time, toast } from "./ui.js";
 
@@ -29,9 +29,11 @@ function Choice({ name, choices }) {
 
 function Account({ who }) {
   async function leave() {
+    document.getElementById("menu").hidePopover();
+    if (!go({ id: null, view: null })) return; // A form with unsaved text asks first.
     try {
       await signOut();
-      location.assign(location.pathname); // The data leaves the screen, too.
+      location.assign(PAGE_PATH); // The data leaves the screen, too.
     } catch (error) {
       toast({ kind: "error", text: t("sign_out_failed"), error });
     }
@@ -81,7 +83,7 @@ export function Menu({ onHelp }) {
         name="theme"
         choices=${{ auto: t("theme.auto"), light: t("theme.light"), dark: t("theme.dark") }}
       />
-      <${Choice} name="zone" choices=${{ local: t("zone.local", { zone: zoneName("local") }), utc: "UTC" }} />
+      <${Choice} name="zone" choices=${{ local: t("zone.local", { zone: zoneName({ zone: "local" }) }), utc: "UTC" }} />
       <label class="switch">
         <span>${t("letter_keys")}<small>${t("letter_keys_hint")}</small></span>
         <input

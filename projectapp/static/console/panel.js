@@ -99,7 +99,7 @@ export function Panel({ resource, id }) {
     ? t("new_row", { resource: resourceLabel(resource) })
     : state.base
       ? titleOf(resource, state.base.row)
-      : resourceLabel(resource);
+      : `${resourceLabel(resource)} ${id.slice(0, 8)}`;
   useEffect(() => {
     if (state.base) rememberRow({ resource: resource.name, id, title });
   }, [id, state.base, title]);
@@ -179,7 +179,7 @@ function RowForm({ form, state, isDirty, mayWrite, submit, hidden }) {
     </div>
     ${mayWrite &&
     html`<footer class="panel-actions">
-      <button class="button primary" disabled=${isDeleted} aria-disabled=${isSaving} title="Ctrl+S">
+      <button class="button primary" disabled=${isDeleted} aria-disabled=${isSaving || (!isDirty && !form.isNew)} title="Ctrl+S">
         ${t(isSaving ? "panel.saving" : form.isNew ? "panel.create" : "save")}
       </button>
       ${isDirty && html`<${Button} onClick=${() => discard(form)}>${t("panel.discard")}<//>`}

@@ -27,8 +27,10 @@ export function PanelNotices({ form, state, mayWrite }) {
     ${isDeleted &&
     status === "ready" &&
     html`<${Banner} kind="warning">
-      <p>${t("panel.deleted_by")} <bdi>${authorOf(change)}</bdi>${when && html` · ${when}`}</p>
-      <p>${t("panel.deleted_hint")}</p>
+      <div>
+        <p>${t("panel.deleted_by")} <bdi>${authorOf(change)}</bdi>${when && html` · ${when}`}</p>
+        <p>${t("panel.deleted_hint")}</p>
+      </div>
       ${mayWrite && html`<${Button} kind="primary" onClick=${() => recreate(form)}>${t("panel.recreate")}<//>`}
     <//>`}
     ${problem &&

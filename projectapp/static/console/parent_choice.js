@@ -1,4 +1,4 @@
-// The choice of the row in which a new row is created, by search.
+// The choice of the parent of a new row, by search.
 import { request } from "./api.js";
 import { InputError } from "./form_values.js";
 import { html, useEffect, useRef, useState } from "./preact-htm.js";
@@ -10,7 +10,7 @@ const MAX_CHOICES = 8;
 const SEARCH_DELAY_MS = 200; // also while a Korean syllable is composed
 const MIN_SEARCH_CODE_POINTS = 2; // the API finds nothing shorter
 
-/** Search rows of the parent. Returns {rows, error}; rows is null while the first are loaded. */
+/** Search the rows of the parent resource. Returns {rows, error}; rows is null during the first load. */
 function useRows(resource, text) {
   const [answer, setAnswer] = useState({ rows: null, error: null });
   useEffect(() => {

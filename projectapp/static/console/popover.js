@@ -11,21 +11,26 @@ export function Popover({ button, label, class: extra = "button", isOpenAtStart,
   const opener = useRef();
   const panel = useRef();
   const close = () => panel.current?.hidePopover();
-  const place = ({ newState }) => {
-    if (newState !== "open") return;
+  const place = () => {
     const box = opener.current.getBoundingClientRect();
     const isRight = box.left > innerWidth / 2;
-    const { style } = panel.current;
+    const { style, offsetWidth } = panel.current;
+    const edge = isRight ? innerWidth - box.right : box.left;
+    const maxOffset = innerWidth - MARGIN_PX - offsetWidth; // The width is 0 until it is open.
+    const offset = `${Math.max(MARGIN_PX, Math.min(edge, maxOffset))}px`;
     style.top = `${Math.min(box.bottom + MARGIN_PX / 2, innerHeight / 2)}px`;
-    style.left = isRight ? "auto" : `${Math.max(MARGIN_PX, box.left)}px`;
-    style.right = isRight ? `${Math.max(MARGIN_PX, innerWidth - box.right)}px` : "auto";
-    setOpen(true);
+    style.left = isRight ? "auto" : offset;
+    style.right = isRight ? offset : "auto";
   };
   useEffect(() => {
     if (isOpenAtStart) panel.current.showPopover();
   }, []);
   useEffect(() => {
-    if (isOpen) panel.current.querySelector("input, select, textarea, button")?.focus();
+    if (!isOpen) return undefined;
+    place();
+    panel.current.querySelector("input, select, textarea, button")?.focus();
+    addEventListener("resize", place);
+    return () => removeEventListener("resize", place);
   }, [isOpen]);
   return html`<button
       ref=${opener}
@@ -44,7 +49,11 @@ export function Popover({ button, label, class: extra = "button", isOpenAtStart,
       id=${id}
       class="popover"
       popover="auto"
-      onBeforeToggle=${place}
+      onBeforeToggle=${({ newState }) => {
+        if (newState !== "open") return;
+        place();
+        setOpen(true);
+      }}
       onToggle=${({ newState }) => newState === "closed" && setOpen(false)}
     >
       ${isOpen && children(close)}

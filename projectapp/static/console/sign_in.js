@@ -1,7 +1,7 @@
-// The dialog to sign in: at first, and over an open form when the sign-in has ended.
+// The dialogs to sign in: at first, over an open form when the sign-in has ended, and by a link.
 import { html, useRef, useState } from "./preact-htm.js";
 import { session } from "./api.js";
-import { signIn } from "./session.js";
+import { offeredSession, signIn } from "./session.js";
 import { resources } from "./schema.js";
 import { changeSettings, config, settings, useStore } from "./store.js";
 import { t } from "./texts.js";
@@ -32,6 +32,10 @@ export function SignIn() {
     try {
       const { caller } = session.get();
       await signIn(token);
+      if (session.get().state !== "open") {
+        setMessage(t("cookie_refused"));
+        return setBusy(false);
+      }
       const next = session.get().caller;
       if (isAgain && caller !== next) toast({ text: t("other_caller", { caller: next }) });
     } catch (error) {
@@ -54,7 +58,7 @@ export function SignIn() {
           class="input code"
           type="password"
           autocomplete="current-password"
-          spellcheck="false"
+          spellcheck=${false}
           data-autofocus
           aria-invalid=${message ? "true" : undefined}
           aria-describedby="sign-in-message"
@@ -68,12 +72,37 @@ export function SignIn() {
     ${takesTokens &&
     !isAgain &&
     html`<p class="muted">${t("token_help")}</p>
-      <pre class="code" tabindex="0" aria-label=${t("token_help")}><code>${tokenCommand()}</code></pre>`}
+      <pre class="code" tabindex="0" role="group" aria-label=${t("token_help")}><code>${tokenCommand().split(/(?<=,)/).map((part) => html`${part}<wbr />`)}</code></pre>`}
     <p class="sign-in-foot">
       <span class="muted">projectapp ${config.version}</span>
       <${Button} kind="quiet" lang=${other} onClick=${() => changeSettings({ language: other })}>
         ${other === "ko" ? "한국어" : "English"}
       <//>
     </p>
+  <//>`;
+}
+
+/** The question whether a link may change who is signed in. */
+export function OfferedSignIn() {
+  const { caller } = useStore(session);
+  const offered = useStore(offeredSession);
+  if (!offered) return null;
+  const close = () => offeredSession.set(null);
+  const accept = async () => {
+    close();
+    try {
+      await signIn(offered.token);
+    } catch (error) {
+      toast({ kind: "error", text: t("sign_in_failed"), error });
+    }
+  };
+  return html`<${Dialog}
+    title=${t("offered_title")}
+    onClose=${close}
+    footer=${html`<${Button} data-autofocus onClick=${close}>${t("offered_stay", { caller })}<//>
+      <span class="spacer"></span>
+      <${Button} class="accept" onClick=${accept}>${t("offered_accept", offered)}<//>`}
+  >
+    <p>${t("offered_text", { caller, other: offered.caller })}</p>
   <//>`;
 }

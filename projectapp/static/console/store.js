@@ -1,7 +1,7 @@
 // Stores, the settings of this browser, and the state in the URL.
 import { useEffect, useState } from "./preact-htm.js";
 
-// The server writes this block into the page; docs: projectapp/console/.
+// The server writes this block into the page: projectapp/console/views.py.
 export const config = JSON.parse(document.getElementById("config").textContent);
 
 /** Return a store: get(), set(value or function), subscribe(listener) -> unsubscribe. */
@@ -82,6 +82,9 @@ addEventListener("storage", (event) => {
 
 // --- The URL. Its parameters have the names of the API's parameters, and four are the console's.
 
+// Not location.pathname: after //console, a link to it would lead to a host with the name console.
+export const PAGE_PATH = `${config.prefix}/console`;
+
 const CONSOLE_PARAMETERS = ["resource", "view", "id", "lang"];
 
 function readUrl() {
@@ -100,9 +103,9 @@ export function listQuery(state = url.get()) {
 let guard = null;
 
 /**
- * Ask `isFree(next)` before the URL changes. While a form is dirty it returns false for a URL that
- * would close the form, asks the user, and then calls go(..., {force: true}). Returns a function
- * that removes the guard.
+ * Call `isFree(next)` before the URL changes. If it returns false, the URL stays. A form with unsaved
+ * text does so for a URL that would close it, asks the user, and then calls go(..., {force: true}).
+ * Returns a function that removes the guard.
  */
 export function guardUrl(isFree) {
   guard = isFree;
@@ -113,7 +116,7 @@ export function guardUrl(isFree) {
 
 export function urlOf(state) {
   const text = new URLSearchParams(state).toString();
-  return location.pathname + (text && "?" + text);
+  return PAGE_PATH + (text && "?" + text);
 }
 
 /**

@@ -52,14 +52,25 @@ export function formatTime(timestamp, options = { dateStyle: "medium", timeStyle
   return intlFormat("DateTimeFormat", language, { ...options, timeZone }).format(new Date(timestamp));
 }
 
+/** The last time of an input: with it, a browser takes years of four digits only. */
+export const LAST_INPUT_TIME = "9999-12-31T23:59:59";
+
 /** Return the time of the API for the value of an input in the zone of the settings. */
 export const timeOfInput = (text) =>
   new Date(settings.get().zone === "utc" ? `${text}Z` : text).toISOString();
 
-/** Return the name of the zone in which times are shown, such as GMT+9. */
-export function zoneName(zone = settings.get().zone) {
+/** Return a time of the API as the value of an input, in the zone of the settings and in seconds. */
+export function inputOfTime(timestamp) {
+  const time = new Date(timestamp);
+  if (Number.isNaN(time.getTime())) return "";
+  const offsetMinutes = settings.get().zone === "utc" ? 0 : time.getTimezoneOffset();
+  return new Date(time.getTime() - offsetMinutes * 60_000).toISOString().slice(0, 19);
+}
+
+/** Return the name of the zone in which times are shown, such as GMT+9: at a time of the API, or now. */
+export function zoneName({ zone = settings.get().zone, at } = {}) {
   const { language } = settings.get();
   if (zone === "utc") return "UTC";
   const format = intlFormat("DateTimeFormat", language, { timeZoneName: "short" });
-  return format.formatToParts().find((part) => part.type === "timeZoneName").value;
+  return format.formatToParts(Date.parse(at) || undefined).find((part) => part.type === "timeZoneName").value;
 }

@@ -61,9 +61,9 @@ export function Link({ to, children, ...rest }) {
 }
 
 /**
- * A modal dialog. The focus goes to the control with data-autofocus, else to the title, and in the end
- * returns to where it was. onClose is called by Escape and the cross;
- * without it the dialog cannot be left.
+ * A modal dialog. The focus goes to the control with data-autofocus, else to the title, and returns to
+ * where it was when the dialog closes. Escape and the cross call onClose. Without onClose the user
+ * cannot close the dialog.
  */
 export function Dialog({ title, onClose, class: extra = "", footer, children }) {
   const element = useRef();
@@ -219,7 +219,7 @@ export function saveFile(parts, name) {
 
 export const focusList = () => document.querySelector("[role=grid]")?.focus({ preventScroll: true });
 
-/** A failure in one screen leaves the other screens, and what was typed in them, alone. */
+/** A failure in one screen does not affect the other screens and what was typed in them. */
 export function Boundary({ children }) {
   const [error, reset] = useErrorBoundary();
   if (!error) return children;

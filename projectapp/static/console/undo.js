@@ -1,5 +1,5 @@
 // Undo of the last saves and deletes: a stack, a toast with a button, and Ctrl+Z.
-import { callerNumber } from "./api.js";
+import { onOtherCaller } from "./api.js";
 import { t } from "./texts.js";
 import { toast } from "./ui.js";
 
@@ -8,7 +8,7 @@ const FINAL_STATUSES = [403, 404, 409, 410, 412]; // The same undo would fail ag
 const steps = [];
 
 /**
- * Tell that something was done, and offer to undo it. `label` says what was done; `run` undoes it
+ * Show that something was done, and offer to undo it. `label` says what was done; `run` undoes it
  * and may throw ApiError.
  */
 export function pushUndo({ label, run }) {
@@ -51,5 +51,5 @@ export function undo() {
   return true;
 }
 
-// Nobody undoes in the name of another caller.
-callerNumber.subscribe(() => steps.splice(0));
+// Another caller must not undo these steps.
+onOtherCaller(() => (steps.length = 0));

@@ -1,5 +1,5 @@
-// How a text of the data is shown: what nobody could see becomes visible. Two texts that differ never
-// look the same because one of them has an invisible character, or one that reverses the text.
+// Shows invisible characters in the texts of rows as codes. Otherwise two different texts could look
+// the same, and a character could reverse the text around it.
 
 // Controls, Hangul fillers, and characters that have no width or change the direction of the text.
 // A joiner within an emoji is a part of its picture.
