@@ -16,7 +16,7 @@ import { Panel } from "./panel.js";
 import { canCreate, canRead, currentResource, listCommand, resourceLabel, resources } from "./schema.js";
 import { loadSession, signInByLink, takeTokenFromUrl } from "./session.js";
 import { OfferedSignIn, SignIn } from "./sign_in.js";
-import { changeSettings, config, createStore, settings, useStore, useUrl } from "./store.js";
+import { changeSettings, config, createStore, go, settings, url, useStore } from "./store.js";
 import { t } from "./texts.js";
 import { Boundary, Button, copyText, Empty, Keys, Link, toast, Toasts } from "./ui.js";
 import { undo } from "./undo.js";
@@ -34,7 +34,6 @@ function LiveDot() {
 }
 
 function ResourceSwitch({ resource }) {
-  const [, go] = useUrl();
   if (resources.length === 1) return html`<h1>${resourceLabel(resource)}</h1>`;
   return html`<h1 class="resource-switch">
     <select
@@ -113,7 +112,7 @@ function Work({ resource, view, id }) {
 }
 
 function Frame({ isSigningIn }) {
-  const [state, go] = useUrl();
+  const state = useStore(url);
   const { language, theme } = useStore(settings);
   const who = useStore(session);
   const [dialog, setDialog] = useState(null); // "palette", "help" or null

@@ -91,6 +91,7 @@ function readUrl() {
   return Object.fromEntries(new URLSearchParams(location.search));
 }
 
+/** The parameters of the URL: an object of strings. */
 export const url = createStore(readUrl());
 
 /** Return the parameters of the list's request that the URL has: q, sort and filters. */
@@ -142,8 +143,3 @@ addEventListener("popstate", () => {
   if (guard && !guard(next)) history.pushState(null, "", urlOf(url.get()));
   else url.set(next);
 });
-
-/** Return [url, go]: the parameters of the URL as an object of strings, and how to change them. */
-export function useUrl() {
-  return [useStore(url), go];
-}
