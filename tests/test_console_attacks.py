@@ -205,10 +205,7 @@ def test_the_rows_and_the_import_of_a_caller_end_when_another_one_signs_in(
     # The server answers neither the first part of an import nor, after that, the list of bob.
     browser.run(
         """(async () => {
-          const folder = document.querySelector("script[type=module]").src.replace(/[^/]+$/, "");
-          const load = (name) => import(folder + name);
-          const [{ importFile }, { inspectFile }, { resources }] = await Promise.all(
-            ["import_run.js", "file_parts.js", "schema.js"].map(load));
+          const { resources } = $schema;
           const original = globalThis.fetch;
           globalThis.fetch = async (url, options) => {
             if (!url.startsWith("/api/")) return original(url, options);
@@ -216,8 +213,8 @@ def test_the_rows_and_the_import_of_a_caller_end_when_another_one_signs_in(
             return original(url, options);
           };
           const lines = Array.from({ length: 1500 }, (_, n) => `{"name": "${n}"}\n`);
-          const source = await inspectFile(new File(lines, "x.ndjson"));
-          globalThis.run = importFile(resources[0], resources[0].path, source);
+          const source = await $file_parts.inspectFile(new File(lines, "x.ndjson"));
+          globalThis.run = $import_run.importFile(resources[0], resources[0].path, source);
         })()"""
     )
     browser.wait_until("!!globalThis.answer")
@@ -288,13 +285,10 @@ def test_a_row_whose_delete_failed_stays_if_it_cannot_be_read(browser, server, s
     browser.open(f"http://localhost:{server.port}/console?lang=en")
     failures = browser.run(
         """(async () => {
-          const folder = document.querySelector("script[type=module]").src.replace(/[^/]+$/, "");
-          const [{ runAction }, { resources }] = await Promise.all(
-            ["bulk.js", "schema.js"].map((name) => import(folder + name)));
           const original = globalThis.fetch;
           globalThis.fetch = (url, options) => options.method === "GET"
             ? Promise.resolve(new Response("{}", { status: 500 })) : original(url, options);
-          const run = await runAction(resources[0], { kind: "delete" }, [ROW]);
+          const run = await $bulk.runAction($schema.resources[0], { kind: "delete" }, [ROW]);
           return run.state.failures.map(({ error }) => error.status);
         })()""".replace("ROW", json.dumps(row))
     )
@@ -309,9 +303,7 @@ def test_a_row_is_created_again_once_although_the_answer_was_lost(browser, serve
     # A resource that cannot restore rows, and a network that loses an answer.
     browser.run(
         """(async () => {
-          const url = document.querySelector("script[type=module]").src;
-          const { resources } = await import(url.replace("main.js", "schema.js"));
-          resources[0].has.restore = false;
+          $schema.resources[0].has.restore = false;
           const original = globalThis.fetch;
           globalThis.fetch = async (...parameters) => {
             const response = await original(...parameters);

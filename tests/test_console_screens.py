@@ -110,10 +110,7 @@ window.setTimeout = (run, delay, ...rest) =>
 SETTLED = """
 new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => resolve(true))))
 """
-CHANGE_LANGUAGE = """
-import(document.querySelector("script[type=module]").src.replace("main.js", "store.js"))
-  .then(({{ changeSettings }}) => changeSettings({{ language: "{}" }}))
-"""
+CHANGE_LANGUAGE = '$store.changeSettings({{ language: "{}" }})'
 
 
 class Walk(Console):
