@@ -313,8 +313,8 @@ def test_a_row_is_created_again_once_although_the_answer_was_lost(browser, serve
           };
         })()"""
     )
+    browser.wait_for(".live-dot.on")
     assert server.request("DELETE", f"{PROJECTS}/{row['id']}")[0] == 204
-    click(browser, SAVE)
     recreate = ".panel-notices .banner .primary"
     click(browser, recreate)
     wait_for_text(browser, ".panel-notices", "The server cannot be reached")
