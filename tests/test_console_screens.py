@@ -110,7 +110,10 @@ window.setTimeout = (run, delay, ...rest) =>
 SETTLED = """
 new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => resolve(true))))
 """
-CHANGE_LANGUAGE = '$store.changeSettings({{ language: "{}" }})'
+CHANGE_LANGUAGE = """
+import(document.querySelector("script[type=module]").src.replace("main.js", "store.js"))
+  .then(({{ changeSettings }}) => changeSettings({{ language: "{}" }}))
+"""
 
 
 class Walk(Console):
