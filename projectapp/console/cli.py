@@ -19,9 +19,10 @@ _WILDCARD_ADDRESSES = {"0.0.0.0": "localhost", "::": "localhost"}  # noqa: S104
 def console_command(url: str | None) -> None:
     """Print the URL of the console. With a token in the standard input, the URL signs in.
 
-    The token is in the part of the URL after #, which a browser sends to no server:
+    The token is in the part of the URL after #, which a browser sends to no server, but keeps in
+    its history. So use one that expires soon:
 
-      flask tokens create --name console --owner ann --scope projects:read | flask console
+      flask tokens create ... --expires 12h | flask console
     """
     config = current_app.config
     if not config["CONSOLE"]:
@@ -42,5 +43,9 @@ def console_command(url: str | None) -> None:
         return
     if not re.fullmatch(r"[A-Za-z0-9\-._~+/]+=*", token):
         raise click.ClickException("The standard input must be one token, and nothing else.")
-    click.echo("Open this URL. It contains the token, so keep it secret:", err=True)
+    message = (
+        "Open this URL. It contains the token, so keep it secret. The browser's history keeps it:"
+        " use a token that expires soon (--expires)."
+    )
+    click.echo(message, err=True)
     click.echo(f"{url}#token={token}")

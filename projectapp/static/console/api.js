@@ -38,12 +38,13 @@ export const loseSession = () =>
   }));
 
 /**
- * Call `action` when another caller has signed in: nothing of the one before may stay. It gets the
+ * Call `action` after a sign-out, or when another caller has signed in: no data may stay. It gets the
  * session before.
  */
-export const onOtherCaller = (action) =>
+export const onCallerEnd = (action) =>
   session.subscribe((next, previous) => {
-    if (previous.caller !== undefined && next.caller !== previous.caller) action(previous);
+    const hasEnded = next.state === "signed_out" || next.caller !== previous.caller;
+    if (previous.caller !== undefined && hasEnded) action(previous);
   });
 
 // null, or {status, until (ms since 1970), retryNow()}: the reads that wait for Retry-After.

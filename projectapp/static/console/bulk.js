@@ -1,6 +1,6 @@
 // Actions on the selected rows: set a field of all of them, delete them, or restore deleted ones.
 // Every write has the version that the list showed, so no change of another user is lost.
-import { onOtherCaller, request } from "./api.js";
+import { onCallerEnd, request } from "./api.js";
 import { deleteRow, readRow, restoreRow } from "./row_requests.js";
 import { reload, removeRow, replaceRows } from "./rows.js";
 import { itemErrors, Run } from "./run.js";
@@ -12,7 +12,7 @@ const BATCH_ROWS = 100; // one request: small enough to show progress and to sto
 /** The current run, or null. */
 export const bulkStore = createStore(null);
 
-onOtherCaller(() => {
+onCallerEnd(() => {
   bulkStore.get()?.stop();
   bulkStore.set(null);
 });

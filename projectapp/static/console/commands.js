@@ -1,6 +1,6 @@
 // What the palette offers: the commands of the screens, and the rows that were opened last.
 import { useEffect, useRef } from "./preact-htm.js";
-import { onOtherCaller } from "./api.js";
+import { onCallerEnd } from "./api.js";
 import { createStore } from "./store.js";
 
 const RECENT_ROWS = 8;
@@ -28,5 +28,5 @@ export function rememberRow(row) {
   });
 }
 
-// Another caller may not see these rows.
-onOtherCaller(() => recentRows.set([]));
+// Another user of this browser may not see these rows.
+onCallerEnd(() => recentRows.set([]));

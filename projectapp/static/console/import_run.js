@@ -1,5 +1,5 @@
 // Imports a file: part after part, each as one request that takes effect as a whole or not at all.
-import { makeRandomId, onOtherCaller, request } from "./api.js";
+import { makeRandomId, onCallerEnd, request } from "./api.js";
 import { makeBody, readParts, readRecords } from "./file_parts.js";
 import { itemErrors, Run } from "./run.js";
 import { config, createStore } from "./store.js";
@@ -11,7 +11,7 @@ const STORAGE_PREFIX = "projectapp.import.";
 export const importStore = createStore(null);
 
 // The next part would be stored in the name of the other caller.
-onOtherCaller(() => {
+onCallerEnd(() => {
   importStore.get()?.stop();
   importStore.set(null);
 });

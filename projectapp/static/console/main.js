@@ -1,6 +1,6 @@
 // The frame of the console: the header, the views, the panel, and what covers them.
 import { html, render, useLayoutEffect, useState } from "./preact-htm.js";
-import { ApiError, isOpen, onOtherCaller, session } from "./api.js";
+import { ApiError, isOpen, onCallerEnd, session } from "./api.js";
 import { Charts } from "./charts.js";
 import { useCommands } from "./commands.js";
 import { feed, followPage } from "./feed_tabs.js";
@@ -86,7 +86,7 @@ function Header({ resource, view, open, onPalette, onHelp }) {
 // Another caller sees other rows: the view and the panel then begin anew. After an expired sign-in the
 // panel stays, because it is often the same person with another token: what was typed is not lost.
 const screenNumbers = createStore({ view: 0, panel: 0 });
-onOtherCaller(({ state }) =>
+onCallerEnd(({ state }) =>
   screenNumbers.set(({ view, panel }) => ({
     view: view + 1,
     panel: state === "expired" ? panel : panel + 1,

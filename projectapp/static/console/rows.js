@@ -3,7 +3,7 @@
 //
 // `head` has the rows from the first one on. `tail` has the rows before the last one: End reads the
 // list in the reverse sort. Between both is a gap until one of them reaches the other.
-import { onOtherCaller, request } from "./api.js";
+import { onCallerEnd, request } from "./api.js";
 import { clearSelection, refreshSelected, unselect } from "./selection.js";
 import { createStore } from "./store.js";
 
@@ -31,7 +31,7 @@ let abort = new AbortController();
 let loadedIds = new Set();
 let tailIds = new Set();
 
-onOtherCaller(() => {
+onCallerEnd(() => {
   abort.abort();
   clearSelection();
   rows.set(EMPTY);

@@ -75,8 +75,9 @@ export async function signOut() {
 }
 
 /**
- * Return the token of a URL such as /console#token=..., and remove it from the address bar and
- * from the entry of the tab's history. A fragment reaches no server and no log.
+ * Return the token of a URL such as /console#token=..., and remove it from the address bar and the
+ * Back button. A fragment reaches no server and no log, but the browser's list of visited pages has
+ * it already, and no page can remove it there.
  */
 export function takeTokenFromUrl() {
   const [, text] = TOKEN_FRAGMENT.exec(location.hash) ?? [];

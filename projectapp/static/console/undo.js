@@ -1,5 +1,5 @@
 // Undo of the last saves and deletes: a stack, a toast with a button, and Ctrl+Z.
-import { onOtherCaller } from "./api.js";
+import { onCallerEnd } from "./api.js";
 import { t } from "./texts.js";
 import { toast } from "./ui.js";
 
@@ -52,4 +52,4 @@ export function undo() {
 }
 
 // Another caller must not undo these steps.
-onOtherCaller(() => (steps.length = 0));
+onCallerEnd(() => (steps.length = 0));
