@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from projectapp.console.resources import describe_resources
 from projectapp.console.script import join_modules
 from projectapp.console.views import FOLDER
 from tests.conftest import PROJECTS
@@ -122,6 +123,18 @@ def test_korean_and_english_have_the_same_keys_and_placeholders(path):
         ]
         assert placeholders[0] == placeholders[1], key
         assert all(form.strip() for text in (korean, texts["en"][key]) for form in forms(text)), key
+
+
+def test_no_module_knows_a_resource_or_one_of_its_own_fields(client):
+    """Only the texts do, and a resource or a field without a text has its name as a label."""
+    [resource] = describe_resources(client.application)
+    common = {"id", "name", "description", "owner", "version", "created_at", "updated_at"}
+    names = {resource["name"], resource["singular"]}
+    names |= {field["name"] for field in resource["fields"]} - common
+    assert names == {"projects", "project", "is_active", "attributes"}
+    for path in FOLDER.glob("*.js"):
+        if path.name != VENDORED and path not in TEXT_FILES:
+            assert set(re.findall(r"\w+", path.read_text())) & names == set(), path.name
 
 
 @pytest.mark.parametrize("path", TEXT_FILES, ids=lambda path: path.name)

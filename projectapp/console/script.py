@@ -2,7 +2,8 @@
 
 The modules are ECMAScript modules that need no build. A browser would send a request for each of
 them, and a page that loads one of them later could get it from another release. So the server joins
-them when it first sends the script. Each module becomes a function that runs once:
+them when it first sends the script. Each module becomes a function that runs once. Its exports are
+in a constant, which the console of the browser can show, too: `$rows.rows.get()`.
 
     import { t } from "./texts.js";           const $list = (() => {
     export function List() { ... }            const { t } = $texts;
@@ -38,7 +39,7 @@ def join_modules(folder: Path) -> str:
             functions[name] = _to_function(name, source)
 
     add("main")
-    return "".join(functions.values())
+    return '"use strict";\n' + "".join(functions.values())
 
 
 def _to_function(name: str, source: str) -> str:

@@ -1,6 +1,6 @@
 // Requests to the API: exact numbers, every error as an ApiError, waiting and signing in again.
 import { parseExact, stringifyExact } from "./exact.js";
-import { config, createStore } from "./store.js";
+import { config, createStore, pause, untilStore, withJitter } from "./store.js";
 
 /**
  * A request failed. kind "offline": there was no response, and `status` is 0. `details` has the
@@ -37,11 +37,14 @@ export const loseSession = () =>
     state: current.state === "open" ? "expired" : current.state.replace("unknown", "signed_out"),
   }));
 
-/** Call `action` after a sign-out, or when another caller has signed in: no data may stay. */
+/**
+ * Call `action` after a sign-out, or when another caller has signed in: no data may stay. It gets the
+ * session before.
+ */
 export const onCallerEnd = (action) =>
   session.subscribe((next, previous) => {
     const hasEnded = next.state === "signed_out" || next.caller !== previous.caller;
-    if (previous.caller !== undefined && hasEnded) action();
+    if (previous.caller !== undefined && hasEnded) action(previous);
   });
 
 // null, or {status, until (ms since 1970), retryNow()}: the reads that wait for Retry-After.
@@ -152,42 +155,6 @@ function parseProblem(text) {
     return Object(JSON.parse(text));
   } catch {
     return {}; // The response of a proxy in front of the service.
-  }
-}
-
-/** Resolve when the store has a value that `condition` accepts; reject when the signal aborts. */
-export function untilStore(store, condition, signal) {
-  return new Promise((resolve, reject) => {
-    const end = () => {
-      unsubscribe();
-      signal?.removeEventListener("abort", abort);
-    };
-    const abort = () => {
-      end();
-      reject(signal.reason);
-    };
-    const check = (value) => {
-      if (!condition(value)) return;
-      end();
-      resolve();
-    };
-    const unsubscribe = store.subscribe(check);
-    if (signal?.aborted) abort();
-    else signal?.addEventListener("abort", abort);
-    check(store.get());
-  });
-}
-
-/** Add up to a quarter to a time, so that not all browsers come back at the same moment. */
-export const withJitter = (milliseconds) => milliseconds * (1 + Math.random() / 4);
-
-/** Resolve after a time, or when `isOver` becomes true; reject when the signal aborts. */
-export async function pause(milliseconds, signal, isOver = createStore(false)) {
-  const timer = setTimeout(() => isOver.set(true), milliseconds);
-  try {
-    await untilStore(isOver, Boolean, signal);
-  } finally {
-    clearTimeout(timer);
   }
 }
 

@@ -1,17 +1,8 @@
 // Reads the feed of a resource until it is stopped: an event stream, or a page every few seconds.
-import {
-  ApiError,
-  connection,
-  isOpen,
-  loseSession,
-  pause,
-  send,
-  session,
-  untilStore,
-  withJitter,
-} from "./api.js";
+import { ApiError, connection, isOpen, loseSession, send, session } from "./api.js";
 import { stringifyExact } from "./exact.js";
 import { readEvents } from "./feed_events.js";
+import { pause, untilStore, withJitter } from "./store.js";
 
 const POLL_MS = 5000;
 const POLL_CHANGES = 1000;

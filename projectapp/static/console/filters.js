@@ -5,7 +5,7 @@ import { useKeys } from "./keys.js";
 import { Popover } from "./popover.js";
 import { seesAllOwners } from "./columns.js";
 import { fieldLabel } from "./schema.js";
-import { go, useUrl } from "./store.js";
+import { go, url, useStore } from "./store.js";
 import { t } from "./texts.js";
 import { focusList, Icon } from "./ui.js";
 
@@ -18,7 +18,7 @@ const MAX_SEARCH_LENGTH = 200;
  * input event comes for each letter, and the last syllable is composed until the next key.
  */
 export function SearchBox({ resource }) {
-  const [state] = useUrl();
+  const state = useStore(url);
   const [isShort, setShort] = useState(false);
   const input = useRef();
   const timer = useRef();
@@ -83,7 +83,7 @@ export function SearchBox({ resource }) {
 
 /** The active filters as chips, and a button for one more. */
 export function Filters({ resource }) {
-  const [state] = useUrl();
+  const state = useStore(url);
   const [added, setAdded] = useState(null); // the filter that was chosen and has no value yet
   useEffect(() => setAdded(null), [resource]);
   const groups = groupFilters(resource, seesAllOwners(resource));

@@ -1,11 +1,11 @@
 // The state of one form: what it began with, and what was typed. Only the user's own actions change
 // an input. form_actions.js has the actions that write to the server.
-import { isOpen, makeRandomId, session, untilStore } from "./api.js";
+import { isOpen, makeRandomId, session } from "./api.js";
 import { readDraft, removeDraft, writeDraft } from "./drafts.js";
 import { defaultInputs, inputsOf, isChanged, readChanges } from "./form_values.js";
 import { readNewestChange, readRow } from "./row_requests.js";
 import { writableFields } from "./schema.js";
-import { createStore } from "./store.js";
+import { createStore, untilStore } from "./store.js";
 
 const NEW = "new";
 

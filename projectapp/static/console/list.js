@@ -9,7 +9,7 @@ import { Popover } from "./popover.js";
 import { countRows, openList, reload, retry, rows } from "./rows.js";
 import { canCreate, createCommand, fieldLabel, titleField } from "./schema.js";
 import { SelectionBar } from "./selection_bar.js";
-import { go, listQuery, useStore, useUrl } from "./store.js";
+import { go, listQuery, url, useStore } from "./store.js";
 import { t } from "./texts.js";
 import { Banner, Button, copyText, Empty, ErrorText, focusList, Icon } from "./ui.js";
 
@@ -17,7 +17,7 @@ import { Banner, Button, copyText, Empty, ErrorText, focusList, Icon } from "./u
 const SHAPE = ["sort", "fields"];
 
 export function List({ resource, label }) {
-  const [state] = useUrl();
+  const state = useStore(url);
   const phase = useValueOf(rows, (list) => phaseOf(list, resource));
   const names = state.fields?.split(",") ?? defaultColumns(resource, seesAllOwners(resource));
   const columns = chosenColumns(resource, names);

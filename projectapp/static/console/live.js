@@ -6,7 +6,7 @@ import { feed } from "./feed_tabs.js";
 import { feedLog } from "./feed_log.js";
 import { authorOf } from "./form_actions.js";
 import { fieldLabel, resourceLabel } from "./schema.js";
-import { go, useStore, useUrl } from "./store.js";
+import { go, url, useStore } from "./store.js";
 import { t } from "./texts.js";
 import { Banner, Button, Chip, Empty, Time } from "./ui.js";
 
@@ -15,7 +15,7 @@ const TOP_PX = 8;
 const CHIP_KINDS = { create: "on", restore: "on", delete: "warning" };
 
 export function Live({ resource }) {
-  const [{ id: openId }] = useUrl();
+  const { id: openId } = useStore(url);
   const { state } = useStore(feed);
   const log = useStore(feedLog);
   const { caller } = useStore(session);

@@ -1,6 +1,6 @@
 // The frame of the console: the header, the views, the panel, and what covers them.
-import { html, render, useLayoutEffect, useRef, useState } from "./preact-htm.js";
-import { ApiError, isOpen, session } from "./api.js";
+import { html, render, useLayoutEffect, useState } from "./preact-htm.js";
+import { ApiError, isOpen, onCallerEnd, session } from "./api.js";
 import { Charts } from "./charts.js";
 import { useCommands } from "./commands.js";
 import { feed, followPage } from "./feed_tabs.js";
@@ -16,7 +16,7 @@ import { Panel } from "./panel.js";
 import { canCreate, canRead, currentResource, listCommand, resourceLabel, resources } from "./schema.js";
 import { loadSession, signInByLink, takeTokenFromUrl } from "./session.js";
 import { OfferedSignIn, SignIn } from "./sign_in.js";
-import { changeSettings, config, settings, useStore, useUrl } from "./store.js";
+import { changeSettings, config, createStore, go, settings, url, useStore } from "./store.js";
 import { t } from "./texts.js";
 import { Boundary, Button, copyText, Empty, Keys, Link, toast, Toasts } from "./ui.js";
 import { undo } from "./undo.js";
@@ -34,7 +34,6 @@ function LiveDot() {
 }
 
 function ResourceSwitch({ resource }) {
-  const [, go] = useUrl();
   if (resources.length === 1) return html`<h1>${resourceLabel(resource)}</h1>`;
   return html`<h1 class="resource-switch">
     <select
@@ -84,36 +83,36 @@ function Header({ resource, view, open, onPalette, onHelp }) {
   </header>`;
 }
 
+// Another caller sees other rows: the view and the panel then begin anew. After an expired sign-in the
+// panel stays, because it is often the same person with another token: what was typed is not lost.
+const screenNumbers = createStore({ view: 0, panel: 0 });
+onCallerEnd(({ state }) =>
+  screenNumbers.set(({ view, panel }) => ({
+    view: view + 1,
+    panel: state === "expired" ? panel : panel + 1,
+  })),
+);
+
 function Work({ resource, view, id }) {
-  const { caller, state } = useStore(session);
-  const known = useRef({ caller, changes: 0, panels: 0 });
-  const before = known.current;
-  if (caller !== undefined && caller !== before.caller) {
-    const change = before.caller === undefined ? 0 : 1;
-    const panels = before.panels + (before.state === "expired" ? 0 : change);
-    known.current = { caller, changes: before.changes + change, panels };
-  }
-  known.current.state = state;
+  useStore(session); // the scopes
+  const numbers = useStore(screenNumbers);
   if (!canRead(resource)) {
     return html`<${Empty} title=${t("error.403")} text=${t("error.scope", { scope: resource.scope_read })} />`;
   }
   const label = resourceLabel(resource);
-  // Another caller sees other rows. The panel stays after an expired sign-in, because it is often the
-  // same person, with another token. What was typed in it is not lost.
-  const key = `${resource.name} ${known.current.changes}`;
   return html`<div class=${id ? "work has-panel" : "work"}>
-    <${Boundary} key=${`${view} ${key}`}>
+    <${Boundary} key=${`${view} ${resource.name} ${numbers.view}`}>
       ${view === "list" && html`<${List} resource=${resource} label=${label} />`}
       ${view === "live" && html`<${Live} resource=${resource} />`}
       ${view === "charts" && html`<${Charts} />`}
     <//>
     ${id &&
-    html`<${Boundary} key=${`${resource.name} ${id} ${known.current.panels}`}><${Panel} resource=${resource} id=${id} /><//>`}
+    html`<${Boundary} key=${`${resource.name} ${id} ${numbers.panel}`}><${Panel} resource=${resource} id=${id} /><//>`}
   </div>`;
 }
 
 function Frame({ isSigningIn }) {
-  const [state, go] = useUrl();
+  const state = useStore(url);
   const { language, theme } = useStore(settings);
   const who = useStore(session);
   const [dialog, setDialog] = useState(null); // "palette", "help" or null
@@ -224,7 +223,9 @@ async function startSession(token) {
 }
 
 const firstToken = takeTokenFromUrl();
-render(html`<${Frame} isSigningIn=${Boolean(firstToken)} />`, document.getElementById("app"));
+const app = document.getElementById("app");
+app.replaceChildren(); // It said that the page is loading.
+render(html`<${Frame} isSigningIn=${Boolean(firstToken)} />`, app);
 startSession(firstToken);
 addEventListener("load", followPage); // The first load does not wait for the feed.
 // The URL with a token was opened in a tab that has this page already.

@@ -11,7 +11,7 @@ import { Missing, PanelNotices } from "./panel_notices.js";
 import { ParentChoice } from "./parent_choice.js";
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./preact-htm.js";
 import { canCreate, canWrite, currentResource, fieldLabel, resourceLabel, titleOf, writableFields } from "./schema.js";
-import { guardUrl, useStore, useUrl } from "./store.js";
+import { go, guardUrl, url, useStore } from "./store.js";
 import { t } from "./texts.js";
 import { Button, copyText, Dialog, focusList, toast } from "./ui.js";
 
@@ -63,7 +63,7 @@ const focusFirst = (element, selector) =>
   element.current.querySelector(selector)?.focus() === undefined;
 
 export function Panel({ resource, id }) {
-  const [{ view }, go] = useUrl();
+  const { view } = useStore(url);
   const element = useRef();
   const form = useMemo(() => createForm(resource, id), [resource, id]);
   const state = useStore(form.state);
@@ -203,7 +203,6 @@ function RowForm({ form, state, isDirty, mayWrite, submit, hidden }) {
 
 /** The fields that the service writes. */
 function RowFacts({ resource, row }) {
-  const [, go] = useUrl();
   const value = (field) => {
     if (field.name === "id") {
       return html`<code class="data">${row.id}</code> ${navigator.clipboard &&

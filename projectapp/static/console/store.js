@@ -31,6 +31,42 @@ export function useStore(store) {
   return value;
 }
 
+/** Resolve when the store has a value that `condition` accepts; reject when the signal aborts. */
+export function untilStore(store, condition, signal) {
+  return new Promise((resolve, reject) => {
+    const end = () => {
+      unsubscribe();
+      signal?.removeEventListener("abort", abort);
+    };
+    const abort = () => {
+      end();
+      reject(signal.reason);
+    };
+    const check = (value) => {
+      if (!condition(value)) return;
+      end();
+      resolve();
+    };
+    const unsubscribe = store.subscribe(check);
+    if (signal?.aborted) abort();
+    else signal?.addEventListener("abort", abort);
+    check(store.get());
+  });
+}
+
+/** Add up to a quarter to a time, so that not all browsers come back at the same moment. */
+export const withJitter = (milliseconds) => milliseconds * (1 + Math.random() / 4);
+
+/** Resolve after a time, or when `isOver` becomes true; reject when the signal aborts. */
+export async function pause(milliseconds, signal, isOver = createStore(false)) {
+  const timer = setTimeout(() => isOver.set(true), milliseconds);
+  try {
+    await untilStore(isOver, Boolean, signal);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 // --- Settings: only preferences, never a token or data.
 
 const SETTINGS_KEY = "projectapp.console";
@@ -91,6 +127,7 @@ function readUrl() {
   return Object.fromEntries(new URLSearchParams(location.search));
 }
 
+/** The parameters of the URL: an object of strings. */
 export const url = createStore(readUrl());
 
 /** Return the parameters of the list's request that the URL has: q, sort and filters. */
@@ -142,8 +179,3 @@ addEventListener("popstate", () => {
   if (guard && !guard(next)) history.pushState(null, "", urlOf(url.get()));
   else url.set(next);
 });
-
-/** Return [url, go]: the parameters of the URL as an object of strings, and how to change them. */
-export function useUrl() {
-  return [useStore(url), go];
-}

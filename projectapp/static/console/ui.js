@@ -1,7 +1,7 @@
 // The parts that all screens use.
 import { html, useEffect, useErrorBoundary, useRef, useState } from "./preact-htm.js";
 import { session } from "./api.js";
-import { createStore, go, settings, urlOf, useStore, useUrl } from "./store.js";
+import { createStore, go, settings, url, urlOf, useStore } from "./store.js";
 import { formatNumber, formatTime, hasText, t } from "./texts.js";
 
 // Paths in a square of 16 units, drawn with a line.
@@ -49,7 +49,7 @@ export function Button({ kind = "", icon, label, class: extra = "", children, ..
 
 /** A link that changes the URL's state: a plain click stays in the page, others open a tab. */
 export function Link({ to, children, ...rest }) {
-  const [state] = useUrl();
+  const state = useStore(url);
   const follow = (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     event.preventDefault();
