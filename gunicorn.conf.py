@@ -137,10 +137,11 @@ def when_ready(server):
         server.log.info("projectapp: %s  data: %s", url, describe_data(server))
         return
     lines = [
-        f"  API   {url}/api/v1/projects",
-        f"  docs  {url}/docs" if settings.DOCS else None,
-        f"  data  {describe_data(server)}",
-        "  stop  Ctrl+C",
+        f"  API      {url}/api/v1/projects",
+        f"  console  {url}/console" if settings.CONSOLE else None,
+        f"  docs     {url}/docs" if settings.DOCS else None,
+        f"  data     {describe_data(server)}",
+        "  stop     Ctrl+C",
     ]
     print(*filter(None, lines), sep="\n", file=sys.stderr, flush=True)
 

@@ -76,9 +76,10 @@ CHECK_NARROW = """
       note("no focus", element);
       continue;
     }
-    // The control itself, what it draws instead, or the active row of the list.
+    // The control itself, what it draws instead, or the header or the active row of the list.
     const active = document.getElementById(element.getAttribute("aria-activedescendant") ?? "");
-    const shown = [element, element.nextElementSibling, element.parentElement, active];
+    const { firstElementChild, nextElementSibling, parentElement } = element;
+    const shown = [element, firstElementChild, nextElementSibling, parentElement, active];
     if (!shown.some((item) => item && hasOutline(item)) && !hasOutline(element, "::after")) {
       note("focus is invisible", element);
     }

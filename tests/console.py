@@ -87,6 +87,7 @@ class Console:
         self.headers = headers
         self.page("Network.clearBrowserCookies")
         token = headers["Authorization"].removeprefix("Bearer ")
+        self.page("Network.clearBrowserCookies")
         self.page.open("about:blank")  # Otherwise another #fragment would load no page.
         self.page.open(f"{self.origin}/console?lang=en&{query}#token={token}")
         self.page.wait_until("location.hash === ''")

@@ -348,7 +348,7 @@ def test_a_row_is_created_again_once_although_the_answer_was_lost(browser, serve
     browser.run(f"document.querySelector('{SAVE}').click()")
     recreate = ".panel-notices .banner .primary"
     browser.wait_for(recreate)
-    browser.wait_until("!document.querySelector('.panel-actions [aria-disabled=true]')")
+    browser.wait_until("!document.querySelector('.panel-actions .primary[aria-disabled=true]')")
     click(browser, recreate)
     wait_for_text(browser, ".panel-notices", "The server cannot be reached")
     type_into(browser, NAME, "mine, and more")

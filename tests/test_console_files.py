@@ -5,8 +5,6 @@ import gzip
 import hashlib
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,19 +171,3 @@ def test_a_file_names_no_other_host_and_makes_no_html_from_a_string(path):
     unsafe = r"innerHTML|outerHTML|insertAdjacentHTML|\beval\(|new Function|\bstyle=(?!\$\{)"
     assert re.findall(unsafe, source) == []
     assert re.findall(r"\bconsole\.(?:log|info|debug|warn|error)\b", source) == []
-
-
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.js")), ids=lambda path: path.name)
-def test_a_module_has_valid_syntax(path, tmp_path):
-    check_syntax(path.read_text(), tmp_path)
-
-
-def test_the_joined_script_has_valid_syntax(tmp_path):
-    check_syntax(join_modules(FOLDER), tmp_path)
-
-
-def check_syntax(source: str, folder: Path) -> None:
-    node = shutil.which("node") or pytest.skip("node is not installed.")
-    module = folder / "module.mjs"
-    module.write_text(source)
-    subprocess.run([node, "--check", module], check=True)

@@ -1,7 +1,6 @@
 """The console's panel in Chromium: edits, exact numbers, conflicts, history and undo."""
 
 import json
-import time
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -9,6 +8,7 @@ import pytest
 
 from tests.conftest import PROJECTS
 from tests.console import ATTRIBUTES, CTRL, DESCRIPTION, NAME, SAVE, UNDO
+from tests.test_serving import until
 
 pytestmark = pytest.mark.slow
 
@@ -85,14 +85,17 @@ def test_a_field_that_the_server_refuses_shows_why_and_keeps_its_text(console):
     assert console.row(row["id"])["name"] == "👍" * 200
 
 
-@pytest.mark.parametrize("name", SPECIAL_NAMES)
-def test_a_special_name_is_not_changed_by_an_edit_of_another_field(console, name):
-    row = console.create(name=name)
-    console.open_row(row["id"])
-    console.type(DESCRIPTION, "line 1\nline 2")
-    console.save()
-    row = console.row(row["id"])
-    assert (row["name"], row["description"]) == (name, "line 1\nline 2")
+def test_a_special_name_is_not_changed_by_an_edit_of_another_field(console):
+    rows = [console.create(name=name) for name in SPECIAL_NAMES]
+    console.open()
+    for row in rows:
+        console.click(f"#row-{row['id']}")
+        console.wait_for_text(row["id"], ".row-facts")
+        console.type(DESCRIPTION, "line 1\nline 2")
+        console.save()
+        stored = console.row(row["id"])
+        assert (stored["name"], stored["description"]) == (row["name"], "line 1\nline 2")
+        assert json.loads(console.requests("PUT")[-1]["postData"]).keys() == {"description"}
 
 
 def test_an_edited_name_keeps_the_line_breaks_that_were_not_edited(console):
@@ -147,22 +150,22 @@ def test_attributes_keep_their_digits_whether_they_are_edited_or_not(console):
         assert part in stored
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"a": 1,\n "b": tru}', "Line 2, column 7"),
-        ('{"a": 1, "a": 2}', "this name comes twice"),
-        ('{"a": [1, 2', "a closing bracket or quote is missing"),
-        ("[1]", "It must be a JSON object"),
-    ],
-)
-def test_invalid_attributes_show_the_line_and_are_not_sent(console, text, message):
+INVALID_ATTRIBUTES = {
+    '{"a": 1,\n "b": tru}': "Line 2, column 7",
+    '{"a": 1, "a": 2}': "this name comes twice",
+    '{"a": [1, 2': "a closing bracket or quote is missing",
+    "[1]": "It must be a JSON object",
+}
+
+
+def test_invalid_attributes_show_the_line_and_are_not_sent(console):
     row = console.create()
     console.open_row(row["id"])
-    console.type(ATTRIBUTES, text)
-    console.click(SAVE)
-    console.wait_for_text(message, "[data-field=attributes] .field-error")
-    assert console.value(ATTRIBUTES) == text
+    for text, message in INVALID_ATTRIBUTES.items():
+        console.type(ATTRIBUTES, text)
+        console.click(SAVE)
+        console.wait_for_text(message, "[data-field=attributes] .field-error")
+        assert console.value(ATTRIBUTES) == text
     assert console.requests("PUT") == []
 
 
@@ -172,10 +175,17 @@ def test_attributes_show_their_stored_bytes_and_levels(console):
     console.type(ATTRIBUTES, '{"한":[1,2],"b":{}}')
     console.wait_for_text("24 / 16,384 bytes", "[data-field=attributes]")
     console.wait_for_text("2 / 32 levels", "[data-field=attributes]")
-    console.type(ATTRIBUTES, json.dumps({"a": "x" * 16384}))
-    console.wait_for_text("(too many)", "[data-field=attributes]")
-    console.click(SAVE)
-    console.wait_for_text("16384", "[data-field=attributes] .field-error")
+    too_deep = '{"a":' * 32 + "{}" + "}" * 32
+    too_long = json.dumps({"a": "x" * 16384})
+    for text, limit in ((too_deep, "33 / 32 levels (too many)"), (too_long, "(too many)")):
+        console.type(ATTRIBUTES, text)
+        console.wait_for_text(limit, "[data-field=attributes]")
+        console.click(SAVE)
+        console.page.wait_for("[data-field=attributes] .field-error")
+        assert console.value(ATTRIBUTES) == text
+    assert console.row(row["id"])["version"] == 1
+    console.type(ATTRIBUTES, '{"a":' * 31 + "{}" + "}" * 31)
+    console.save()
 
 
 # Conflicts
@@ -246,7 +256,9 @@ def test_a_row_that_was_deleted_can_be_created_again_with_what_was_typed(console
     console.wait_for_text("Deleted since you opened it", ".panel-notices")
     assert console.value(NAME) == "mine"
     console.page.wait_until(f"!document.querySelector('{SAVE}[aria-disabled=true]')")
-    console.click_text("Create again", ".panel-notices")
+    with console.hold_requests(f"{PROJECTS}/{row['id']}"):
+        console.click_text("Create again", ".panel-notices")
+        console.wait_for_text("Saving…", ".panel-notices [aria-disabled=true]")
     console.wait_for_row(row["id"], name="mine", attributes={"kept": 1})
 
 
@@ -365,44 +377,43 @@ def lose_next_answer(page):
 def test_the_history_shows_each_change_against_the_one_before_and_restores(console):
     row = console.create(name="first", attributes={"team": "core", "big": 1})
     console.change(row, name="second")
-    console.change(row, attributes={"team": "web"})
+    console.change(row, name="third", attributes={"team": "web"})
     console.open_row(row["id"], "view=history")
     console.page.wait_until("document.querySelectorAll('.change').length === 3")
-    texts = console.page.run("[...document.querySelectorAll('.change')].map((e) => e.innerText)")
-    for part in ("team", "core", "web"):
+    texts = console.texts(".change")
+    for part in ("second", "third", "team", "core", "web"):
         assert part in texts[0]
-    for part in ("big", "second"):
+    for part in ("first", "big"):
         assert part not in texts[0]
     for part in ("first", "second"):
         assert part in texts[1]
-    assert console.page.run("document.querySelectorAll('.change .restore').length") == 2
+    assert "third" not in texts[1]
+    assert len(console.texts(".change .restore")) == 2
     console.wait_for_text("Same as now", ".change")
     console.click(".change:nth-child(3) .restore")
     console.wait_for_row(row["id"], name="first", attributes={"team": "core", "big": 1}, version=4)
     console.page.wait_until("document.querySelectorAll('.change').length === 4")
     console.click(UNDO)
-    console.wait_for_row(row["id"], name="second", attributes={"team": "web", "big": 1}, version=5)
+    console.wait_for_row(row["id"], name="third", attributes={"team": "web", "big": 1}, version=5)
 
 
-@pytest.mark.parametrize("zone", ["local", "utc"])
-def test_the_history_shows_the_row_as_it_was_at_a_time(console, sql, zone):
+def test_the_history_shows_the_row_as_it_was_at_a_time_in_the_chosen_zone(console, sql):
     console.page("Emulation.setTimezoneOverride", timezoneId="Asia/Seoul")
     row = console.create(name="first", description=None)
     # The input has whole seconds: change the row after the next one has begun.
     at = datetime.fromisoformat(row["created_at"]).replace(microsecond=0) + timedelta(seconds=1)
-    while not sql("SELECT now() > %s", at)[0][0]:
-        time.sleep(0.05)
+    until(lambda: sql("SELECT now() > %s", at)[0][0])
     console.change(row, name="second", description="later")
     console.open_row(row["id"], "view=history")
-    settings = json.dumps({"language": "en", "zone": zone})
-    console.page.run(f"localStorage.setItem('projectapp.console', {json.dumps(settings)})")
-    console.open_row(row["id"], "view=history")
-    shown_zone = UTC if zone == "utc" else ZoneInfo("Asia/Seoul")
-    show_row_as_of(console.page, at.astimezone(shown_zone))
-    console.wait_for_text("first", ".as-of-row")
-    text = console.page.run("document.querySelector('.as-of-row').innerText")
-    assert "second" not in text
-    assert "later" not in text
+    for number, zone in enumerate((ZoneInfo("Asia/Seoul"), UTC)):
+        console.page.run(f"document.querySelectorAll('.menu [name=zone]')[{number}].click()")
+        show_row_as_of(console.page, at.astimezone(zone))
+        console.wait_for_text("first", ".as-of-row")
+        [text] = console.texts(".as-of-row")
+        assert "second" not in text
+        assert "later" not in text
+        console.click(".as-of-row .icon-only")
+        console.wait_until_gone(".as-of-row")
 
 
 def test_the_history_says_that_there_was_no_row_at_a_time(console, sql):

@@ -4,25 +4,27 @@ import pytest
 
 from tests.conftest import PROJECTS
 from tests.console import FEED_IS_ON, NAME, SAVE, Console
+from tests.test_console_files import TEXT_FILES, texts_of
 
 pytestmark = pytest.mark.slow
 
+TEXTS = {key: text for path in TEXT_FILES for key, text in texts_of(path)["en"].items()}
 LATER = {"Retry_After": "600"}
 SCOPE = 'Bearer error="insufficient_scope", scope="projects:write"'
 BAD_REQUEST = {"error": "bad_request", "detail": "Why.", "request_id": "the-id"}
 # What the server answers to a save, and what the panel then says.
 REFUSALS = [
-    (400, BAD_REQUEST, {}, ["The server did not understand this request.", "Why.", "the-id"]),
-    (403, {}, {"WWW_Authenticate": SCOPE}, ["no permission", "Required scope: projects:write"]),
-    (409, {}, {}, ["This conflicts with other data that is stored."]),
-    (413, {}, {}, ["There is too much data: more than the server accepts."]),
-    (415, {}, {}, ["The server does not accept this format."]),
-    (422, {}, {}, ["The same request key was used for other data."]),
-    (429, {}, LATER, ["Too many requests. Try again in a moment."]),
-    (500, {}, {}, ["The server has failed.", "held-1"]),
+    (400, BAD_REQUEST, {}, [TEXTS["error.bad_request"], "Why.", "the-id"]),
+    (403, {}, {"WWW_Authenticate": SCOPE}, [TEXTS["error.403"], "Required scope: projects:write"]),
+    (409, {}, {}, [TEXTS["error.409"]]),
+    (413, {}, {}, [TEXTS["error.413"]]),
+    (415, {}, {}, [TEXTS["error.415"]]),
+    (422, {}, {}, [TEXTS["error.422"]]),
+    (429, {}, LATER, [TEXTS["error.429"]]),
+    (500, {}, {}, [TEXTS["error.500"], "held-1"]),
     (502, {}, {}, ["The server answered with the error 502."]),
-    (503, {}, LATER, ["The server is busy or cannot reach its database. Try again."]),
-    (503, {"error": "outcome_unknown"}, {}, ["The change may or may not be stored."]),
+    (503, {}, LATER, [TEXTS["error.503"]]),
+    (503, {"error": "outcome_unknown"}, {}, [TEXTS["error.outcome_unknown"]]),
 ]
 
 
@@ -46,15 +48,9 @@ def test_a_refused_save_says_why_keeps_the_text_and_is_not_repeated_by_itself(co
     console.wait_until_gone(".panel-notices .banner")
 
 
-POSTPONED = {
-    429: "Too many requests. The next try is in",
-    503: "The server is busy or cannot reach its database. The next try is in",
-}
-
-
-@pytest.mark.parametrize("status", POSTPONED)
+@pytest.mark.parametrize("status", [429, 503])
 def test_a_read_that_the_server_postpones_counts_down_and_repeats_itself(console, status):
-    text = POSTPONED[status]
+    text = TEXTS[f"waiting.{status}"].partition("{")[0]
     console.create("a")
     with console.hold_requests(f"{PROJECTS}?"):
         console.open("", ".grid[aria-busy=true]")
@@ -80,10 +76,10 @@ def test_a_create_that_the_server_postpones_counts_down_and_is_stored_once(conso
     with console.hold_requests(PROJECTS):
         console.click(SAVE)
         console.answer("POST", 429, **LATER)
-        console.wait_for_text("Too many requests. The next try is in", ".notices")
+        console.wait_for_text(TEXTS["waiting.429"].partition("{")[0], ".notices")
         console.click_text("Try now")
         console.answer("POST", 409, Retry_After="1")
-        console.wait_for_text("The same request is still in progress.", ".notices")
+        console.wait_for_text(TEXTS["waiting.409"].partition("{")[0], ".notices")
         console.let_pass("POST")
         console.wait_for_id()
     assert [row["name"] for row in console.rows()] == ["once"]
@@ -97,7 +93,7 @@ def test_a_row_that_loads_slowly_says_so_and_one_that_fails_can_be_tried_again(c
         console.open(f"id={row['id']}")
         console.wait_for_text("Loading…", ".panel [role=status]")
         console.answer("GET", 500)
-        console.wait_for_text("The server has failed.", ".panel-notices")
+        console.wait_for_text(TEXTS["error.500"], ".panel-notices")
         console.click_text("Try again", ".panel-notices")
         console.let_pass("GET")
         console.wait_for_value(NAME, "a")
@@ -108,7 +104,7 @@ def test_a_list_that_fails_can_be_tried_again(console):
     with console.hold_requests(f"{PROJECTS}?"):
         console.open("", ".grid")
         console.answer("GET", 500)
-        console.wait_for_text("The server has failed.", ".list .empty")
+        console.wait_for_text(TEXTS["error.500"], ".list .empty")
         console.click_text("Try again", ".list .empty")
         console.let_pass("GET")
         console.wait_for_names("a")
@@ -121,8 +117,8 @@ def test_without_a_network_the_list_and_the_form_stay_and_go_on_when_it_is_back(
     network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     console.page("Network.emulateNetworkConditions", offline=True, **network)
     console.click(SAVE)
-    console.wait_for_text("The server cannot be reached. What you see and", ".notices")
-    console.wait_for_text("The server cannot be reached. Check", ".panel-notices")
+    console.wait_for_text(TEXTS["offline"], ".notices")
+    console.wait_for_text(TEXTS["error.offline"], ".panel-notices")
     console.wait_for_names("a")
     assert console.value(NAME) == "mine"
     console.page("Network.emulateNetworkConditions", offline=False, **network)
@@ -138,8 +134,8 @@ def test_a_lost_feed_says_so_at_its_dot_and_in_the_live_view(console):
         console.open("view=live", ".live")
         console.answer("GET", 503, Retry_After="1")
         label = console.page.wait_for(".live-dot.lost", "getAttribute('aria-label')")
-        assert label == "Live changes are interrupted"
-        console.wait_for_text("Changes do not arrive.", ".live .banner")
+        assert label == TEXTS["live.lost"]
+        console.wait_for_text(TEXTS["live.lost_text"], ".live .banner")
         console.let_pass("GET")
         console.page.wait_for(FEED_IS_ON)
     console.wait_until_gone(".live .banner")
@@ -150,7 +146,7 @@ def test_a_server_with_another_version_asks_to_reload(console):
     with console.hold_requests("/health"):
         console.page.run("document.dispatchEvent(new Event('visibilitychange'))")
         console.answer("GET", 200, {"version": "another"})
-    console.wait_for_text("The server has a new version.", ".notices")
+    console.wait_for_text(TEXTS["stale"], ".notices")
     console.page.run("globalThis.isOld = true")
     console.click_text("Reload", ".notices")
     console.page.wait_until("globalThis.isOld === undefined")
@@ -172,7 +168,7 @@ def test_a_row_that_does_not_exist_and_the_row_of_another_caller_are_not_found(
 
 def test_a_caller_without_the_read_scope_sees_which_scope_is_missing(signed_in, auth_headers):
     signed_in.sign_in(auth_headers(scopes="metrics:read"), wait_for=".empty")
-    signed_in.wait_for_text("You have no permission for this.", "main")
+    signed_in.wait_for_text(TEXTS["error.403"], "main")
     signed_in.wait_for_text("Required scope: projects:read", "main")
 
 
@@ -197,10 +193,10 @@ def test_a_token_that_is_refused_says_so_and_a_right_one_opens_the_list(
 ):
     console = Console(browser, tokens_server)
     console.open("", "dialog.sign-in")
-    console.wait_for_text("Sign in with an API token", "dialog")
+    console.wait_for_text(TEXTS["sign_in_title"], "dialog")
     for token, text in (
-        ("", "Enter a token."),
-        ("wrong", "The server does not accept this token."),
+        ("", TEXTS["token_empty"]),
+        ("wrong", TEXTS["token_refused"]),
     ):
         console.type("dialog input[type=password]", token)
         console.press("Enter")
@@ -210,24 +206,3 @@ def test_a_token_that_is_refused_says_so_and_a_right_one_opens_the_list(
     console.page.wait_for(".list .empty")
     assert not console.has("dialog")
     assert console.errors() == []
-
-
-def test_signing_out_in_one_tab_asks_all_tabs_to_sign_in(signed_in, auth_headers):
-    row = signed_in.create("base")
-    signed_in.open_row(row["id"])
-    signed_in.type(NAME, "mine")
-    assert signed_in.has_draft()
-    tab = Console(signed_in.page.new_page(), signed_in.server)
-    tab.open()
-    tab.click(".menu-button")
-    tab.click_text("Sign out")
-    for console in (tab, signed_in):
-        console.page.wait_for("dialog.sign-in")
-    assert signed_in.page("Network.getCookies", urls=[signed_in.origin])["cookies"] == []
-    # The other tab keeps its text for the same caller.
-    assert signed_in.value(NAME) == "mine"
-    signed_in.type("dialog input[type=password]", auth_headers()["Authorization"][7:])
-    signed_in.click("dialog [type=submit]")
-    signed_in.wait_until_gone("dialog")
-    signed_in.save()
-    assert signed_in.row(row["id"])["name"] == "mine"

@@ -159,23 +159,22 @@ def check_times_in_utc(console, task):
     """Another zone changes how times are written and entered, in a form and in a filter."""
     query = f"lang=en&resource=tasks&id={task['id']}&created_at[gte]=2026-01-01T00:00:05Z"
     console.page.open(f"{console.origin}/console?{query}")
-    console.sees("[data-field=due_at] label", "GMT+9")
+    console.wait_for_text("GMT+9", "[data-field=due_at] label")
     assert console.value("#field-due_at") == "2027-01-31T09:30:15"
     set_value(console, "#field-due_at", "2027-02-01T00:00:05")
     console.page.run("[...document.querySelectorAll('input[name=zone]')].at(-1).click()")
-    console.sees("[data-field=due_at] label", "UTC")
+    console.wait_for_text("UTC", "[data-field=due_at] label")
     assert console.value("#field-due_at") == "2027-01-31T15:00:05"
     console.save()
     stored = console.api("GET", f"{TASKS}/{task['id']}")[2]
     assert stored["due_at"] == "2027-01-31T15:00:05.000000Z"
     console.click(".filter-edit")
-    console.sees(".filter-form label", "UTC")
+    console.wait_for_text("UTC", ".filter-form label")
     start = ".filter-form input"
     assert console.value(start) == "2026-01-01T00:00:05"
     set_value(console, start, "2026-01-02T09:00:00")
     console.click(".filter-form .primary")
-    parameter = "new URLSearchParams(location.search).get('created_at[gte]')"
-    console.page.wait_until(f"{parameter} === '2026-01-02T09:00:00.000Z'")
+    console.page.wait_until("location.search.includes('2026-01-02T09%3A00%3A00.000Z')")
 
 
 def test_a_field_of_each_type_can_be_changed_cleared_and_restored(console):

@@ -139,18 +139,21 @@ def test_development_prints_urls_database_and_how_to_stop(serve, database_url):
     url = f"http://127.0.0.1:{server.port}"
     parameters = config.parse_database_url(database_url)
     assert output.startswith(
-        f"  API   {url}{PROJECTS}\n"
-        f"  docs  {url}/docs\n"
-        f"  data  {parameters['dbname']} at {parameters['host']}\n"
-        "  stop  Ctrl+C\n"
+        f"  API      {url}{PROJECTS}\n"
+        f"  console  {url}/console\n"
+        f"  docs     {url}/docs\n"
+        f"  data     {parameters['dbname']} at {parameters['host']}\n"
+        "  stop     Ctrl+C\n"
     )
 
 
-def test_development_prints_localhost_for_all_addresses_and_no_docs_if_they_are_off(serve):
-    with serve(APP_ENV="development", HOST="0.0.0.0", DOCS="off") as server:  # noqa: S104
+def test_development_prints_localhost_for_all_addresses_and_no_pages_that_are_off(serve):
+    off = {"DOCS": "off", "CONSOLE": "off"}
+    with serve(APP_ENV="development", HOST="0.0.0.0", **off) as server:  # noqa: S104
         output = server.log.read_text()
-    assert f"  API   http://localhost:{server.port}{PROJECTS}\n" in output
+    assert f"  API      http://localhost:{server.port}{PROJECTS}\n" in output
     assert "/docs" not in output
+    assert "/console" not in output
 
 
 def test_production_logs_url_and_database_in_one_line(serve):

@@ -17,7 +17,7 @@ _WILDCARD_ADDRESSES = {"0.0.0.0": "localhost", "::": "localhost"}  # noqa: S104
 )
 @with_appcontext
 def console_command(url: str | None) -> None:
-    """Print the URL of the console. With a token in the standard input, the URL signs in.
+    """Print the URL of the console, which signs in with a token from the standard input.
 
     The token is in the part of the URL after #, which a browser sends to no server, but keeps in
     its history. So use one that expires soon:

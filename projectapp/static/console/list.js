@@ -48,7 +48,6 @@ export function List({ resource, label }) {
         html`<${Button} kind="primary" icon="plus" onClick=${create}>${t("new")}<//>`}
       </div>
     </div>
-    <${SelectionBar} resource=${resource} />
     ${phase === "failed" && html`<${Failure} filters=${filters} />`}
     ${phase === "empty" && html`<${Nothing} ...${{ resource, label, filters, mayCreate, create }} />`}
     ${phase === "rows" &&
@@ -59,6 +58,7 @@ export function List({ resource, label }) {
       onSort=${(sort) => go({ sort })}
     />`}
     ${phase !== "failed" && html`<${LoadState} />`}
+    <${SelectionBar} resource=${resource} />
   </section>`;
 }
 

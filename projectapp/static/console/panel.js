@@ -15,10 +15,19 @@ import { go, guardUrl, url, useStore } from "./store.js";
 import { t } from "./texts.js";
 import { Button, copyText, Dialog, focusList, toast } from "./ui.js";
 
-/** Focus the panel while it opens, and what had the focus before when it closes. */
+/**
+ * Focus the panel while it opens, and what had the focus before when it closes. The panel also gets
+ * the focus of a control that disappears, so that its keys go on working.
+ */
 function usePanelFocus(element) {
+  const lastFocused = useRef(null);
+  useEffect(() => {
+    const isLost = document.activeElement === document.body && lastFocused.current?.isConnected === false;
+    if (isLost) element.current.focus({ preventScroll: true });
+  });
   useLayoutEffect(() => {
     const opener = document.activeElement;
+    element.current.addEventListener("focusin", ({ target }) => (lastFocused.current = target));
     element.current.focus({ preventScroll: true });
     return () => {
       const { activeElement } = document;

@@ -8,7 +8,7 @@ import { Banner, Button, Empty, ErrorText, Time } from "./ui.js";
 
 /** What the user must know about the row, with what to do. */
 export function PanelNotices({ form, state, mayWrite }) {
-  const { change, isDeleted, draftTime, problem, status } = state;
+  const { change, isDeleted, isSaving, draftTime, problem, status } = state;
   const when = change && html`<${Time} value=${change.at} />`;
   return html`<div class="panel-notices">
     ${!canWrite(form.resource) &&
@@ -31,7 +31,10 @@ export function PanelNotices({ form, state, mayWrite }) {
         <p>${t("panel.deleted_by")} <bdi>${authorOf(change)}</bdi>${when && html` · ${when}`}</p>
         <p>${t("panel.deleted_hint")}</p>
       </div>
-      ${mayWrite && html`<${Button} kind="primary" onClick=${() => recreate(form)}>${t("panel.recreate")}<//>`}
+      ${mayWrite &&
+      html`<${Button} kind="primary" aria-disabled=${isSaving ? "true" : undefined} onClick=${() => recreate(form)}>
+        ${t(isSaving ? "panel.saving" : "panel.recreate")}
+      <//>`}
     <//>`}
     ${problem &&
     html`<${Banner} kind="error">

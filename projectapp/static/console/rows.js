@@ -215,7 +215,10 @@ export function removeRow(id) {
 
 /** Show a new row first, whatever the sort is, so that its author sees it. */
 export function insertRow(row) {
-  if (loadedIds.has(row.id)) return replaceRow(row);
+  if (loadedIds.has(row.id)) {
+    markRow(row.id, null); // It was deleted elsewhere, and is restored now.
+    return replaceRow(row);
+  }
   loadedIds.add(row.id);
   const { head, total } = rows.get();
   return update({ head: [row, ...head], total: total === null ? null : total + 1 });

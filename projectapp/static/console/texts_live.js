@@ -26,7 +26,7 @@ export default {
     "live.pause": "Pause",
     "live.new": { one: "{count} new change", other: "{count} new changes" },
     "live.more": "Show more",
-    "live.lost_text": "No changes arrive at the moment. When the connection is back, all of them appear.",
+    "live.lost_text": "Changes do not arrive. When the connection is back, all of them appear.",
     "live.lagging_text": "Changes may be late. The page is connecting again.",
     "live.gap": "Some earlier changes are not kept any more. The list was read again.",
   },

@@ -65,7 +65,7 @@ export default {
     "history.absent": "(JSON에 없음)",
     "history.show_row": "전체 보기",
     "history.hide_row": "접기",
-    "history.same_as_now": "지금과 같음",
+    "history.same_as_now": "현재 값과 같음",
     "history.restore_version": "버전 {version}의 내용으로 복원",
     "history.restored": "버전 {version}의 내용으로 복원했습니다: {title}",
     "history.more": "더 보기",
