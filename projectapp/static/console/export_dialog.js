@@ -40,14 +40,17 @@ export function ExportDialog({ resource, filters, format, onClose }) {
     <p>${t(filters.length ? "export.filtered" : "export.all")} ${t("export.order")}</p>
     ${isRunning && html`<${Progress} done=${rows} total=${total ?? rows} />`}
     <p role="status">
-      ${t(phase === "finished" ? "export.finished" : "export.progress", { count: rows, size: megabytes(bytes) })}
+      ${t(phase === "finished" ? "export.finished" : "export.progress", { count: rows, size: sizeText(bytes) })}
     </p>
     ${isIncomplete && html`<${Banner} kind="error">${t("export.incomplete")}<//>`}
     ${phase === "failed" && !isIncomplete && html`<${Banner} kind="error"><${ErrorText} error=${error} /><//>`}
   <//>`;
 }
 
-const megabytes = (bytes) => formatNumber(Math.ceil(bytes / 1e5) / 10);
+const sizeText = (bytes) =>
+  bytes < 1e6
+    ? formatNumber(Math.ceil(bytes / 1e3), { style: "unit", unit: "kilobyte" })
+    : formatNumber(Math.ceil(bytes / 1e5) / 10, { style: "unit", unit: "megabyte" });
 
 /** Return the file as a list of Blobs. Throws if the answer ends without its last chunk. */
 async function download(resource, filters, format, signal, show) {

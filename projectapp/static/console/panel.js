@@ -109,7 +109,7 @@ export function Panel({ resource, id }) {
     : state.base
       ? titleOf(resource, state.base.row)
       : `${resourceLabel(resource)} ${id.slice(0, 8)}`;
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (state.base) rememberRow({ resource: resource.name, id, title });
   }, [id, state.base, title]);
   return html`<section

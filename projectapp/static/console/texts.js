@@ -42,8 +42,8 @@ function intlFormat(kind, language, options) {
   return formats.get(key);
 }
 
-export const formatNumber = (number) =>
-  intlFormat("NumberFormat", settings.get().language).format(number);
+export const formatNumber = (number, options) =>
+  intlFormat("NumberFormat", settings.get().language, options).format(number);
 
 /** Return a timestamp of the API as a text in the zone of the settings, and the zone's name. */
 export function formatTime(timestamp, options = { dateStyle: "medium", timeStyle: "short" }) {
