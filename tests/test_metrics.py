@@ -60,8 +60,9 @@ def server(serve, proxy):
 
 
 def folder_of(server):
-    [folder] = SHARED_MEMORY.glob(f"projectapp-metrics-{os.geteuid()}-{server.port}-*")
-    return folder
+    """Return the folder of a server. An ended service may have left another one for the port."""
+    folders = SHARED_MEMORY.glob(f"projectapp-metrics-{os.geteuid()}-{server.port}-*")
+    return max(folders, key=lambda folder: folder.stat().st_mtime)
 
 
 # The format.
