@@ -2,9 +2,8 @@ PYTHON ?= python3
 INSTALL = command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON). Choose a Python from 3.11 to 3.14, such as:\
 	make $@ PYTHON=python3.12" >&2; exit 1; }; $(PYTHON) install.py
 BIN := .venv/bin
-# Many tests wait, so three processes keep two cores busy. In the order of the files, because otherwise
-# the files with few and long tests come last.
-PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# In the order of the files, because otherwise the files with few and long tests come last.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 AGE := 3 days
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --exclude-newer '$(AGE)' \
 	--generate-hashes --no-annotate --no-strip-extras --custom-compile-command 'make lock'

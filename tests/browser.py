@@ -93,9 +93,14 @@ class Page:
 
     def wait_for(self, selector: str, then: str = "tagName") -> Any:
         """Wait until an element matches the selector, then return the value of element.`then`."""
-        element = f"document.querySelector({json.dumps(selector)})"
-        self.wait_until(f"!!{element}")
-        return self.run(f"{element}.{then}")
+        # One script, because the page may replace the element between two of them.
+        script = (
+            f"(() => {{ const element = document.querySelector({json.dumps(selector)});"
+            f" if (!element) return null; const value = element.{then};"
+            " return [value ?? null]; })()"
+        )
+        [value] = self.wait_until(script)
+        return value
 
     def console_events(self) -> list[Any]:
         """Return what the page wrote to its console, with its errors and CSP violations."""

@@ -138,7 +138,7 @@ def test_parallel_exports_are_complete_and_nothing_else_gets_into_them(serve, sq
         assert bodies[0].count(b"\n") == ROWS
         post(server, "new")
         assert stream.names(1) == ["new"]
-        log = server.log.read_text()
+    log = server.log.read_text()
     assert log.count("export 200") == 16
 
 
@@ -237,7 +237,7 @@ def test_export_that_loses_the_database_ends_without_its_last_chunk(
         proxy.refuses = True
         proxy.cut()
         check_incomplete(connection, version)
-        log = server.log.read_text()
+    log = server.log.read_text()
     assert log.count("An export of projects was aborted after ") == 1
     assert log.count("export 200") == 1
 
