@@ -20,6 +20,20 @@ KEY_CODES = {
 }
 
 
+def lose_next_answer(page):
+    """Let the server do the next POST, but not the page see its answer."""
+    # The page itself drops the answer: the DevTools protocol would need a second thread.
+    page.run("""(() => {
+      const original = globalThis.fetch;
+      globalThis.fetch = async (...parameters) => {
+        const response = await original(...parameters);
+        if (parameters[1]?.method !== "POST") return response;
+        globalThis.fetch = original;
+        throw new TypeError("Failed to fetch");
+      };
+    })()""")
+
+
 class Console:
     """The console of a server, in English. `headers` are those of the second client."""
 

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 import pytest
 
 from tests.conftest import PROJECTS
+from tests.console import ATTRIBUTES, NAME, SAVE, lose_next_answer
 from tests.test_serving import until
 
 pytestmark = pytest.mark.slow
 
-NAME, ATTRIBUTES, SAVE = "#field-name", "#field-attributes", ".panel-actions .primary"
 HOSTILE_NAMES = [
     "</script><script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
@@ -332,17 +332,7 @@ def test_a_row_is_created_again_once_although_the_answer_was_lost(browser, serve
     )
     browser.open(f"http://localhost:{server.port}/console?lang=en&id={row['id']}")
     type_into(browser, NAME, "mine")
-    browser.run(
-        """(() => {
-          const original = globalThis.fetch;
-          globalThis.fetch = async (...parameters) => {
-            const response = await original(...parameters);
-            if (parameters[1]?.method !== "POST") return response;
-            globalThis.fetch = original;
-            throw new TypeError("Failed to fetch");
-          };
-        })()"""
-    )
+    lose_next_answer(browser)
     assert server.request("DELETE", f"{PROJECTS}/{row['id']}")[0] == 204
     # The feed may have reported the delete, and then this button is disabled.
     browser.run(f"document.querySelector('{SAVE}').click()")

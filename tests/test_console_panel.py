@@ -7,7 +7,16 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.conftest import PROJECTS
-from tests.console import ATTRIBUTES, CTRL, DESCRIPTION, NAME, SAVE, UNDO
+from tests.console import (
+    ATTRIBUTES,
+    CTRL,
+    DESCRIPTION,
+    FEED_IS_ON,
+    NAME,
+    SAVE,
+    UNDO,
+    lose_next_answer,
+)
 from tests.test_serving import until
 
 pytestmark = pytest.mark.slow
@@ -250,8 +259,10 @@ def test_changes_of_different_fields_are_merged_without_a_question(console):
 def test_a_row_that_was_deleted_can_be_created_again_with_what_was_typed(console):
     row = console.create(name="base", attributes={"kept": 1})
     console.open_row(row["id"])
+    console.page.wait_for(FEED_IS_ON)
     console.type(NAME, "mine")
     console.delete(row)
+    console.page.wait_for(".mark-deleted")
     console.page.wait_for(SAVE, "click()")  # The feed may have switched it off already.
     console.wait_for_text("Deleted since you opened it", ".panel-notices")
     assert console.value(NAME) == "mine"
@@ -260,6 +271,7 @@ def test_a_row_that_was_deleted_can_be_created_again_with_what_was_typed(console
         console.click_text("Create again", ".panel-notices")
         console.wait_for_text("Saving…", ".panel-notices [aria-disabled=true]")
     console.wait_for_row(row["id"], name="mine", attributes={"kept": 1})
+    console.wait_until_gone(".mark-deleted")
 
 
 # No lost text
@@ -355,20 +367,6 @@ def test_the_repetition_of_an_unchanged_create_stores_one_row(console):
     assert first["headers"]["idempotency-key"] == second["headers"]["idempotency-key"]
     console.wait_for_value(NAME, "once")
     assert not console.has_draft()
-
-
-def lose_next_answer(page):
-    """Let the server do the next POST, but not the page see its answer."""
-    # The page itself drops the answer: the DevTools protocol would need a second thread.
-    page.run("""(() => {
-      const original = globalThis.fetch;
-      globalThis.fetch = async (...parameters) => {
-        const response = await original(...parameters);
-        if (parameters[1]?.method !== "POST") return response;
-        globalThis.fetch = original;
-        throw new TypeError("Failed to fetch");
-      };
-    })()""")
 
 
 # History and undo
