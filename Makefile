@@ -22,10 +22,10 @@ run: ## serve the API on PORT (default 8000); without a DATABASE_URL, with its o
 	@$(BIN)/flask db upgrade
 	@exec $(BIN)/gunicorn wsgi:app
 
-test: dev ## run the fast tests (3 minutes)
+test: dev ## run the fast tests (4 minutes)
 	@$(PYTEST) -m 'not slow'
 
-check: dev ## run all checks: format, lint, types, five fault scenarios, all tests with coverage (21 minutes)
+check: dev ## run all checks: format, lint, types, five fault scenarios, all tests with coverage (24 minutes)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
