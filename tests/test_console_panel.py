@@ -167,9 +167,10 @@ INVALID_ATTRIBUTES = {
 }
 
 
-def test_invalid_attributes_show_the_line_and_are_not_sent(console):
+def test_with_invalid_attributes_nothing_is_sent_and_their_line_is_shown(console):
     row = console.create()
     console.open_row(row["id"])
+    console.type(NAME, "a valid change")
     for text, message in INVALID_ATTRIBUTES.items():
         console.type(ATTRIBUTES, text)
         console.click(SAVE)
